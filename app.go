@@ -1,0 +1,158 @@
+package tcplock
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// App keeps together what the tcplock handlers of one config say of their locks. Caddy
+// makes one for each config that has such a handler; there is nothing to configure.
+//
+// It is an app because only an app is told when a config has started: a lock's limits
+// must not change for a config that is refused half-way.
+type App struct {
+	claims  map[string]*claim
+	unnamed bool // there is a handler without a name
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "tcplock",
+		New: func() caddy.Module { return &App{claims: make(map[string]*claim)} },
+	}
+}
+
+// register adds a handler to the claim on its lock, and refuses one that contradicts
+// the handlers before it.
+func (a *App) register(ctx caddy.Context, h *Handler) (*claim, error) {
+	if h.Name == "" {
+		if a.unnamed {
+			return nil, fmt.Errorf("found a second tcplock without a name: name each, or name both alike to share one lock")
+		}
+		a.unnamed = true
+	}
+	name := h.lockName()
+	c := a.claims[name]
+	if c == nil {
+		c = &claim{lock: enterLock(name)}
+		a.claims[name] = c
+	}
+	if h.Name != "" && h.Settings.empty() {
+		return c, nil // it joins
+	}
+	return c, c.define(ctx, h)
+}
+
+// define makes h's settings those of the claim, or compares them with those it has.
+func (c *claim) define(ctx caddy.Context, h *Handler) error {
+	raw, err := json.Marshal(h.Settings)
+	if err != nil {
+		return err
+	}
+	if c.defined {
+		if !bytes.Equal(raw, c.raw) {
+			return fmt.Errorf("lock %s: found other settings than in the handler before (%s): set the same in both, or in one of them nothing but the name",
+				c.lock.name, differences(raw, c.raw))
+		}
+		return nil
+	}
+	hooks := make(map[string][]*Hook)
+	for _, hook := range h.Hooks {
+		if err := hook.provision(ctx); err != nil {
+			return err
+		}
+		hooks[hook.On] = append(hooks[hook.On], hook)
+	}
+	c.defined, c.raw, c.settings, c.hooks, c.logger = true, raw, h.Settings, hooks, h.logger
+	return nil
+}
+
+// differences names the settings in which two differ.
+func differences(a, b []byte) string {
+	var one, other map[string]json.RawMessage
+	if json.Unmarshal(a, &one) != nil || json.Unmarshal(b, &other) != nil {
+		return "settings"
+	}
+	names := make(map[string]bool)
+	for name := range one {
+		names[name] = !bytes.Equal(one[name], other[name])
+	}
+	for name := range other {
+		names[name] = !bytes.Equal(one[name], other[name])
+	}
+	maps.DeleteFunc(names, func(_ string, differ bool) bool { return !differ })
+	return strings.Join(slices.Sorted(maps.Keys(names)), ", ")
+}
+
+// Start puts the config's settings in force.
+func (a *App) Start() error {
+	for name, c := range a.claims {
+		if !c.defined {
+			return fmt.Errorf("lock %s: no handler of this config says what it is: give one of those that have this name its settings (tcplock 1 { name %s })", name, name)
+		}
+	}
+	for _, c := range a.claims {
+		c.lock.push(c)
+	}
+	return nil
+}
+
+// Stop lets the holders of all locks finish if the process is ending. At a reload they
+// stay, and so do the waiters.
+func (a *App) Stop() error {
+	if !caddy.Exiting() {
+		return nil
+	}
+	var drains sync.WaitGroup
+	locks.Range(func(_, value any) bool {
+		drains.Go(value.(*lock).drain)
+		return true
+	})
+	drains.Wait()
+	return nil
+}
+
+// Cleanup takes the config's settings out of force.
+func (a *App) Cleanup() error {
+	for _, c := range a.claims {
+		c.lock.pop(c)
+		c.lock.exit()
+	}
+	return nil
+}
+
+// The settings as they work.
+
+func (s *Settings) empty() bool { return reflect.ValueOf(*s).IsZero() }
+
+func (s *Settings) slots() int { return max(1, s.Slots) }
+
+func (s *Settings) linger() time.Duration {
+	if s.Linger == nil {
+		return defaultLinger
+	}
+	return time.Duration(*s.Linger)
+}
+
+func (s *Settings) drain() time.Duration {
+	if s.Drain == nil {
+		return defaultDrain
+	}
+	return time.Duration(*s.Drain)
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

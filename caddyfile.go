@@ -1,0 +1,210 @@
+package tcplock
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/mholt/caddy-l4/layer4"
+)
+
+// stepNamespace is where steps are registered as modules.
+const stepNamespace = "layer4.tcplock.hooks"
+
+// UnmarshalCaddyfile sets up the Handler from Caddyfile tokens. Syntax:
+//
+//	tcplock [<slots>] {
+//		name         <name>
+//		max_waiting  <n>
+//		wait_timeout <duration>
+//		hold_timeout <duration>
+//		linger       <duration>
+//		half_closed  keep|drop
+//		settle       <duration>
+//		drain        <duration>
+//		on <moment> <step> [<args...>]
+//		on <moment> {
+//			every     <n>|<duration>
+//			exclusive [<max wait>]
+//			retry     <n> [<interval>]
+//			optional
+//			<step> [<args...>]
+//		}
+//		refuse {
+//			<handler> [<args...>]
+//		}
+//	}
+//
+// Moments are activate, release, timeout, refuse and idle <duration>; steps are exec,
+// wait, emit and whatever else is registered in the namespace layer4.tcplock.hooks.
+// A step may have a block, on both forms of "on". The number of slots is 1 if it is
+// not given.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()          // consume the handler's name
+	timeoutHook := *d // where the last one stands
+	opts := options{
+		"name":         one(&h.Name, text),
+		"max_waiting":  optional(&h.MaxWaiting, number),
+		"wait_timeout": one(&h.WaitTimeout, duration),
+		"hold_timeout": one(&h.HoldTimeout, duration),
+		"linger":       optional(&h.Linger, duration),
+		"half_closed":  one(&h.HalfClosed, text),
+		"settle":       one(&h.Settle, duration),
+		"drain":        optional(&h.Drain, duration),
+		"on": {repeat: true, own: func(d *caddyfile.Dispenser) error {
+			line := *d
+			hook, err := unmarshalHook(d)
+			if err != nil {
+				return err
+			}
+			if hook.On == onTimeout {
+				timeoutHook = line
+			}
+			h.Hooks = append(h.Hooks, hook)
+			return nil
+		}},
+		"refuse": {own: h.unmarshalRefuse},
+	}
+	args := d.RemainingArgs()
+	if len(args) > 1 {
+		return d.Errf("tcplock: found %s, expected at most one, the number of slots", count(len(args), "argument"))
+	}
+	if len(args) == 1 {
+		var err error
+		if h.Slots, err = slots(args[0]); err != nil {
+			return d.Errf("tcplock: %w", err)
+		}
+	}
+	if err := opts.parse(d, h.check, nil); err != nil {
+		return err
+	}
+	if err := h.checkMoments(); err != nil {
+		return timeoutHook.WrapErr(err)
+	}
+	return nil
+}
+
+// checkMoments refuses hooks whose moment never comes. It is not part of check, because
+// the options of a block come in any order.
+func (s *Settings) checkMoments() error {
+	onTimeoutHook := func(hook *Hook) bool { return hook.On == onTimeout }
+	if s.HoldTimeout == 0 && slices.ContainsFunc(s.Hooks, onTimeoutHook) {
+		return errors.New("on timeout: found no hold_timeout, expected one: without it that moment never comes")
+	}
+	return nil
+}
+
+// slots reads a number of slots. Here 0 is no way to say "default", as it is in JSON:
+// somebody who writes it means something else.
+func slots(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > maxSlots {
+		return 0, fmt.Errorf("found %q slots, expected a whole number from 1 to %d", s, maxSlots)
+	}
+	return n, nil
+}
+
+// unmarshalHook reads an "on" with its block.
+func unmarshalHook(d *caddyfile.Dispenser) (*Hook, error) {
+	start := *d // what is wrong with the hook as a whole is reported here
+	hook := new(Hook)
+	if !d.NextArg() {
+		return nil, d.Errf("on: found no moment, expected one of %s", strings.Join(moments, ", "))
+	}
+	hook.On = d.Val()
+	if hook.On == onIdle {
+		if !d.NextArg() {
+			return nil, d.Errf("on idle: found no duration, expected one such as 10m")
+		}
+		var err error
+		if hook.IdleFor, err = duration(d.Val()); err != nil {
+			return nil, d.Errf("on idle: %w", err)
+		}
+	}
+	if err := hook.checkConditions(); err != nil {
+		return nil, d.WrapErr(err)
+	}
+	if d.NextArg() {
+		return hook, hook.unmarshalStep(d)
+	}
+	if err := hook.conditions().parse(d, hook.checkConditions, hook.unmarshalStep); err != nil {
+		return nil, err
+	}
+	if err := hook.check(); err != nil {
+		return nil, start.WrapErr(err)
+	}
+	return hook, nil
+}
+
+func parseEvery(s string) (e Every, err error) {
+	err = e.parse(s)
+	return e, err
+}
+
+// conditions are a hook's options in its block.
+func (h *Hook) conditions() options {
+	return options{
+		"every": one(&h.Every, parseEvery),
+		"exclusive": {max: 1, set: func(_ *caddyfile.Dispenser, args []string) (err error) {
+			h.Exclusive = true
+			if len(args) > 0 {
+				h.ExclusiveWait, err = duration(args[0])
+			}
+			return err
+		}},
+		"retry": {min: 1, max: 2, set: func(_ *caddyfile.Dispenser, args []string) (err error) {
+			if h.Retry, err = number(args[0]); err == nil && len(args) > 1 {
+				h.RetryInterval, err = duration(args[1])
+			}
+			return err
+		}},
+		"optional": flag(&h.Optional),
+	}
+}
+
+// unmarshalStep reads a step with its block; d is on the step's name.
+func (h *Hook) unmarshalStep(d *caddyfile.Dispenser) error {
+	name := d.Val()
+	if _, err := caddy.GetModule(stepNamespace + "." + name); err != nil {
+		var names []string
+		for _, mod := range caddy.GetModules(stepNamespace) {
+			names = append(names, mod.ID.Name())
+		}
+		return d.Errf("on %s: found %q, expected a step (%s) or, in a block, a condition (%s)",
+			h.On, name, strings.Join(names, ", "), h.conditions())
+	}
+	start := *d
+	mod, err := caddyfile.UnmarshalModule(d, stepNamespace+"."+name)
+	if err != nil {
+		return err
+	}
+	if _, ok := mod.(Step); !ok {
+		return start.Errf("on %s: %T is not a tcplock step", h.On, mod)
+	}
+	raw, err := layer4.SetModuleNameInline("hook", name, caddyconfig.JSON(mod, nil))
+	if err != nil {
+		return start.WrapErr(err)
+	}
+	h.StepsRaw = append(h.StepsRaw, raw)
+	return nil
+}
+
+// unmarshalRefuse reads a "refuse" with its block.
+func (h *Handler) unmarshalRefuse(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("refuse: found %q, expected a block of handlers", d.Val())
+	}
+	start := *d
+	if err := layer4.ParseCaddyfileNestedHandlers(d, &h.RefuseRaw); err != nil {
+		return err
+	}
+	if len(h.RefuseRaw) == 0 {
+		return start.Errf("refuse: found no handler, expected at least one in a block")
+	}
+	return nil
+}

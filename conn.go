@@ -1,0 +1,231 @@
+package tcplock
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+)
+
+// conn is a client's connection on its way through a lock, and what the handlers
+// after tcplock get to see of it.
+type conn struct {
+	net.Conn // as the handler before tcplock left it
+
+	lock   *lock
+	client string // its address, as the handlers before tcplock see it
+	outer  *conn  // the connection's way through a lock before this one, if any
+	place  place
+
+	// The client's side: see park, judge and Read.
+	socket  net.Conn        // the innermost connection in reach: deadlines are set here
+	raw     syscall.RawConn // the client's socket, nil if it is out of reach
+	layered bool            // something that may have read ahead stands above the socket
+	sent    bool            // the client has sent data that is not in its socket any more
+	early   []byte          // some of it, to be read first
+	drop    bool            // half_closed drop
+	fin     bool            // the client's FIN has been seen
+	wakeUp  wakeUp
+
+	// What it was granted: written before it is served.
+	granted bool
+	counted bool // in the budget of descriptors
+	slot    int
+	number  uint64
+	waited  time.Duration
+
+	// The service's side.
+	linger      time.Duration
+	serviceDone atomic.Bool // the service has closed its side
+	inputEnded  atomic.Bool // the client has closed its side, or failed
+	used        atomic.Bool // somebody has used the connection, not only looked at it
+	closed      atomic.Bool // Handle has returned: what comes now comes unguarded
+
+	// The end. Whoever turns over from false to true gives the slot back.
+	over     atomic.Bool
+	reason   atomic.Value // string
+	users    atomic.Int32 // who uses the lock for this connection
+	mu       sync.Mutex   // guards the two below
+	returned bool         // the next handler has returned
+	leftOver bool         // it had not when the slot was given back
+}
+
+func newConn(cx *layer4.Connection, l *lock) *conn {
+	c := &conn{Conn: cx.Conn, lock: l, client: cx.RemoteAddr().String(), sent: len(cx.MatchingBytes()) > 0}
+	c.place.owner = c
+	c.users.Store(1)
+	for c.socket = cx.Conn; ; {
+		switch below := c.socket.(type) {
+		case *layer4.Connection:
+			c.socket = below.Conn
+			continue
+		case *tls.Conn:
+			c.layered = true
+			c.socket = below.NetConn()
+			continue
+		case *conn:
+			c.sent = c.sent || len(below.early) > 0
+			c.socket = below.Conn
+			continue
+		case interface{ Raw() net.Conn }: // go-proxyproto
+			c.layered = true
+			c.socket = below.Raw()
+			continue
+		case syscall.Conn:
+			if canWatch {
+				c.raw, _ = below.SyscallConn()
+			}
+		}
+		return c
+	}
+}
+
+// gone reports whether the client has gone, without waiting and without reading what
+// the client has sent. Where that cannot be told it is false.
+func (c *conn) gone() bool {
+	if c.raw == nil {
+		return false
+	}
+	var seen peer
+	if err := c.raw.Control(func(fd uintptr) { seen = look(fd) }); err != nil {
+		return true // closed on our side
+	}
+	return c.judge(seen)
+}
+
+// judge decides what it means that the client's socket looks like this.
+func (c *conn) judge(seen peer) (gone bool) {
+	switch seen {
+	case peerOpen:
+		return false
+	case peerReset:
+		return true
+	}
+	c.fin = true
+	switch {
+	case c.sent:
+	case c.layered:
+		// The layer above may have read ahead, and a FIN with a TLS alert
+		// before it is a close with nothing sent. Only a read can tell. It
+		// does not block, since all that will ever come has come, and what
+		// it yields is kept.
+		buf := make([]byte, 1)
+		n, _ := c.Conn.Read(buf)
+		if n == 0 {
+			return true
+		}
+		c.early, c.sent = buf, true
+	case seen == peerClosedEmpty:
+		return true
+	}
+	return c.drop
+}
+
+// Read reads what the client sends. When the service has closed its side and the
+// client has then been silent for linger, that is the end of the input: the proxy
+// closes its socket to the service, and the slot comes free.
+func (c *conn) Read(b []byte) (int, error) {
+	if c.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	if len(c.early) > 0 {
+		n := copy(b, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	n, err := c.Conn.Read(b)
+	switch {
+	case err != nil && c.serviceDone.Load() && errors.Is(err, os.ErrDeadlineExceeded):
+		c.used.Store(true)
+		return n, io.EOF
+	case err != nil:
+		c.used.Store(true)
+		c.inputEnded.Store(true)
+	case c.serviceDone.Load(): // still sending: it is not cut
+		_ = c.socket.SetReadDeadline(time.Now().Add(c.linger))
+	}
+	return n, err
+}
+
+// Write sends to the client.
+func (c *conn) Write(b []byte) (int, error) {
+	if c.closed.Load() {
+		return 0, net.ErrClosed
+	}
+	if !c.used.Load() {
+		c.used.Store(true)
+	}
+	return c.Conn.Write(b)
+}
+
+// CloseWrite tells the client that no more will come. The proxy calls it when the
+// service has closed its side, which is how the lock learns of that.
+func (c *conn) CloseWrite() error {
+	c.used.Store(true)
+	err := closeWrite(c.Conn)
+	c.serviceDone.Store(true)
+	_ = c.socket.SetReadDeadline(time.Now().Add(c.linger))
+	return err
+}
+
+// Close closes the client's connection.
+func (c *conn) Close() error {
+	c.used.Store(true)
+	return c.Conn.Close()
+}
+
+// closeWrite closes the sending side of conn, or of what it wraps: layer4.Connection
+// and go-proxyproto's have no CloseWrite of their own, and hide that of the socket.
+func closeWrite(conn net.Conn) error {
+	for {
+		switch c := conn.(type) {
+		case interface{ CloseWrite() error }:
+			return c.CloseWrite()
+		case *layer4.Connection:
+			conn = c.Conn
+		case interface{ Raw() net.Conn }:
+			conn = c.Raw()
+		default:
+			return errors.ErrUnsupported
+		}
+	}
+}
+
+// cut ends the connection now, whatever the handlers after tcplock are doing with it.
+func (c *conn) cut() {
+	_ = c.socket.Close()
+}
+
+// Bounds of drain: those of nginx's lingering close, well tried.
+const (
+	drainSilence = 5 * time.Second
+	drainTotal   = 30 * time.Second
+)
+
+// drain reads what the client still sends and throws it away, so that closing the
+// connection does not reset it: a reset can destroy the end of the reply while it is
+// still on its way. It is called when the slot has been given back.
+func (c *conn) drain() {
+	if !c.serviceDone.Load() || c.inputEnded.Load() {
+		return
+	}
+	last := time.Now().Add(drainTotal)
+	buf := make([]byte, 4096)
+	for {
+		until := time.Now().Add(drainSilence)
+		if until.After(last) {
+			until = last
+		}
+		_ = c.socket.SetReadDeadline(until)
+		if _, err := c.socket.Read(buf); err != nil {
+			return
+		}
+	}
+}

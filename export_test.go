@@ -1,0 +1,29 @@
+package tcplock
+
+// LockStats lets the tests that look from outside know when a client stands in line:
+// nothing that the client or the service sees tells that.
+func LockStats(name string) (slots, held, waiting, leftOver int) {
+	locks.Range(func(key, value any) bool {
+		if key != name {
+			return true
+		}
+		l := value.(*lock)
+		s := l.queue.Stats()
+		slots, held, waiting, leftOver = s.Slots, s.Held, s.Waiting, int(l.leftOver.Load())
+		return false
+	})
+	return slots, held, waiting, leftOver
+}
+
+// Locks counts the locks that are in use.
+func Locks() (n int) {
+	locks.Range(func(any, any) bool { n++; return true })
+	return n
+}
+
+// SetDescriptorLimit sets what the process may have for the time of a test.
+func SetDescriptorLimit(n int64) (restore func()) {
+	before := budget.limit
+	budget.limit = newDescriptors(n).limit
+	return func() { budget.limit = before }
+}

@@ -1,0 +1,142 @@
+package tcplock
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// Whatever stands in a tcplock block, unbalanced braces included, reading it does not
+// panic; a refusal names a line; and what is read is a config that passes the checks of
+// JSON and stays the same when it is read and written again.
+func FuzzCaddyfile(f *testing.F) {
+	for _, file := range goldens(f) {
+		input, _ := readGolden(f, file)
+		for _, body := range tcplockBodies(input) {
+			f.Add(body)
+		}
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		tokens, err := caddyfile.Tokenize([]byte("tcplock 1 {\n"+body+"\n}\n"), "Caddyfile")
+		if err != nil {
+			return
+		}
+		h := new(Handler)
+		if err := h.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
+			if !strings.Contains(err.Error(), "at Caddyfile:") {
+				t.Errorf("found no line in: %v", err)
+			}
+			return
+		}
+		raw, err := json.Marshal(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roundTrip(t, raw)
+	})
+}
+
+// Whatever is given as a handler's JSON, checking it does not panic, and what passes
+// stays the same when it is written and read again.
+func FuzzJSON(f *testing.F) {
+	adapter := caddyconfig.GetAdapter("caddyfile")
+	for _, file := range goldens(f) {
+		input, _ := readGolden(f, file)
+		raw, _, err := adapter.Adapt([]byte(input), nil)
+		if err != nil {
+			continue // one of those that are refused
+		}
+		for _, handler := range tcplockObjects(f, raw) {
+			f.Add(handler)
+		}
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		h := new(Handler)
+		if caddy.StrictUnmarshalJSON(raw, h) != nil || h.check() != nil || h.checkMoments() != nil {
+			return
+		}
+		raw, err := json.Marshal(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roundTrip(t, raw)
+	})
+}
+
+func roundTrip(t *testing.T, raw []byte) {
+	h := new(Handler)
+	if err := caddy.StrictUnmarshalJSON(raw, h); err != nil {
+		t.Fatalf("%s: %v", raw, err)
+	}
+	if err := h.check(); err != nil {
+		t.Errorf("%s: %v", raw, err)
+	}
+	if err := h.checkMoments(); err != nil {
+		t.Errorf("%s: %v", raw, err)
+	}
+	again, err := json.Marshal(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(raw, again) {
+		t.Errorf("got  %s\nfrom %s", again, raw)
+	}
+}
+
+// tcplockBodies returns what stands in the tcplock blocks of a formatted Caddyfile.
+func tcplockBodies(input string) []string {
+	var bodies []string
+	lines := strings.Split(input, "\n")
+	for i, line := range lines {
+		indent, ok := strings.CutSuffix(line, strings.TrimLeft(line, "\t"))
+		if !ok || !strings.HasPrefix(line, indent+"tcplock") || !strings.HasSuffix(line, "{") {
+			continue
+		}
+		var body []string
+		for _, inner := range lines[i+1:] {
+			if inner == indent+"}" {
+				break
+			}
+			body = append(body, strings.TrimPrefix(inner, indent+"\t"))
+		}
+		bodies = append(bodies, strings.Join(body, "\n"))
+	}
+	return bodies
+}
+
+// tcplockObjects returns the tcplock handlers of a config, without their module name.
+func tcplockObjects(f *testing.F, raw []byte) [][]byte {
+	var found [][]byte
+	var walk func(value any)
+	walk = func(value any) {
+		switch value := value.(type) {
+		case []any:
+			for _, v := range value {
+				walk(v)
+			}
+		case map[string]any:
+			for _, v := range value {
+				walk(v)
+			}
+			if value["handler"] == "tcplock" {
+				delete(value, "handler")
+				handler, err := json.Marshal(value)
+				if err != nil {
+					f.Fatal(err)
+				}
+				found = append(found, handler)
+			}
+		}
+	}
+	var config any
+	if err := json.Unmarshal(raw, &config); err != nil {
+		f.Fatal(err)
+	}
+	walk(config)
+	return found
+}

@@ -1,0 +1,274 @@
+package tcplock
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+)
+
+// How a connection ended: the values of {l4.tcplock.reason}.
+const (
+	served       = "served"        // the next handler has come to its end
+	serviceError = "service_error" // the next handler has failed, as when the service is down
+	refusedFull  = "refused_full"  // no place in line
+	waitTimeout  = "wait_timeout"  // wait_timeout was over
+	holdTimeout  = "hold_timeout"  // hold_timeout was over
+	clientGone   = "client_gone"   // the client left before it reached the service
+	hookFailed   = "hook_failed"   // an activate hook failed
+	shutdown     = "shutdown"      // Caddy is shutting down
+)
+
+// Handle takes a connection through the lock: into the line, through the activate
+// hooks, to the next handler, and out again.
+func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error) {
+	c := newConn(cx, enterLock(h.lockName()))
+	defer func() {
+		if r := recover(); r != nil {
+			// One client's trouble must not end the process, and keep no slot.
+			err = fmt.Errorf("panic behind lock %s: %v\n%s", c.lock.name, r, debug.Stack())
+		}
+		c.leave(err)
+	}()
+	c.lock.provide(h.claim)
+	if err := c.introduce(cx); err != nil {
+		return err
+	}
+	ended := c.queueUp()
+	if ended == "" {
+		ended = c.activate()
+	}
+	if ended != "" {
+		return h.turnAway(c, cx.Wrap(c), ended)
+	}
+	err = c.serve(cx.Wrap(c), next)
+	c.drain()
+	return err
+}
+
+// turnAway ends a connection that does not reach the service.
+func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error {
+	h.logger.Info("refused",
+		zap.String("lock", c.lock.name),
+		zap.String("client", c.client),
+		zap.String("reason", reason))
+	if reason == clientGone {
+		return nil
+	}
+	c.lock.refused(c)
+	if h.refuse == nil || !budget.enter() {
+		return nil
+	}
+	defer budget.leave()
+	err := h.refuse.Handle(cx)
+	c.drain()
+	return err
+}
+
+// introduce makes the connection known to the handlers to come, and refuses one that
+// already has a slot of this lock.
+func (c *conn) introduce(cx *layer4.Connection) error {
+	c.outer, _ = cx.GetVar(connVar).(*conn)
+	for outer := c.outer; outer != nil; outer = outer.outer {
+		if outer.lock == c.lock && !outer.over.Load() && outer.granted {
+			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", c.lock.name)
+		}
+	}
+	cx.SetVar(connVar, c)
+	if c.outer != nil {
+		return nil
+	}
+	cx.Replacer().Map(func(key string) (any, bool) {
+		name, ours := strings.CutPrefix(key, "l4.tcplock.")
+		if !ours {
+			return nil, false
+		}
+		value, ok := cx.GetVar(connVar).(*conn).moment("").values()[name]
+		return value, ok
+	})
+	return nil
+}
+
+// connVar names the connection variable that holds the connection's newest *conn.
+const connVar = "tcplock"
+
+// queueUp asks for a slot and waits for it. It returns "" when c holds one, else why
+// it never will.
+func (c *conn) queueUp() (ended string) {
+	s := &c.lock.inForce.Load().settings
+	c.linger, c.drop = s.linger(), s.HalfClosed == halfClosedDrop
+	if c.counted = budget.enter(); !c.counted {
+		return refusedFull
+	}
+	now := time.Now()
+	held, err := c.lock.queue.Join(&c.place, now)
+	switch {
+	case held:
+		c.hold(c.place)
+		return ""
+	case errors.Is(err, errClosed):
+		return shutdown
+	case err != nil:
+		return refusedFull
+	}
+	var until time.Time
+	if s.WaitTimeout > 0 {
+		until = now.Add(time.Duration(s.WaitTimeout))
+	}
+	for {
+		result := c.park(until)
+		if result != parkWoken && c.lock.queue.Leave(&c.place) {
+			c.lock.noteIdle()
+			if result == parkTimeout {
+				return waitTimeout
+			}
+			return clientGone
+		}
+		// A slot that was granted in that last instant is taken; activate
+		// looks whether the client is still there to use it.
+		switch p := c.lock.queue.Look(&c.place); p.state {
+		case placeHolding:
+			c.hold(p)
+			return ""
+		case placeGone:
+			return shutdown
+		}
+	}
+}
+
+// hold notes what c was granted. From here on there are two who use the lock for c:
+// Handle, and whoever gives the slot back.
+func (c *conn) hold(p place) {
+	c.granted, c.slot, c.number, c.waited = true, p.slot, p.number, p.held.Sub(p.joined)
+	c.users.Add(1)
+}
+
+// activate runs the activate hooks and looks whether there is still somebody to serve.
+// It returns "" if so, else why not.
+func (c *conn) activate() (ended string) {
+	switch {
+	case c.lock.runHooks(onActivate, c) != nil:
+		ended = hookFailed
+	case c.gone():
+		ended = clientGone
+	default:
+		return ""
+	}
+	c.end(ended)
+	return ended
+}
+
+// serve hands the connection to the next handler and gives the slot back when that has
+// come to its end, which for the proxy means: the service has closed, and the proxy
+// has closed its socket to it.
+func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) error {
+	if d := time.Duration(c.lock.inForce.Load().settings.HoldTimeout); d > 0 {
+		defer time.AfterFunc(d, c.overstay).Stop()
+	}
+	err := next.Handle(cx)
+	if err != nil {
+		c.end(serviceError)
+		return err
+	}
+	c.end(served)
+	if !c.used.Load() {
+		return errNotTerminal
+	}
+	return nil
+}
+
+// end is called when the next handler has returned, or will never be called. The slot
+// goes back, unless hold_timeout was first: then its side sees to that.
+func (c *conn) end(reason string) {
+	c.mu.Lock()
+	c.returned = true
+	if c.leftOver {
+		c.lock.leftOver.Add(-1)
+	}
+	c.mu.Unlock()
+	if c.over.CompareAndSwap(false, true) {
+		c.finish(reason)
+	}
+}
+
+// overstay is called when hold_timeout is over. A service that neither answers nor
+// closes keeps the proxy from returning for ever, so the slot does not wait for that.
+func (c *conn) overstay() {
+	if !c.over.CompareAndSwap(false, true) {
+		return // the connection has ended in time, if only just
+	}
+	c.lock.inForce.Load().logger.Warn("hold_timeout is over, client cut",
+		zap.String("lock", c.lock.name),
+		zap.String("client", c.client),
+		zap.Int("slot", c.slot),
+		zap.Uint64("connection", c.number))
+	c.reason.Store(holdTimeout)
+	c.cut()
+	_ = c.lock.runHooks(onTimeout, c)
+	c.finish(holdTimeout)
+}
+
+// finish runs the release hooks, lets the service settle, and gives the slot back. The
+// client does not wait for that. Only who has turned over to true may call it.
+func (c *conn) finish(reason string) {
+	c.reason.Store(reason)
+	claim := c.lock.inForce.Load()
+	settle := time.Duration(claim.settings.Settle)
+	if settle == 0 && len(claim.hooks[onRelease]) == 0 {
+		c.giveBack()
+		return
+	}
+	go func() {
+		_ = c.lock.runHooks(onRelease, c)
+		sleep(c.lock.ctx, settle)
+		c.giveBack()
+	}()
+}
+
+func (c *conn) giveBack() {
+	c.lock.giveBack(&c.place)
+	c.mu.Lock()
+	if !c.returned {
+		c.leftOver = true
+		c.lock.leftOver.Add(1)
+	}
+	c.mu.Unlock()
+	c.exit()
+}
+
+// leave is Handle's end.
+func (c *conn) leave(err error) {
+	if c.granted {
+		c.end(serviceError) // only if a panic has left the slot behind
+	}
+	if c.counted {
+		budget.leave()
+	}
+	c.closed.Store(true)
+	c.exit()
+}
+
+// exit lets go of the lock when the last of those who use it for c is done.
+func (c *conn) exit() {
+	if c.users.Add(-1) == 0 {
+		c.lock.exit()
+	}
+}
+
+// moment says what is known of the connection now.
+func (c *conn) moment(on string) Moment {
+	reason, _ := c.reason.Load().(string)
+	return Moment{
+		On:         on,
+		Lock:       c.lock.name,
+		Slot:       c.slot,
+		Connection: c.number,
+		Client:     c.client,
+		Waited:     c.waited,
+		Reason:     reason,
+	}
+}

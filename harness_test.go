@@ -1,0 +1,241 @@
+package tcplock_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+)
+
+// The tests here see the lock from outside: a real Caddy in this process, configured
+// by a Caddyfile, real sockets, a service that counts who is connected to it.
+
+// patience bounds every wait for something that will happen unless there is a bug.
+const patience = 20 * time.Second
+
+// adapt turns a Caddyfile into Caddy's JSON.
+func adapt(t *testing.T, caddyfile string) []byte {
+	t.Helper()
+	cfg, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		t.Fatalf("adapt: %v\n%s", err, caddyfile)
+	}
+	for _, w := range warnings {
+		if !strings.Contains(w.Message, "not formatted") {
+			t.Errorf("adapt: %s", w)
+		}
+	}
+	return cfg
+}
+
+// global is a Caddyfile whose global options keep the test to itself, with more of them
+// added: layer4 servers, mostly.
+func global(options string) string {
+	return "{\n\tadmin off\n\tpersist_config off\n\tskip_install_trust\n\tauto_https off\n\tgrace_period 1s\n" + options + "\n}\n"
+}
+
+// load starts Caddy with a Caddyfile, or reloads it; it stops when the test ends.
+func load(t *testing.T, caddyfile string) {
+	t.Helper()
+	if err := tryLoad(t, caddyfile); err != nil {
+		t.Fatalf("load: %v\n%s", err, caddyfile)
+	}
+}
+
+func tryLoad(t *testing.T, caddyfile string) error {
+	t.Helper()
+	t.Cleanup(func() { _ = caddy.Stop() })
+	return caddy.Load(adapt(t, caddyfile), true)
+}
+
+// lockServer starts Caddy with one layer4 server in front of the service and returns
+// its address. route is the route's handlers before proxy.
+func lockServer(t *testing.T, route, service string) string {
+	t.Helper()
+	addr := freeAddr(t)
+	load(t, global(fmt.Sprintf("layer4 {\n%s {\nroute {\n%s\nproxy %s\n}\n}\n}", addr, route, service)))
+	return addr
+}
+
+// freeAddr returns a loopback address that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// service is a TCP service that counts its connections.
+type service struct {
+	addr string
+
+	mu    sync.Mutex
+	now   int // connections at this moment
+	most  int // the most there ever were at a moment
+	total int
+	came  chan *net.TCPConn // each connection, for tests that serve by hand
+}
+
+// newService starts a service that answers each connection with serve and closes it.
+// With a nil serve, connections are handed out by next and are the test's to serve;
+// they count until leave is called for them.
+func newService(t *testing.T, serve func(*net.TCPConn)) *service {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &service{addr: ln.Addr().String(), came: make(chan *net.TCPConn, 1000)}
+	var served sync.WaitGroup
+	t.Cleanup(func() {
+		ln.Close()
+		served.Wait()
+	})
+	served.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			s.enter()
+			tcp := conn.(*net.TCPConn)
+			if serve == nil {
+				t.Cleanup(func() { tcp.Close() })
+				s.came <- tcp
+				continue
+			}
+			served.Go(func() {
+				serve(tcp)
+				s.leave(tcp)
+			})
+		}
+	})
+	return s
+}
+
+func (s *service) enter() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now++
+	s.total++
+	s.most = max(s.most, s.now)
+}
+
+// leave ends a connection. It is counted out before it is closed: only then can the
+// lock know, and send the next one.
+func (s *service) leave(conn *net.TCPConn) {
+	s.mu.Lock()
+	s.now--
+	s.mu.Unlock()
+	conn.Close()
+}
+
+// next returns the next connection to a service that is served by hand.
+func (s *service) next(t *testing.T) *net.TCPConn {
+	t.Helper()
+	select {
+	case conn := <-s.came:
+		return conn
+	case <-time.After(patience):
+		t.Fatal("no connection has come to the service")
+		return nil
+	}
+}
+
+// nobody makes sure that no connection comes to the service for a moment.
+func (s *service) nobody(t *testing.T, why string) {
+	t.Helper()
+	select {
+	case <-s.came:
+		t.Fatalf("a connection has come to the service: %s", why)
+	case <-time.After(100 * time.Millisecond):
+	}
+}
+
+func (s *service) counts() (now, most, total int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now, s.most, s.total
+}
+
+// echo answers what it gets until the client has closed its side.
+func echo(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) }
+
+// dial connects to the lock; the connection is closed when the test ends.
+func dial(t *testing.T, addr string) *net.TCPConn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	return conn.(*net.TCPConn)
+}
+
+func send(t *testing.T, conn net.Conn, data string) {
+	t.Helper()
+	if _, err := io.WriteString(conn, data); err != nil {
+		t.Fatalf("send %q: %v", data, err)
+	}
+}
+
+// expect reads exactly want.
+func expect(t *testing.T, conn net.Conn, want string) {
+	t.Helper()
+	buf := make([]byte, len(want))
+	if n, err := io.ReadFull(conn, buf); err != nil || string(buf) != want {
+		t.Fatalf("read %q, error %v, expected %q", buf[:n], err, want)
+	}
+}
+
+// expectEOF makes sure that nothing more comes, and that the end is a clean one.
+func expectEOF(t *testing.T, conn net.Conn) {
+	t.Helper()
+	var rest bytes.Buffer
+	if _, err := io.Copy(&rest, conn); err != nil || rest.Len() > 0 {
+		t.Fatalf("read %q, error %v, expected the end of the connection", rest.String(), err)
+	}
+}
+
+// expectClosed makes sure that nothing more comes, and that the connection ends, cleanly
+// or by a reset.
+func expectClosed(t *testing.T, conn net.Conn) {
+	t.Helper()
+	n, err := conn.Read(make([]byte, 1))
+	if ne, timeout := err.(net.Error); n > 0 || err == nil || timeout && ne.Timeout() {
+		t.Fatalf("read %d bytes, error %v, expected the end of the connection", n, err)
+	}
+}
+
+// eventually waits until ok holds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("did not come true: %s", what)
+		}
+	}
+}
+
+// inLine waits until the lock has that many holders and waiters.
+func inLine(t *testing.T, lock string, held, waiting int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("lock %s has %d holders and %d waiters", lock, held, waiting), func() bool {
+		_, h, w, _ := tcplock.LockStats(lock)
+		return h == held && w == waiting
+	})
+}

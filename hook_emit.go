@@ -1,0 +1,150 @@
+package tcplock
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+)
+
+func init() {
+	caddy.RegisterModule(new(EmitStep))
+}
+
+// EmitStep emits an event through Caddy's events app, and waits for the handlers that
+// have subscribed to it. It fails if one of them aborts the event; other errors of
+// handlers are logged by the events app. The event's data are moment, name, slot,
+// worker, connection, client, waited and reason, all strings, and handlers may use
+// {l4.tcplock.*} too.
+type EmitStep struct {
+	// The event's name, without placeholders. Required.
+	Event string `json:"event"`
+
+	// The longest time its handlers may take; when it is over the step has failed.
+	// A handler that goes on after that fails each later run of the step, until it
+	// returns. Default and zero: 10s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	ctx     caddy.Context
+	events  *caddyevents.App
+	overdue atomic.Int64 // events whose handlers still run after the timeout
+}
+
+const defaultEmitTimeout = 10 * time.Second
+
+// CaddyModule returns the Caddy module information.
+func (*EmitStep) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.tcplock.hooks.emit",
+		New: func() caddy.Module { return new(EmitStep) },
+	}
+}
+
+// Provision checks the step and finds the events app.
+func (s *EmitStep) Provision(ctx caddy.Context) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	app, err := ctx.App("events")
+	if err != nil {
+		return err
+	}
+	s.ctx, s.events = ctx, app.(*caddyevents.App)
+	return nil
+}
+
+func (s *EmitStep) check() error {
+	if s.Event == "" || strings.Contains(s.Event, "{") {
+		return fmt.Errorf("event: found %q, expected a name without placeholders", s.Event)
+	}
+	return checkTimeout(s.Timeout)
+}
+
+// Run implements Step.
+func (s *EmitStep) Run(ctx context.Context, m Moment) error {
+	// One that hangs may hang for ever: they must not pile up.
+	if s.overdue.Load() > 0 {
+		return fmt.Errorf("emit %s: not emitted, its handlers still run since an earlier timeout", s.Event)
+	}
+	timeout := cmp.Or(time.Duration(s.Timeout), defaultEmitTimeout)
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- s.emit(bounded, m) }()
+	var err error
+	select {
+	case err = <-done:
+	case <-bounded.Done():
+		s.overdue.Add(1)
+		go func() {
+			<-done
+			s.overdue.Add(-1)
+		}()
+	}
+	// The events app leaves out the remaining handlers when the context is done, and
+	// does not say so.
+	switch {
+	case ctx.Err() != nil:
+		err = fmt.Errorf("stopped: %w", context.Cause(ctx))
+	case bounded.Err() != nil:
+		err = fmt.Errorf("its handlers have not ended after %s", timeout)
+	}
+	if err != nil {
+		return fmt.Errorf("emit %s: %w", s.Event, err)
+	}
+	return nil
+}
+
+// emit emits with the step's own context: the one it was provisioned with names the
+// origin, but is done after a reload, when those who came before it still need it.
+func (s *EmitStep) emit(ctx context.Context, m Moment) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("handler panicked: %v\n%s", r, debug.Stack())
+		}
+	}()
+	data := make(map[string]any)
+	for name, value := range m.values() {
+		data[name] = value
+	}
+	// A replacer for each event, since the app adds the event's data to it.
+	origin := s.ctx
+	origin.Context = context.WithValue(ctx, caddy.ReplacerCtxKey, m.Replacer())
+	if event := s.events.Emit(origin, s.Event, data); event.Aborted != nil {
+		return errors.Join(errors.New("aborted by a handler"), event.Aborted)
+	}
+	return nil
+}
+
+// UnmarshalCaddyfile reads
+//
+//	emit <event> {
+//	    timeout <duration>
+//	}
+func (s *EmitStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	args := d.RemainingArgs()
+	if len(args) != 1 {
+		return d.Errf("emit: found %s, expected the name of an event", count(len(args), "argument"))
+	}
+	s.Event = args[0]
+	if err := s.check(); err != nil {
+		return d.WrapErr(err)
+	}
+	return options{"timeout": one(&s.Timeout, duration)}.parse(d, s.check, nil)
+}
+
+// Interface guards
+var (
+	_ Step                  = (*EmitStep)(nil)
+	_ caddy.Provisioner     = (*EmitStep)(nil)
+	_ caddyfile.Unmarshaler = (*EmitStep)(nil)
+)

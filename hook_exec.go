@@ -1,0 +1,380 @@
+package tcplock
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+)
+
+func init() {
+	caddy.RegisterModule(new(ExecStep))
+}
+
+// ExecStep runs a command and fails unless it ends with status 0. There is no shell:
+// each argument reaches the command as it stands, as one argument.
+//
+// The command's environment is Caddy's own, then TCPLOCK_MOMENT, TCPLOCK_NAME,
+// TCPLOCK_SLOT, TCPLOCK_WORKER, TCPLOCK_CONNECTION, TCPLOCK_CLIENT, TCPLOCK_WAITED and
+// TCPLOCK_REASON, then env. Its input is empty. The first 8 KiB of its output go to the
+// log, the rest is read and counted.
+//
+// The command runs in a process group of its own. When it fails or is killed, whatever
+// it has started in that group is killed with it (on Windows only when it is killed);
+// what it leaves behind when it ends well goes on.
+type ExecStep struct {
+	// The command: a path, or a name to be looked up in Caddy's PATH. A relative path
+	// starts from dir. No placeholders. Required.
+	Command string `json:"command"`
+
+	// Its arguments. They take Caddy's global placeholders and {l4.tcplock.*}, no
+	// others: nothing a client sends can get here. A plain brace is written \{.
+	Args []string `json:"args,omitempty"`
+
+	// The longest time it may run; it is killed then, and the step has failed.
+	// Default and zero: 1m.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// The directory it runs in. No placeholders. Default: Caddy's own.
+	Dir string `json:"dir,omitempty"`
+
+	// More environment variables, which win over those above. Their values take the
+	// same placeholders as args.
+	Env map[string]string `json:"env,omitempty"`
+
+	// Do not wait for it: the step is done when the command has started. It gets a
+	// session of its own, is never killed, and its output is thrown away. Not with
+	// timeout. Default: false.
+	Detach bool `json:"detach,omitempty"`
+
+	logger *zap.Logger
+}
+
+const (
+	defaultExecTimeout = time.Minute
+
+	outputKept  = 8 << 10         // bytes of output for the log
+	outputShown = 256             // bytes of its end for the error
+	outputDelay = time.Second     // how long the output may stay open after the command's end
+	killDelay   = 5 * time.Second // how long a killed command may take to end
+)
+
+// CaddyModule returns the Caddy module information.
+func (*ExecStep) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.tcplock.hooks.exec",
+		New: func() caddy.Module { return new(ExecStep) },
+	}
+}
+
+// Provision checks the step. A command that is not there is no error yet: it may come
+// later, with a mount or an installation.
+func (s *ExecStep) Provision(ctx caddy.Context) error {
+	s.logger = ctx.Logger()
+	if err := s.check(); err != nil {
+		return err
+	}
+	file := s.Command
+	if filepath.Base(file) != file && !filepath.IsAbs(file) {
+		file = filepath.Join(s.Dir, file)
+	}
+	if _, err := exec.LookPath(file); err != nil {
+		s.logger.Warn("command not found now, the step fails unless it is there when it runs",
+			zap.String("command", s.Command), zap.Error(err))
+	}
+	return nil
+}
+
+func (s *ExecStep) check() error {
+	if s.Command == "" {
+		return errors.New("command: found none, expected a name or a path")
+	}
+	if strings.Contains(s.Command, "{") {
+		return fmt.Errorf("command: found %q, expected a name or a path without placeholders", s.Command)
+	}
+	if strings.Contains(s.Dir, "{") {
+		return fmt.Errorf("dir: found %q, expected a path without placeholders", s.Dir)
+	}
+	for _, arg := range s.Args {
+		if err := checkPlaceholders(arg); err != nil {
+			return fmt.Errorf("args: %w", err)
+		}
+	}
+	for name, value := range s.Env {
+		if name == "" || strings.ContainsAny(name, "={") {
+			return fmt.Errorf("env: found name %q, expected one without = and placeholders", name)
+		}
+		if err := checkPlaceholders(value); err != nil {
+			return fmt.Errorf("env: %s: %w", name, err)
+		}
+	}
+	if s.Detach && s.Timeout != 0 {
+		return fmt.Errorf("timeout: found %s with detach, expected only one of them: a detached command is not waited for", time.Duration(s.Timeout))
+	}
+	return checkTimeout(s.Timeout)
+}
+
+// checkPlaceholders refuses what the replacer of a moment does not know, above all
+// everything that could carry what a client has sent.
+func checkPlaceholders(s string) error {
+	if _, err := (Moment{}).Replacer().ReplaceOrErr(s, false, true); err != nil {
+		return fmt.Errorf(`found %q with an %w, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{)`, s, err)
+	}
+	return nil
+}
+
+func checkTimeout(d caddy.Duration) error {
+	if d < 0 {
+		return fmt.Errorf("timeout: found %s, expected a duration of 0 (the default) or more", time.Duration(d))
+	}
+	return nil
+}
+
+// Run implements Step.
+func (s *ExecStep) Run(ctx context.Context, m Moment) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("exec %s: not started: %w", s.Command, context.Cause(ctx))
+	}
+	cmd, err := s.prepare(m)
+	if err == nil && s.Detach {
+		err = s.detach(cmd, m)
+	} else if err == nil {
+		err = s.attach(ctx, cmd, m)
+	}
+	if err != nil {
+		return fmt.Errorf("exec %s: %w", s.Command, err)
+	}
+	return nil
+}
+
+func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
+	// Looked at here because the error of a start names the command only.
+	if info, err := os.Stat(cmp.Or(s.Dir, ".")); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("dir: found no directory %s", s.Dir)
+	}
+	repl := m.Replacer()
+	args := make([]string, len(s.Args))
+	var err error
+	for i, arg := range s.Args {
+		if args[i], err = repl.ReplaceOrErr(arg, false, true); err != nil {
+			return nil, err
+		}
+	}
+	cmd := exec.Command(s.Command, args...)
+	cmd.Dir = s.Dir
+	cmd.Env = cmd.Environ()
+	for name, value := range m.values() {
+		cmd.Env = append(cmd.Env, "TCPLOCK_"+strings.ToUpper(name)+"="+value)
+	}
+	for name, value := range s.Env {
+		if value, err = repl.ReplaceOrErr(value, false, true); err != nil {
+			return nil, err
+		}
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	return cmd, nil
+}
+
+func (s *ExecStep) detach(cmd *exec.Cmd, m Moment) error {
+	newSession(cmd)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go func() {
+		err := cmd.Wait()
+		s.logger.Debug("detached command ended", append(s.fields(m), zap.Error(err))...)
+	}()
+	return nil
+}
+
+// attach runs cmd to its end. The pipe is its own, not os/exec's: that one would be
+// waited for before the rest of a failed command's group can be killed, and would be
+// closed under a daemon that has inherited it, whose next word would then kill it.
+func (s *ExecStep) attach(ctx context.Context, cmd *exec.Cmd, m Moment) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	newGroup(cmd)
+	start := time.Now()
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		r.Close()
+		return err
+	}
+	out := collect(r)
+	pid := cmd.Process.Pid
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+
+	err = await(ctx, cmp.Or(time.Duration(s.Timeout), defaultExecTimeout), ended, func() error { return killGroup(pid) })
+	took := time.Since(start)
+	if err != nil {
+		killLeftOver(pid)
+	}
+	if !out.wait(outputDelay) {
+		s.logger.Warn("command left a process behind that holds its output, which goes unread from now on; use detach, or redirect that output", s.fields(m)...)
+	}
+	kept, last, dropped := out.result()
+	s.logger.Info("command ended", append(s.fields(m),
+		zap.Duration("duration", took),
+		zap.Int("exit_code", exitCode(err)),
+		zap.String("output", kept),
+		zap.Int64("output_dropped", dropped))...)
+	if err != nil && last != "" {
+		return fmt.Errorf("%w; its output ends with %q", err, last)
+	}
+	return err
+}
+
+// await waits for the command's end, and kills it at timeout or when ctx is done. Even
+// then it is not waited for without a bound: a command that has changed its user, such
+// as sudo, may not be Caddy's to kill, and one that hangs in the kernel does not die.
+func await(ctx context.Context, timeout time.Duration, ended <-chan error, kill func() error) error {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	var why error
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		why = fmt.Errorf("not done after its timeout of %s", timeout)
+	case <-ctx.Done():
+		why = fmt.Errorf("stopped: %w", context.Cause(ctx))
+	}
+	err := kill()
+	timer.Reset(killDelay)
+	select {
+	case <-ended:
+		return fmt.Errorf("%w, killed", why)
+	case <-timer.C:
+		return fmt.Errorf("%w, still running %s after it was to be killed (%v)", why, killDelay, err)
+	}
+}
+
+// exitCode is -1 for a command that was killed.
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	return -1
+}
+
+// fields leaves the arguments out: they may hold secrets from the environment.
+func (s *ExecStep) fields(m Moment) []zap.Field {
+	return []zap.Field{zap.String("lock", m.Lock), zap.String("moment", m.On), zap.Int("slot", m.Slot), zap.String("command", s.Command)}
+}
+
+// output is what a command prints: the first bytes, the last ones, and how many.
+type output struct {
+	mu          sync.Mutex
+	first, last []byte
+	total       int64
+	done        chan struct{} // closed when nobody holds the other end any more
+}
+
+// collect reads r until nobody holds the other end any more, and closes it.
+func collect(r io.ReadCloser) *output {
+	o := &output{done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		defer r.Close()
+		_, _ = io.Copy(o, r)
+	}()
+	return o
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.total += int64(len(p))
+	o.first = append(o.first, p[:min(len(p), outputKept-len(o.first))]...)
+	o.last = append(o.last, p[max(0, len(p)-outputShown):]...)
+	o.last = append(o.last[:0], o.last[max(0, len(o.last)-outputShown):]...)
+	return len(p), nil
+}
+
+// wait returns false if the output was still open after d.
+func (o *output) wait(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-o.done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// result returns the first bytes, the last lines, and how many bytes came after the
+// first ones.
+func (o *output) result() (first, last string, dropped int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	end := bytes.TrimSpace(o.last)
+	if _, whole, ok := bytes.Cut(end, []byte("\n")); ok && o.total > outputShown {
+		end = whole
+	}
+	return string(o.first), string(end), o.total - int64(len(o.first))
+}
+
+// UnmarshalCaddyfile reads
+//
+//	exec <command> [<args...>] {
+//	    timeout <duration>
+//	    dir     <path>
+//	    env     <name> <value>    # repeatable
+//	    detach
+//	}
+func (s *ExecStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Err("exec: found 0 arguments, expected a command and its arguments")
+	}
+	s.Command, s.Args = args[0], args[1:]
+	if err := s.check(); err != nil {
+		return d.WrapErr(err)
+	}
+	return options{
+		"timeout": one(&s.Timeout, duration),
+		"dir":     one(&s.Dir, text),
+		"env":     {min: 2, max: 2, repeat: true, set: s.setEnv},
+		"detach":  flag(&s.Detach),
+	}.parse(d, s.check, nil)
+}
+
+func (s *ExecStep) setEnv(_ *caddyfile.Dispenser, args []string) error {
+	if _, ok := s.Env[args[0]]; ok {
+		return fmt.Errorf("found %s a second time, expected once", args[0])
+	}
+	if s.Env == nil {
+		s.Env = make(map[string]string)
+	}
+	s.Env[args[0]] = args[1]
+	return nil
+}
+
+// Interface guards
+var (
+	_ Step                  = (*ExecStep)(nil)
+	_ caddy.Provisioner     = (*ExecStep)(nil)
+	_ caddyfile.Unmarshaler = (*ExecStep)(nil)
+)

@@ -1,0 +1,34 @@
+package tcplock
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"syscall"
+)
+
+const detachedProcess = 0x8 // DETACHED_PROCESS: without the console
+
+func newGroup(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
+}
+
+func newSession(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP | detachedProcess}
+}
+
+// killGroup kills the command that runs as pid and all it has started.
+func killGroup(pid int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), killDelay)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "taskkill", "/T", "/F", "/PID", strconv.Itoa(pid)).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("taskkill: %w: %s", err, out)
+	}
+	return nil
+}
+
+// killLeftOver does nothing: once the command has ended, Windows knows no more what it
+// has started, and its pid may be another process's.
+func killLeftOver(int) {}

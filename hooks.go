@@ -1,0 +1,317 @@
+package tcplock
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// The moments at which hooks run.
+const (
+	onActivate = "activate" // a slot was granted, nothing has been sent to the service yet
+	onRelease  = "release"  // the holder is gone, its slot is not handed on yet
+	onTimeout  = "timeout"  // hold_timeout is over, the client is cut, the slot is not handed on yet
+	onRefuse   = "refuse"   // a connection was refused
+	onIdle     = "idle"     // nobody has held or waited for idle_for
+)
+
+var moments = []string{onActivate, onRelease, onTimeout, onRefuse, onIdle}
+
+// Hook is a moment, conditions and steps. The hooks of one moment run one after the
+// other, in the order of the config; those of different slots run side by side.
+//
+// A failed activate hook refuses the connection it ran for, unless it is optional,
+// and is due again for the next one. A hook of another moment that fails is logged.
+type Hook struct {
+	// The moment: activate, release, timeout, refuse or idle. Required.
+	On string `json:"on"`
+
+	// With "idle" only, and required there: how long nobody must have held a slot
+	// or stood in line. The hook runs once in each such pause; whoever comes while
+	// it runs waits for its end.
+	IdleFor caddy.Duration `json:"idle_for,omitempty"`
+
+	// Run not every time. A number n: the 1st, n+1st, 2n+1st ... time. A duration
+	// string: when the last run is that long ago (so the first time too). More than
+	// zero. Default: every time. The count is kept for the lock, across reloads.
+	Every Every `json:"every,omitzero"`
+
+	// First let all other holders finish, and admit nobody until the hook is done.
+	// Not with refuse (which has no slot) and idle (which is alone anyway).
+	Exclusive bool `json:"exclusive,omitempty"`
+
+	// The longest wait for the other holders; when it is over the hook has failed.
+	// Default and zero: none.
+	ExclusiveWait caddy.Duration `json:"exclusive_wait,omitempty"`
+
+	// How many more times to try when a step has failed, from that step on.
+	// Default and zero: none.
+	Retry int `json:"retry,omitempty"`
+
+	// The pause before each of these tries. Default and zero: none.
+	RetryInterval caddy.Duration `json:"retry_interval,omitempty"`
+
+	// A failure is logged, and the connection goes on. Default: false.
+	Optional bool `json:"optional,omitempty"`
+
+	// What to do, in order; at least one.
+	StepsRaw []json.RawMessage `json:"steps,omitempty" caddy:"namespace=layer4.tcplock.hooks inline_key=hook"`
+
+	key   string // the hook's own JSON: what it is counted under
+	steps []Step
+}
+
+// Step is one action of a hook: a module in the namespace layer4.tcplock.hooks. It
+// must return soon after ctx is done, and must bound its own time: a step that never
+// returns keeps a slot for ever. A panic counts as an error.
+type Step interface {
+	Run(ctx context.Context, m Moment) error
+}
+
+// Moment says when and for whom a hook runs.
+type Moment struct {
+	On         string        // the moment: activate, release, timeout, refuse or idle
+	Lock       string        // the lock's name
+	Slot       int           // the slot's index, from 1; 0 if there is none (refuse)
+	Worker     string        // the slot's worker, empty if it has none
+	Connection uint64        // running number among the lock's connections that got a slot; 0 if there is none
+	Client     string        // the client's address; empty at idle
+	Waited     time.Duration // the time the connection stood in line
+	Reason     string        // why it was refused (refuse), how it ended (release, timeout)
+}
+
+// values are the moment's placeholders and variables: {l4.tcplock.<name>} in
+// arguments, TCPLOCK_<NAME> in a command's environment.
+func (m Moment) values() map[string]string {
+	return map[string]string{
+		"moment":     m.On,
+		"name":       m.Lock,
+		"slot":       strconv.Itoa(m.Slot),
+		"worker":     m.Worker,
+		"connection": strconv.FormatUint(m.Connection, 10),
+		"client":     m.Client,
+		"waited":     m.Waited.String(),
+		"reason":     m.Reason,
+	}
+}
+
+// Replacer returns a replacer for a step's arguments: Caddy's global placeholders and
+// {l4.tcplock.moment|name|slot|worker|connection|client|waited|reason}. It knows
+// nothing else a client could have sent, on purpose.
+func (m Moment) Replacer() *caddy.Replacer {
+	repl := caddy.NewReplacer()
+	for name, value := range m.values() {
+		repl.Set("l4.tcplock."+name, value)
+	}
+	return repl
+}
+
+// Every is how often a hook runs: in JSON a number (Count) or a duration string
+// (Interval).
+type Every struct {
+	Count    int
+	Interval time.Duration
+}
+
+// MarshalJSON implements json.Marshaler.
+func (e Every) MarshalJSON() ([]byte, error) {
+	if e.Interval != 0 {
+		return json.Marshal(e.Interval.String())
+	}
+	return json.Marshal(e.Count)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (e *Every) UnmarshalJSON(b []byte) error {
+	var s string
+	if json.Unmarshal(b, &s) != nil {
+		s = string(b)
+	}
+	if err := e.parse(s); err != nil {
+		return fmt.Errorf("every: %w", err)
+	}
+	return nil
+}
+
+func (e *Every) parse(s string) error {
+	n, err := strconv.Atoi(s)
+	if err == nil && n > 0 {
+		*e = Every{Count: n}
+		return nil
+	}
+	d, err := caddy.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return fmt.Errorf("found %s, expected a number or a duration, more than 0", s)
+	}
+	*e = Every{Interval: d}
+	return nil
+}
+
+func (h *Hook) check() error {
+	if err := h.checkConditions(); err != nil {
+		return err
+	}
+	if len(h.StepsRaw)+len(h.steps) == 0 {
+		return fmt.Errorf("on %s: found no step, expected at least one (exec, wait, emit ...)", h.On)
+	}
+	return nil
+}
+
+// checkConditions is check without the steps, which the Caddyfile reads after them.
+func (h *Hook) checkConditions() error {
+	if !slices.Contains(moments, h.On) {
+		return fmt.Errorf("on: found %q, expected one of %s", h.On, strings.Join(moments, ", "))
+	}
+	if h.On == onIdle && h.IdleFor <= 0 || h.On != onIdle && h.IdleFor != 0 {
+		return fmt.Errorf("on %s: found idle time %s, expected a duration of more than 0 with idle, and none with other moments", h.On, time.Duration(h.IdleFor))
+	}
+	if h.Exclusive && (h.On == onRefuse || h.On == onIdle) {
+		return fmt.Errorf("on %s: found exclusive, expected it with activate, release or timeout only", h.On)
+	}
+	if h.ExclusiveWait < 0 || h.ExclusiveWait > 0 && !h.Exclusive {
+		return fmt.Errorf("on %s: found exclusive_wait %s, expected 0 or more, and exclusive with it", h.On, time.Duration(h.ExclusiveWait))
+	}
+	if h.Retry < 0 {
+		return fmt.Errorf("on %s: found retry %d, expected 0 or more", h.On, h.Retry)
+	}
+	if h.RetryInterval < 0 || h.RetryInterval > 0 && h.Retry == 0 {
+		return fmt.Errorf("on %s: found retry_interval %s, expected 0 or more, and retry with it", h.On, time.Duration(h.RetryInterval))
+	}
+	return nil
+}
+
+// provision loads the hook's steps.
+func (h *Hook) provision(ctx caddy.Context) error {
+	key, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	h.key = string(key)
+	mods, err := ctx.LoadModule(h, "StepsRaw")
+	if err != nil {
+		return fmt.Errorf("on %s: loading steps: %w", h.On, err)
+	}
+	for _, mod := range mods.([]any) {
+		step, ok := mod.(Step)
+		if !ok {
+			return fmt.Errorf("on %s: %T is not a tcplock step", h.On, mod)
+		}
+		h.steps = append(h.steps, step)
+	}
+	return nil
+}
+
+// run takes the hook's steps, and on failure tries again from the failed one on.
+func (h *Hook) run(ctx context.Context, m Moment) error {
+	next := 0
+	var err error
+	for try := 0; try <= h.Retry; try++ {
+		if try > 0 && !sleep(ctx, time.Duration(h.RetryInterval)) {
+			return err
+		}
+		for err = nil; err == nil && next < len(h.steps); {
+			if err = runStep(ctx, h.steps[next], m); err == nil {
+				next++
+			}
+		}
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
+func runStep(ctx context.Context, s Step, m Moment) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("step panicked: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return s.Run(ctx, m)
+}
+
+// sleep returns false if ctx was done before d was over.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// schedule keeps what hooks need to know of their past. It belongs to the lock, so
+// that a reload does not forget it, and knows a hook by its JSON: an edited hook
+// starts anew.
+type schedule struct {
+	mu   sync.Mutex
+	past map[string]*past
+}
+
+type past struct {
+	times int       // how often the moment came
+	last  time.Time // the last run
+	owed  bool      // that run failed
+}
+
+// due counts the moment for h and reports whether h is to run now.
+func (s *schedule) due(h *Hook, now time.Time) bool {
+	if h.Every == (Every{}) {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.past[h.key]
+	if p == nil {
+		p = new(past)
+		s.past[h.key] = p
+	}
+	due := p.owed || p.last.IsZero()
+	if n := h.Every.Count; n > 0 {
+		due = p.owed || p.times%n == 0
+	} else {
+		due = due || now.Sub(p.last) >= h.Every.Interval
+	}
+	p.times++
+	if due {
+		// Booked before it has run: the holder of another slot must not
+		// run it a second time meanwhile.
+		p.last, p.owed = now, false
+	}
+	return due
+}
+
+// owe makes h due the next time, whatever its conditions.
+func (s *schedule) owe(h *Hook) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.past[h.key]; p != nil {
+		p.owed = true
+	}
+}
+
+// keep forgets all hooks but these.
+func (s *schedule) keep(hooks []*Hook) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept := make(map[string]*past)
+	for _, h := range hooks {
+		if p := s.past[h.key]; p != nil {
+			kept[h.key] = p
+		}
+	}
+	s.past = kept
+}

@@ -1,0 +1,179 @@
+package tcplock
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+)
+
+// locks are the locks of the process, by name. Whoever uses one (a config, a
+// connection, a hook on its own) keeps it in the pool as long as that takes. So a
+// lock outlives reloads, and one that is removed from the config and comes back while
+// old holders live is still the same lock and still counts them.
+var locks = caddy.NewUsagePool()
+
+// lock is a queue with a name, the settings in force, and what its hooks remember.
+type lock struct {
+	name     string
+	queue    *queue
+	schedule schedule
+
+	// The configs that are running, the newest last: it is the one in force. A
+	// config that fails to start takes itself off again, and the one before it
+	// is back in force.
+	mu      sync.Mutex
+	claims  []*claim
+	inForce atomic.Pointer[claim]
+	idle    []*time.Timer // one for each idle hook of the claim in force
+	left    time.Time     // when everybody had gone, last
+
+	refusing atomic.Bool     // refuse hooks are running
+	leftOver atomic.Int64    // connections whose slot was handed on without them
+	ctx      context.Context // done when hooks have to end
+	cancel   context.CancelFunc
+}
+
+// claim is what one config wants of a lock.
+type claim struct {
+	lock     *lock
+	defined  bool   // by a handler with settings, not only joined
+	raw      []byte // these settings as JSON, to be compared
+	settings Settings
+	hooks    map[string][]*Hook // by moment
+	logger   *zap.Logger
+}
+
+func enterLock(name string) *lock {
+	value, _, _ := locks.LoadOrNew(name, func() (caddy.Destructor, error) {
+		l := &lock{name: name, queue: newQueue(0, unlimited)}
+		l.ctx, l.cancel = context.WithCancel(context.Background())
+		return l, nil
+	})
+	return value.(*lock)
+}
+
+func (l *lock) exit() {
+	_, _ = locks.Delete(l.name)
+}
+
+// Destruct implements caddy.Destructor: nobody uses the lock any more.
+func (l *lock) Destruct() error {
+	l.cancel()
+	budget.addSlots(-l.queue.Stats().Slots)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.setIdle(nil)
+	return nil
+}
+
+// push puts c in force.
+func (l *lock) push(c *claim) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.claims = append(l.claims, c)
+	l.apply(c)
+}
+
+// pop takes c off, wherever it stands. The last one's settings stay in force for those
+// who are still there.
+func (l *lock) pop(c *claim) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.claims = slices.DeleteFunc(l.claims, func(other *claim) bool { return other == c })
+	if n := len(l.claims); n > 0 && l.inForce.Load() == c {
+		l.apply(l.claims[n-1])
+	}
+}
+
+// provide puts c in force if nothing is: a connection may come before the config has
+// started to the end, or after it has been removed.
+func (l *lock) provide(c *claim) {
+	if l.inForce.Load() != nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inForce.Load() == nil {
+		l.apply(c)
+	}
+}
+
+func (l *lock) apply(c *claim) {
+	l.inForce.Store(c)
+	var hooks []*Hook
+	for _, h := range c.hooks {
+		hooks = append(hooks, h...)
+	}
+	l.schedule.keep(hooks)
+	maxWaiting := unlimited
+	if c.settings.MaxWaiting != nil {
+		maxWaiting = *c.settings.MaxWaiting
+	}
+	budget.addSlots(c.settings.slots() - l.queue.Stats().Slots)
+	wakeAll(l.queue.Resize(c.settings.slots(), maxWaiting, time.Now()))
+	l.setIdle(c.hooks[onIdle])
+}
+
+// giveBack gives p's slot back, to the next in line.
+func (l *lock) giveBack(p *place) {
+	wake(l.queue.Release(p, time.Now()))
+	l.noteIdle()
+}
+
+func wake(p *place) {
+	if p != nil && p.owner != nil {
+		p.owner.(*conn).wake()
+	}
+}
+
+func wakeAll(places []*place) {
+	for _, p := range places {
+		wake(p)
+	}
+}
+
+// drain lets the holders finish for as long as the settings say, refuses the line, and
+// then cuts who is left and ends the hooks. It is for the end of the process: a lock
+// does not come back from it.
+func (l *lock) drain() {
+	quiet := l.queue.Quiet()
+	wakeAll(l.queue.Close())
+	finished := waitFor(quiet, l.inForce.Load().settings.drain())
+	l.cancel()
+	if finished {
+		return
+	}
+	_, holders, _ := l.queue.Snapshot()
+	for _, p := range holders {
+		if c, ok := p.owner.(*conn); ok {
+			c.cut()
+		}
+	}
+	waitFor(quiet, cutGrace)
+}
+
+// cutGrace is how long a cut connection may take to come back from its handlers.
+const cutGrace = time.Second
+
+func waitFor(done <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// Look returns p as it is now.
+func (q *queue) Look(p *place) place {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return *p
+}

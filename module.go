@@ -1,0 +1,221 @@
+// Package tcplock is a Caddy plugin that puts a FIFO semaphore in front of any TCP
+// service: the layer4 handler "tcplock" lets a limited number of connections at a
+// time through to the next handler (the proxy), keeps the rest in line in order of
+// arrival, and runs hooks at the moments that matter, so that a service that leaks
+// or locks up can be restarted between two clients.
+//
+// Where to start reading: queue.go (the semaphore and its locking story), lock.go
+// (the named lock around it), handler.go (one connection's way through).
+package tcplock
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+
+	// The plugin is of use only together with caddy-l4's handlers and matchers,
+	// so that building Caddy with this one module is enough.
+	_ "github.com/mholt/caddy-l4"
+)
+
+func init() {
+	caddy.RegisterModule(new(Handler))
+	caddy.RegisterModule(new(App))
+}
+
+// Handler is a layer4 handler that lets a limited number of connections at a time
+// through to the handlers after it in its route, and keeps the rest in line, first
+// come, first served.
+//
+// It must stand before the handler that uses the connection up (usually proxy), in
+// the same route. It works behind tls and proxy_protocol as well as before them, and
+// inside subroute; on a UDP server, in a tee branch, and as the last handler of a
+// route the config is refused.
+type Handler struct {
+	// The lock's name: handlers with one name share one lock, across servers and
+	// listener wrappers. A handler that sets nothing else (but maybe refuse) joins
+	// the lock that another handler of the config defines. Letters, digits and
+	// . _ - , at most 64. Default: "default", which only one handler may rely on.
+	Name string `json:"name,omitempty"`
+
+	// What the lock does. Handlers that share a lock set the same, or nothing.
+	Settings
+
+	// The layer4 handlers that get a refused connection, in order: when the line
+	// is full, when wait_timeout has passed, when an activate hook failed, and on
+	// shutdown. Placeholder {l4.tcplock.reason} says which of them. Default: none,
+	// the connection is closed.
+	RefuseRaw []json.RawMessage `json:"refuse,omitempty" caddy:"namespace=layer4.handlers inline_key=handler"`
+
+	logger *zap.Logger
+	claim  *claim
+	refuse layer4.Handler // nil: close the connection
+}
+
+// Settings are the settings of a lock. Durations are strings such as "20s" or
+// "1h30m" (or integers: nanoseconds); none may be negative.
+type Settings struct {
+	// How many connections may be at the service at once. From 1 to 1000000.
+	// Default and zero: 1.
+	Slots int `json:"slots,omitempty"`
+
+	// How many connections may stand in line; more are refused. Zero: nobody
+	// waits, whoever finds no free slot is refused. Default: as many as the
+	// process has file descriptors for (see docs/handler.md), a bound that holds
+	// for every lock, whatever is set here.
+	MaxWaiting *int `json:"max_waiting,omitempty"`
+
+	// The longest time in line; who has waited that long is refused. Default and
+	// zero: none.
+	WaitTimeout caddy.Duration `json:"wait_timeout,omitempty"`
+
+	// The longest time with a slot, counted from the end of the activate hooks.
+	// When it is over the client is cut, the timeout hooks run, and the slot is
+	// handed on even if the service still does not let go. Default and zero: none.
+	HoldTimeout caddy.Duration `json:"hold_timeout,omitempty"`
+
+	// How long a client may stay silent after the service has closed its side of
+	// the connection before the slot is handed on without it. A client that is
+	// still sending is never cut by this. Zero: the connection ends the moment the
+	// service closes its side, which is fastest, and right only where the service
+	// does not read on after that (request and response). Default: 1s.
+	Linger *caddy.Duration `json:"linger,omitempty"`
+
+	// What to make of a client that has sent data and closed its sending side
+	// before it was let through: "keep" serves it (a print client sends its job
+	// and goes), "drop" takes it for gone (a request/response client that gave
+	// up). Default: "keep". Not every system can tell, see docs/handler.md.
+	HalfClosed string `json:"half_closed,omitempty"`
+
+	// The pause between a holder's end (after its hooks) and the next activation
+	// of its slot. Default and zero: none.
+	Settle caddy.Duration `json:"settle,omitempty"`
+
+	// How long holders may finish when Caddy shuts down, before they are cut; the
+	// line is refused at once. Zero: they are cut at once. Default: 10s.
+	Drain *caddy.Duration `json:"drain,omitempty"`
+
+	// What to do at the lock's moments.
+	Hooks []*Hook `json:"hooks,omitempty"`
+}
+
+// Names and bounds of the settings.
+const (
+	defaultName = "default"
+	maxSlots    = 1_000_000
+
+	halfClosedKeep = "keep"
+	halfClosedDrop = "drop"
+
+	defaultLinger = time.Second
+	defaultDrain  = 10 * time.Second
+)
+
+var validName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "layer4.handlers.tcplock",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision checks the handler, loads its modules and registers it with its lock.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	if err := h.check(); err != nil {
+		return err
+	}
+	if err := h.checkMoments(); err != nil {
+		return err
+	}
+	if err := checkSurroundings(ctx.Modules()); err != nil {
+		return err
+	}
+	if h.RefuseRaw != nil {
+		mods, err := ctx.LoadModule(h, "RefuseRaw")
+		if err != nil {
+			return fmt.Errorf("loading refuse handlers: %w", err)
+		}
+		var handlers layer4.Handlers
+		for _, mod := range mods.([]any) {
+			handlers = append(handlers, mod.(layer4.NextHandler))
+		}
+		h.refuse = handlers.Compile()
+	}
+	app, err := ctx.App("tcplock")
+	if err != nil {
+		return err
+	}
+	h.claim, err = app.(*App).register(ctx, h)
+	return err
+}
+
+// check refuses values that are out of range. The Caddyfile calls it after each
+// option, so that its error carries the option's file and line.
+func (h *Handler) check() error {
+	if h.Name != "" && !validName.MatchString(h.Name) {
+		return fmt.Errorf("name: found %q, expected 1 to 64 letters, digits or any of . _ -", h.Name)
+	}
+	return h.Settings.check()
+}
+
+func (s *Settings) check() error {
+	if s.Slots < 0 || s.Slots > maxSlots {
+		return fmt.Errorf("slots: found %d, expected a number from 1 to %d", s.Slots, maxSlots)
+	}
+	if s.MaxWaiting != nil && *s.MaxWaiting < 0 {
+		return fmt.Errorf("max_waiting: found %d, expected 0 or more", *s.MaxWaiting)
+	}
+	if s.MaxWaiting != nil && *s.MaxWaiting == 0 && s.WaitTimeout > 0 {
+		return fmt.Errorf("wait_timeout: found %s with max_waiting 0, expected only one of them: nobody waits", time.Duration(s.WaitTimeout))
+	}
+	for _, d := range []struct {
+		name  string
+		value *caddy.Duration
+	}{
+		{"wait_timeout", &s.WaitTimeout},
+		{"hold_timeout", &s.HoldTimeout},
+		{"linger", s.Linger},
+		{"settle", &s.Settle},
+		{"drain", s.Drain},
+	} {
+		if d.value != nil && *d.value < 0 {
+			return fmt.Errorf("%s: found %s, expected a duration of 0 or more", d.name, time.Duration(*d.value))
+		}
+	}
+	switch s.HalfClosed {
+	case "", halfClosedKeep, halfClosedDrop:
+	default:
+		return fmt.Errorf("half_closed: found %q, expected %s or %s", s.HalfClosed, halfClosedKeep, halfClosedDrop)
+	}
+	for i, hook := range s.Hooks {
+		if hook == nil {
+			return fmt.Errorf("hook %d: found null, expected a hook", i+1)
+		}
+		if err := hook.check(); err != nil {
+			return fmt.Errorf("hook %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// lockName is the name of the handler's lock.
+func (h *Handler) lockName() string {
+	if h.Name == "" {
+		return defaultName
+	}
+	return h.Name
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner  = (*Handler)(nil)
+	_ layer4.NextHandler = (*Handler)(nil)
+)

@@ -1,0 +1,154 @@
+package tcplock
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// runHooks runs the hooks of a moment for c, in order. The first hook that fails and is
+// not optional ends an activation; at other moments nothing would be saved by that,
+// and the rest of the hooks run.
+func (l *lock) runHooks(on string, c *conn) error {
+	for _, h := range l.inForce.Load().hooks[on] {
+		if !l.schedule.due(h, time.Now()) {
+			continue
+		}
+		if err := l.runHook(h, c.moment(on), &c.place); err != nil && on == onActivate && !h.Optional {
+			return fmt.Errorf("activate hook: %w", err)
+		}
+	}
+	return nil
+}
+
+// runHook runs one hook that is due, for the holder of p, and logs how it went. A hook
+// that failed is due again.
+func (l *lock) runHook(h *Hook, m Moment, p *place) error {
+	start := time.Now()
+	err := l.runAlone(h, m, p)
+	fields := []zap.Field{
+		zap.String("lock", m.Lock),
+		zap.String("moment", m.On),
+		zap.Int("slot", m.Slot),
+		zap.Uint64("connection", m.Connection),
+		zap.String("client", m.Client),
+		zap.Duration("duration", time.Since(start)),
+	}
+	logger := l.inForce.Load().logger
+	if err != nil {
+		l.schedule.owe(h)
+		logger.Error("hook failed", append(fields, zap.Error(err))...)
+		return err
+	}
+	logger.Info("hook done", fields...)
+	return nil
+}
+
+// runAlone runs the hook when all other holders are gone, if that is its condition.
+func (l *lock) runAlone(h *Hook, m Moment, p *place) error {
+	if h.Exclusive {
+		defer func() { wakeAll(l.queue.Include(p, time.Now())) }()
+		if err := l.seclude(p, time.Duration(h.ExclusiveWait)); err != nil {
+			return err
+		}
+	}
+	return h.run(l.ctx, m)
+}
+
+func (l *lock) seclude(p *place, longest time.Duration) error {
+	ctx := l.ctx
+	if longest > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, longest)
+		defer cancel()
+	}
+	wake(l.queue.Seclude(p)) // which may be p itself
+	for !l.queue.Alone(p) {
+		if p.owner.(*conn).parkOnChannel(time.Time{}, ctx.Done()) == parkGone {
+			return fmt.Errorf("exclusive: the other holders have not finished: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// refused runs the refuse hooks in the background: a client that is refused has waited
+// long enough, and holds no slot that would bound how many run at once. So one refusal
+// at a time runs them; the others only count.
+func (l *lock) refused(c *conn) {
+	if len(l.inForce.Load().hooks[onRefuse]) == 0 {
+		return
+	}
+	m := c.moment(onRefuse)
+	var due []*Hook
+	free := l.refusing.CompareAndSwap(false, true)
+	for _, h := range l.inForce.Load().hooks[onRefuse] {
+		if l.schedule.due(h, time.Now()) {
+			due = append(due, h)
+		}
+	}
+	if !free {
+		for _, h := range due {
+			l.schedule.owe(h)
+		}
+		return
+	}
+	enterLock(l.name) // c is in the lock, so this is l
+	go func() {
+		defer l.exit()
+		defer l.refusing.Store(false)
+		for _, h := range due {
+			_ = l.runHook(h, m, nil)
+		}
+	}()
+}
+
+// setIdle replaces the idle hooks' clocks and starts them. l.mu is held.
+func (l *lock) setIdle(hooks []*Hook) {
+	for _, timer := range l.idle {
+		timer.Stop()
+	}
+	l.idle, l.left = nil, time.Now()
+	for _, h := range hooks {
+		l.idle = append(l.idle, time.AfterFunc(time.Duration(h.IdleFor), func() { l.idleFor(h) }))
+	}
+}
+
+// noteIdle starts the idle hooks' clocks anew if everybody has gone. Nobody stops them:
+// a clock that runs out while somebody is there does nothing.
+func (l *lock) noteIdle() {
+	if len(l.inForce.Load().hooks[onIdle]) == 0 {
+		return
+	}
+	if s := l.queue.Stats(); s.Held > 0 || s.Waiting > 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.left = time.Now()
+	for i, h := range l.inForce.Load().hooks[onIdle] {
+		l.idle[i].Reset(time.Duration(h.IdleFor))
+	}
+}
+
+// idleFor runs an idle hook if it still is its time. The hook holds the whole queue
+// while it runs, so that nobody meets a service that is being stopped.
+func (l *lock) idleFor(h *Hook) {
+	same := enterLock(l.name)
+	defer same.exit()
+	l.mu.Lock()
+	early := time.Since(l.left) < time.Duration(h.IdleFor) // set anew just as it ran out
+	l.mu.Unlock()
+	p := new(place)
+	if same != l || early || !l.queue.Seize(p, time.Now()) {
+		return
+	}
+	defer func() {
+		wakeAll(l.queue.Include(p, time.Now()))
+		wake(l.queue.Release(p, time.Now()))
+	}()
+	if l.schedule.due(h, time.Now()) {
+		_ = l.runHook(h, Moment{On: onIdle, Lock: l.name}, p)
+	}
+}

@@ -1,0 +1,134 @@
+package tcplock
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
+	"github.com/mholt/caddy-l4/modules/l4subroute"
+	"github.com/mholt/caddy-l4/modules/l4tee"
+)
+
+var (
+	errTee = errors.New("tcplock cannot stand in a tee branch: the branch shares its client " +
+		"with the main chain, which would be stopped and cut as well; put tcplock before tee")
+	errUDP = errors.New("tcplock cannot stand on a UDP server: a UDP client has no end but a timeout, " +
+		"and one that waits in line would stop the packets of all others; use a TCP server")
+	errNotTerminal = errors.New("tcplock must be followed, in the same route, by a handler that uses the " +
+		"connection up (proxy, echo ...): otherwise its slot would be given back before the service is reached")
+)
+
+// passOn are caddy-l4's handlers that only prepare a connection for the next one.
+var passOn = []string{"postgres_tls", "proxy_protocol", "tcplock", "tee", "throttle", "tls", "vars"}
+
+// checkSurroundings refuses the places in a config at which a lock would not hold, or
+// would stop more than its own connection. modules are those that lead to the handler,
+// itself at the end. Only Caddy's module tree tells a handler where it stands; the raw
+// configs in it are there until all modules of their route are loaded, so every
+// handler sees its own.
+func checkSurroundings(modules []caddy.Module) error {
+	if app, ok := modules[0].(*layer4.App); ok {
+		for name, server := range app.Servers {
+			if err := checkNotUDP(server); err != nil {
+				return fmt.Errorf("server %s: %w", name, err)
+			}
+		}
+	}
+	if len(modules) < 2 {
+		return nil
+	}
+	switch parent := modules[len(modules)-2].(type) {
+	case *layer4.App:
+		for _, server := range parent.Servers {
+			if err := checkRoutes(server.Routes); err != nil {
+				return err
+			}
+		}
+	case *layer4.ListenerWrapper:
+		return checkRoutes(parent.Routes)
+	case *l4subroute.Handler:
+		return checkRoutes(parent.Routes)
+	case *Handler:
+		return checkTerminal(parent.RefuseRaw)
+	case *l4tee.Handler:
+		return errTee
+	}
+	return nil
+}
+
+func checkRoutes(routes layer4.RouteList) error {
+	for _, route := range routes {
+		if err := checkTerminal(route.HandlersRaw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkTerminal refuses a tcplock that nothing but handlers which pass the connection
+// on stand after. (What it cannot see here, a subroute of which no route matches, or
+// somebody else's handler, Handle refuses when it happens.)
+func checkTerminal(handlers []json.RawMessage) error {
+	locked := false
+	for _, raw := range handlers {
+		switch name := handlerName(raw); {
+		case name == "tcplock":
+			locked = true
+		case !slices.Contains(passOn, name):
+			locked = false
+		}
+	}
+	if locked {
+		return errNotTerminal
+	}
+	return nil
+}
+
+func handlerName(raw json.RawMessage) string {
+	var handler struct {
+		Handler string `json:"handler"`
+	}
+	_ = json.Unmarshal(raw, &handler) // what is not a handler, Caddy refuses when it loads it
+	return handler.Handler
+}
+
+func checkNotUDP(server *layer4.Server) error {
+	udp := slices.ContainsFunc(server.Listen, func(listen string) bool {
+		addr, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(listen, ""))
+		return err == nil && (strings.HasPrefix(addr.Network, "udp") || addr.Network == "unixgram")
+	})
+	if !udp {
+		return nil
+	}
+	for _, route := range server.Routes {
+		for _, raw := range route.HandlersRaw {
+			var handler any
+			if json.Unmarshal(raw, &handler) == nil && containsLock(handler) {
+				return errUDP
+			}
+		}
+	}
+	return nil
+}
+
+// containsLock looks for a tcplock handler at any depth of a JSON value.
+func containsLock(value any) bool {
+	switch value := value.(type) {
+	case map[string]any:
+		if value["handler"] == "tcplock" {
+			return true
+		}
+		for _, v := range value {
+			if containsLock(v) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(value, containsLock)
+	}
+	return false
+}
