@@ -71,6 +71,9 @@ func (c *claim) define(ctx caddy.Context, h *Handler) error {
 		if err := hook.provision(ctx); err != nil {
 			return err
 		}
+		for slices.ContainsFunc(hooks[hook.On], func(other *Hook) bool { return other.key == hook.key }) {
+			hook.key += "+" // twins count on their own
+		}
 		hooks[hook.On] = append(hooks[hook.On], hook)
 	}
 	c.defined, c.raw, c.settings, c.hooks, c.logger = true, raw, h.Settings, hooks, h.logger

@@ -34,7 +34,9 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 		}
 		c.leave(err)
 	}()
-	c.lock.provide(h.claim)
+	if err := c.lock.provide(h.claim); err != nil {
+		return err
+	}
 	if err := c.introduce(cx); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package tcplock
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,8 +30,9 @@ type lock struct {
 	mu      sync.Mutex
 	claims  []*claim
 	inForce atomic.Pointer[claim]
-	idle    []*time.Timer // one for each idle hook of the claim in force
-	left    time.Time     // when everybody had gone, last
+	idle    []*time.Timer   // one for each idle hook of the claim in force
+	idled   map[string]bool // those that have run since everybody had gone
+	left    time.Time       // when everybody had gone, last
 
 	refusing atomic.Bool     // refuse hooks are running
 	leftOver atomic.Int64    // connections whose slot was handed on without them
@@ -50,7 +52,7 @@ type claim struct {
 
 func enterLock(name string) *lock {
 	value, _, _ := locks.LoadOrNew(name, func() (caddy.Destructor, error) {
-		l := &lock{name: name, queue: newQueue(0, unlimited)}
+		l := &lock{name: name, queue: newQueue(0, unlimited), left: time.Now(), idled: make(map[string]bool)}
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		return l, nil
 	})
@@ -92,15 +94,20 @@ func (l *lock) pop(c *claim) {
 
 // provide puts c in force if nothing is: a connection may come before the config has
 // started to the end, or after it has been removed.
-func (l *lock) provide(c *claim) {
+func (l *lock) provide(c *claim) error {
 	if l.inForce.Load() != nil {
-		return
+		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.inForce.Load() == nil {
+	switch {
+	case l.inForce.Load() != nil:
+	case !c.defined: // the config is about to be refused
+		return fmt.Errorf("lock %s has no settings", l.name)
+	default:
 		l.apply(c)
 	}
+	return nil
 }
 
 func (l *lock) apply(c *claim) {
@@ -141,9 +148,13 @@ func wakeAll(places []*place) {
 // then cuts who is left and ends the hooks. It is for the end of the process: a lock
 // does not come back from it.
 func (l *lock) drain() {
+	claim := l.inForce.Load()
+	if claim == nil {
+		return // nobody has been here yet
+	}
 	quiet := l.queue.Quiet()
 	wakeAll(l.queue.Close())
-	finished := waitFor(quiet, l.inForce.Load().settings.drain())
+	finished := waitFor(quiet, claim.settings.drain())
 	l.cancel()
 	if finished {
 		return

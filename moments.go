@@ -104,14 +104,16 @@ func (l *lock) refused(c *conn) {
 	}()
 }
 
-// setIdle replaces the idle hooks' clocks and starts them. l.mu is held.
+// setIdle replaces the idle hooks' clocks and starts them; what the clocks before them
+// showed goes on. l.mu is held.
 func (l *lock) setIdle(hooks []*Hook) {
 	for _, timer := range l.idle {
 		timer.Stop()
 	}
-	l.idle, l.left = nil, time.Now()
+	l.idle = nil
 	for _, h := range hooks {
-		l.idle = append(l.idle, time.AfterFunc(time.Duration(h.IdleFor), func() { l.idleFor(h) }))
+		rest := time.Until(l.left.Add(time.Duration(h.IdleFor)))
+		l.idle = append(l.idle, time.AfterFunc(rest, func() { l.idleFor(h) }))
 	}
 }
 
@@ -126,7 +128,7 @@ func (l *lock) noteIdle() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.left = time.Now()
+	l.left, l.idled = time.Now(), make(map[string]bool)
 	for i, h := range l.inForce.Load().hooks[onIdle] {
 		l.idle[i].Reset(time.Duration(h.IdleFor))
 	}
@@ -137,11 +139,8 @@ func (l *lock) noteIdle() {
 func (l *lock) idleFor(h *Hook) {
 	same := enterLock(l.name)
 	defer same.exit()
-	l.mu.Lock()
-	early := time.Since(l.left) < time.Duration(h.IdleFor) // set anew just as it ran out
-	l.mu.Unlock()
 	p := new(place)
-	if same != l || early || !l.queue.Seize(p, time.Now()) {
+	if same != l || !l.isIdle(h) || !l.queue.Seize(p, time.Now()) {
 		return
 	}
 	defer func() {
@@ -151,4 +150,16 @@ func (l *lock) idleFor(h *Hook) {
 	if l.schedule.due(h, time.Now()) {
 		_ = l.runHook(h, Moment{On: onIdle, Lock: l.name}, p)
 	}
+}
+
+// isIdle reports whether h's time has come, once in each pause. The clock may have been
+// set anew just as it ran out.
+func (l *lock) isIdle(h *Hook) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Since(l.left) < time.Duration(h.IdleFor) || l.idled[h.key] {
+		return false
+	}
+	l.idled[h.key] = true
+	return true
 }

@@ -1,0 +1,203 @@
+package tcplock
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/mholt/caddy-l4/layer4"
+	"github.com/mholt/caddy-l4/modules/l4proxy"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "tcplock",
+		Usage: "--listen <port> --port <port> [--host <host>] [--slots <n>] [--hold-timeout <ms>] [...]",
+		Short: "Puts a FIFO lock in front of a TCP service",
+		Long: `
+Puts a lock in front of a TCP service, without a config file: at most --slots
+connections reach the service at once, the rest stand in line, first come,
+first served. In the short form of TCPLock (2012):
+
+	$ caddy tcplock -l 9000 -p 8100 -h localhost -n 1 -t 20000
+
+Note that -h is the host. Durations are given with a unit (500ms, 20s, 1h);
+only --hold-timeout takes a bare number, for milliseconds.
+
+Hooks and refuse handlers need a config file, see the tcplock handler. The
+admin API is off.
+`,
+		CobraFunc: setUpCommand,
+	})
+}
+
+// commandLine is what the command tcplock was given: where to listen, where the
+// service is, and the lock in between.
+type commandLine struct {
+	listen  string
+	to      string // or host and port
+	host    string
+	port    string
+	handler Handler
+	debug   bool
+}
+
+func setUpCommand(cmd *cobra.Command) {
+	line := new(commandLine)
+	line.define(cmd)
+	hint := func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
+	}
+	cmd.SetFlagErrorFunc(hint)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cfg, err := line.config(args)
+		if err != nil {
+			return hint(cmd, err)
+		}
+		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
+			return run(cfg)
+		})(cmd, nil)
+	}
+}
+
+// define adds the command's flags.
+func (l *commandLine) define(cmd *cobra.Command) {
+	h := &l.handler
+	fs := cmd.Flags()
+	set := func(opt option) func(string) error {
+		return func(value string) error { return opt.set(nil, []string{value}) }
+	}
+	fs.FuncP("listen", "l", "`port` to listen on, on all interfaces, or host:port or unix/<path> (required)", set(one(&l.listen, listenAddress)))
+	fs.FuncP("port", "p", "`port` of the service (required, or --to)", set(one(&l.port, port)))
+	fs.FuncP("host", "h", "`host` of the service (default localhost)", set(one(&l.host, host)))
+	fs.Func("to", "`address` of the service, host:port or unix/<path>, instead of --host and --port", set(one(&l.to, address)))
+	fs.FuncP("slots", "n", "`number` of connections that may be at the service at once (default 1)", set(one(&h.Slots, slots)))
+	fs.FuncP("hold-timeout", "t", "longest `duration` with a slot; a bare number is milliseconds (default none)", set(one(&h.HoldTimeout, durationOrMillis)))
+	fs.Func("max-waiting", "`number` of connections that may stand in line (default: what file descriptors allow)", set(optional(&h.MaxWaiting, number)))
+	fs.Func("wait-timeout", "longest `duration` in line (default none)", set(one(&h.WaitTimeout, duration)))
+	fs.Func("linger", "`duration` a silent client may keep a slot after the service has closed (default "+defaultLinger.String()+")", set(optional(&h.Linger, duration)))
+	fs.Func("half-closed", "`keep` or drop waiters that have sent data and closed their side (default keep)", set(one(&h.HalfClosed, text)))
+	fs.Func("settle", "`duration` of the pause before a slot is handed on (default none)", set(one(&h.Settle, duration)))
+	fs.Func("drain", "`duration` holders may go on at shutdown (default "+defaultDrain.String()+")", set(optional(&h.Drain, duration)))
+	fs.Func("name", "`name` of the lock in logs and placeholders (default "+defaultName+")", set(one(&h.Name, text)))
+	fs.BoolVarP(&l.debug, "debug", "v", false, "write the debug log")
+	// Cobra would add it with the shorthand -h.
+	fs.Bool("help", false, "show this help")
+}
+
+// config is what the command line says, as Caddy's config: it goes through the same
+// checks as one from a file.
+func (l *commandLine) config(args []string) (*caddy.Config, error) {
+	if len(args) > 0 {
+		return nil, fmt.Errorf("found %q, expected nothing but options", args[0])
+	}
+	if l.listen == "" {
+		return nil, errors.New("found no --listen, expected the port to listen on")
+	}
+	to, err := l.service()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.handler.check(); err != nil {
+		return nil, err
+	}
+	proxy := &l4proxy.Handler{Upstreams: l4proxy.UpstreamPool{{Dial: []string{to}}}}
+	app := layer4.App{Servers: map[string]*layer4.Server{"tcplock": {
+		Listen: []string{l.listen},
+		Routes: layer4.RouteList{{HandlersRaw: []json.RawMessage{
+			caddyconfig.JSONModuleObject(&l.handler, "handler", "tcplock", nil),
+			caddyconfig.JSONModuleObject(proxy, "handler", "proxy", nil),
+		}}},
+	}}}
+	cfg := &caddy.Config{
+		Admin:   &caddy.AdminConfig{Disabled: true, Config: &caddy.ConfigSettings{Persist: new(false)}},
+		AppsRaw: caddy.ModuleMap{"layer4": caddyconfig.JSON(app, nil)},
+	}
+	if l.debug {
+		cfg.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
+			"default": {BaseLog: caddy.BaseLog{Level: zap.DebugLevel.CapitalString()}},
+		}}
+	}
+	return cfg, nil
+}
+
+// service is the address of the service.
+func (l *commandLine) service() (string, error) {
+	switch {
+	case l.to != "" && (l.host != "" || l.port != ""):
+		return "", errors.New("found --to beside --host or --port, expected one or the other")
+	case l.to != "":
+		return l.to, nil
+	case l.port == "":
+		return "", errors.New("found neither --port nor --to, expected one of them: where the service is")
+	case l.host == "":
+		return net.JoinHostPort("localhost", l.port), nil
+	}
+	return net.JoinHostPort(l.host, l.port), nil
+}
+
+// run runs Caddy until a signal ends the process.
+func run(cfg *caddy.Config) (int, error) {
+	caddy.TrapSignals()
+	if err := caddy.Run(cfg); err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	select {}
+}
+
+// The values flags take, beside those of options.
+
+func port(s string) (string, error) {
+	if n, err := strconv.ParseUint(s, 10, 16); err != nil || n == 0 {
+		return "", fmt.Errorf("found %q, expected a port from 1 to 65535", s)
+	}
+	return s, nil
+}
+
+func host(s string) (string, error) {
+	if _, err := netip.ParseAddr(s); err != nil && strings.ContainsAny(s, ":/[] ") {
+		return "", fmt.Errorf("found %q, expected a host name or an IP address", s)
+	}
+	return s, nil
+}
+
+// address is that of one socket for connections.
+func address(s string) (string, error) {
+	a, err := caddy.ParseNetworkAddress(s)
+	switch {
+	case err != nil:
+	case a.Network == "unix" && a.Host != "":
+		return s, nil
+	case strings.HasPrefix(a.Network, "tcp") && a.StartPort > 0 && a.StartPort == a.EndPort:
+		return s, nil
+	}
+	return "", fmt.Errorf("found %q, expected host:port with one port from 1 to 65535, or unix/<path>", s)
+}
+
+func listenAddress(s string) (string, error) {
+	if port, err := port(s); err == nil {
+		return ":" + port, nil
+	}
+	addr, err := address(s)
+	if err != nil {
+		return "", fmt.Errorf("%w, or just the port", err)
+	}
+	return addr, nil
+}
+
+// durationOrMillis takes milliseconds without a unit, as TCPLock did.
+func durationOrMillis(s string) (caddy.Duration, error) {
+	if strings.Trim(s, "0123456789") == "" {
+		s += "ms"
+	}
+	return duration(s)
+}
