@@ -15,6 +15,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 )
 
@@ -53,26 +54,33 @@ type commandLine struct {
 
 func setUpCommand(cmd *cobra.Command) {
 	line := new(commandLine)
-	line.define(cmd)
-	hint := func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
-	}
-	cmd.SetFlagErrorFunc(hint)
+	line.define(cmd.Flags())
+	cmd.DisableFlagsInUseLine = true
+	cmd.SetFlagErrorFunc(usageError)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := line.config(args)
 		if err != nil {
-			return hint(cmd, err)
+			return usageError(cmd, err)
 		}
 		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
-			return run(cfg)
+			return runCaddy(cfg)
 		})(cmd, nil)
 	}
 }
 
-// define adds the command's flags.
-func (l *commandLine) define(cmd *cobra.Command) {
+// usageError names the flag as other errors do, and the way to help: it is not -h.
+func usageError(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		err = fmt.Errorf("--%s: %w", invalid.GetFlag().Name, errors.Unwrap(invalid))
+	}
+	return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
+}
+
+// define adds the flags.
+func (l *commandLine) define(fs *pflag.FlagSet) {
 	h := &l.handler
-	fs := cmd.Flags()
+	fs.SortFlags = false
 	set := func(opt option) func(string) error {
 		return func(value string) error { return opt.set(nil, []string{value}) }
 	}
@@ -145,8 +153,8 @@ func (l *commandLine) service() (string, error) {
 	return net.JoinHostPort(l.host, l.port), nil
 }
 
-// run runs Caddy until a signal ends the process.
-func run(cfg *caddy.Config) (int, error) {
+// runCaddy runs it until a signal ends the process.
+func runCaddy(cfg *caddy.Config) (int, error) {
 	caddy.TrapSignals()
 	if err := caddy.Run(cfg); err != nil {
 		return caddy.ExitCodeFailedStartup, err

@@ -140,18 +140,35 @@ func (c *conn) Read(b []byte) (int, error) {
 		c.early = c.early[n:]
 		return n, nil
 	}
-	n, err := c.Conn.Read(b)
-	switch {
-	case err != nil && c.serviceDone.Load() && errors.Is(err, os.ErrDeadlineExceeded):
+	for {
+		if c.serviceDone.Load() {
+			// Only a client that is listened to can be silent. Between two reads
+			// it is held up by a service that is slow to take what it sends.
+			_ = c.socket.SetReadDeadline(time.Now().Add(c.linger))
+		}
+		n, err := c.Conn.Read(b)
+		if err == nil {
+			return n, nil
+		}
 		c.used.Store(true)
-		return n, io.EOF
-	case err != nil:
-		c.used.Store(true)
-		c.inputEnded.Store(true)
-	case c.serviceDone.Load(): // still sending: it is not cut
-		_ = c.socket.SetReadDeadline(time.Now().Add(c.linger))
+		if !c.serviceDone.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+			c.inputEnded.Store(true)
+			return n, err
+		}
+		if !c.heard() {
+			return n, io.EOF
+		}
 	}
-	return n, err
+}
+
+// heard reports whether the client has sent something within linger that is not to be
+// read yet: a part of a TLS record.
+func (c *conn) heard() (heard bool) {
+	if !c.layered || c.raw == nil {
+		return false
+	}
+	_ = c.raw.Control(func(fd uintptr) { heard = silence(fd) < c.linger })
+	return heard
 }
 
 // Write sends to the client.

@@ -145,7 +145,7 @@ func (c *conn) queueUp() (ended string) {
 // hold notes what c was granted. From here on there are two who use the lock for c:
 // Handle, and whoever gives the slot back.
 func (c *conn) hold(p place) {
-	c.granted, c.slot, c.number, c.waited = true, p.slot, p.number, p.held.Sub(p.joined)
+	c.granted, c.slot, c.number, c.waited = true, p.slot, p.number, p.waited
 	c.users.Add(1)
 }
 

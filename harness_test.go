@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -63,8 +65,13 @@ func tryLoad(t *testing.T, caddyfile string) error {
 func lockServer(t *testing.T, route, service string) string {
 	t.Helper()
 	addr := freeAddr(t)
-	load(t, global(fmt.Sprintf("layer4 {\n%s {\nroute {\n%s\nproxy %s\n}\n}\n}", addr, route, service)))
+	load(t, lockConfig(addr, route, service))
 	return addr
+}
+
+// lockConfig is the Caddyfile of lockServer.
+func lockConfig(addr, route, service string) string {
+	return global(fmt.Sprintf("layer4 {\n%s {\nroute {\n%s\nproxy %s\n}\n}\n}", addr, route, service))
 }
 
 // freeAddr returns a loopback address that nobody listens on.
@@ -94,7 +101,12 @@ type service struct {
 // they count until leave is called for them.
 func newService(t *testing.T, serve func(*net.TCPConn)) *service {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	return newServiceAt(t, "127.0.0.1:0", serve)
+}
+
+func newServiceAt(t *testing.T, addr string, serve func(*net.TCPConn)) *service {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,5 +249,33 @@ func inLine(t *testing.T, lock string, held, waiting int) {
 	eventually(t, fmt.Sprintf("lock %s has %d holders and %d waiters", lock, held, waiting), func() bool {
 		_, h, w, _ := tcplock.LockStats(lock)
 		return h == held && w == waiting
+	})
+}
+
+// leakCheck makes sure that the process has no more goroutines and descriptors at the
+// end of the test than now. Call it when Caddy runs and before the first client comes:
+// what the test closes after that is closed before the count.
+func leakCheck(t *testing.T) {
+	t.Helper()
+	descriptors := func() int {
+		entries, _ := os.ReadDir("/proc/self/fd") // only Linux has it
+		return len(entries)
+	}
+	goroutinesBefore, descriptorsBefore := runtime.NumGoroutine(), descriptors()
+	t.Cleanup(func() {
+		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+			runtime.GC() // splice's pipes stay in a pool until then
+			g, d := runtime.NumGoroutine(), descriptors()
+			if g <= goroutinesBefore && d <= descriptorsBefore {
+				return
+			}
+			if time.Now().After(end) {
+				stacks := make([]byte, 1<<20)
+				stacks = stacks[:runtime.Stack(stacks, true)]
+				t.Errorf("found %d goroutines and %d descriptors, expected at most %d and %d as before:\n%s",
+					g, d, goroutinesBefore, descriptorsBefore, stacks)
+				return
+			}
+		}
 	})
 }

@@ -3,7 +3,6 @@ package tcplock
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"strings"
@@ -119,7 +118,7 @@ func (s *EmitStep) emit(ctx context.Context, m Moment) (err error) {
 	origin := s.ctx
 	origin.Context = context.WithValue(ctx, caddy.ReplacerCtxKey, m.Replacer())
 	if event := s.events.Emit(origin, s.Event, data); event.Aborted != nil {
-		return errors.Join(errors.New("aborted by a handler"), event.Aborted)
+		return fmt.Errorf("aborted by a handler: %w", event.Aborted)
 	}
 	return nil
 }

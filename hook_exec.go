@@ -82,13 +82,18 @@ func (*ExecStep) CaddyModule() caddy.ModuleInfo {
 // Provision checks the step. A command that is not there is no error yet: it may come
 // later, with a mount or an installation.
 func (s *ExecStep) Provision(ctx caddy.Context) error {
-	s.logger = ctx.Logger()
+	return s.provision(ctx.Logger())
+}
+
+func (s *ExecStep) provision(logger *zap.Logger) error {
+	s.logger = logger
 	if err := s.check(); err != nil {
 		return err
 	}
 	file := s.Command
 	if filepath.Base(file) != file && !filepath.IsAbs(file) {
-		file = filepath.Join(s.Dir, file)
+		// Absolute, since Join takes ./ away, and what is left would be looked up in PATH.
+		file, _ = filepath.Abs(filepath.Join(s.Dir, file))
 	}
 	if _, err := exec.LookPath(file); err != nil {
 		s.logger.Warn("command not found now, the step fails unless it is there when it runs",
@@ -130,7 +135,7 @@ func (s *ExecStep) check() error {
 // everything that could carry what a client has sent.
 func checkPlaceholders(s string) error {
 	if _, err := (Moment{}).Replacer().ReplaceOrErr(s, false, true); err != nil {
-		return fmt.Errorf(`found %q with an %w, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{)`, s, err)
+		return fmt.Errorf(`found %q: %w, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{)`, s, err)
 	}
 	return nil
 }
@@ -160,9 +165,11 @@ func (s *ExecStep) Run(ctx context.Context, m Moment) error {
 }
 
 func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
-	// Looked at here because the error of a start names the command only.
-	if info, err := os.Stat(cmp.Or(s.Dir, ".")); err != nil || !info.IsDir() {
-		return nil, fmt.Errorf("dir: found no directory %s", s.Dir)
+	if s.Dir != "" {
+		// Looked at here because the error of a start names the command only.
+		if info, err := os.Stat(s.Dir); err != nil || !info.IsDir() {
+			return nil, fmt.Errorf("dir: found no directory %s", s.Dir)
+		}
 	}
 	repl := m.Replacer()
 	args := make([]string, len(s.Args))

@@ -30,7 +30,7 @@ type lock struct {
 	mu      sync.Mutex
 	claims  []*claim
 	inForce atomic.Pointer[claim]
-	idle    []*time.Timer   // one for each idle hook of the claim in force
+	idle    []idleClock     // one for each idle hook of the claim in force
 	idled   map[string]bool // those that have run since everybody had gone
 	left    time.Time       // when everybody had gone, last
 
@@ -87,7 +87,10 @@ func (l *lock) pop(c *claim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = slices.DeleteFunc(l.claims, func(other *claim) bool { return other == c })
-	if n := len(l.claims); n > 0 && l.inForce.Load() == c {
+	switch n := len(l.claims); {
+	case n == 0:
+		l.setIdle(nil)
+	case l.inForce.Load() == c:
 		l.apply(l.claims[n-1])
 	}
 }
@@ -180,11 +183,4 @@ func waitFor(done <-chan struct{}, d time.Duration) bool {
 	case <-timer.C:
 		return false
 	}
-}
-
-// Look returns p as it is now.
-func (q *queue) Look(p *place) place {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return *p
 }

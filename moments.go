@@ -49,7 +49,7 @@ func (l *lock) runHook(h *Hook, m Moment, p *place) error {
 // runAlone runs the hook when all other holders are gone, if that is its condition.
 func (l *lock) runAlone(h *Hook, m Moment, p *place) error {
 	if h.Exclusive {
-		defer func() { wakeAll(l.queue.Include(p, time.Now())) }()
+		defer l.include(p)
 		if err := l.seclude(p, time.Duration(h.ExclusiveWait)); err != nil {
 			return err
 		}
@@ -71,6 +71,16 @@ func (l *lock) seclude(p *place, longest time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// include ends p's seclusion. If that has been in vain and another place is alone now,
+// p must not go on beside it, and waits for its end.
+func (l *lock) include(p *place) {
+	woken, ok := l.queue.Include(p, time.Now())
+	for ; !ok; woken, ok = l.queue.Include(p, time.Now()) {
+		p.owner.(*conn).parkOnChannel(time.Time{}, nil)
+	}
+	wakeAll(woken)
 }
 
 // refused runs the refuse hooks in the background: a client that is refused has waited
@@ -104,16 +114,22 @@ func (l *lock) refused(c *conn) {
 	}()
 }
 
+// idleClock is an idle hook's clock and how long it runs.
+type idleClock struct {
+	*time.Timer
+	runs time.Duration
+}
+
 // setIdle replaces the idle hooks' clocks and starts them; what the clocks before them
 // showed goes on. l.mu is held.
 func (l *lock) setIdle(hooks []*Hook) {
-	for _, timer := range l.idle {
-		timer.Stop()
+	for _, clock := range l.idle {
+		clock.Stop()
 	}
 	l.idle = nil
 	for _, h := range hooks {
 		rest := time.Until(l.left.Add(time.Duration(h.IdleFor)))
-		l.idle = append(l.idle, time.AfterFunc(rest, func() { l.idleFor(h) }))
+		l.idle = append(l.idle, idleClock{time.AfterFunc(rest, func() { l.idleFor(h) }), time.Duration(h.IdleFor)})
 	}
 }
 
@@ -129,8 +145,8 @@ func (l *lock) noteIdle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.left, l.idled = time.Now(), make(map[string]bool)
-	for i, h := range l.inForce.Load().hooks[onIdle] {
-		l.idle[i].Reset(time.Duration(h.IdleFor))
+	for _, clock := range l.idle {
+		clock.Reset(clock.runs)
 	}
 }
 
@@ -144,7 +160,7 @@ func (l *lock) idleFor(h *Hook) {
 		return
 	}
 	defer func() {
-		wakeAll(l.queue.Include(p, time.Now()))
+		l.include(p)
 		wake(l.queue.Release(p, time.Now()))
 	}()
 	if l.schedule.due(h, time.Now()) {

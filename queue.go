@@ -2,26 +2,29 @@ package tcplock
 
 // The queue: who holds a slot, who waits for one, and who is next.
 //
-// One mutex guards everything below. Whoever wants a slot brings a place, which
-// goes through these states and never back:
+// One mutex guards everything below. Whoever wants a slot brings a place, which goes
+// through these states:
 //
-//	           granted at once
-//	     ┌───────────────────────────┐
-//	   (new) ──Join──▶ waiting ──▶ holding ──Release──▶ gone
-//	     │                │  granted                     ▲
-//	     └─ full, closed ─┴──────── Leave, Close ────────┘
+//	                                    Seclude
+//	                                   ┌───────▶ secluding
+//	                                   │ ┌────── Include
+//	                                   │ ▼
+//	new ──Join──▶ waiting ──────────▶ holding ──Release──▶ gone
+//	 │               └──Leave, Close─────│──────────────────▲
+//	 └──Join: at once (Seize: too) ──────┘, refused ────────┘
 //
 // Who may move a place:
 //
-//   - Only its owner calls Join, Leave and Release.
 //   - waiting → holding is done by whoever makes a slot available (Release,
-//     Resize, Resume, Include), under the same mutex hold in which the slot came
-//     free. There is no moment in which a free slot and a non-empty line exist
-//     side by side, so a newcomer cannot overtake and a wake-up cannot be missed:
-//     the grant is a fact before anybody is told about it.
+//     Resize, Resume, Include), under the same mutex hold in which that happens.
+//     There is no moment in which a slot that may be granted and somebody in line
+//     exist side by side, so a newcomer cannot overtake and a wake-up cannot be
+//     missed: the grant is a fact before anybody is told about it.
 //   - waiting → gone is done by the owner (Leave) or by Close. An owner that wants
 //     to leave and is granted a slot in the same instant has lost: Leave returns
 //     false, the place holds a slot, and the owner must Release it.
+//   - All other moves are the owner's. One that the state does not allow is a bug
+//     of the caller that could end in a slot that does not exist, so it panics.
 //
 // The queue calls nobody. Operations that grant slots or turn waiters away return
 // the places concerned, and the caller wakes their owners after the mutex has been
@@ -57,6 +60,7 @@ const (
 	placeNew placeState = iota
 	placeWaiting
 	placeHolding
+	placeSecluding // holding, and wants to be alone
 	placeGone
 )
 
@@ -67,11 +71,11 @@ type place struct {
 	owner any
 
 	state  placeState
-	slot   int       // from 1 while holding, else 0
-	ahead  int       // how many stood in line before it when it joined
-	number uint64    // running number of this grant in its queue, from 1
-	joined time.Time // when it joined
-	held   time.Time // when it was granted its slot
+	slot   int           // from 1 while holding, else 0
+	ahead  int           // how many stood in line before it when it joined
+	number uint64        // running number of this grant in its queue, from 1
+	joined time.Time     // when it joined
+	waited time.Duration // how long it stood in line before it was granted its slot
 
 	prev, next *place
 }
@@ -79,7 +83,7 @@ type place struct {
 // slot is one permission to be connected to the service.
 type slot struct {
 	holder   *place
-	nextFree int // next index in the free list, 0 at its end
+	nextFree int // the next free slot, 0 after the last
 }
 
 // queue is a FIFO semaphore. Use newQueue.
@@ -91,23 +95,22 @@ type queue struct {
 	paused     bool
 	closed     bool
 
-	slots              []slot // index 0 is unused
-	freeHead, freeTail int    // free slots, the one free longest first
-	held               int
+	slots    []slot // from 1; slots[0] is the head of the free list, the one free longest first
+	lastFree int    // the end of the free list, 0 if it is empty
+	held     int
 
-	head, tail *place // the line
-	waiting    int
+	line    place // the ends of the line: next is the head, prev the tail
+	waiting int
 
 	// Holders that want to be alone, in the order they asked. While there is
-	// one, nobody is granted a slot. The first of them is alone (is true) once
-	// every other holder has gone or stands in this list as well: two that
-	// wait for each other's end would wait for ever.
+	// one, nobody is granted a slot. The first of them is alone once every other
+	// holder has gone or stands in this list as well: two that wait for each
+	// other's end would wait for ever.
 	seclusion []*place
-	alone     bool
 
 	quiet chan struct{} // closed when nobody holds or waits; made by Quiet
 
-	total totals
+	total totals // but Joined, which follows from the others
 }
 
 // totals count since the queue was made: joined = refused + left + granted + waiting.
@@ -118,45 +121,49 @@ type totals struct {
 	Granted uint64 // got a slot
 }
 
+// newQueue makes a queue; limit and maxWaiting are those of Resize.
 func newQueue(limit, maxWaiting int) *queue {
 	q := new(queue)
+	q.line.prev, q.line.next = &q.line, &q.line
 	q.Resize(limit, maxWaiting, time.Time{})
 	return q
 }
 
 // Join asks for a slot. It returns true if p holds one now, false with a nil
 // error if p stands in line, and errFull or errClosed if p was refused.
-func (q *queue) Join(p *place, now time.Time) (bool, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.total.Joined++
-	p.joined = now
-	switch {
-	case q.closed:
-		return false, q.refuse(p, errClosed)
-	case q.admitting() && q.waiting == 0:
-		q.grant(p, now)
-		return true, nil
-	case q.maxWaiting != unlimited && q.waiting >= q.maxWaiting:
-		return false, q.refuse(p, errFull)
+func (q *queue) Join(p *place, now time.Time) (holds bool, err error) {
+	q.mu.Lock() // unlocked by hand, here and in Release: a defer costs a tenth of the whole
+	if p.state != placeNew {
+		q.mu.Unlock()
+		p.mustBe(placeNew)
 	}
-	p.ahead = q.waiting
-	q.append(p)
-	return false, nil
+	p.joined = now
+	switch holds = q.admitting(); {
+	case holds: // and nobody stands in line: third invariant
+		q.grant(p)
+	case q.closed:
+		err = q.refuse(p, errClosed)
+	case q.maxWaiting != unlimited && q.waiting >= q.maxWaiting:
+		err = q.refuse(p, errFull)
+	default:
+		q.lineUp(p)
+	}
+	q.mu.Unlock()
+	return holds, err
 }
 
-// Seize takes a slot and makes p alone if nobody holds or waits, else it does
-// nothing and returns false. End it with Include and Release.
+// Seize takes a slot and makes p alone if nobody holds or waits and a slot may be
+// granted, else it does nothing and returns false. End it with Include and Release.
 func (q *queue) Seize(p *place, now time.Time) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.closed || q.held > 0 || q.waiting > 0 {
+	p.mustBe(placeNew)
+	if q.held > 0 || !q.admitting() {
 		return false
 	}
-	q.total.Joined++
 	p.joined = now
-	q.grant(p, now)
-	q.seclusion, q.alone = append(q.seclusion, p), true
+	q.grant(p)
+	q.seclude(p)
 	return true
 }
 
@@ -175,89 +182,105 @@ func (q *queue) Leave(p *place) bool {
 	return true
 }
 
-// Holds reports p's slot, 0 if it has none.
-func (q *queue) Holds(p *place) int {
+// Look returns p as it is now.
+func (q *queue) Look(p *place) place {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return p.slot
+	return *p
 }
 
 // Release gives p's slot back and returns the place to wake, if any: the one that
-// was granted the slot, or the one that is alone now. Only a holder may call it,
-// once, and not while it wants to be alone: a second release would hand out a slot
-// that does not exist, and the end of a seclusion can grant more than one, which
-// is what Include is for. Both are bugs of the caller, so they panic.
+// was granted the slot, or the one that is alone now. A place that wants to be
+// alone is to be Included first.
 func (q *queue) Release(p *place, now time.Time) *place {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	if p.state != placeHolding {
-		panic("tcplock: release of a place that holds no slot")
+		q.mu.Unlock()
+		p.mustBe(placeHolding)
 	}
-	if slices.Contains(q.seclusion, p) {
-		panic("tcplock: release of a place that wants to be alone")
+	q.slots[p.slot].holder = nil
+	q.held--
+	if p.slot <= q.limit {
+		q.free(p.slot)
 	}
-	q.takeBack(p)
-	// One slot came free, so at most one place can be granted: before this
-	// call nobody could be (third invariant).
-	if woken := q.seclude(); woken != nil {
-		return woken
+	p.state, p.slot = placeGone, 0
+	var woken *place
+	switch {
+	case len(q.seclusion) > 0:
+		woken = q.alone()
+	case q.waiting > 0:
+		// At most one can be granted: one slot came free, and before that
+		// there was none to grant (third invariant).
+		woken = q.grantNext(now)
+	default:
+		q.noteQuiet()
 	}
-	woken := q.grantNext(now)
-	q.noteQuiet()
+	q.mu.Unlock()
 	return woken
 }
 
 // Seclude says that holder p wants to be alone: nobody is granted a slot from now
 // on, and p is alone when every other holder has gone or wants to be alone too. It
-// returns the place that is alone now and does not know it yet: p itself, or the
-// first in the list, to be woken. If that is not p, a later Release or Include
-// returns p. End the wish with Include, whether or not it came true.
+// returns the place to wake, if any, because it is alone now: p itself, or the one
+// that has wanted it longest. End the wish with Include, whether or not it came true.
 func (q *queue) Seclude(p *place) *place {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.seclusion = append(q.seclusion, p)
-	return q.seclude()
+	p.mustBe(placeHolding)
+	q.seclude(p)
+	return q.alone()
 }
 
 // Alone reports whether p is alone.
 func (q *queue) Alone(p *place) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.alone && q.seclusion[0] == p
+	return q.alone() == p
 }
 
-// Include ends p's wish to be alone; p goes on as an ordinary holder. It returns
-// the places to wake.
-func (q *queue) Include(p *place, now time.Time) []*place {
+// Include ends p's wish to be alone: p goes on as an ordinary holder. It returns the
+// places to wake: those that were granted a slot, or those that want to be alone
+// still. While another place is alone p cannot go on beside it: Include then does
+// nothing and returns false, and p is to call it again when it has been woken.
+func (q *queue) Include(p *place, now time.Time) ([]*place, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	p.mustBe(placeSecluding)
+	if alone := q.alone(); alone != nil && alone != p {
+		return nil, false
+	}
+	p.state = placeHolding
 	i := slices.Index(q.seclusion, p)
-	if i == 0 {
-		q.alone = false
-	}
 	q.seclusion = slices.Delete(q.seclusion, i, i+1)
-	if woken := q.seclude(); woken != nil {
-		return []*place{woken}
+	if len(q.seclusion) > 0 {
+		return slices.Clone(q.seclusion), true
 	}
-	return q.grantAll(now)
+	return q.grantAll(now), true
 }
 
-// Resize sets the number of slots and the longest line, at once. More slots admit
-// waiters now, returned to be woken; fewer let the holders finish. A shorter line
-// sends nobody away.
+// Resize sets the number of slots (0 or more) and the longest line (0 or more, or
+// unlimited), at once. More slots admit waiters now, returned to be woken; fewer let
+// the holders finish. A shorter line sends nobody away.
 func (q *queue) Resize(limit, maxWaiting int, now time.Time) []*place {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.limit, q.maxWaiting = limit, maxWaiting
 	for len(q.slots) <= limit {
 		q.slots = append(q.slots, slot{})
 	}
-	q.freeHead, q.freeTail = 0, 0
-	for i := 1; i <= limit; i++ {
+	q.lastFree = 0
+	for i := q.slots[0].nextFree; i != 0; i = q.slots[i].nextFree {
+		if i > limit {
+			q.slots[q.lastFree].nextFree = q.slots[i].nextFree
+		} else {
+			q.lastFree = i
+		}
+	}
+	for i := q.limit + 1; i <= limit; i++ {
 		if q.slots[i].holder == nil {
 			q.free(i)
 		}
 	}
+	q.limit, q.maxWaiting = limit, maxWaiting
 	return q.grantAll(now)
 }
 
@@ -278,12 +301,12 @@ func (q *queue) Resume(now time.Time) []*place {
 
 // Close refuses all who come from now on and turns away those in line, returned
 // to be woken. Holders stay.
-func (q *queue) Close() []*place {
+func (q *queue) Close() (turnedAway []*place) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	var turnedAway []*place
-	for p := q.head; p != nil; p = q.head {
+	for q.waiting > 0 {
+		p := q.line.next
 		q.unlink(p)
 		_ = q.refuse(p, errClosed)
 		turnedAway = append(turnedAway, p)
@@ -322,7 +345,8 @@ func (q *queue) Stats() queueStats {
 }
 
 // Snapshot returns copies of the places of all holders, by slot, and of all
-// waiters, in line order, with the figures of the same instant.
+// waiters, in line order, with the figures of the same instant. All other
+// operations wait for it, and it is O(slots and waiters).
 func (q *queue) Snapshot() (stats queueStats, holders, waiters []place) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -332,7 +356,7 @@ func (q *queue) Snapshot() (stats queueStats, holders, waiters []place) {
 			holders = append(holders, *s.holder)
 		}
 	}
-	for p := q.head; p != nil; p = p.next {
+	for p := q.line.next; p != &q.line; p = p.next {
 		waiters = append(waiters, *p)
 	}
 	return q.stats(), holders, waiters
@@ -341,36 +365,35 @@ func (q *queue) Snapshot() (stats queueStats, holders, waiters []place) {
 // All below is called with the mutex held.
 
 func (q *queue) stats() queueStats {
-	s := queueStats{Slots: q.limit, Held: q.held, Waiting: q.waiting, Paused: q.paused, Total: q.total}
-	if q.head != nil {
-		s.Oldest = q.head.joined
-	}
-	return s
+	t := q.total
+	t.Joined = t.Refused + t.Left + t.Granted + uint64(q.waiting)
+	return queueStats{q.limit, q.held, q.waiting, q.paused, q.line.next.joined, t}
 }
 
 // admitting reports whether a slot may be granted now.
 func (q *queue) admitting() bool {
-	return q.held < q.limit && !q.paused && len(q.seclusion) == 0
+	return q.held < q.limit && !q.paused && !q.closed && len(q.seclusion) == 0
 }
 
-func (q *queue) grant(p *place, now time.Time) {
-	i := q.freeHead
-	if q.freeHead = q.slots[i].nextFree; q.freeHead == 0 {
-		q.freeTail = 0
+func (q *queue) grant(p *place) {
+	i := q.slots[0].nextFree
+	if q.slots[0].nextFree = q.slots[i].nextFree; i == q.lastFree {
+		q.lastFree = 0
 	}
-	q.slots[i] = slot{holder: p}
+	q.slots[i].holder = p
 	q.held++
 	q.total.Granted++
-	p.state, p.slot, p.held, p.number = placeHolding, i, now, q.total.Granted
+	p.state, p.slot, p.number = placeHolding, i, q.total.Granted
 }
 
 func (q *queue) grantNext(now time.Time) *place {
-	p := q.head
-	if p == nil || !q.admitting() {
+	if q.waiting == 0 || !q.admitting() {
 		return nil
 	}
+	p := q.line.next
 	q.unlink(p)
-	q.grant(p, now)
+	q.grant(p)
+	p.waited = now.Sub(p.joined)
 	return p
 }
 
@@ -381,25 +404,11 @@ func (q *queue) grantAll(now time.Time) (granted []*place) {
 	return granted
 }
 
-// takeBack frees p's slot. A slot above a lowered limit is not handed out again.
-func (q *queue) takeBack(p *place) {
-	i := p.slot
-	q.slots[i].holder = nil
-	q.held--
-	p.state, p.slot = placeGone, 0
-	if i <= q.limit {
-		q.free(i)
-	}
-}
-
+// free puts slot i at the end of the free list.
 func (q *queue) free(i int) {
 	q.slots[i].nextFree = 0
-	if q.freeTail == 0 {
-		q.freeHead = i
-	} else {
-		q.slots[q.freeTail].nextFree = i
-	}
-	q.freeTail = i
+	q.slots[q.lastFree].nextFree = i
+	q.lastFree = i
 }
 
 func (q *queue) refuse(p *place, err error) error {
@@ -408,39 +417,29 @@ func (q *queue) refuse(p *place, err error) error {
 	return err
 }
 
-func (q *queue) append(p *place) {
-	p.state = placeWaiting
-	if p.prev = q.tail; p.prev == nil {
-		q.head = p
-	} else {
-		p.prev.next = p
-	}
-	q.tail = p
+func (q *queue) lineUp(p *place) {
+	p.state, p.ahead = placeWaiting, q.waiting
+	p.prev, p.next = q.line.prev, &q.line
+	p.prev.next, p.next.prev = p, p
 	q.waiting++
 }
 
 func (q *queue) unlink(p *place) {
-	if p.prev == nil {
-		q.head = p.next
-	} else {
-		p.prev.next = p.next
-	}
-	if p.next == nil {
-		q.tail = p.prev
-	} else {
-		p.next.prev = p.prev
-	}
+	p.prev.next, p.next.prev = p.next, p.prev
 	p.prev, p.next = nil, nil
 	q.waiting--
 }
 
-// seclude makes the first in the seclusion list alone if it can be, and returns it
-// if that is news to it.
-func (q *queue) seclude() *place {
-	if q.alone || len(q.seclusion) == 0 || q.held > len(q.seclusion) {
+func (q *queue) seclude(p *place) {
+	p.state = placeSecluding
+	q.seclusion = append(q.seclusion, p)
+}
+
+// alone returns the place that is alone, nil if none is.
+func (q *queue) alone() *place {
+	if len(q.seclusion) == 0 || q.held > len(q.seclusion) {
 		return nil
 	}
-	q.alone = true
 	return q.seclusion[0]
 }
 
@@ -448,5 +447,12 @@ func (q *queue) noteQuiet() {
 	if q.quiet != nil && q.held == 0 && q.waiting == 0 {
 		close(q.quiet)
 		q.quiet = nil
+	}
+}
+
+func (p *place) mustBe(state placeState) {
+	if p.state != state {
+		names := [...]string{"new", "waiting", "holding", "secluding", "gone"}
+		panic("tcplock: found a place that is " + names[p.state] + ", expected " + names[state])
 	}
 }

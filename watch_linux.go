@@ -1,8 +1,22 @@
 package tcplock
 
-import "golang.org/x/sys/unix"
+import (
+	"math"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 const (
 	pollRDHUP = unix.POLLRDHUP
 	pollEnd   = unix.POLLRDHUP // the events at which it is worth looking closer
 )
+
+// silence is how long nothing has come from the client.
+func silence(fd uintptr) time.Duration {
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return math.MaxInt64 // not TCP
+	}
+	return time.Duration(info.Last_data_recv) * time.Millisecond
+}

@@ -1,0 +1,375 @@
+package tcplock_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/mholt/caddy-l4/layer4"
+)
+
+// lingers are the settings in which the end of a connection differs.
+var lingers = []struct{ name, option string }{
+	{"default linger", ""},
+	{"linger 0", "linger 0"},
+}
+
+// A service that has just as many connections to give as the lock has slots refuses
+// nobody, in 500 short connections from 16 clients, whoever ends them and however: the
+// next connection comes only when the last one is closed on both sides.
+func TestServiceAtItsLimitRefusesNobody(t *testing.T) {
+	const clients, connections = 16, 500
+	for _, linger := range lingers {
+		for _, slots := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%s, %d slots", linger.name, slots), func(t *testing.T) {
+				svc := newService(t, shortConversation)
+				addr := lockServer(t, fmt.Sprintf("tcplock %d {\n%s\n}", slots, linger.option), svc.addr)
+				leakCheck(t)
+				work := make(chan int)
+				var all sync.WaitGroup
+				for range clients {
+					all.Go(func() {
+						for i := range work {
+							converse(t, addr, i)
+						}
+					})
+				}
+				for i := range connections {
+					work <- i
+				}
+				close(work)
+				all.Wait()
+				inLine(t, "default", 0, 0)
+				if _, most, total := svc.counts(); most > slots || total != connections {
+					t.Errorf("the service had %d connections at most and %d in all, expected at most %d and %d", most, total, slots, connections)
+				}
+			})
+		}
+	}
+}
+
+// shortConversation answers a line, and closes at once if it starts with "quit", else
+// when the client has closed its side.
+func shortConversation(conn *net.TCPConn) {
+	r := bufio.NewReader(conn)
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return
+	}
+	fmt.Fprintf(conn, "%d bytes\n", len(line))
+	if !strings.HasPrefix(line, "quit") {
+		_, _ = io.Copy(io.Discard, r)
+	}
+}
+
+// converse is the client's side; there are four ways to end it.
+func converse(t *testing.T, addr string, i int) {
+	conn := dial(t, addr)
+	line := fmt.Sprintf("number %d\n", i)
+	if i%4 == 0 {
+		line = "quit\n"
+	}
+	send(t, conn, line)
+	expect(t, conn, fmt.Sprintf("%d bytes\n", len(line)))
+	switch i % 4 {
+	case 0: // the service closes
+		expectEOF(t, conn)
+	case 1: // the client closes its side
+		_ = conn.CloseWrite()
+		expectEOF(t, conn)
+	case 2: // the client breaks it off
+		_ = conn.SetLinger(0)
+	}
+	conn.Close() // which in case 3 is all
+}
+
+// The end of the service's side reaches the client, whatever stands before tcplock: a
+// client that reads to the end before it closes would hang otherwise.
+func TestEndReachesClient(t *testing.T) {
+	for _, w := range ways {
+		for _, linger := range lingers {
+			t.Run(w.name+"/"+linger.name, func(t *testing.T) {
+				svc := newService(t, func(conn *net.TCPConn) {
+					_, _ = io.WriteString(conn, "reply")
+					_ = conn.CloseWrite()
+					_, _ = io.Copy(io.Discard, conn)
+				})
+				addr := w.serve(t, "tcplock {\n"+linger.option+"\n}", svc.addr)
+				leakCheck(t)
+				c := w.come(t, addr, "")
+				expect(t, c, "reply")
+				expectEOF(t, c)
+			})
+		}
+	}
+}
+
+// A service replies and closes. The first client stays connected and silent, and takes
+// its time to read. After linger the second is served, before that it is not; and then
+// the first still reads the whole of its reply, and its end.
+func TestSilentClientLosesSlotAfterLinger(t *testing.T) {
+	const linger = 500 * time.Millisecond
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			reply := bytes.Repeat([]byte("reply "), 10_000)
+			svc := newService(t, nil)
+			addr := w.serve(t, fmt.Sprintf("tcplock {\nlinger %s\n}", linger), svc.addr)
+			leakCheck(t)
+			first := w.come(t, addr, "first")
+			conn := svc.next(t)
+			expect(t, conn, w.passed()+"first")
+			second := w.come(t, addr, "second")
+			inLine(t, "default", 1, 1)
+
+			start := time.Now()
+			if _, err := conn.Write(reply); err != nil {
+				t.Fatal(err)
+			}
+			svc.leave(conn)
+			conn = svc.next(t)
+			if took := time.Since(start); took < linger {
+				t.Errorf("the second was served after %v, expected not before linger (%v) is over", took, linger)
+			}
+			expect(t, conn, w.passed()+"second")
+			expect(t, first, string(reply))
+			expectEOF(t, first)
+			send(t, conn, "reply")
+			svc.leave(conn)
+			expect(t, second, "reply")
+			expectEOF(t, second)
+		})
+	}
+}
+
+// With linger 0 the slot is handed on the moment the service closes: ten clients that
+// stay connected and silent hold nobody up.
+func TestLingerZeroWaitsForNobody(t *testing.T) {
+	svc := newService(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "reply") })
+	addr := lockServer(t, "tcplock {\nlinger 0\n}", svc.addr)
+	leakCheck(t)
+	start := time.Now()
+	for range 10 {
+		conn := dial(t, addr)
+		expect(t, conn, "reply")
+		expectEOF(t, conn)
+	}
+	inLine(t, "default", 0, 0)
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("ten clients took %v, expected far less than the 10s that lingering would take", took)
+	}
+}
+
+// A sink half-closes at once and reads on. A client that sends for much longer than
+// linger, a little at a time, is not cut.
+func TestTricklingClientIsNotCut(t *testing.T) {
+	serve, got := halfClosingSink(0)
+	addr := lockServer(t, "tcplock {\nlinger 500ms\n}", newService(t, serve).addr)
+	leakCheck(t)
+	conn := dial(t, addr)
+	expectEOF(t, conn)
+	sent := 0
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); <-tick.C {
+		send(t, conn, "drop")
+		sent += 4
+	}
+	conn.Close()
+	if n := <-got; n != sent {
+		t.Errorf("the sink got %d bytes, expected %d", n, sent)
+	}
+}
+
+// The sink is slow: it half-closes, and then takes nothing for much longer than linger.
+// A client that has more to send than the sockets hold is not silent, it is held up: it
+// is not cut either.
+func TestClientHeldUpBySinkIsNotCut(t *testing.T) {
+	const size = 24 << 20
+	for _, w := range ways {
+		t.Run(w.name, func(t *testing.T) {
+			serve, got := halfClosingSink(time.Second)
+			addr := w.serve(t, "tcplock {\nlinger 200ms\n}", newService(t, serve).addr)
+			leakCheck(t)
+			c := w.come(t, addr, strings.Repeat("x", size))
+			c.closeWrite()
+			expectEOF(t, c)
+			if n := <-got; n != len(w.passed())+size {
+				t.Errorf("the sink got %d bytes, expected %d", n, len(w.passed())+size)
+			}
+		})
+	}
+}
+
+// A TLS record is 16 KB. A client that takes much longer than linger to send one is not
+// silent, although the layer above the socket has nothing to show for it until the end.
+func TestSlowTLSRecordIsNotCut(t *testing.T) {
+	serve, got := halfClosingSink(0)
+	addr := way{tls: true, handlers: "tls"}.serve(t, "tcplock {\nlinger 500ms\n}", newService(t, serve).addr)
+	leakCheck(t)
+	tcp := dial(t, addr)
+	slow := &slowWriter{Conn: tcp}
+	conn := tls.Client(slow, &tls.Config{ServerName: "localhost", InsecureSkipVerify: true, DynamicRecordSizingDisabled: true})
+	expectEOF(t, conn)
+	slow.pause = 20 * time.Millisecond
+	send(t, conn, strings.Repeat("x", 16<<10))
+	conn.Close()
+	if n := <-got; n != 16<<10 {
+		t.Errorf("the sink got %d bytes, expected %d", n, 16<<10)
+	}
+}
+
+// slowWriter sends a hundred bytes at a time with a pause after each.
+type slowWriter struct {
+	net.Conn
+	pause time.Duration
+}
+
+func (w *slowWriter) Write(b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var wrote int
+		wrote, err = w.Conn.Write(b[n:min(n+100, len(b))])
+		n += wrote
+		time.Sleep(w.pause)
+	}
+	return n, err
+}
+
+// halfClosingSink is a service that closes its side at once, reads to the end after a
+// while, and says how much that was.
+func halfClosingSink(after time.Duration) (serve func(*net.TCPConn), got chan int) {
+	got = make(chan int, 1)
+	return func(conn *net.TCPConn) {
+		_ = conn.CloseWrite()
+		time.Sleep(after)
+		n, _ := io.Copy(io.Discard, conn)
+		got <- int(n)
+	}, got
+}
+
+// The service is down: twenty clients in line are closed one after the other, and none of
+// them takes the slot along. When the service is up, the next client is served.
+func TestServiceDown(t *testing.T) {
+	service := freeAddr(t)
+	addr := lockServer(t, "tcplock", service)
+	leakCheck(t)
+	var clients sync.WaitGroup
+	for range 20 {
+		conn := dial(t, addr)
+		clients.Go(func() {
+			_, _ = io.WriteString(conn, "anybody there?")
+			expectClosed(t, conn)
+		})
+	}
+	clients.Wait()
+	inLine(t, "default", 0, 0)
+	newServiceAt(t, service, echo)
+	expectServed(t, addr)
+}
+
+// expectServed makes sure that a client gets through to an echo service.
+func expectServed(t *testing.T, addr string) {
+	t.Helper()
+	conn := dial(t, addr)
+	send(t, conn, "hello")
+	expect(t, conn, "hello")
+	_ = conn.CloseWrite()
+	expectEOF(t, conn)
+}
+
+// The service breaks off each of twenty connections. Each client is closed, and the slot
+// goes on to the next.
+func TestServiceResets(t *testing.T) {
+	svc := newService(t, func(conn *net.TCPConn) {
+		_, _ = conn.Read(make([]byte, 5))
+		_ = conn.SetLinger(0)
+	})
+	addr := lockServer(t, "tcplock", svc.addr)
+	leakCheck(t)
+	var clients sync.WaitGroup
+	for range 20 {
+		clients.Go(func() {
+			conn := dial(t, addr)
+			send(t, conn, "hello")
+			expectClosed(t, conn)
+			conn.Close()
+		})
+	}
+	clients.Wait()
+	inLine(t, "default", 0, 0)
+	if _, most, total := svc.counts(); most > 1 || total != 20 {
+		t.Errorf("the service had %d connections at most and %d in all, expected 1 and 20", most, total)
+	}
+}
+
+// Twenty clients in line reset their connection while they are served. The service gets
+// to know, and the slot goes on to the next.
+func TestClientResetsWhileServed(t *testing.T) {
+	svc := newService(t, echo)
+	addr := lockServer(t, "tcplock", svc.addr)
+	leakCheck(t)
+	var clients sync.WaitGroup
+	for range 20 {
+		conn := dial(t, addr)
+		clients.Go(func() {
+			send(t, conn, "hello")
+			expect(t, conn, "hello")
+			_ = conn.SetLinger(0)
+			conn.Close()
+		})
+	}
+	clients.Wait()
+	expectServed(t, addr)
+	inLine(t, "default", 0, 0)
+	if _, most, total := svc.counts(); most > 1 || total != 21 {
+		t.Errorf("the service had %d connections at most and %d in all, expected 1 and 21", most, total)
+	}
+}
+
+// The handler after tcplock panics. Caddy lives on, the clients concerned are closed, and
+// each gives its slot back: the next one in line is served.
+func TestPanicGivesSlotBack(t *testing.T) {
+	svc := newService(t, echo)
+	addr := lockServer(t, "tcplock 2\ntest_panic", svc.addr)
+	leakCheck(t)
+	var clients sync.WaitGroup
+	for range panics {
+		conn := dial(t, addr)
+		clients.Go(func() { expectClosed(t, conn) })
+	}
+	clients.Wait()
+	inLine(t, "default", 0, 0)
+	expectServed(t, addr)
+}
+
+// panicker is a layer4 handler that panics the first times it is called.
+type panicker struct{ calls atomic.Int32 }
+
+const panics = 5
+
+func init() { caddy.RegisterModule(new(panicker)) }
+
+func (*panicker) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "layer4.handlers.test_panic", New: func() caddy.Module { return new(panicker) }}
+}
+
+func (p *panicker) Handle(cx *layer4.Connection, next layer4.Handler) error {
+	if p.calls.Add(1) <= panics {
+		panic("test")
+	}
+	return next.Handle(cx)
+}
+
+func (*panicker) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	return nil
+}

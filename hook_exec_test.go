@@ -1,0 +1,481 @@
+//go:build unix
+
+package tcplock
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+	"golang.org/x/sys/unix"
+)
+
+var someMoment = Moment{
+	On:         onRelease,
+	Lock:       "soffice",
+	Slot:       2,
+	Worker:     "localhost:8102",
+	Connection: 41,
+	Client:     "192.0.2.1:5000",
+	Waited:     1500 * time.Millisecond,
+	Reason:     "the service has closed",
+}
+
+// What the steps read in a Caddyfile is what they are in JSON; and what they cannot use
+// is refused, with file and line.
+func TestStepCaddyfile(t *testing.T) {
+	for input, want := range map[string]string{
+		"exec systemctl restart soffice": `{"command":"systemctl","args":["restart","soffice"]}`,
+		`exec sh -c "a b; c" {
+			timeout 20s
+			dir /srv
+			env A 1
+			env B {l4.tcplock.slot}
+		}`: `{"command":"sh","args":["-c","a b; c"],"timeout":20000000000,"dir":"/srv","env":{"A":"1","B":"{l4.tcplock.slot}"}}`,
+		"exec soffice {\n detach\n}":                     `{"command":"soffice","detach":true}`,
+		"exec":                                           "exec: found 0 arguments, expected a command and its arguments, at Testfile:1",
+		`exec ""`:                                        "command: found none, expected a name or a path, at Testfile:1",
+		"exec {l4.tcplock.worker}":                       `command: found "{l4.tcplock.worker}", expected a name or a path without placeholders, at Testfile:1`,
+		"exec a {l4.tls.server_name}":                    `args: found "{l4.tls.server_name}": unrecognized placeholder {l4.tls.server_name}, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{), at Testfile:1`,
+		"exec a {\n dir {env.HOME}\n}":                   `dir: found "{env.HOME}", expected a path without placeholders, at Testfile:2`,
+		"exec a {\n env A\n}":                            "env: found 1 argument, expected 2, at Testfile:2",
+		"exec a {\n env A 1\n env A 2\n}":                "env: found A a second time, expected once, at Testfile:3",
+		"exec a {\n env A=B 1\n}":                        `env: found name "A=B", expected one without = and placeholders, at Testfile:2`,
+		"exec a {\n env A {http.request.host}\n}":        `env: A: found "{http.request.host}": unrecognized placeholder {http.request.host}, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{), at Testfile:2`,
+		"exec a {\n timeout -1s\n}":                      "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
+		"exec a {\n detach\n timeout 1s\n}":              "timeout: found 1s with detach, expected only one of them: a detached command is not waited for, at Testfile:3",
+		"exec a {\n shell\n}":                            `found option "shell", expected one of detach, dir, env, timeout, at Testfile:2`,
+		"wait localhost:8100":                            `{"address":"localhost:8100"}`,
+		"wait unix//run/s.sock closed {\n timeout 1m\n}": `{"address":"unix//run/s.sock","for":"closed","timeout":60000000000}`,
+		"wait {l4.tcplock.worker} open":                  `{"address":"{l4.tcplock.worker}","for":"open"}`,
+		"wait":                                           "wait: found 0 arguments, expected an address, and open or closed, at Testfile:1",
+		"wait a:1 open now":                              "wait: found 3 arguments, expected an address, and open or closed, at Testfile:1",
+		"wait a:1 shut":                                  `for: found "shut", expected open or closed, at Testfile:1`,
+		"wait a":                                         `address: found "a", expected host:port or unix//path, at Testfile:1`,
+		"wait a:1-2":                                     `address: found "a:1-2", expected host:port or unix//path, at Testfile:1`,
+		"wait udp/a:1":                                   `address: found "udp/a:1", expected host:port or unix//path, at Testfile:1`,
+		"wait unixgram//run/s":                           `address: found "unixgram//run/s", expected host:port or unix//path, at Testfile:1`,
+		"wait unix//run/s|0222":                          `address: found "unix//run/s|0222", expected host:port or unix//path, at Testfile:1`,
+		"wait a:b":                                       `address: found "a:b", expected host:port or unix//path: invalid start port: strconv.ParseUint: parsing "b": invalid syntax, at Testfile:1`,
+		"wait {l4.conn.remote_addr}":                     `address: found "{l4.conn.remote_addr}": unrecognized placeholder {l4.conn.remote_addr}, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{), at Testfile:1`,
+		"wait a:1 {\n timeout -1s\n}":                    "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
+		"emit soffice_restarted":                         `{"event":"soffice_restarted"}`,
+		"emit restarted {\n timeout 500ms\n}":            `{"event":"restarted","timeout":500000000}`,
+		"emit":                                           "emit: found 0 arguments, expected the name of an event, at Testfile:1",
+		"emit a b":                                       "emit: found 2 arguments, expected the name of an event, at Testfile:1",
+		`emit ""`:                                        `event: found "", expected a name without placeholders, at Testfile:1`,
+		"emit {l4.tcplock.name}":                         `event: found "{l4.tcplock.name}", expected a name without placeholders, at Testfile:1`,
+		"emit a {\n timeout -1s\n}":                      "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
+		"emit a {\n timeout 1s\n timeout 2s\n}":          "timeout: found a second time, expected once, at Testfile:3",
+	} {
+		d := caddyfile.NewTestDispenser(input)
+		d.Next()
+		step, err := caddyfile.UnmarshalModule(d, "layer4.tcplock.hooks."+d.Val())
+		got := fmt.Sprint(err)
+		if err == nil {
+			raw, err := json.Marshal(step)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = string(raw)
+		}
+		if got != want {
+			t.Errorf("%s\n got %s\nwant %s", input, got, want)
+		}
+	}
+}
+
+// JSON does not pass through the Caddyfile: it is refused all the same, by Provision.
+func TestStepJSONRefused(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	for _, test := range []struct{ step, input, want string }{
+		{"exec", `{"args":["a"]}`, "command: found none"},
+		{"exec", `{"command":"a","args":["{l4.conn.remote_addr}"]}`, "unrecognized placeholder {l4.conn.remote_addr}"},
+		{"exec", `{"command":"a","timeout":"-1s"}`, "timeout: found -1s"},
+		{"exec", `{"command":"a","timeout":"1s","detach":true}`, "found 1s with detach"},
+		{"wait", `{"address":"localhost"}`, `address: found "localhost"`},
+		{"wait", `{"address":"localhost:1","for":"shut"}`, `for: found "shut"`},
+		{"emit", `{"event":""}`, `event: found ""`},
+		{"emit", `{"event":"a","timeout":"-1s"}`, "timeout: found -1s"},
+	} {
+		_, err := ctx.LoadModuleByID("layer4.tcplock.hooks."+test.step, []byte(test.input))
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s %s: found %v, expected %s", test.step, test.input, err, test.want)
+		}
+	}
+}
+
+// A command that is not there is worth a warning when the config is loaded, and an
+// error when it is to run.
+func TestExecNotFound(t *testing.T) {
+	for _, s := range []*ExecStep{
+		{Command: "no-such-command-here"},
+		{Command: "/no/such/command"},
+		{Command: "./no-such-command", Dir: t.TempDir()},
+		{Command: "./true"}, // the one in PATH is another one
+	} {
+		logs := provisionExec(t, s)
+		if n := logs.FilterMessageSnippet("not found").FilterField(zap.String("command", s.Command)).Len(); n != 1 {
+			t.Errorf("%s: found %d warnings, expected 1", s.Command, n)
+		}
+		err := s.Run(t.Context(), someMoment)
+		if err == nil || !strings.HasPrefix(err.Error(), "exec "+s.Command+": ") || !errors.Is(err, os.ErrNotExist) && !strings.Contains(err.Error(), "not found") {
+			t.Errorf("%s: found %v, expected not found", s.Command, err)
+		}
+	}
+	s := &ExecStep{Command: "true", Dir: "/no/such/directory"}
+	provisionExec(t, s)
+	err := s.Run(t.Context(), someMoment)
+	if want := "exec true: dir: found no directory /no/such/directory"; err == nil || err.Error() != want {
+		t.Errorf("found %v, expected %s", err, want)
+	}
+}
+
+// A relative path starts from dir, when it is looked for as well as when it is run.
+func TestExecDir(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "where"), []byte("#!/bin/sh\npwd -P\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	logs := runExec(t, &ExecStep{Command: "./where", Dir: dir})
+	if n := logs.FilterLevelExact(zapcore.WarnLevel).Len(); n != 0 {
+		t.Errorf("found %d warnings, expected 0", n)
+	}
+	want, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(ended(t, logs)["output"].(string)); got != want {
+		t.Errorf("found %s, expected %s", got, want)
+	}
+}
+
+// The error of a failed command carries its status and its last words, the log the rest
+// and whom it ran for.
+func TestExecFails(t *testing.T) {
+	s := &ExecStep{Command: "sh", Args: []string{"-c", "echo first; echo no display >&2; exit 3"}}
+	logs := provisionExec(t, s)
+	err := s.Run(t.Context(), someMoment)
+	if want := `exec sh: exit status 3; its output ends with "first\nno display"`; err == nil || err.Error() != want {
+		t.Errorf("found %v, expected %s", err, want)
+	}
+	got := ended(t, logs)
+	for name, want := range map[string]any{
+		"lock": "soffice", "moment": "release", "slot": int64(2), "command": "sh",
+		"exit_code": int64(3), "output": "first\nno display\n", "output_dropped": int64(0),
+	} {
+		if got[name] != want {
+			t.Errorf("%s: found %v, expected %v", name, got[name], want)
+		}
+	}
+	if took, _ := got["duration"].(time.Duration); took <= 0 {
+		t.Errorf("duration: found %v, expected more than 0", took)
+	}
+}
+
+// Out of a long output the log gets the first 8 KiB, the error the last whole lines,
+// and no memory goes into the rest, gigabytes of it.
+func TestExecOutputBounded(t *testing.T) {
+	s := &ExecStep{Command: "sh", Args: []string{"-c", "echo start; head -c 1073741824 /dev/zero; echo; echo out of paper; exit 1"}}
+	logs := provisionExec(t, s)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := s.Run(t.Context(), someMoment)
+	runtime.ReadMemStats(&after)
+	if err == nil || !strings.HasSuffix(err.Error(), `exit status 1; its output ends with "out of paper"`) {
+		t.Errorf("found %v, expected only the last whole line", err)
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
+		t.Errorf("found %d bytes allocated, expected less than 1 MiB", used)
+	}
+	got := ended(t, logs)
+	if kept := got["output"].(string); len(kept) != 8192 || !strings.HasPrefix(kept, "start\n\x00") {
+		t.Errorf("found %d bytes of output, expected the first 8192", len(kept))
+	}
+	total := len("start\n") + 1<<30 + len("\nout of paper\n")
+	if dropped := got["output_dropped"]; dropped != int64(total-8192) {
+		t.Errorf("found %v bytes dropped, expected %d", dropped, total-8192)
+	}
+}
+
+// An argument is one argument, whatever is in it, also after a placeholder; no shell
+// looks at it.
+func TestExecArguments(t *testing.T) {
+	t.Setenv("TCPLOCK_TEST_TEXT", `two words; $(false) "`)
+	logs := runExec(t, &ExecStep{Command: "printf", Args: []string{
+		`<%s>`, `a b`, `"'`, `; false`, "$(false)`false`", "*", "", "x\ny", `\{}`,
+		"{env.TCPLOCK_TEST_TEXT}", "{l4.tcplock.reason}-{l4.tcplock.slot}",
+	}})
+	want := `<a b><"'><; false><$(false)` + "`false`" + `><*><><x` + "\n" + `y><{}>` +
+		`<two words; $(false) "><the service has closed-2>`
+	if got := ended(t, logs)["output"]; got != want {
+		t.Errorf("found %s\nexpected %s", got, want)
+	}
+}
+
+// A command sees Caddy's environment, the moment, and what the config adds, which wins.
+func TestExecEnvironment(t *testing.T) {
+	t.Setenv("TCPLOCK_TEST_INHERITED", "yes")
+	logs := runExec(t, &ExecStep{
+		Command: "env",
+		Env:     map[string]string{"DISPLAY_OF": "{l4.tcplock.name}:{l4.tcplock.slot}", "TCPLOCK_REASON": "mine"},
+	})
+	got := strings.Split(ended(t, logs)["output"].(string), "\n")
+	for _, want := range []string{
+		"TCPLOCK_TEST_INHERITED=yes",
+		"TCPLOCK_MOMENT=release",
+		"TCPLOCK_NAME=soffice",
+		"TCPLOCK_SLOT=2",
+		"TCPLOCK_WORKER=localhost:8102",
+		"TCPLOCK_CONNECTION=41",
+		"TCPLOCK_CLIENT=192.0.2.1:5000",
+		"TCPLOCK_WAITED=1.5s",
+		"TCPLOCK_REASON=mine",
+		"DISPLAY_OF=soffice:2",
+	} {
+		if !slices.Contains(got, want) {
+			t.Errorf("found no %s in %s", want, got)
+		}
+	}
+}
+
+// A command that hangs is killed at its timeout, with the child it has forked.
+func TestExecTimeout(t *testing.T) {
+	s := &ExecStep{Command: "sh", Args: []string{"-c", "sleep 1000 & echo $$ $!; wait"}, Timeout: caddy.Duration(2 * time.Second)}
+	logs := provisionExec(t, s)
+	err := s.Run(t.Context(), someMoment)
+	if err == nil || !strings.HasPrefix(err.Error(), "exec sh: not done after its timeout of 2s, killed; its output ends with ") {
+		t.Errorf("found %v, expected a timeout", err)
+	}
+	got := ended(t, logs)
+	if got["exit_code"] != int64(-1) {
+		t.Errorf("exit code: found %v, expected -1", got["exit_code"])
+	}
+	wantDead(t, got["output"].(string), 2)
+}
+
+// A hook that has to end takes its command along.
+func TestExecCancelled(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pids")
+	s := &ExecStep{Command: "sh", Args: []string{"-c", `sleep 1000 & echo $$ $! > "$1.new"; mv "$1.new" "$1"; wait`, "", file}}
+	logs := provisionExec(t, s)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, someMoment) }()
+	pids := readSoon(t, file)
+	shutdown := errors.New("shutting down")
+	cancel(shutdown)
+	if err := <-done; !errors.Is(err, shutdown) {
+		t.Errorf("found %v, expected %v", err, shutdown)
+	}
+	wantDead(t, pids, 2)
+
+	if err := s.Run(ctx, someMoment); !errors.Is(err, shutdown) {
+		t.Errorf("found %v, expected %v", err, shutdown)
+	}
+	if n := logs.FilterMessage("command ended").Len(); n != 1 {
+		t.Errorf("found %d runs, expected that none starts when the hook is to end", n)
+	}
+}
+
+// What a failed command has left behind is killed before its output is waited for.
+func TestExecFailedLeavesNothing(t *testing.T) {
+	s := &ExecStep{Command: "sh", Args: []string{"-c", "sleep 1000 & echo $!; exit 1"}}
+	logs := provisionExec(t, s)
+	if err := s.Run(t.Context(), someMoment); err == nil {
+		t.Error("found no error, expected exit status 1")
+	}
+	wantDead(t, ended(t, logs)["output"].(string), 1)
+	if n := logs.FilterLevelExact(zapcore.WarnLevel).Len(); n != 0 {
+		t.Errorf("found %d warnings of output held, expected 0", n)
+	}
+}
+
+// A restart script may leave a daemon behind that holds its output. That is worth a
+// warning and a moment's wait, but the daemon lives on, also when it prints again.
+func TestExecDaemonLeft(t *testing.T) {
+	dir := t.TempDir()
+	s := &ExecStep{Command: "sh", Dir: dir, Args: []string{"-c",
+		"(while ! test -e go; do sleep 0.05; done; echo hello && echo yes > survived) & echo $!"}}
+	logs := provisionExec(t, s)
+	start := time.Now()
+	if err := s.Run(t.Context(), someMoment); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("found %s, expected about 1s", took)
+	}
+	if n := logs.FilterLevelExact(zapcore.WarnLevel).FilterMessageSnippet("detach").Len(); n != 1 {
+		t.Errorf("found %d warnings, expected 1", n)
+	}
+	pid := pidsIn(t, ended(t, logs)["output"].(string), 1)[0]
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	if !alive(pid) {
+		t.Error("found the daemon dead, expected it to go on")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	readSoon(t, filepath.Join(dir, "survived"))
+}
+
+// A detached command is not waited for, nor ended with its hook, prints into the void,
+// and leaves no zombie.
+func TestExecDetach(t *testing.T) {
+	dir := t.TempDir()
+	s := &ExecStep{Command: "sh", Dir: dir, Detach: true, Args: []string{"-c",
+		"head -c 1000000 /dev/zero && echo $$ > pid.new && mv pid.new pid; while ! test -e go; do sleep 0.05; done"}}
+	logs := provisionExec(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := s.Run(ctx, someMoment); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	pid := pidsIn(t, readSoon(t, filepath.Join(dir, "pid")), 1)[0]
+	if sid, err := unix.Getsid(pid); sid != pid {
+		t.Errorf("found session %d (%v), expected its own, %d", sid, err, pid)
+	}
+	if logs.FilterMessage("detached command ended").Len() != 0 {
+		t.Error("found the command ended, expected it to go on")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "the end of the detached command", func() bool {
+		return logs.FilterLevelExact(zapcore.DebugLevel).FilterMessage("detached command ended").Len() == 1
+	})
+	if err := syscall.Kill(pid, 0); err != syscall.ESRCH {
+		t.Errorf("found %v, expected no process, not even a zombie", err)
+	}
+}
+
+// A command that cannot be killed, such as sudo for a Caddy that is not root, must not
+// keep its slot for ever.
+func TestExecUnkillable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		err := await(t.Context(), time.Minute, nil, func() error { return syscall.EPERM })
+		if want := "not done after its timeout of 1m0s, still running 5s after it was to be killed (operation not permitted)"; err.Error() != want {
+			t.Errorf("found %v, expected %s", err, want)
+		}
+		if took := time.Since(start); took != time.Minute+killDelay {
+			t.Errorf("found %s, expected %s", took, time.Minute+killDelay)
+		}
+	})
+}
+
+// However the output is cut into pieces, the same is kept of it.
+func TestExecOutputPieces(t *testing.T) {
+	text := bytes.Repeat([]byte("0123456789\n"), 1000)
+	for _, size := range []int{1, 7, 255, 256, 257, 8191, 8192, 8193, len(text)} {
+		o := new(output)
+		for piece := range slices.Chunk(text, size) {
+			_, _ = o.Write(piece)
+		}
+		first, last, dropped := o.result()
+		if first != string(text[:8192]) || dropped != 11000-8192 {
+			t.Errorf("pieces of %d: found %d bytes kept and %d dropped", size, len(first), dropped)
+		}
+		if want := strings.TrimSpace(strings.Repeat("0123456789\n", 23)); last != want {
+			t.Errorf("pieces of %d: found last lines %q, expected %q", size, last, want)
+		}
+	}
+}
+
+func provisionExec(t *testing.T, s *ExecStep) *observer.ObservedLogs {
+	t.Helper()
+	core, logs := observer.New(zapcore.DebugLevel)
+	if err := s.provision(zap.New(core)); err != nil {
+		t.Fatal(err)
+	}
+	return logs
+}
+
+// runExec runs a step that is to succeed.
+func runExec(t *testing.T, s *ExecStep) *observer.ObservedLogs {
+	t.Helper()
+	logs := provisionExec(t, s)
+	if err := s.Run(t.Context(), someMoment); err != nil {
+		t.Fatal(err)
+	}
+	return logs
+}
+
+// ended returns the fields of the one "command ended" in the log.
+func ended(t *testing.T, logs *observer.ObservedLogs) map[string]any {
+	t.Helper()
+	entries := logs.FilterLevelExact(zapcore.InfoLevel).FilterMessage("command ended").All()
+	if len(entries) != 1 {
+		t.Fatalf("found %d commands ended in the log, expected 1", len(entries))
+	}
+	return entries[0].ContextMap()
+}
+
+func pidsIn(t *testing.T, s string, n int) []int {
+	t.Helper()
+	var pids []int
+	for _, word := range strings.Fields(s) {
+		if pid, err := strconv.Atoi(word); err == nil && pid > 1 {
+			pids = append(pids, pid)
+		}
+	}
+	if len(pids) != n {
+		t.Fatalf("found %q, expected %d pids", s, n)
+	}
+	return pids
+}
+
+func wantDead(t *testing.T, pids string, n int) {
+	t.Helper()
+	for _, pid := range pidsIn(t, pids, n) {
+		poll(t, fmt.Sprintf("the death of process %d", pid), func() bool { return !alive(pid) })
+	}
+}
+
+// alive takes an orphan that init has not reaped yet for dead.
+func alive(pid int) bool {
+	if syscall.Kill(pid, 0) != nil {
+		return false
+	}
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return !bytes.Contains(stat, []byte(") Z "))
+}
+
+func readSoon(t *testing.T, file string) string {
+	t.Helper()
+	var text []byte
+	poll(t, "file "+filepath.Base(file), func() (ok bool) {
+		var err error
+		text, err = os.ReadFile(file)
+		return err == nil && len(text) > 0
+	})
+	return string(text)
+}
+
+func poll(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 20s for %s in vain", what)
+		}
+	}
+}
