@@ -2,6 +2,7 @@ package tcplock
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/mholt/caddy-l4/layer4"
 )
 
 // App keeps together what the tcplock handlers of one config say of their locks. Caddy
@@ -22,6 +25,7 @@ import (
 type App struct {
 	claims  map[string]*claim
 	unnamed bool // there is a handler without a name
+	ctx     caddy.Context
 }
 
 // CaddyModule returns the Caddy module information.
@@ -30,6 +34,16 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 		ID:  "tcplock",
 		New: func() caddy.Module { return &App{claims: make(map[string]*claim)} },
 	}
+}
+
+// Provision asks to be told when the config has started to the end, see Handle.
+func (a *App) Provision(ctx caddy.Context) error {
+	events, err := ctx.App("events")
+	if err != nil {
+		return err
+	}
+	a.ctx = ctx
+	return events.(*caddyevents.App).On("started", a)
 }
 
 // register adds a handler to the claim on its lock, and refuses one that contradicts
@@ -97,7 +111,7 @@ func differences(a, b []byte) string {
 	return strings.Join(slices.Sorted(maps.Keys(names)), ", ")
 }
 
-// Start puts the config's settings in force.
+// Start puts the config's settings in force, as soon as the one it replaces is gone.
 func (a *App) Start() error {
 	for name, c := range a.claims {
 		if !c.defined {
@@ -106,6 +120,14 @@ func (a *App) Start() error {
 	}
 	for _, c := range a.claims {
 		c.lock.push(c)
+	}
+	return nil
+}
+
+// Handle implements caddyevents.Handler: all listeners of the config are there now.
+func (a *App) Handle(context.Context, caddy.Event) error {
+	if app, err := a.ctx.AppIfConfigured("layer4"); err == nil {
+		go watchListeners(a.ctx, app.(*layer4.App).Servers, a.ctx.Logger())
 	}
 	return nil
 }
@@ -156,6 +178,8 @@ func (s *Settings) drain() time.Duration {
 
 // Interface guards
 var (
-	_ caddy.App          = (*App)(nil)
-	_ caddy.CleanerUpper = (*App)(nil)
+	_ caddy.App           = (*App)(nil)
+	_ caddy.Provisioner   = (*App)(nil)
+	_ caddy.CleanerUpper  = (*App)(nil)
+	_ caddyevents.Handler = (*App)(nil)
 )

@@ -184,7 +184,7 @@ func (h *Hook) unmarshalStep(d *caddyfile.Dispenser) error {
 		return err
 	}
 	if _, ok := mod.(Step); !ok {
-		return start.Errf("on %s: %T is not a tcplock step", h.On, mod)
+		return start.Errf("on %s: found %s, which is a %T, expected a step", h.On, name, mod)
 	}
 	raw, err := layer4.SetModuleNameInline("hook", name, caddyconfig.JSON(mod, nil))
 	if err != nil {

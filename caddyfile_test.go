@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"github.com/caddyserver/certmagic"
 )
@@ -56,6 +57,18 @@ func TestCaddyfile(t *testing.T) {
 		})
 	}
 }
+
+func init() { caddy.RegisterModule(notAStep{}) }
+
+// notAStep is a module that has got into the steps' namespace by mistake. The dot keeps
+// it out of the lists of steps in error messages.
+type notAStep struct{}
+
+func (notAStep) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: stepNamespace + ".test.not_a_step", New: func() caddy.Module { return notAStep{} }}
+}
+
+func (notAStep) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
 
 // adapt returns the Caddyfile as indented JSON. An example that caddy fmt would change
 // is no example.

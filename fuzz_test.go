@@ -3,6 +3,7 @@ package tcplock
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,19 +12,19 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// Whatever stands in a tcplock block, unbalanced braces included, reading it does not
-// panic; a refusal names a line; and what is read is a config that passes the checks of
-// JSON and stays the same when it is read and written again.
+// Whatever stands on a tcplock's line and in its block, unbalanced braces included,
+// reading it does not panic; a refusal names a line; and what is read is a config that
+// passes the checks of JSON and stays the same when it is read and written again.
 func FuzzCaddyfile(f *testing.F) {
 	for _, file := range goldens(f) {
 		input, _ := readGolden(f, file)
-		for _, body := range tcplockBodies(input) {
-			f.Add(body)
+		for _, segment := range tcplockSegments(input) {
+			f.Add(segment)
 		}
 	}
-	f.Fuzz(func(t *testing.T, body string) {
-		tokens, err := caddyfile.Tokenize([]byte("tcplock 1 {\n"+body+"\n}\n"), "Caddyfile")
-		if err != nil {
+	f.Fuzz(func(t *testing.T, segment string) {
+		tokens, err := caddyfile.Tokenize([]byte(segment), "Caddyfile")
+		if err != nil || len(tokens) == 0 { // a segment begins with its name
 			return
 		}
 		h := new(Handler)
@@ -44,6 +45,14 @@ func FuzzCaddyfile(f *testing.F) {
 // Whatever is given as a handler's JSON, checking it does not panic, and what passes
 // stays the same when it is written and read again.
 func FuzzJSON(f *testing.F) {
+	for _, seed := range []string{
+		`{"slots": 0, "max_waiting": null, "wait_timeout": "0", "linger": null, "refuse": []}`,
+		`{"hooks": [{"on": "activate", "steps": []}]}`,
+		`{"hooks": [{"on": "activate", "steps": [null, {"hook": "<"}], "every": "5"}]}`,
+		`{"hold_timeout": 9223372036854775807, "hooks": [null]}`,
+	} {
+		f.Add([]byte(seed))
+	}
 	adapter := caddyconfig.GetAdapter("caddyfile")
 	for _, file := range goldens(f) {
 		input, _ := readGolden(f, file)
@@ -88,25 +97,23 @@ func roundTrip(t *testing.T, raw []byte) {
 	}
 }
 
-// tcplockBodies returns what stands in the tcplock blocks of a formatted Caddyfile.
-func tcplockBodies(input string) []string {
-	var bodies []string
+// tcplockSegments returns the tcplock lines of a formatted Caddyfile, with their blocks.
+func tcplockSegments(input string) []string {
+	var segments []string
 	lines := strings.Split(input, "\n")
 	for i, line := range lines {
-		indent, ok := strings.CutSuffix(line, strings.TrimLeft(line, "\t"))
-		if !ok || !strings.HasPrefix(line, indent+"tcplock") || !strings.HasSuffix(line, "{") {
+		bare := strings.TrimLeft(line, "\t")
+		if !strings.HasPrefix(bare, "tcplock") {
 			continue
 		}
-		var body []string
-		for _, inner := range lines[i+1:] {
-			if inner == indent+"}" {
-				break
-			}
-			body = append(body, strings.TrimPrefix(inner, indent+"\t"))
+		indent := strings.TrimSuffix(line, bare)
+		end := i
+		if strings.HasSuffix(line, "{") {
+			end += slices.Index(lines[i:], indent+"}")
 		}
-		bodies = append(bodies, strings.Join(body, "\n"))
+		segments = append(segments, strings.ReplaceAll(strings.Join(lines[i:end+1], "\n"), "\n"+indent, "\n"))
 	}
-	return bodies
+	return segments
 }
 
 // tcplockObjects returns the tcplock handlers of a config, without their module name.

@@ -61,6 +61,7 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 	if reason == clientGone {
 		return nil
 	}
+	c.reason.Store(reason)
 	c.lock.refused(c)
 	if h.refuse == nil || !budget.enter() {
 		return nil
@@ -189,6 +190,7 @@ func (c *conn) end(reason string) {
 	c.mu.Lock()
 	c.returned = true
 	if c.leftOver {
+		c.leftOver = false
 		c.lock.leftOver.Add(-1)
 	}
 	c.mu.Unlock()

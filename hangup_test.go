@@ -20,8 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
 )
 
@@ -55,8 +53,7 @@ func (w way) serve(t *testing.T, lock, service string) string {
 	if w.tls {
 		cfg = withCertificate(t, cfg)
 	}
-	t.Cleanup(func() { _ = caddy.Stop() })
-	if err := caddy.Load(cfg, true); err != nil {
+	if err := tryLoadJSON(t, cfg); err != nil {
 		t.Fatal(err)
 	}
 	return addr

@@ -56,9 +56,27 @@ func load(t *testing.T, caddyfile string) {
 
 func tryLoad(t *testing.T, caddyfile string) error {
 	t.Helper()
-	t.Cleanup(func() { _ = caddy.Stop() })
-	return caddy.Load(adapt(t, caddyfile), true)
+	return tryLoadJSON(t, adapt(t, caddyfile))
 }
+
+func tryLoadJSON(t *testing.T, cfg []byte) error {
+	t.Helper()
+	if loading != t {
+		loading = t
+		t.Cleanup(func() {
+			loading = nil
+			_ = caddy.Stop()
+			// The next test has locks of the same names. It must not meet this
+			// one's connections, and none may be left over for good.
+			eventually(t, "no lock is in use any more", func() bool { return tcplock.Locks() == 0 })
+		})
+	}
+	return caddy.Load(cfg, true)
+}
+
+// loading is the test that Caddy runs for. There is one Caddy in a process, so these
+// tests do not run in parallel.
+var loading *testing.T
 
 // lockServer starts Caddy with one layer4 server in front of the service and returns
 // its address. route is the route's handlers before proxy.

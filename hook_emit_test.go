@@ -13,6 +13,25 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 )
 
+// What the step reads in a Caddyfile is what it is in JSON; and what is not the name of an
+// event is refused in both.
+func TestEmitConfig(t *testing.T) {
+	wantCaddyfile(t, map[string]string{
+		"emit soffice_restarted":                `{"event":"soffice_restarted"}`,
+		"emit restarted {\n timeout 500ms\n}":   `{"event":"restarted","timeout":500000000}`,
+		"emit":                                  "emit: found 0 arguments, expected the name of an event, at Testfile:1",
+		"emit a b":                              "emit: found 2 arguments, expected the name of an event, at Testfile:1",
+		`emit ""`:                               `event: found "", expected a name without placeholders, at Testfile:1`,
+		"emit {l4.tcplock.name}":                `event: found "{l4.tcplock.name}", expected a name without placeholders, at Testfile:1`,
+		"emit a {\n timeout -1s\n}":             "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
+		"emit a {\n timeout 1s\n timeout 2s\n}": "timeout: found a second time, expected once, at Testfile:3",
+	})
+	wantJSONRefused(t, "layer4.tcplock.hooks.emit", map[string]string{
+		`{"event":""}`:                  `event: found ""`,
+		`{"event":"a","timeout":"-1s"}`: "timeout: found -1s",
+	})
+}
+
 // An event reaches its subscribers with the moment's values, and as coming from the
 // step; a second event carries its own values, not those of the first.
 func TestEmit(t *testing.T) {

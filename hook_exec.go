@@ -234,7 +234,7 @@ func (s *ExecStep) attach(ctx context.Context, cmd *exec.Cmd, m Moment) error {
 		killLeftOver(pid)
 	}
 	if !out.wait(outputDelay) {
-		s.logger.Warn("command left a process behind that holds its output, which goes unread from now on; use detach, or redirect that output", s.fields(m)...)
+		s.logger.Warn("command left a process behind that holds its output, which is thrown away from now on; use detach, or redirect it", s.fields(m)...)
 	}
 	kept, last, dropped := out.result()
 	s.logger.Info("command ended", append(s.fields(m),

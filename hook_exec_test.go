@@ -5,7 +5,6 @@ package tcplock
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -20,7 +19,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -38,10 +36,10 @@ var someMoment = Moment{
 	Reason:     "the service has closed",
 }
 
-// What the steps read in a Caddyfile is what they are in JSON; and what they cannot use
-// is refused, with file and line.
-func TestStepCaddyfile(t *testing.T) {
-	for input, want := range map[string]string{
+// What the step reads in a Caddyfile is what it is in JSON; and what it cannot use, such
+// as a placeholder for what a client has sent, is refused in both.
+func TestExecConfig(t *testing.T) {
+	wantCaddyfile(t, map[string]string{
 		"exec systemctl restart soffice": `{"command":"systemctl","args":["restart","soffice"]}`,
 		`exec sh -c "a b; c" {
 			timeout 20s
@@ -49,78 +47,26 @@ func TestStepCaddyfile(t *testing.T) {
 			env A 1
 			env B {l4.tcplock.slot}
 		}`: `{"command":"sh","args":["-c","a b; c"],"timeout":20000000000,"dir":"/srv","env":{"A":"1","B":"{l4.tcplock.slot}"}}`,
-		"exec soffice {\n detach\n}":                     `{"command":"soffice","detach":true}`,
-		"exec":                                           "exec: found 0 arguments, expected a command and its arguments, at Testfile:1",
-		`exec ""`:                                        "command: found none, expected a name or a path, at Testfile:1",
-		"exec {l4.tcplock.worker}":                       `command: found "{l4.tcplock.worker}", expected a name or a path without placeholders, at Testfile:1`,
-		"exec a {l4.tls.server_name}":                    `args: found "{l4.tls.server_name}": unrecognized placeholder {l4.tls.server_name}, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{), at Testfile:1`,
-		"exec a {\n dir {env.HOME}\n}":                   `dir: found "{env.HOME}", expected a path without placeholders, at Testfile:2`,
-		"exec a {\n env A\n}":                            "env: found 1 argument, expected 2, at Testfile:2",
-		"exec a {\n env A 1\n env A 2\n}":                "env: found A a second time, expected once, at Testfile:3",
-		"exec a {\n env A=B 1\n}":                        `env: found name "A=B", expected one without = and placeholders, at Testfile:2`,
-		"exec a {\n env A {http.request.host}\n}":        `env: A: found "{http.request.host}": unrecognized placeholder {http.request.host}, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{), at Testfile:2`,
-		"exec a {\n timeout -1s\n}":                      "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
-		"exec a {\n detach\n timeout 1s\n}":              "timeout: found 1s with detach, expected only one of them: a detached command is not waited for, at Testfile:3",
-		"exec a {\n shell\n}":                            `found option "shell", expected one of detach, dir, env, timeout, at Testfile:2`,
-		"wait localhost:8100":                            `{"address":"localhost:8100"}`,
-		"wait unix//run/s.sock closed {\n timeout 1m\n}": `{"address":"unix//run/s.sock","for":"closed","timeout":60000000000}`,
-		"wait {l4.tcplock.worker} open":                  `{"address":"{l4.tcplock.worker}","for":"open"}`,
-		"wait":                                           "wait: found 0 arguments, expected an address, and open or closed, at Testfile:1",
-		"wait a:1 open now":                              "wait: found 3 arguments, expected an address, and open or closed, at Testfile:1",
-		"wait a:1 shut":                                  `for: found "shut", expected open or closed, at Testfile:1`,
-		"wait a":                                         `address: found "a", expected host:port or unix//path, at Testfile:1`,
-		"wait a:1-2":                                     `address: found "a:1-2", expected host:port or unix//path, at Testfile:1`,
-		"wait udp/a:1":                                   `address: found "udp/a:1", expected host:port or unix//path, at Testfile:1`,
-		"wait unixgram//run/s":                           `address: found "unixgram//run/s", expected host:port or unix//path, at Testfile:1`,
-		"wait unix//run/s|0222":                          `address: found "unix//run/s|0222", expected host:port or unix//path, at Testfile:1`,
-		"wait a:b":                                       `address: found "a:b", expected host:port or unix//path: invalid start port: strconv.ParseUint: parsing "b": invalid syntax, at Testfile:1`,
-		"wait {l4.conn.remote_addr}":                     `address: found "{l4.conn.remote_addr}": unrecognized placeholder {l4.conn.remote_addr}, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{), at Testfile:1`,
-		"wait a:1 {\n timeout -1s\n}":                    "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
-		"emit soffice_restarted":                         `{"event":"soffice_restarted"}`,
-		"emit restarted {\n timeout 500ms\n}":            `{"event":"restarted","timeout":500000000}`,
-		"emit":                                           "emit: found 0 arguments, expected the name of an event, at Testfile:1",
-		"emit a b":                                       "emit: found 2 arguments, expected the name of an event, at Testfile:1",
-		`emit ""`:                                        `event: found "", expected a name without placeholders, at Testfile:1`,
-		"emit {l4.tcplock.name}":                         `event: found "{l4.tcplock.name}", expected a name without placeholders, at Testfile:1`,
-		"emit a {\n timeout -1s\n}":                      "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
-		"emit a {\n timeout 1s\n timeout 2s\n}":          "timeout: found a second time, expected once, at Testfile:3",
-	} {
-		d := caddyfile.NewTestDispenser(input)
-		d.Next()
-		step, err := caddyfile.UnmarshalModule(d, "layer4.tcplock.hooks."+d.Val())
-		got := fmt.Sprint(err)
-		if err == nil {
-			raw, err := json.Marshal(step)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got = string(raw)
-		}
-		if got != want {
-			t.Errorf("%s\n got %s\nwant %s", input, got, want)
-		}
-	}
-}
-
-// JSON does not pass through the Caddyfile: it is refused all the same, by Provision.
-func TestStepJSONRefused(t *testing.T) {
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
-	defer cancel()
-	for _, test := range []struct{ step, input, want string }{
-		{"exec", `{"args":["a"]}`, "command: found none"},
-		{"exec", `{"command":"a","args":["{l4.conn.remote_addr}"]}`, "unrecognized placeholder {l4.conn.remote_addr}"},
-		{"exec", `{"command":"a","timeout":"-1s"}`, "timeout: found -1s"},
-		{"exec", `{"command":"a","timeout":"1s","detach":true}`, "found 1s with detach"},
-		{"wait", `{"address":"localhost"}`, `address: found "localhost"`},
-		{"wait", `{"address":"localhost:1","for":"shut"}`, `for: found "shut"`},
-		{"emit", `{"event":""}`, `event: found ""`},
-		{"emit", `{"event":"a","timeout":"-1s"}`, "timeout: found -1s"},
-	} {
-		_, err := ctx.LoadModuleByID("layer4.tcplock.hooks."+test.step, []byte(test.input))
-		if err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s %s: found %v, expected %s", test.step, test.input, err, test.want)
-		}
-	}
+		"exec soffice {\n detach\n}":              `{"command":"soffice","detach":true}`,
+		"exec":                                    "exec: found 0 arguments, expected a command and its arguments, at Testfile:1",
+		`exec ""`:                                 "command: found none, expected a name or a path, at Testfile:1",
+		"exec {l4.tcplock.worker}":                `command: found "{l4.tcplock.worker}", expected a name or a path without placeholders, at Testfile:1`,
+		"exec a {l4.tls.server_name}":             `args: found "{l4.tls.server_name}": unrecognized placeholder {l4.tls.server_name}, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{), at Testfile:1`,
+		"exec a {\n dir {env.HOME}\n}":            `dir: found "{env.HOME}", expected a path without placeholders, at Testfile:2`,
+		"exec a {\n env A\n}":                     "env: found 1 argument, expected 2, at Testfile:2",
+		"exec a {\n env A 1\n env A 2\n}":         "env: found A a second time, expected once, at Testfile:3",
+		"exec a {\n env A=B 1\n}":                 `env: found name "A=B", expected one without = and placeholders, at Testfile:2`,
+		"exec a {\n env A {http.request.host}\n}": `env: A: found "{http.request.host}": unrecognized placeholder {http.request.host}, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{), at Testfile:2`,
+		"exec a {\n timeout -1s\n}":               "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
+		"exec a {\n detach\n timeout 1s\n}":       "timeout: found 1s with detach, expected only one of them: a detached command is not waited for, at Testfile:3",
+		"exec a {\n shell\n}":                     `found option "shell", expected one of detach, dir, env, timeout, at Testfile:2`,
+	})
+	wantJSONRefused(t, "layer4.tcplock.hooks.exec", map[string]string{
+		`{"args":["a"]}`: "command: found none",
+		`{"command":"a","args":["{l4.conn.remote_addr}"]}`: "unrecognized placeholder {l4.conn.remote_addr}",
+		`{"command":"a","timeout":"-1s"}`:                  "timeout: found -1s",
+		`{"command":"a","timeout":"1s","detach":true}`:     "found 1s with detach",
+	})
 }
 
 // A command that is not there is worth a warning when the config is loaded, and an

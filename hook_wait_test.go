@@ -2,20 +2,49 @@ package tcplock
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
 // nobody listens at this port (tcpmux): one that a test has closed may be used again
 // by another program.
 const nobody = "127.0.0.1:1"
+
+// What the step reads in a Caddyfile is what it is in JSON; and an address that cannot be
+// connected to, or that a client could choose, is refused in both.
+func TestWaitConfig(t *testing.T) {
+	wantCaddyfile(t, map[string]string{
+		"wait localhost:8100":                            `{"address":"localhost:8100"}`,
+		"wait unix//run/s.sock closed {\n timeout 1m\n}": `{"address":"unix//run/s.sock","for":"closed","timeout":60000000000}`,
+		"wait {l4.tcplock.worker} open":                  `{"address":"{l4.tcplock.worker}","for":"open"}`,
+		"wait":                                           "wait: found 0 arguments, expected an address, and open or closed, at Testfile:1",
+		"wait a:1 open now":                              "wait: found 3 arguments, expected an address, and open or closed, at Testfile:1",
+		"wait a:1 shut":                                  `for: found "shut", expected open or closed, at Testfile:1`,
+		"wait a":                                         `address: found "a", expected host:port or unix//path, at Testfile:1`,
+		"wait a:1-2":                                     `address: found "a:1-2", expected host:port or unix//path, at Testfile:1`,
+		"wait udp/a:1":                                   `address: found "udp/a:1", expected host:port or unix//path, at Testfile:1`,
+		"wait unixgram//run/s":                           `address: found "unixgram//run/s", expected host:port or unix//path, at Testfile:1`,
+		"wait unix//run/s|0222":                          `address: found "unix//run/s|0222", expected host:port or unix//path, at Testfile:1`,
+		"wait a:b":                                       `address: found "a:b", expected host:port or unix//path: invalid start port: strconv.ParseUint: parsing "b": invalid syntax, at Testfile:1`,
+		"wait {l4.conn.remote_addr}":                     `address: found "{l4.conn.remote_addr}": unrecognized placeholder {l4.conn.remote_addr}, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{), at Testfile:1`,
+		"wait a:1 {\n timeout -1s\n}":                    "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
+	})
+	wantJSONRefused(t, "layer4.tcplock.hooks.wait", map[string]string{
+		`{"address":"localhost"}`:                `address: found "localhost"`,
+		`{"address":"localhost:1","for":"shut"}`: `for: found "shut"`,
+	})
+}
 
 // One that listens is open at once, one that does not is closed at once.
 func TestWaitAtOnce(t *testing.T) {
@@ -96,6 +125,14 @@ func TestWaitTimeout(t *testing.T) {
 	}
 }
 
+// An error that does not say that nobody listens is no sign of a closed service.
+func TestWaitNotRefused(t *testing.T) {
+	s := &WaitStep{Address: "unix/" + strings.Repeat("/long", 100), For: "closed", Timeout: caddy.Duration(100 * time.Millisecond)}
+	if err := <-run(t, s); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("found %v, expected invalid argument", err)
+	}
+}
+
 // The pauses between the tries grow: a service is not flooded with probes while it is
 // waited for.
 func TestWaitPauses(t *testing.T) {
@@ -172,4 +209,38 @@ func accept(t *testing.T, ln net.Listener) net.Conn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+// wantCaddyfile reads each step, and wants the JSON or the error.
+func wantCaddyfile(t *testing.T, steps map[string]string) {
+	t.Helper()
+	for input, want := range steps {
+		d := caddyfile.NewTestDispenser(input)
+		d.Next()
+		step, err := caddyfile.UnmarshalModule(d, "layer4.tcplock.hooks."+d.Val())
+		got := fmt.Sprint(err)
+		if err == nil {
+			raw, err := json.Marshal(step)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = string(raw)
+		}
+		if got != want {
+			t.Errorf("%s\n got %s\nwant %s", input, got, want)
+		}
+	}
+}
+
+// wantJSONRefused loads each module, and wants an error that contains this.
+func wantJSONRefused(t *testing.T, id string, modules map[string]string) {
+	t.Helper()
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	for input, want := range modules {
+		_, err := ctx.LoadModuleByID(id, []byte(input))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: found %v, expected %s", input, err, want)
+		}
+	}
 }

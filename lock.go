@@ -24,9 +24,9 @@ type lock struct {
 	queue    *queue
 	schedule schedule
 
-	// The configs that are running, the newest last: it is the one in force. A
-	// config that fails to start takes itself off again, and the one before it
-	// is back in force.
+	// The configs that are running, the oldest first: it is the one in force. The
+	// old one is taken off when the new one has started to the end, so that one
+	// that fails to start changes nothing.
 	mu      sync.Mutex
 	claims  []*claim
 	inForce atomic.Pointer[claim]
@@ -73,12 +73,14 @@ func (l *lock) Destruct() error {
 	return nil
 }
 
-// push puts c in force.
+// push puts c in force, as soon as those before it are off.
 func (l *lock) push(c *claim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = append(l.claims, c)
-	l.apply(c)
+	if l.claims[0] == c {
+		l.apply(c)
+	}
 }
 
 // pop takes c off, wherever it stands. The last one's settings stay in force for those
@@ -87,11 +89,11 @@ func (l *lock) pop(c *claim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = slices.DeleteFunc(l.claims, func(other *claim) bool { return other == c })
-	switch n := len(l.claims); {
-	case n == 0:
+	switch {
+	case len(l.claims) == 0:
 		l.setIdle(nil)
-	case l.inForce.Load() == c:
-		l.apply(l.claims[n-1])
+	case l.claims[0] != l.inForce.Load():
+		l.apply(l.claims[0])
 	}
 }
 

@@ -1,0 +1,134 @@
+package tcplock
+
+import "testing"
+
+// A holder that wants to be alone is, once the others have gone. Nobody is granted a
+// slot meanwhile; when it is done, all that can be are, at once and in order.
+func TestQueueSeclude(t *testing.T) {
+	s := newScript(t, 3, unlimited)
+	s.joins("a b c", "1")
+	s.seclude("b", "")
+	s.alone("")
+	s.joins("d", "waits")
+	s.release("a", "")
+	s.joins("e", "waits")
+	s.resize(4, unlimited, "")
+	s.pause()
+	s.resume("")
+	s.seize("idle", false)
+	s.alone("")
+	s.release("c", "b")
+	s.alone("b")
+	s.joins("f", "waits")
+	s.state("b2", "d e f")
+	s.include("b", "d e f")
+	s.alone("")
+	s.state("d1 b2 f3 e4", "")
+
+	// The only holder is alone at once, and may be so again.
+	s = newScript(t, 1, unlimited)
+	s.joins("a", "1")
+	s.joins("b", "waits")
+	s.seclude("a", "a")
+	s.include("a", "")
+	s.seclude("a", "a")
+	s.alone("a")
+	s.include("a", "")
+	s.release("a", "b")
+}
+
+// Two that both want to be alone do not wait for each other for ever: the first who
+// asked is alone while the other stands still. The other's turn comes when the first
+// has gone, or wants it again.
+func TestQueueSecludeInTurns(t *testing.T) {
+	s := newScript(t, 3, unlimited)
+	s.joins("a b c", "1")
+	s.seclude("b", "")
+	s.seclude("a", "")
+	s.release("c", "b")
+	s.alone("b")
+	s.include("b", "a") // a is told to look: not alone yet, b goes on
+	s.alone("")
+	s.seclude("b", "a") // b stands still again, behind a
+	s.alone("a")
+	s.joins("d", "waits")
+	s.include("a", "b")
+	s.alone("")
+	s.release("a", "b")
+	s.alone("b")
+	s.include("b", "d")
+}
+
+// The wish may be given up while others still hold a slot, and if it was the last one,
+// slots are granted again.
+func TestQueueSecludeGivenUp(t *testing.T) {
+	s := newScript(t, 3, unlimited)
+	s.joins("a b", "1")
+	s.joins("c", "3")
+	s.seclude("a", "")
+	s.seclude("b", "")
+	s.release("c", "a")
+	s.alone("a")
+	s.include("a", "b")
+	s.joins("d e", "waits")
+	s.include("b", "d")
+	s.state("a1 b2 d3", "e")
+	s.release("a", "e")
+}
+
+// Who gives up the wish while another is alone cannot go on beside it: it has to wait
+// until it is woken.
+func TestQueueSecludeGivenUpBesideAlone(t *testing.T) {
+	s := newScript(t, 2, unlimited)
+	s.joins("a b", "1")
+	s.joins("c", "waits")
+	s.seclude("a", "")
+	s.seclude("b", "a")
+	if woken, ok := s.q.Include(s.place("b"), s.now); ok || woken != nil {
+		t.Fatalf("found %t and %d woken, expected false and nobody", ok, len(woken))
+	}
+	s.tick()
+	s.alone("a")
+	s.include("a", "b")
+	s.include("b", "")
+	s.state("a1 b2", "c")
+	s.release("a", "c")
+}
+
+// An idle lock can be seized: whoever comes meanwhile waits. With anybody there it
+// cannot.
+func TestQueueSeize(t *testing.T) {
+	s := newScript(t, 2, unlimited)
+	s.joins("a", "1")
+	s.seize("i", false)
+	s.release("a", "")
+	s.seize("i", true)
+	s.alone("i")
+	s.seize("j", false)
+	s.joins("b c d", "waits")
+	s.state("i2", "b c d")
+	s.include("i", "b")
+	s.release("i", "c")
+	s.state("b1 c2", "d")
+
+	s = newScript(t, 1, unlimited)
+	s.pause()
+	s.joins("a", "waits")
+	s.seize("i", false) // somebody waits
+	if got, want := s.q.Stats().Total.Joined, uint64(1); got != want {
+		t.Fatalf("found %d joined, expected %d: a seizure that failed does not count", got, want)
+	}
+}
+
+// The places to wake are the caller's own: the list does not change when the queue goes
+// on before they have been woken.
+func TestQueueSecludeWokenList(t *testing.T) {
+	s := newScript(t, 3, unlimited)
+	s.joins("a b c", "1")
+	s.seclude("a", "")
+	s.seclude("b", "")
+	s.seclude("c", "a")
+	woken, _ := s.q.Include(s.place("a"), s.now)
+	s.include("b", "c")
+	s.expect("include a", "b c", woken...)
+}
