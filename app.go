@@ -20,8 +20,8 @@ import (
 // App keeps together what the tcplock handlers of one config say of their locks. Caddy
 // makes one for each config that has such a handler; there is nothing to configure.
 //
-// It is an app because only an app is told when a config has started: a lock's limits
-// must not change for a config that is refused half-way.
+// It is an app because an app is told when its config has started and when it is gone:
+// a lock's limits must not change for a config that is refused half-way.
 type App struct {
 	claims  map[string]*claim
 	unnamed bool // there is a handler without a name
@@ -36,7 +36,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision asks to be told when the config has started to the end, see Handle.
+// Provision asks to be told when all apps of the config have started, see Handle.
 func (a *App) Provision(ctx caddy.Context) error {
 	events, err := ctx.App("events")
 	if err != nil {
@@ -111,21 +111,23 @@ func differences(a, b []byte) string {
 	return strings.Join(slices.Sorted(maps.Keys(names)), ", ")
 }
 
-// Start puts the config's settings in force, as soon as the one it replaces is gone.
+// Start refuses a config that leaves it open what one of its locks is. What the locks
+// are changes later, see Handle.
 func (a *App) Start() error {
 	for name, c := range a.claims {
 		if !c.defined {
 			return fmt.Errorf("lock %s: no handler of this config says what it is: give one of those that have this name its settings (tcplock 1 { name %s })", name, name)
 		}
 	}
-	for _, c := range a.claims {
-		c.lock.push(c)
-	}
 	return nil
 }
 
-// Handle implements caddyevents.Handler: all listeners of the config are there now.
+// Handle implements caddyevents.Handler: all apps of the config have started, and it
+// comes into force. The config it replaces may take its time to stop.
 func (a *App) Handle(context.Context, caddy.Event) error {
+	for _, c := range a.claims {
+		c.lock.push(c)
+	}
 	if app, err := a.ctx.AppIfConfigured("layer4"); err == nil {
 		go watchListeners(a.ctx, app.(*layer4.App).Servers, a.ctx.Logger())
 	}

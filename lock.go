@@ -24,9 +24,9 @@ type lock struct {
 	queue    *queue
 	schedule schedule
 
-	// The configs that are running, the oldest first: it is the one in force. The
-	// old one is taken off when the new one has started to the end, so that one
-	// that fails to start changes nothing.
+	// The configs that have started to the end, the newest last: it is the one in
+	// force. During a reload there are two for a while. One that fails to start never
+	// gets here, so it changes nothing.
 	mu      sync.Mutex
 	claims  []*claim
 	inForce atomic.Pointer[claim]
@@ -73,14 +73,12 @@ func (l *lock) Destruct() error {
 	return nil
 }
 
-// push puts c in force, as soon as those before it are off.
+// push puts c in force.
 func (l *lock) push(c *claim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = append(l.claims, c)
-	if l.claims[0] == c {
-		l.apply(c)
-	}
+	l.apply(c)
 }
 
 // pop takes c off, wherever it stands. The last one's settings stay in force for those
@@ -89,11 +87,10 @@ func (l *lock) pop(c *claim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = slices.DeleteFunc(l.claims, func(other *claim) bool { return other == c })
-	switch {
-	case len(l.claims) == 0:
+	if len(l.claims) == 0 {
 		l.setIdle(nil)
-	case l.claims[0] != l.inForce.Load():
-		l.apply(l.claims[0])
+	} else if newest := l.claims[len(l.claims)-1]; newest != l.inForce.Load() {
+		l.apply(newest)
 	}
 }
 

@@ -113,14 +113,6 @@ type queue struct {
 	total totals // but Joined, which follows from the others
 }
 
-// totals count since the queue was made: joined = refused + left + granted + waiting.
-type totals struct {
-	Joined  uint64 // places that asked
-	Refused uint64 // turned away: line full or queue closed
-	Left    uint64 // left the line on their own
-	Granted uint64 // got a slot
-}
-
 // newQueue makes a queue; limit and maxWaiting are those of Resize.
 func newQueue(limit, maxWaiting int) *queue {
 	q := new(queue)
@@ -153,7 +145,8 @@ func (q *queue) Join(p *place, now time.Time) (holds bool, err error) {
 }
 
 // Seize takes a slot and makes p alone if nobody holds or waits and a slot may be
-// granted, else it does nothing and returns false. End it with Include and Release.
+// granted, else it does nothing and returns false. End it with Include and Release. It
+// is nobody's connection: it gets no number and counts in no total.
 func (q *queue) Seize(p *place, now time.Time) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -162,7 +155,7 @@ func (q *queue) Seize(p *place, now time.Time) bool {
 		return false
 	}
 	p.joined = now
-	q.grant(p)
+	q.take(p)
 	q.seclude(p)
 	return true
 }
@@ -327,48 +320,7 @@ func (q *queue) Quiet() <-chan struct{} {
 	return quiet
 }
 
-// queueStats is one moment of a queue, all figures of the same instant.
-type queueStats struct {
-	Slots   int
-	Held    int
-	Waiting int
-	Paused  bool
-	Oldest  time.Time // when the head of the line joined; zero if the line is empty
-	Total   totals
-}
-
-// Stats returns the figures. It is O(1).
-func (q *queue) Stats() queueStats {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.stats()
-}
-
-// Snapshot returns copies of the places of all holders, by slot, and of all
-// waiters, in line order, with the figures of the same instant. All other
-// operations wait for it, and it is O(slots and waiters).
-func (q *queue) Snapshot() (stats queueStats, holders, waiters []place) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	holders, waiters = make([]place, 0, q.held), make([]place, 0, q.waiting)
-	for _, s := range q.slots {
-		if s.holder != nil {
-			holders = append(holders, *s.holder)
-		}
-	}
-	for p := q.line.next; p != &q.line; p = p.next {
-		waiters = append(waiters, *p)
-	}
-	return q.stats(), holders, waiters
-}
-
 // All below is called with the mutex held.
-
-func (q *queue) stats() queueStats {
-	t := q.total
-	t.Joined = t.Refused + t.Left + t.Granted + uint64(q.waiting)
-	return queueStats{q.limit, q.held, q.waiting, q.paused, q.line.next.joined, t}
-}
 
 // admitting reports whether a slot may be granted now.
 func (q *queue) admitting() bool {
@@ -376,14 +328,20 @@ func (q *queue) admitting() bool {
 }
 
 func (q *queue) grant(p *place) {
+	q.take(p)
+	q.total.Granted++
+	p.number = q.total.Granted
+}
+
+// take is grant without counting.
+func (q *queue) take(p *place) {
 	i := q.slots[0].nextFree
 	if q.slots[0].nextFree = q.slots[i].nextFree; i == q.lastFree {
 		q.lastFree = 0
 	}
 	q.slots[i].holder = p
 	q.held++
-	q.total.Granted++
-	p.state, p.slot, p.number = placeHolding, i, q.total.Granted
+	p.state, p.slot = placeHolding, i
 }
 
 func (q *queue) grantNext(now time.Time) *place {

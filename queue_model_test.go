@@ -245,6 +245,9 @@ func play(t rapid.TB, schedule []byte) {
 			if want {
 				p = m.arrive()
 				m.admit()
+				m.total.Joined--
+				m.total.Granted--
+				p.want.number = 0 // nobody's connection
 				m.seclude(p)
 			}
 			note("seize %v", p.real.owner)

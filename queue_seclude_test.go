@@ -110,6 +110,9 @@ func TestQueueSeize(t *testing.T) {
 	s.include("i", "b")
 	s.release("i", "c")
 	s.state("b1 c2", "d")
+	if got := s.q.Look(s.place("c")).number; got != 3 {
+		t.Fatalf("found number %d, expected 3: a seizure is nobody's connection", got)
+	}
 
 	s = newScript(t, 1, unlimited)
 	s.pause()

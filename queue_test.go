@@ -2,6 +2,7 @@ package tcplock
 
 import (
 	"fmt"
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"slices"
@@ -407,14 +408,18 @@ func TestQueueStatsAndSnapshot(t *testing.T) {
 // The queue knows nothing of Caddy, sockets or clocks, and so has no reason to import
 // more than this.
 func TestQueueImports(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "queue.go", nil, parser.ImportsOnly)
-	if err != nil {
-		t.Fatal(err)
+	var imports []*ast.ImportSpec
+	for _, name := range []string{"queue.go", "queue_stats.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(file.Imports) == 0 {
+			t.Fatalf("found no imports in %s, expected some: was it parsed?", name)
+		}
+		imports = append(imports, file.Imports...)
 	}
-	if len(file.Imports) == 0 {
-		t.Fatal("found no imports, expected some: was it parsed?")
-	}
-	for _, i := range file.Imports {
+	for _, i := range imports {
 		path, err := strconv.Unquote(i.Path.Value)
 		if err != nil {
 			t.Fatal(err)

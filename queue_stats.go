@@ -1,0 +1,53 @@
+package tcplock
+
+import "time"
+
+// queueStats is one moment of a queue, all figures of the same instant.
+type queueStats struct {
+	Slots   int
+	Held    int
+	Waiting int
+	Paused  bool
+	Oldest  time.Time // when the head of the line joined; zero if the line is empty
+	Total   totals
+}
+
+// Stats returns the figures. It is O(1).
+func (q *queue) Stats() queueStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.stats()
+}
+
+// Snapshot returns copies of the places of all holders, by slot, and of all
+// waiters, in line order, with the figures of the same instant. All other
+// operations wait for it, and it is O(slots and waiters).
+func (q *queue) Snapshot() (stats queueStats, holders, waiters []place) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	holders, waiters = make([]place, 0, q.held), make([]place, 0, q.waiting)
+	for _, s := range q.slots {
+		if s.holder != nil {
+			holders = append(holders, *s.holder)
+		}
+	}
+	for p := q.line.next; p != &q.line; p = p.next {
+		waiters = append(waiters, *p)
+	}
+	return q.stats(), holders, waiters
+}
+
+// stats is Stats with the mutex held.
+func (q *queue) stats() queueStats {
+	t := q.total
+	t.Joined = t.Refused + t.Left + t.Granted + uint64(q.waiting)
+	return queueStats{q.limit, q.held, q.waiting, q.paused, q.line.next.joined, t}
+}
+
+// totals count since the queue was made: joined = refused + left + granted + waiting.
+type totals struct {
+	Joined  uint64 // places that asked
+	Refused uint64 // turned away: line full or queue closed
+	Left    uint64 // left the line on their own
+	Granted uint64 // got a slot
+}
