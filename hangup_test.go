@@ -2,17 +2,10 @@ package tcplock_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math/big"
 	mathrand "math/rand/v2"
 	"net"
 	"runtime"
@@ -193,12 +186,12 @@ func TestHalfClosedJobs(t *testing.T) {
 			addr := w.serve(t, "tcplock", svc.addr)
 			leakCheck(t)
 
-			var want [][]byte
+			want := make([][]byte, jobs)
 			var clients, sent sync.WaitGroup
 			for i := range jobs {
 				job := make([]byte, 1<<10<<(i*11/(jobs-1)))
 				_, _ = mathrand.NewChaCha8([32]byte{byte(i)}).Read(job)
-				want = append(want, append([]byte(w.passed()), job...))
+				want[i] = append([]byte(w.passed()), job...)
 				c := w.come(t, addr, string(job[:512]))
 				inLine(t, "default", 1, i)
 				whole := len(job) <= 64<<10 // the sockets hold it
@@ -367,43 +360,4 @@ func TestClientThatGoesDuringActivateHook(t *testing.T) {
 			}
 		})
 	}
-}
-
-// withCertificate adds a self-made certificate for localhost to a config.
-func withCertificate(t *testing.T, cfg []byte) []byte {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{"localhost"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var config map[string]any
-	if err := json.Unmarshal(cfg, &config); err != nil {
-		t.Fatal(err)
-	}
-	config["apps"].(map[string]any)["tls"] = map[string]any{
-		"disable_storage_clean": true,
-		"certificates": map[string]any{"load_pem": []any{map[string]any{
-			"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})),
-			"key":         string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})),
-		}}},
-	}
-	cfg, err = json.Marshal(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cfg
 }

@@ -1,22 +1,20 @@
 package tcplock
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 func init() {
@@ -29,7 +27,7 @@ func init() {
 // The command's environment is Caddy's own, then TCPLOCK_MOMENT, TCPLOCK_NAME,
 // TCPLOCK_SLOT, TCPLOCK_WORKER, TCPLOCK_CONNECTION, TCPLOCK_CLIENT, TCPLOCK_WAITED and
 // TCPLOCK_REASON, then env. Its input is empty. The first 8 KiB of its output go to the
-// log, the rest is read and counted.
+// log, and so does the end of a longer one; the rest is read and counted.
 //
 // The command runs in a process group of its own. When it fails or is killed, whatever
 // it has started in that group is killed with it (on Windows only when it is killed);
@@ -65,8 +63,6 @@ type ExecStep struct {
 const (
 	defaultExecTimeout = time.Minute
 
-	outputKept  = 8 << 10         // bytes of output for the log
-	outputShown = 256             // bytes of its end for the error
 	outputDelay = time.Second     // how long the output may stay open after the command's end
 	killDelay   = 5 * time.Second // how long a killed command may take to end
 )
@@ -236,16 +232,27 @@ func (s *ExecStep) attach(ctx context.Context, cmd *exec.Cmd, m Moment) error {
 	if !out.wait(outputDelay) {
 		s.logger.Warn("command left a process behind that holds its output, which is thrown away from now on; use detach, or redirect it", s.fields(m)...)
 	}
-	kept, last, dropped := out.result()
-	s.logger.Info("command ended", append(s.fields(m),
+	s.report(m, err, took, out)
+	return err
+}
+
+// report logs how the command has ended. Its output stands there and nowhere else: each
+// try of a hook gets here, the hook's own error only tells of the last.
+func (s *ExecStep) report(m Moment, err error, took time.Duration, out *output) {
+	kept, end, dropped := out.result()
+	level := zapcore.InfoLevel
+	fields := append(s.fields(m),
 		zap.Duration("duration", took),
 		zap.Int("exit_code", exitCode(err)),
-		zap.String("output", kept),
-		zap.Int64("output_dropped", dropped))...)
-	if err != nil && last != "" {
-		return fmt.Errorf("%w; its output ends with %q", err, last)
+		zap.String("output", kept))
+	if dropped > 0 {
+		fields = append(fields, zap.Int64("output_dropped", dropped), zap.String("output_end", end))
 	}
-	return err
+	if err != nil {
+		level = zapcore.WarnLevel
+		fields = append(fields, zap.Error(err))
+	}
+	s.logger.Log(level, "command ended", fields...)
 }
 
 // await waits for the command's end, and kills it at timeout or when ctx is done. Even
@@ -287,59 +294,6 @@ func exitCode(err error) int {
 // fields leaves the arguments out: they may hold secrets from the environment.
 func (s *ExecStep) fields(m Moment) []zap.Field {
 	return []zap.Field{zap.String("lock", m.Lock), zap.String("moment", m.On), zap.Int("slot", m.Slot), zap.String("command", s.Command)}
-}
-
-// output is what a command prints: the first bytes, the last ones, and how many.
-type output struct {
-	mu          sync.Mutex
-	first, last []byte
-	total       int64
-	done        chan struct{} // closed when nobody holds the other end any more
-}
-
-// collect reads r until nobody holds the other end any more, and closes it.
-func collect(r io.ReadCloser) *output {
-	o := &output{done: make(chan struct{})}
-	go func() {
-		defer close(o.done)
-		defer r.Close()
-		_, _ = io.Copy(o, r)
-	}()
-	return o
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.total += int64(len(p))
-	o.first = append(o.first, p[:min(len(p), outputKept-len(o.first))]...)
-	o.last = append(o.last, p[max(0, len(p)-outputShown):]...)
-	o.last = append(o.last[:0], o.last[max(0, len(o.last)-outputShown):]...)
-	return len(p), nil
-}
-
-// wait returns false if the output was still open after d.
-func (o *output) wait(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-o.done:
-		return true
-	case <-timer.C:
-		return false
-	}
-}
-
-// result returns the first bytes, the last lines, and how many bytes came after the
-// first ones.
-func (o *output) result() (first, last string, dropped int64) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	end := bytes.TrimSpace(o.last)
-	if _, whole, ok := bytes.Cut(end, []byte("\n")); ok && o.total > outputShown {
-		end = whole
-	}
-	return string(o.first), string(end), o.total - int64(len(o.first))
 }
 
 // UnmarshalCaddyfile reads

@@ -135,7 +135,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.checkMoments(); err != nil {
 		return err
 	}
-	if err := checkSurroundings(ctx.Modules()); err != nil {
+	if err := checkSurroundings(ctx.Modules(), h.logger); err != nil {
 		return err
 	}
 	if h.RefuseRaw != nil {

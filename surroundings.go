@@ -11,6 +11,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4subroute"
 	"github.com/mholt/caddy-l4/modules/l4tee"
+	"go.uber.org/zap"
 )
 
 var (
@@ -25,12 +26,15 @@ var (
 // passOn are caddy-l4's handlers that only prepare a connection for the next one.
 var passOn = []string{"postgres_tls", "proxy_protocol", "tcplock", "tee", "throttle", "tls", "vars"}
 
+// hideEnd are those of them that have no CloseWrite, or make something else of it.
+var hideEnd = []string{"proxy_protocol", "throttle", "tls"}
+
 // checkSurroundings refuses the places in a config at which a lock would not hold, or
 // would stop more than its own connection. modules are those that lead to the handler,
 // itself at the end. Only Caddy's module tree tells a handler where it stands; the raw
 // configs in it are there until all modules of their route are loaded, so every
 // handler sees its own.
-func checkSurroundings(modules []caddy.Module) error {
+func checkSurroundings(modules []caddy.Module, logger *zap.Logger) error {
 	if app, ok := modules[0].(*layer4.App); ok {
 		for name, server := range app.Servers {
 			if err := checkNotUDP(server); err != nil {
@@ -38,31 +42,32 @@ func checkSurroundings(modules []caddy.Module) error {
 			}
 		}
 	}
+	if slices.ContainsFunc(modules, func(m caddy.Module) bool { _, tee := m.(*l4tee.Handler); return tee }) {
+		return errTee
+	}
 	if len(modules) < 2 {
 		return nil
 	}
 	switch parent := modules[len(modules)-2].(type) {
 	case *layer4.App:
 		for _, server := range parent.Servers {
-			if err := checkRoutes(server.Routes); err != nil {
+			if err := checkRoutes(server.Routes, logger); err != nil {
 				return err
 			}
 		}
 	case *layer4.ListenerWrapper:
-		return checkRoutes(parent.Routes)
+		return checkRoutes(parent.Routes, logger)
 	case *l4subroute.Handler:
-		return checkRoutes(parent.Routes)
+		return checkRoutes(parent.Routes, logger)
 	case *Handler:
-		return checkTerminal(parent.RefuseRaw)
-	case *l4tee.Handler:
-		return errTee
+		return checkTerminal(parent.RefuseRaw, logger)
 	}
 	return nil
 }
 
-func checkRoutes(routes layer4.RouteList) error {
+func checkRoutes(routes layer4.RouteList, logger *zap.Logger) error {
 	for _, route := range routes {
-		if err := checkTerminal(route.HandlersRaw); err != nil {
+		if err := checkTerminal(route.HandlersRaw, logger); err != nil {
 			return err
 		}
 	}
@@ -72,18 +77,24 @@ func checkRoutes(routes layer4.RouteList) error {
 // checkTerminal refuses a tcplock that nothing but handlers which pass the connection
 // on stand after. (What it cannot see here, a subroute of which no route matches, or
 // somebody else's handler, Handle refuses when it happens.)
-func checkTerminal(handlers []json.RawMessage) error {
-	locked := false
+func checkTerminal(handlers []json.RawMessage, logger *zap.Logger) error {
+	locked, hidden := false, ""
 	for _, raw := range handlers {
 		switch name := handlerName(raw); {
 		case name == "tcplock":
 			locked = true
 		case !slices.Contains(passOn, name):
 			locked = false
+		case locked && slices.Contains(hideEnd, name):
+			hidden = name
 		}
 	}
 	if locked {
 		return errNotTerminal
+	}
+	if hidden != "" {
+		logger.Warn("tcplock stands before a handler that hides from it that the service has closed its side: linger has no "+
+			"effect, and the slot is free when the client has closed as well; put tcplock after it", zap.String("handler", hidden))
 	}
 	return nil
 }

@@ -1,0 +1,259 @@
+//go:build unix
+
+package tcplock_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// whySockets are services, one for each reason to be refused, that answer with it. It
+// returns the handlers that lead there.
+func whySockets(t *testing.T) (handlers string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "why") // the path of a socket has to be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, reason := range []string{"refused_full", "wait_timeout", "hook_failed", "shutdown"} {
+		ln, err := net.Listen("unix", filepath.Join(dir, reason))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close() })
+		go func() {
+			for conn, err := ln.Accept(); err == nil; conn, err = ln.Accept() {
+				_, _ = io.WriteString(conn, reason)
+				conn.Close()
+			}
+		}()
+	}
+	return "proxy unix/" + dir + "/{l4.tcplock.reason}"
+}
+
+// A refused client gets to the refuse handlers, which know why. (shutdown: see below.)
+func TestRefuseHandlersKnowWhy(t *testing.T) {
+	for _, why := range []struct {
+		reason, options string
+		held            bool // the slot
+	}{
+		{"refused_full", "max_waiting 0", true},
+		{"wait_timeout", "wait_timeout 50ms", true},
+		{"hook_failed", "on activate exec false", false},
+	} {
+		t.Run(why.reason, func(t *testing.T) {
+			svc := newService(t, nil)
+			addr := lockServer(t, fmt.Sprintf("tcplock {\nlinger 0\n%s\nrefuse {\n%s\n}\n}", why.options, whySockets(t)), svc.addr)
+			if why.held {
+				dial(t, addr)
+				svc.next(t)
+			}
+			conn := dial(t, addr)
+			expect(t, conn, why.reason)
+			expectEOF(t, conn)
+		})
+	}
+}
+
+// terminate asks the program to end.
+func (p *program) terminate(t *testing.T) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// endsWithin makes sure that the program ends well in that time.
+func (p *program) endsWithin(t *testing.T, d time.Duration) {
+	t.Helper()
+	select {
+	case <-p.ended:
+		if p.err != nil {
+			t.Errorf("after SIGTERM: %v, expected success", p.err)
+		}
+	case <-time.After(d):
+		t.Fatalf("the program has not ended %s after SIGTERM", d)
+	}
+}
+
+// prompt is how long something may take that is to be done at once.
+const prompt = 5 * time.Second
+
+// One client is served and two wait when Caddy is told to end. Those who wait are refused
+// at once and know why; who comes now is refused as well, or finds nobody listening. The
+// one who is served can go on for as long as it takes, and then Caddy ends, long before
+// the drain time is over.
+func TestShutdownLetsHolderFinish(t *testing.T) {
+	svc, addr := newService(t, nil), freeAddr(t)
+	p := startCaddy(t, 0, lockConfig(addr, "tcplock {\nlinger 0\ndrain 1m\nmax_waiting 2\nrefuse {\n"+whySockets(t)+"\n}\n}", svc.addr))
+	holder := dial(t, addr)
+	conn := svc.next(t)
+	answers := waitInLine(t, addr, 2)
+	p.terminate(t)
+	start := time.Now()
+	for range 2 {
+		if got := <-answers; got != "shutdown" {
+			t.Errorf("a waiter got %q, expected shutdown", got)
+		}
+	}
+	if took := time.Since(start); took > prompt {
+		t.Errorf("the line was refused after %s, expected at once", took)
+	}
+	if late, err := net.Dial("tcp", addr); err == nil {
+		_ = late.SetDeadline(time.Now().Add(prompt))
+		got, err := io.ReadAll(late)
+		if s := string(got); s != "shutdown" && s != "" || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a newcomer got %q, error %v, expected shutdown, or the end", s, err)
+		}
+		late.Close()
+	}
+	for range 3 {
+		send(t, holder, "question")
+		expect(t, conn, "question")
+		send(t, conn, "answer")
+		expect(t, holder, "answer")
+		svc.nobody(t, "Caddy is ending")
+	}
+	svc.leave(conn)
+	expectEOF(t, holder)
+	holder.Close()
+	p.endsWithin(t, prompt)
+}
+
+// waitInLine lets clients stand in line who are as many as may: one more is refused, and
+// then it is known that the others have got there. They say what they are answered.
+func waitInLine(t *testing.T, addr string, most int) (answers chan string) {
+	t.Helper()
+	answers = make(chan string, most+1)
+	for range most + 1 {
+		conn := dial(t, addr)
+		go func() {
+			got, _ := io.ReadAll(conn)
+			answers <- string(got)
+			conn.Close()
+		}()
+	}
+	if got := <-answers; got != "refused_full" {
+		t.Fatalf("the first answer is %q, expected refused_full", got)
+	}
+	return answers
+}
+
+// A service that never lets go, and clients that stay: when drain is over, and not before
+// that, they are cut, and Caddy ends.
+func TestShutdownCutsHolders(t *testing.T) {
+	for _, drain := range []time.Duration{0, time.Second} {
+		t.Run(drain.String(), func(t *testing.T) {
+			svc, addr := newService(t, nil), freeAddr(t)
+			p := startCaddy(t, 0, lockConfig(addr, fmt.Sprintf("tcplock 2 {\ndrain %s\n}", drain), svc.addr))
+			for range 3 {
+				defer expectClosed(t, dial(t, addr))
+			}
+			first, second := svc.next(t), svc.next(t)
+			start := time.Now()
+			p.terminate(t)
+			expectEOF(t, first) // the proxy's side of a client that is cut
+			if took := time.Since(start); took < drain || took > drain+prompt {
+				t.Errorf("the first was cut after %s, expected after %s", took, drain)
+			}
+			expectClosed(t, second)
+			select {
+			case <-p.ended:
+				t.Error("they were cut only by the end of the program")
+			case <-time.After(100 * time.Millisecond): // it gives them a second to let go
+			}
+			p.endsWithin(t, prompt)
+			svc.nobody(t, "Caddy has ended")
+		})
+	}
+}
+
+// A hook still runs when Caddy is told to end, at whatever moment. It may go on for
+// drain, like a holder; then it is killed, and what it has started with it. Detached
+// ones stay.
+func TestShutdownEndsHooks(t *testing.T) {
+	for _, hook := range []struct {
+		name, options, on string
+		block             string
+		clients           int
+		stays             bool
+	}{
+		{name: "activate", on: "activate", clients: 1},
+		{name: "release", options: "hold_timeout 10ms", on: "release", clients: 1},
+		{name: "timeout", options: "hold_timeout 10ms", on: "timeout", clients: 1},
+		{name: "refuse", options: "max_waiting 0", on: "refuse", clients: 2},
+		{name: "refuse, nobody holds", options: "on activate exec false", on: "refuse", clients: 1},
+		{name: "idle", on: "idle 10ms"},
+		{name: "detached", on: "activate", block: "detach", clients: 1, stays: true},
+	} {
+		t.Run(hook.name, func(t *testing.T) {
+			t.Parallel()
+			pipe := filepath.Join(t.TempDir(), "pipe")
+			if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			const script = "exec 3>\\\"$0\\\"; echo $$ >&3; sleep 1000 & exec sleep 1000"
+			options := fmt.Sprintf("%s\non %s {\nexec sh -c \"%s\" %s {\n%s\n}\n}", hook.options, hook.on, script, pipe, hook.block)
+			svc, addr := newService(t, nil), freeAddr(t)
+			p := startCaddy(t, 0, lockConfig(addr, "tcplock {\ndrain 200ms\n"+options+"\n}", svc.addr))
+			for range hook.clients {
+				dial(t, addr)
+			}
+			pid, gone := openPipe(t, pipe)
+			p.terminate(t)
+			p.endsWithin(t, prompt)
+			if hook.stays {
+				select {
+				case <-gone:
+					t.Error("the detached command has ended with Caddy")
+				case <-time.After(100 * time.Millisecond):
+				}
+				_ = syscall.Kill(-pid, syscall.SIGKILL)
+			}
+			select {
+			case <-gone:
+			case <-time.After(time.Second):
+				t.Error("the hook's command still runs")
+				_ = syscall.Kill(-pid, syscall.SIGKILL)
+			}
+		})
+	}
+}
+
+// openPipe waits for a command that has opened the pipe. gone is closed when nobody has
+// it open any more.
+func openPipe(t *testing.T, path string) (pid int, gone chan struct{}) {
+	t.Helper()
+	came, gone := make(chan int, 1), make(chan struct{})
+	go func() {
+		defer close(gone)
+		pipe, err := os.Open(path)
+		if err != nil {
+			return
+		}
+		defer pipe.Close()
+		r := bufio.NewReader(pipe)
+		line, _ := r.ReadString('\n')
+		pid, _ := strconv.Atoi(strings.TrimSpace(line))
+		came <- pid
+		_, _ = io.Copy(io.Discard, r)
+	}()
+	select {
+	case pid = <-came:
+		return pid, gone
+	case <-time.After(patience):
+		t.Fatal("the hook has not run")
+		return 0, nil
+	}
+}

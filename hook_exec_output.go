@@ -1,0 +1,69 @@
+package tcplock
+
+import (
+	"bytes"
+	"io"
+	"sync"
+	"time"
+)
+
+const (
+	outputKept = 8 << 10 // bytes of a command's output for the log
+	outputEnd  = 256     // bytes of its end, if it is longer
+)
+
+// output is what a command prints: the first bytes, the last of the others, and how many
+// in all.
+type output struct {
+	mu          sync.Mutex
+	first, last []byte
+	total       int64
+	done        chan struct{} // closed when nobody holds the other end any more
+}
+
+// collect reads r until nobody holds the other end any more, and closes it.
+func collect(r io.ReadCloser) *output {
+	o := &output{done: make(chan struct{})}
+	go func() {
+		defer close(o.done)
+		defer r.Close()
+		_, _ = io.Copy(o, r)
+	}()
+	return o
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.total += int64(len(p))
+	fits := min(len(p), outputKept-len(o.first))
+	o.first = append(o.first, p[:fits]...)
+	rest := p[fits:]
+	o.last = append(o.last, rest[max(0, len(rest)-outputEnd):]...)
+	o.last = append(o.last[:0], o.last[max(0, len(o.last)-outputEnd):]...)
+	return len(p), nil
+}
+
+// wait returns false if the output was still open after d.
+func (o *output) wait(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-o.done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// result returns the first bytes, how many came after them, and the last lines of those.
+func (o *output) result() (first, end string, dropped int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	last := bytes.TrimSpace(o.last)
+	dropped = o.total - int64(len(o.first))
+	if _, whole, ok := bytes.Cut(last, []byte("\n")); ok && dropped > outputEnd {
+		last = whole
+	}
+	return string(o.first), string(last), dropped
+}

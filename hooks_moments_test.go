@@ -1,0 +1,326 @@
+package tcplock
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// The idle hook runs once in each pause: when nobody has held a slot or stood in line for
+// that long. Who comes while it runs waits for its end, and is served then; so are more
+// than one. A client that holds its slot for long is no pause.
+func TestIdleHook(t *testing.T) {
+	playHooks(t, func(s *stage) {
+		s.load(Settings{Slots: 2}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * second)},
+			&fakeStep{name: "restart", takes: 2 * second}))
+		s.until(1 * second)
+		s.comes("a", 9*second)
+		s.until(16 * second)
+		s.comes("b", second)
+		s.until(16500 * time.Millisecond)
+		s.comes("c", 2*second)
+		s.until(40 * second)
+		s.comes("d", 0)
+		s.until(44 * second)
+		s.comes("e", 0)
+		s.until(48 * second)
+		s.expect(`
+			1s a in
+			10s a out
+			15s restart begins
+			17s restart done
+			17s b in, c in
+			18s b out
+			19s c out
+			24s restart begins
+			26s restart done
+			40s d in
+			40s d out
+			44s e in
+			44s e out`)
+		s.load(Settings{})
+	})
+}
+
+// An idle hook that fails is no reason not to serve the next client, and is due again in
+// the next pause, whatever its count.
+func TestIdleHookFails(t *testing.T) {
+	playHooks(t, func(s *stage) {
+		s.load(Settings{}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * second), Every: Every{Count: 3}},
+			&fakeStep{name: "restart", fails: map[int]error{1: errPanic}}))
+		for i := range 3 {
+			s.until(time.Duration(i+1) * 10 * second)
+			s.comes("a", 0)
+			synctest.Wait()
+		}
+		s.until(40 * second)
+		s.expect(`
+			5s restart failed
+			10s a in
+			10s a out
+			15s restart
+			20s a in
+			20s a out
+			30s a in
+			30s a out
+			35s restart`)
+	})
+}
+
+// A reload neither starts a pause anew nor runs the hook a second time in it. One that is
+// new has its turn at once, if the pause has been long enough.
+func TestIdleHookAndReload(t *testing.T) {
+	playHooks(t, func(s *stage) {
+		hook := func(name string) *Hook {
+			return s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * second)}, &fakeStep{name: name})
+		}
+		s.load(Settings{}, hook("old"))
+		s.until(3 * second)
+		s.load(Settings{}, hook("old"))
+		s.until(8 * second)
+		s.load(Settings{}, hook("old"))
+		s.until(9 * second)
+		s.load(Settings{}, hook("new"))
+		s.until(30 * second)
+		s.expect(`
+			5s old
+			9s new`)
+	})
+}
+
+// Refuse hooks run in the background: nobody who is refused waits for them. Only one
+// runs at a time; the refusals that come meanwhile count, so that the hook is due in its
+// turn, or as soon as it is free if its turn came while it was not.
+func TestRefuseHook(t *testing.T) {
+	refusals := []time.Duration{1 * second, 2 * second, 5 * second, 6 * second, 9 * second}
+	for _, test := range []struct {
+		name  string
+		every Every
+		want  string
+	}{
+		{"always", Every{}, `
+			0s holder in
+			1s a refused: refused_full, restart a begins
+			2s b refused: refused_full
+			4s restart a done
+			5s c refused: refused_full, restart c begins
+			6s d refused: refused_full
+			8s restart c done
+			9s e refused: refused_full, restart e begins
+			10s holder out
+			12s restart e done`},
+		{"2", Every{Count: 2}, `
+			0s holder in
+			1s a refused: refused_full, restart a begins
+			2s b refused: refused_full
+			4s restart a done
+			5s c refused: refused_full, restart c begins
+			6s d refused: refused_full
+			8s restart c done
+			9s e refused: refused_full, restart e begins
+			10s holder out
+			12s restart e done`},
+		{"4", Every{Count: 4}, `
+			0s holder in
+			1s a refused: refused_full, restart a begins
+			2s b refused: refused_full
+			4s restart a done
+			5s c refused: refused_full
+			6s d refused: refused_full
+			9s e refused: refused_full, restart e begins
+			10s holder out
+			12s restart e done`},
+		{"1500ms", Every{Interval: 1500 * time.Millisecond}, `
+			0s holder in
+			1s a refused: refused_full, restart a begins
+			2s b refused: refused_full
+			4s restart a done
+			5s c refused: refused_full, restart c begins
+			6s d refused: refused_full
+			8s restart c done
+			9s e refused: refused_full, restart e begins
+			10s holder out
+			12s restart e done`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			playHooks(t, func(s *stage) {
+				s.load(Settings{MaxWaiting: new(int)}, s.hook(Hook{On: onRefuse, Every: test.every},
+					&fakeStep{name: "restart", takes: 3 * second}))
+				s.comes("holder", 10*second)
+				for i, at := range refusals {
+					s.until(at)
+					s.comes(string(rune('a'+i)), 0)
+				}
+				s.until(15 * second)
+				s.expect(test.want)
+			})
+		})
+	}
+}
+
+// The turn of a refuse hook comes while it runs. It is not lost: it runs at the next
+// refusal, which is not its turn.
+func TestRefuseHookOwed(t *testing.T) {
+	playHooks(t, func(s *stage) {
+		s.load(Settings{MaxWaiting: new(int)}, s.hook(Hook{On: onRefuse, Every: Every{Count: 2}},
+			&fakeStep{name: "restart", takes: 3 * second}))
+		s.comes("holder", 20*second)
+		for i, at := range []time.Duration{1, 2, 3, 5} {
+			s.until(at * second)
+			s.comes(string(rune('a'+i)), 0)
+		}
+		s.expect(`
+			0s holder in
+			1s a refused: refused_full, restart a begins
+			2s b refused: refused_full
+			3s c refused: refused_full
+			4s restart a done
+			5s d refused: refused_full, restart d begins
+			8s restart d done
+			20s holder out`)
+	})
+}
+
+// A hook of whatever moment holds no mutex while it runs: the figures of the lock can be
+// read, its settings replaced, and other hooks asked whether they are due.
+func TestHooksHoldNoMutex(t *testing.T) {
+	playHooks(t, func(s *stage) {
+		var seen []string
+		look := func(m Moment) {
+			seen = append(seen, m.On)
+			time.Sleep(time.Millisecond) // nobody else does anything now
+			if !s.lock.queue.mu.TryLock() {
+				t.Errorf("on %s: found the queue's mutex held", m.On)
+				return
+			}
+			s.lock.queue.mu.Unlock()
+			if !s.lock.mu.TryLock() {
+				t.Errorf("on %s: found the lock's mutex held", m.On)
+				return
+			}
+			s.lock.mu.Unlock()
+			if !s.lock.schedule.mu.TryLock() {
+				t.Errorf("on %s: found the schedule's mutex held", m.On)
+				return
+			}
+			s.lock.schedule.mu.Unlock()
+			if stats := s.lock.queue.Stats(); stats.Held != 1 {
+				t.Errorf("on %s: found %d holders, expected 1", m.On, stats.Held)
+			}
+		}
+		var hooks []*Hook
+		for _, on := range moments {
+			h := Hook{On: on, Every: Every{Count: 1}, Exclusive: on != onRefuse && on != onIdle}
+			if on == onIdle {
+				h.IdleFor = caddy.Duration(5 * second)
+			}
+			hooks = append(hooks, s.hook(h, &fakeStep{name: on, does: look}))
+		}
+		s.load(Settings{MaxWaiting: new(int), HoldTimeout: caddy.Duration(3 * second)}, hooks...)
+		s.comes("a", time.Hour)
+		s.until(1 * second)
+		s.comes("b", 0)
+		s.until(20 * second)
+		if got, want := strings.Join(seen, " "), "activate refuse timeout release idle"; got != want {
+			t.Errorf("found hooks at %s, expected %s", got, want)
+		}
+	})
+}
+
+// On shutdown the line is refused at once. Hooks that still run when drain is over are
+// ended, however long they would take and whoever they wait for, and none of them is
+// tried again.
+func TestDrainEndsHooks(t *testing.T) {
+	drain := caddy.Duration(2 * second)
+	for _, test := range []struct {
+		name  string
+		hooks func(s *stage) []*Hook
+		want  string
+	}{
+		{"activate", func(s *stage) []*Hook {
+			return []*Hook{s.hook(Hook{On: onActivate, Retry: 3, RetryInterval: caddy.Duration(second)}, &fakeStep{name: "restart", takes: time.Hour})}
+		}, `
+			0s restart a begins
+			0s restart b begins
+			2s c refused: shutdown
+			4s restart a ended early, restart b ended early, a refused: hook_failed, b refused: hook_failed`},
+		{"between two tries", func(s *stage) []*Hook {
+			fails := map[int]error{1: errStep, 2: errStep}
+			return []*Hook{s.hook(Hook{On: onActivate, Retry: 1, RetryInterval: caddy.Duration(time.Hour)}, &fakeStep{name: "restart", fails: fails})}
+		}, `
+			0s restart a failed
+			0s restart b failed
+			2s c refused: shutdown
+			4s a refused: hook_failed, b refused: hook_failed`},
+		{"exclusive", func(s *stage) []*Hook {
+			return []*Hook{s.hook(Hook{On: onActivate, Exclusive: true, Every: Every{Interval: time.Millisecond}}, &fakeStep{name: "restart"})}
+		}, `
+			0s restart a
+			0s a in
+			2s c refused: shutdown
+			4s a cut, b refused: hook_failed`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			playHooks(t, func(s *stage) {
+				s.load(Settings{Slots: 2, Drain: &drain}, test.hooks(s)...)
+				s.comes("a", time.Hour)
+				synctest.Wait()
+				if test.name == "exclusive" {
+					s.until(second) // the hook is due again for b
+				}
+				s.comes("b", time.Hour)
+				synctest.Wait()
+				s.comes("c", time.Hour)
+				s.until(2 * second)
+				s.lock.drain()
+				s.expect(test.want)
+			})
+		})
+	}
+}
+
+// How often a hook runs is a number or a duration in JSON, more than zero; what is read
+// is written again in the same way.
+func TestEveryJSON(t *testing.T) {
+	const expected = ", expected a number or a duration, more than 0"
+	for _, test := range []struct{ raw, want string }{
+		{`20`, `20`},
+		{`"20"`, `20`},
+		{`"1h30m"`, `"1h30m0s"`},
+		{`"2d"`, `"48h0m0s"`},
+		{`"100ns"`, `"100ns"`},
+		{`0`, "every: found 0" + expected},
+		{`-3`, "every: found -3" + expected},
+		{`1.5`, "every: found 1.5" + expected},
+		{`"0s"`, "every: found 0s" + expected},
+		{`"-5m"`, "every: found -5m" + expected},
+		{`"often"`, "every: found often" + expected},
+		{`""`, "every: found " + expected},
+		{`true`, "every: found true" + expected},
+		{`[20]`, "every: found [20]" + expected},
+		{`99999999999999999999`, "every: found 99999999999999999999" + expected},
+	} {
+		var hook Hook
+		err := json.Unmarshal([]byte(`{"on":"activate","every":`+test.raw+`}`), &hook)
+		if err == nil {
+			var again Hook
+			raw, err := json.Marshal(hook)
+			if err = errors.Join(err, json.Unmarshal(raw, &again)); err != nil || again.Every != hook.Every {
+				t.Errorf("%s: found %+v (%v) after %+v, expected the same", test.raw, again.Every, err, hook.Every)
+			}
+			if want := `{"on":"activate","every":` + test.want + `}`; string(raw) != want {
+				t.Errorf("%s: found %s, expected %s", test.raw, raw, want)
+			}
+		} else if err.Error() != test.want {
+			t.Errorf("%s: found error %q, expected %s", test.raw, err, test.want)
+		}
+	}
+	if raw, err := json.Marshal(Hook{On: onActivate}); err != nil || string(raw) != `{"on":"activate"}` {
+		t.Errorf("found %s (%v), expected no every", raw, err)
+	}
+}

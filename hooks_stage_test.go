@@ -1,0 +1,202 @@
+package tcplock
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+)
+
+// stage is where scripts of hooks are played: a real lock and a real handler, clients
+// that come through a net.Pipe, steps that only say what they do, and fake time. What
+// clients and steps say is written down and compared with the script.
+type stage struct {
+	t       *testing.T
+	lock    *lock
+	handler *Handler
+	start   time.Time
+	ended   sync.WaitGroup // the clients
+
+	mu   sync.Mutex
+	said []string
+}
+
+// playHooks plays a script in fake time, and makes sure that nobody uses the lock at its
+// end. (synctest makes sure that no goroutine is left.)
+func playHooks(t *testing.T, script func(s *stage)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, start: time.Now()}
+		s.handler = &Handler{Name: "stage", logger: zap.NewNop(), refuse: layer4.HandlerFunc(s.refused)}
+		s.lock = enterLock(s.handler.Name)
+		script(s)
+		s.ended.Wait()
+		synctest.Wait()
+		s.lock.pop(s.handler.claim)
+		s.lock.exit()
+		if n, used := locks.References(s.handler.Name); used {
+			t.Errorf("found %d who use the lock, expected nobody", n)
+		}
+	})
+}
+
+// load puts settings in force, as a config does that has started.
+func (s *stage) load(settings Settings, hooks ...*Hook) {
+	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*Hook), logger: zap.NewNop()}
+	for _, h := range hooks {
+		c.hooks[h.On] = append(c.hooks[h.On], h)
+	}
+	s.lock.push(c)
+	if s.handler.claim != nil {
+		s.lock.pop(s.handler.claim)
+	}
+	s.handler.claim = c
+}
+
+// hook completes a hook: its steps are not from JSON, but their names are.
+func (s *stage) hook(h Hook, steps ...*fakeStep) *Hook {
+	for _, step := range steps {
+		step.s = s
+		h.StepsRaw = append(h.StepsRaw, json.RawMessage(fmt.Sprintf(`{"hook":%q}`, step.name)))
+		h.steps = append(h.steps, step)
+	}
+	key, err := json.Marshal(h)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	h.key = string(key)
+	return &h
+}
+
+// comes sends a client to the lock. It stays at the service for as long as it is given.
+func (s *stage) comes(name string, stays time.Duration) {
+	ours, theirs := net.Pipe()
+	cx := layer4.WrapConnection(namedConn{theirs, name}, nil, zap.NewNop())
+	s.ended.Go(func() {
+		defer ours.Close()
+		defer theirs.Close()
+		_ = s.handler.Handle(cx, layer4.HandlerFunc(func(cx *layer4.Connection) error {
+			s.say(name + " in")
+			_ = cx.SetReadDeadline(time.Now().Add(stays))
+			if _, err := cx.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				s.say(name + " cut")
+			} else {
+				s.say(name + " out")
+			}
+			return nil
+		}))
+	})
+}
+
+// refused is the refuse handler.
+func (s *stage) refused(cx *layer4.Connection) error {
+	reason, _ := cx.Replacer().GetString("l4.tcplock.reason")
+	s.say(cx.RemoteAddr().String() + " refused: " + reason)
+	return nil
+}
+
+type namedConn struct {
+	net.Conn
+	name string
+}
+
+func (c namedConn) RemoteAddr() net.Addr { return c }
+func (c namedConn) Network() string      { return "pipe" }
+func (c namedConn) String() string       { return c.name }
+
+// fakeStep is a step that says for whom it runs.
+type fakeStep struct {
+	name  string
+	takes time.Duration
+	fails map[int]error // by number of its run, from 1; nil for all others
+	does  func(m Moment)
+
+	s    *stage
+	runs int
+}
+
+var (
+	errStep  = errors.New("step has failed")
+	errPanic = errors.New("step is to panic")
+)
+
+func (f *fakeStep) Run(ctx context.Context, m Moment) error {
+	if ctx.Err() != nil { // like the real ones
+		return ctx.Err()
+	}
+	who := strings.TrimSpace(f.name + " " + m.Client)
+	f.s.mu.Lock()
+	f.runs++
+	err := f.fails[f.runs]
+	f.s.mu.Unlock()
+	if f.does != nil {
+		f.does(m)
+	}
+	if f.takes > 0 {
+		f.s.say(who + " begins")
+		if !sleep(ctx, f.takes) {
+			f.s.say(who + " ended early")
+			return ctx.Err()
+		}
+		who += " done"
+	}
+	if err != nil {
+		who += " failed"
+	}
+	f.s.say(who)
+	if err == errPanic {
+		panic(err)
+	}
+	return err
+}
+
+func (s *stage) say(what string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.said = append(s.said, fmt.Sprintf("%s %s", time.Since(s.start), what))
+}
+
+// until lets time pass until so long after the beginning.
+func (s *stage) until(d time.Duration) {
+	time.Sleep(d - time.Since(s.start))
+	synctest.Wait()
+}
+
+// expect waits until all clients have ended, compares what was said with the script, and
+// forgets it. What stands in one line, with commas between, may come in any order.
+func (s *stage) expect(script string) {
+	s.t.Helper()
+	s.ended.Wait()
+	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	said := s.said
+	s.said = nil
+	for line := range strings.Lines(strings.TrimSpace(script)) {
+		at, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		want := strings.Split(rest, ", ")
+		for i := range want {
+			want[i] = at + " " + want[i]
+		}
+		got := said[:min(len(want), len(said))]
+		if slices.Sort(want); !slices.Equal(slices.Sorted(slices.Values(got)), want) {
+			s.t.Errorf("found %q, expected %q", said, want)
+			return
+		}
+		said = said[len(want):]
+	}
+	if len(said) > 0 {
+		s.t.Errorf("found %q, expected no more", said)
+	}
+}

@@ -1,0 +1,335 @@
+package tcplock_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+)
+
+// caller is a step, test_call, that calls the function the test has set for it.
+type caller struct{}
+
+var called atomic.Pointer[func(tcplock.Moment) error]
+
+func init() { caddy.RegisterModule(caller{}) }
+
+func (caller) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "layer4.tcplock.hooks.test_call", New: func() caddy.Module { return new(caller) }}
+}
+
+func (caller) Run(_ context.Context, m tcplock.Moment) error { return (*called.Load())(m) }
+
+func (caller) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	return nil
+}
+
+// hook is a moment that the test holds up.
+type hook struct {
+	tcplock.Moment
+	goOn chan struct{}
+}
+
+// holdHooks lets each test_call wait until the test goes on with it, or lets all go.
+func holdHooks() (hooks chan hook, letGo func()) {
+	hooks = make(chan hook, 100)
+	all := make(chan struct{})
+	call := func(m tcplock.Moment) error {
+		h := hook{m, make(chan struct{})}
+		hooks <- h
+		select {
+		case <-h.goOn:
+		case <-all:
+		}
+		return nil
+	}
+	called.Store(&call)
+	return hooks, func() { close(all) }
+}
+
+// expectHook makes sure that this hook is the next to run, and is held up.
+func expectHook(t *testing.T, hooks <-chan hook, on, reason string, connection uint64) hook {
+	t.Helper()
+	select {
+	case h := <-hooks:
+		if h.On != on || h.Reason != reason || h.Connection != connection || h.Slot != 1 {
+			t.Errorf("hook %s, reason %s, connection %d, slot %d: expected %s, %s, %d, 1", h.On, h.Reason, h.Connection, h.Slot, on, reason, connection)
+		}
+		return h
+	case <-time.After(patience):
+		t.Fatalf("no hook has run, expected %s", on)
+		return hook{}
+	}
+}
+
+func expectLeftOver(t *testing.T, want int) {
+	t.Helper()
+	eventually(t, fmt.Sprint(want, " connections are left over"), func() bool {
+		_, _, _, leftOver := tcplock.LockStats("default")
+		return leftOver == want
+	})
+}
+
+// A service neither answers nor closes. After hold_timeout, and not before that, also if
+// the client has gone long ago, the client is cut, and the timeout and release hooks run,
+// one after the other. The next client gets to the service only when they have ended, but
+// then it does, although the proxy still waits for the service to let go of the first.
+func TestHoldTimeoutFreesWedgedService(t *testing.T) {
+	const hold = 500 * time.Millisecond
+	for _, kind := range []struct {
+		name  string
+		leave func(c *net.TCPConn)
+	}{
+		{"client stays", func(*net.TCPConn) {}},
+		{"client has closed", func(c *net.TCPConn) { c.Close() }},
+		{"client has reset", func(c *net.TCPConn) { _ = c.SetLinger(0); c.Close() }},
+	} {
+		t.Run(kind.name, func(t *testing.T) {
+			hooks, letGo := holdHooks()
+			defer letGo()
+			svc := newService(t, nil)
+			addr := lockServer(t, fmt.Sprintf("tcplock {\nhold_timeout %s\non release test_call\non timeout test_call\n}", hold), svc.addr)
+			leakCheck(t)
+			start := time.Now()
+			first := dial(t, addr)
+			send(t, first, "first")
+			wedged := svc.next(t)
+			second := dial(t, addr)
+			inLine(t, "default", 1, 1)
+			kind.leave(first)
+
+			h := expectHook(t, hooks, "timeout", "hold_timeout", 1)
+			if took := time.Since(start); took < hold {
+				t.Errorf("the slot was taken away after %s, expected not before %s", took, hold)
+			}
+			if kind.name == "client stays" {
+				expectClosed(t, first)
+			}
+			svc.nobody(t, "the timeout hook still runs")
+			if len(hooks) > 0 {
+				t.Error("the release hook has not waited for the end of the timeout hook")
+			}
+			close(h.goOn)
+			h = expectHook(t, hooks, "release", "hold_timeout", 1)
+			svc.nobody(t, "the release hook still runs")
+			inLine(t, "default", 1, 1)
+			expectLeftOver(t, 0)
+			close(h.goOn)
+			next := svc.next(t)
+			expectLeftOver(t, 1)
+			inLine(t, "default", 1, 0)
+			svc.leave(wedged)
+			expectLeftOver(t, 0)
+
+			send(t, next, "reply")
+			expect(t, second, "reply")
+			second.Close()
+			svc.leave(next)
+			close(expectHook(t, hooks, "release", "served", 2).goOn)
+			inLine(t, "default", 0, 0)
+			if len(hooks) > 0 {
+				t.Errorf("one hook too many has run: %v", <-hooks)
+			}
+		})
+	}
+}
+
+// Three connections get stuck one after the other. Each is counted until the service lets
+// go of it, in whatever order it does.
+func TestLeftOversAreCounted(t *testing.T) {
+	svc := newService(t, nil)
+	addr := lockServer(t, "tcplock {\nhold_timeout 50ms\n}", svc.addr)
+	leakCheck(t)
+	var wedged []*net.TCPConn
+	for i := range 3 {
+		dial(t, addr)
+		wedged = append(wedged, svc.next(t))
+		inLine(t, "default", 0, 0)
+		expectLeftOver(t, i+1)
+	}
+	for i, which := range []int{1, 0, 2} {
+		svc.leave(wedged[which])
+		expectLeftOver(t, 2-i)
+	}
+}
+
+// What a timeout hook is for: it makes the service let go. The proxy returns while the
+// hook still runs, and that does not give the slot back, neither before the hook's end
+// nor a second time. Nothing is left over.
+func TestTimeoutHookEndsConnection(t *testing.T) {
+	hooks, letGo := holdHooks()
+	defer letGo()
+	svc := newService(t, nil)
+	addr := lockServer(t, "tcplock {\nhold_timeout 50ms\non timeout test_call\non release test_call\n}", svc.addr)
+	leakCheck(t)
+	dial(t, addr)
+	wedged := svc.next(t)
+	dial(t, addr)
+	h := expectHook(t, hooks, "timeout", "hold_timeout", 1)
+	svc.leave(wedged)
+	svc.nobody(t, "the timeout hook still runs")
+	close(h.goOn)
+	close(expectHook(t, hooks, "release", "hold_timeout", 1).goOn)
+	next := svc.next(t)
+	expectLeftOver(t, 0)
+	svc.leave(next)
+	h = expectHook(t, hooks, "timeout", "hold_timeout", 2) // the second client stays, for linger
+	close(h.goOn)
+	close(expectHook(t, hooks, "release", "hold_timeout", 2).goOn)
+	inLine(t, "default", 0, 0)
+}
+
+// A timeout hook fails, or panics. The release hook runs nevertheless, and the slot is
+// handed on.
+func TestTimeoutHookFails(t *testing.T) {
+	for name, fail := range map[string]func() error{
+		"error": func() error { return errors.New("test") },
+		"panic": func() error { panic("test") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var released atomic.Int32
+			call := func(m tcplock.Moment) error {
+				if m.On == "release" {
+					released.Add(1)
+					return nil
+				}
+				return fail()
+			}
+			called.Store(&call)
+			svc := newService(t, nil)
+			addr := lockServer(t, "tcplock {\nhold_timeout 50ms\non timeout test_call\non release test_call\n}", svc.addr)
+			dial(t, addr)
+			svc.next(t)
+			dial(t, addr)
+			svc.next(t)
+			if n := released.Load(); n != 1 {
+				t.Errorf("%d release hooks have run, expected 1", n)
+			}
+		})
+	}
+}
+
+// Four hundred connections through four slots, which end shortly before and after
+// hold_timeout is over, or just then. Whoever is first, the release hook runs once for each, after the timeout hook
+// if that has run; then all slots are there again, and no more than that.
+func TestHoldTimeoutMeetsEnd(t *testing.T) {
+	const hold, connections, slots = 20 * time.Millisecond, 400, 4
+	var mu sync.Mutex
+	ran := make(map[uint64][]string)
+	call := func(m tcplock.Moment) error {
+		mu.Lock()
+		defer mu.Unlock()
+		ran[m.Connection] = append(ran[m.Connection], m.On+" "+m.Reason)
+		return nil
+	}
+	called.Store(&call)
+	svc := newService(t, func(*net.TCPConn) {
+		time.Sleep(hold/2 + rand.N(hold*6/10))
+	})
+	addr := lockServer(t, fmt.Sprintf("tcplock %d {\nlinger 0\nhold_timeout %s\non timeout test_call\non release test_call\n}", slots, hold), svc.addr)
+	leakCheck(t)
+	work := make(chan struct{})
+	var clients sync.WaitGroup
+	for range 3 * slots {
+		clients.Go(func() {
+			for range work {
+				conn := dial(t, addr)
+				expectClosed(t, conn)
+				conn.Close()
+			}
+		})
+	}
+	for range connections {
+		work <- struct{}{}
+	}
+	close(work)
+	clients.Wait()
+	inLine(t, "default", 0, 0)
+	expectLeftOver(t, 0)
+
+	inTime := 0
+	for _, hooks := range ran {
+		if slices.Equal(hooks, []string{"release served"}) {
+			inTime++
+		} else if !slices.Equal(hooks, []string{"timeout hold_timeout", "release hold_timeout"}) {
+			t.Errorf("one connection's hooks were %v", hooks)
+		}
+	}
+	if len(ran) != connections || inTime == 0 || inTime == connections {
+		t.Errorf("%d of %d connections ended in time, expected some of %d", inTime, len(ran), connections)
+	}
+	load(t, lockConfig(addr, fmt.Sprintf("tcplock %d {\nlinger 0\n}", slots), newService(t, nil).addr))
+	fill(t, addr, "default", slots, 2)
+}
+
+// Between a holder's end, however it ended, and the next activation the service has its
+// pause. It begins after the hooks. A pause of none is none.
+func TestSettle(t *testing.T) {
+	for _, settle := range []time.Duration{0, 300 * time.Millisecond} {
+		for _, end := range []struct {
+			options, hook, reason string
+		}{
+			{options: "linger 0"},
+			{"linger 0\non release test_call", "release", "served"},
+			{"hold_timeout 50ms\non timeout test_call", "timeout", "hold_timeout"},
+		} {
+			t.Run(fmt.Sprintf("%s hook, settle %s", cmp.Or(end.hook, "no"), settle), func(t *testing.T) {
+				hooks, letGo := holdHooks()
+				defer letGo()
+				svc := newService(t, nil)
+				addr := lockServer(t, fmt.Sprintf("tcplock {\nsettle %s\n%s\n}", settle, end.options), svc.addr)
+				const clients = 5
+				for range clients {
+					dial(t, addr)
+				}
+				shortest := time.Hour
+				conn := svc.next(t)
+				for i := range clients - 1 {
+					ended := time.Now()
+					if end.hook != "timeout" {
+						svc.leave(conn)
+					}
+					if end.hook != "" {
+						h := expectHook(t, hooks, end.hook, end.reason, uint64(i+1))
+						ended = time.Now()
+						close(h.goOn)
+					}
+					conn = svc.next(t)
+					shortest = min(shortest, time.Since(ended))
+				}
+				if shortest < settle || shortest > settle+200*time.Millisecond {
+					t.Errorf("the shortest pause was %s, expected %s", shortest, settle)
+				}
+			})
+		}
+	}
+}
+
+// While one slot settles, the other one can be had.
+func TestSettleIsTheSlotsOwn(t *testing.T) {
+	const settle = 3 * time.Second
+	svc := newService(t, nil)
+	addr := lockServer(t, fmt.Sprintf("tcplock 2 {\nlinger 0\nsettle %s\n}", settle), svc.addr)
+	dial(t, addr)
+	svc.leave(svc.next(t))
+	start := time.Now()
+	dial(t, addr)
+	svc.next(t)
+	if took := time.Since(start); took > settle/2 {
+		t.Errorf("the other slot was granted after %s, expected at once", took)
+	}
+	inLine(t, "default", 2, 0) // the first one still settles
+}
