@@ -2,10 +2,10 @@ package tcplock
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -26,6 +26,7 @@ type App struct {
 	claims  map[string]*claim
 	unnamed bool // there is a handler without a name
 	ctx     caddy.Context
+	unwatch func() // see watchListeners; nil before
 }
 
 // CaddyModule returns the Caddy module information.
@@ -69,7 +70,7 @@ func (a *App) register(ctx caddy.Context, h *Handler) (*claim, error) {
 
 // define makes h's settings those of the claim, or compares them with those it has.
 func (c *claim) define(ctx caddy.Context, h *Handler) error {
-	raw, err := json.Marshal(h.Settings)
+	raw, err := json.Marshal(h.Settings.written())
 	if err != nil {
 		return err
 	}
@@ -100,15 +101,19 @@ func differences(a, b []byte) string {
 	if json.Unmarshal(a, &one) != nil || json.Unmarshal(b, &other) != nil {
 		return "settings"
 	}
-	names := make(map[string]bool)
-	for name := range one {
-		names[name] = !bytes.Equal(one[name], other[name])
+	var names []string
+	for name, value := range one {
+		if !bytes.Equal(value, other[name]) {
+			names = append(names, name)
+		}
 	}
 	for name := range other {
-		names[name] = !bytes.Equal(one[name], other[name])
+		if one[name] == nil {
+			names = append(names, name)
+		}
 	}
-	maps.DeleteFunc(names, func(_ string, differ bool) bool { return !differ })
-	return strings.Join(slices.Sorted(maps.Keys(names)), ", ")
+	slices.Sort(names)
+	return strings.Join(names, ", ")
 }
 
 // Start refuses a config that leaves it open what one of its locks is. What the locks
@@ -124,12 +129,15 @@ func (a *App) Start() error {
 
 // Handle implements caddyevents.Handler: all apps of the config have started, and it
 // comes into force. The config it replaces may take its time to stop.
-func (a *App) Handle(context.Context, caddy.Event) error {
+func (a *App) Handle(_ context.Context, e caddy.Event) error {
+	if e.Origin() != nil {
+		return nil // not Caddy's own
+	}
 	for _, c := range a.claims {
 		c.lock.push(c)
 	}
 	if app, err := a.ctx.AppIfConfigured("layer4"); err == nil {
-		go watchListeners(a.ctx, app.(*layer4.App).Servers, a.ctx.Logger())
+		a.unwatch = watchListeners(app.(*layer4.App).Servers, a.ctx.Logger())
 	}
 	return nil
 }
@@ -151,6 +159,9 @@ func (a *App) Stop() error {
 
 // Cleanup takes the config's settings out of force.
 func (a *App) Cleanup() error {
+	if a.unwatch != nil {
+		a.unwatch()
+	}
 	for _, c := range a.claims {
 		c.lock.pop(c)
 		c.lock.exit()
@@ -159,6 +170,14 @@ func (a *App) Cleanup() error {
 }
 
 // The settings as they work.
+
+// written returns them with the defaults written out, since to say a default is no other
+// setting.
+func (s Settings) written() Settings {
+	linger, drain := caddy.Duration(s.linger()), caddy.Duration(s.drain())
+	s.Slots, s.Linger, s.Drain, s.HalfClosed = s.slots(), &linger, &drain, cmp.Or(s.HalfClosed, halfClosedKeep)
+	return s
+}
 
 func (s *Settings) empty() bool { return reflect.ValueOf(*s).IsZero() }
 

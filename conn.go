@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -58,9 +59,10 @@ type conn struct {
 }
 
 func newConn(cx *layer4.Connection, l *lock) *conn {
-	c := &conn{Conn: cx.Conn, lock: l, client: cx.RemoteAddr().String(), sent: len(cx.MatchingBytes()) > 0}
+	c := &conn{Conn: cx.Conn, lock: l, client: clientAddress(cx.RemoteAddr()), sent: len(cx.MatchingBytes()) > 0}
 	c.place.owner = c
 	c.users.Store(1)
+	l.handling.Add(1)
 	for c.socket = cx.Conn; ; {
 		switch below := c.socket.(type) {
 		case *layer4.Connection:
@@ -85,6 +87,16 @@ func newConn(cx *layer4.Connection, l *lock) *conn {
 		}
 		return c
 	}
+}
+
+// clientAddress is where a client comes from, for logs and commands. What is not an IP
+// address and a port it may have chosen itself, such as the path of a unix socket.
+func clientAddress(addr net.Addr) string {
+	s := addr.String()
+	if _, err := netip.ParseAddrPort(s); err != nil {
+		return addr.Network()
+	}
+	return s
 }
 
 // gone reports whether the client has gone, without waiting and without reading what
@@ -190,6 +202,15 @@ func (c *conn) CloseWrite() error {
 	c.serviceDone.Store(true)
 	_ = c.socket.SetReadDeadline(time.Now().Add(c.linger))
 	return err
+}
+
+// SetWriteDeadline is also how a tls.Conn above says that it has sent its last word: its
+// CloseWrite ends with a write deadline that has passed, and closes nothing below.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	if !t.IsZero() && !t.After(time.Now()) {
+		_ = c.CloseWrite()
+	}
+	return c.Conn.SetWriteDeadline(t)
 }
 
 // Close closes the client's connection.

@@ -23,7 +23,8 @@ func Locks() (n int) {
 
 // SetDescriptorLimit sets what the process may have for the time of a test.
 func SetDescriptorLimit(n int64) (restore func()) {
-	before := budget.limit
-	budget.limit = newDescriptors(n).limit
-	return func() { budget.limit = before }
+	limit, refusals := budget.limit, budget.refusals
+	set := newDescriptors(n)
+	budget.limit, budget.refusals = set.limit, set.refusals
+	return func() { budget.limit, budget.refusals = limit, refusals }
 }

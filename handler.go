@@ -9,6 +9,7 @@ import (
 
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // How a connection ended: the values of {l4.tcplock.reason}.
@@ -63,10 +64,10 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 	}
 	c.reason.Store(reason)
 	c.lock.refused(c)
-	if h.refuse == nil || !budget.enter() {
+	if h.refuse == nil || !budget.enterRefusal() {
 		return nil
 	}
-	defer budget.leave()
+	defer budget.leaveRefusal()
 	err := h.refuse.Handle(cx)
 	c.drain()
 	return err
@@ -97,7 +98,7 @@ func (c *conn) introduce(cx *layer4.Connection) error {
 }
 
 // connVar names the connection variable that holds the connection's newest *conn.
-const connVar = "tcplock"
+const connVar = "l4.tcplock.conn"
 
 // queueUp asks for a slot and waits for it. It returns "" when c holds one, else why
 // it never will.
@@ -192,6 +193,7 @@ func (c *conn) end(reason string) {
 	if c.leftOver {
 		c.leftOver = false
 		c.lock.leftOver.Add(-1)
+		c.log(zapcore.InfoLevel, "left-over connection has ended")
 	}
 	c.mu.Unlock()
 	if c.over.CompareAndSwap(false, true) {
@@ -205,11 +207,7 @@ func (c *conn) overstay() {
 	if !c.over.CompareAndSwap(false, true) {
 		return // the connection has ended in time, if only just
 	}
-	c.lock.inForce.Load().logger.Warn("hold_timeout is over, client cut",
-		zap.String("lock", c.lock.name),
-		zap.String("client", c.client),
-		zap.Int("slot", c.slot),
-		zap.Uint64("connection", c.number))
+	c.log(zapcore.WarnLevel, "hold_timeout is over, client cut")
 	c.reason.Store(holdTimeout)
 	c.cut()
 	_ = c.lock.runHooks(onTimeout, c)
@@ -239,9 +237,18 @@ func (c *conn) giveBack() {
 	if !c.returned {
 		c.leftOver = true
 		c.lock.leftOver.Add(1)
+		c.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
 	}
 	c.mu.Unlock()
 	c.exit()
+}
+
+func (c *conn) log(level zapcore.Level, msg string) {
+	c.lock.inForce.Load().logger.Log(level, msg,
+		zap.String("lock", c.lock.name),
+		zap.String("client", c.client),
+		zap.Int("slot", c.slot),
+		zap.Uint64("connection", c.number))
 }
 
 // leave is Handle's end.
@@ -253,6 +260,7 @@ func (c *conn) leave(err error) {
 		budget.leave()
 	}
 	c.closed.Store(true)
+	c.lock.handling.Add(-1)
 	c.exit()
 }
 

@@ -59,7 +59,8 @@ type Hook struct {
 	// The pause before each of these tries. Default and zero: none.
 	RetryInterval caddy.Duration `json:"retry_interval,omitempty"`
 
-	// A failure is logged, and the connection goes on. Default: false.
+	// With activate only: a failure is logged, and the connection goes on. (At other
+	// moments it does in any case.) Default: false.
 	Optional bool `json:"optional,omitempty"`
 
 	// What to do, in order; at least one.
@@ -80,7 +81,7 @@ type Step interface {
 type Moment struct {
 	On         string        // the moment: activate, release, timeout, refuse or idle
 	Lock       string        // the lock's name
-	Slot       int           // the slot's index, from 1; 0 if there is none (refuse)
+	Slot       int           // the slot's index, from 1; 0 if there never was one (refuse)
 	Worker     string        // the slot's worker, empty if it has none
 	Connection uint64        // running number among the lock's connections that got a slot; 0 if there is none
 	Client     string        // the client's address; empty at idle
@@ -176,6 +177,9 @@ func (h *Hook) checkConditions() error {
 	if h.Exclusive && (h.On == onRefuse || h.On == onIdle) {
 		return fmt.Errorf("on %s: found exclusive, expected it with activate, release or timeout only", h.On)
 	}
+	if h.Optional && h.On != onActivate {
+		return fmt.Errorf("on %s: found optional, expected it with activate only: a failure stops nothing else", h.On)
+	}
 	if h.ExclusiveWait < 0 || h.ExclusiveWait > 0 && !h.Exclusive {
 		return fmt.Errorf("on %s: found exclusive_wait %s, expected 0 or more, and exclusive with it", h.On, time.Duration(h.ExclusiveWait))
 	}
@@ -218,6 +222,9 @@ func (h *Hook) run(ctx context.Context, m Moment) error {
 			return err
 		}
 		for err = nil; err == nil && next < len(h.steps); {
+			if err = ctx.Err(); err != nil {
+				return err
+			}
 			if err = runStep(ctx, h.steps[next], m); err == nil {
 				next++
 			}

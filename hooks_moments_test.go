@@ -324,3 +324,41 @@ func TestEveryJSON(t *testing.T) {
 		t.Errorf("found %s (%v), expected no every", raw, err)
 	}
 }
+
+// Idle hooks are due at the same time, or while another one runs. Each runs in the pause,
+// one after the other, in the order of the config.
+func TestIdleHooksOneAfterTheOther(t *testing.T) {
+	playHooks(t, func(s *stage) {
+		idle := func(name string, d time.Duration) *Hook {
+			return s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(d)}, &fakeStep{name: name, takes: 2 * second})
+		}
+		s.load(Settings{}, idle("first", 5*second), idle("second", 5*second), idle("third", 6*second))
+		s.until(30 * second)
+		s.expect(`
+			5s first begins
+			7s first done
+			7s second begins
+			9s second done
+			9s third begins
+			11s third done`)
+	})
+}
+
+// A client comes while the idle hook runs, and leaves the line. That ends the pause: the
+// next one begins when the hook is done.
+func TestIdleHookAgainAfterAVisitor(t *testing.T) {
+	wait := caddy.Duration(second / 2)
+	playHooks(t, func(s *stage) {
+		s.load(Settings{WaitTimeout: wait}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * second)},
+			&fakeStep{name: "restart", takes: 2 * second}))
+		s.until(6 * second)
+		s.comes("a", 0)
+		s.until(20 * second)
+		s.expect(`
+			5s restart begins
+			6.5s a refused: wait_timeout
+			7s restart done
+			12s restart begins
+			14s restart done`)
+	})
+}

@@ -112,7 +112,7 @@ type namedConn struct {
 }
 
 func (c namedConn) RemoteAddr() net.Addr { return c }
-func (c namedConn) Network() string      { return "pipe" }
+func (c namedConn) Network() string      { return c.name } // what the lock takes from unknown addresses
 func (c namedConn) String() string       { return c.name }
 
 // fakeStep is a step that says for whom it runs.

@@ -30,10 +30,12 @@ type lock struct {
 	mu      sync.Mutex
 	claims  []*claim
 	inForce atomic.Pointer[claim]
-	idle    []idleClock     // one for each idle hook of the claim in force
+	idle    *time.Timer     // until the next idle hook
 	idled   map[string]bool // those that have run since everybody had gone
 	left    time.Time       // when everybody had gone, last
+	visits  uint64          // how many had been here then
 
+	handling atomic.Int64    // connections in Handle
 	refusing atomic.Bool     // refuse hooks are running
 	leftOver atomic.Int64    // connections whose slot was handed on without them
 	ctx      context.Context // done when hooks have to end
@@ -53,6 +55,7 @@ type claim struct {
 func enterLock(name string) *lock {
 	value, _, _ := locks.LoadOrNew(name, func() (caddy.Destructor, error) {
 		l := &lock{name: name, queue: newQueue(0, unlimited), left: time.Now(), idled: make(map[string]bool)}
+		l.schedule.past = make(map[string]*past)
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		return l, nil
 	})
@@ -69,7 +72,7 @@ func (l *lock) Destruct() error {
 	budget.addSlots(-l.queue.Stats().Slots)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.setIdle(nil)
+	l.setIdle()
 	return nil
 }
 
@@ -88,7 +91,7 @@ func (l *lock) pop(c *claim) {
 	defer l.mu.Unlock()
 	l.claims = slices.DeleteFunc(l.claims, func(other *claim) bool { return other == c })
 	if len(l.claims) == 0 {
-		l.setIdle(nil)
+		l.setIdle()
 	} else if newest := l.claims[len(l.claims)-1]; newest != l.inForce.Load() {
 		l.apply(newest)
 	}
@@ -125,7 +128,7 @@ func (l *lock) apply(c *claim) {
 	}
 	budget.addSlots(c.settings.slots() - l.queue.Stats().Slots)
 	wakeAll(l.queue.Resize(c.settings.slots(), maxWaiting, time.Now()))
-	l.setIdle(c.hooks[onIdle])
+	l.setIdle()
 }
 
 // giveBack gives p's slot back, to the next in line.
@@ -156,22 +159,32 @@ func (l *lock) drain() {
 	}
 	quiet := l.queue.Quiet()
 	wakeAll(l.queue.Close())
-	finished := waitFor(quiet, claim.settings.drain())
-	l.cancel()
-	if finished {
-		return
-	}
-	_, holders, _ := l.queue.Snapshot()
-	for _, p := range holders {
-		if c, ok := p.owner.(*conn); ok {
-			c.cut()
+	if !waitFor(quiet, claim.settings.drain()) {
+		l.cancel()
+		_, holders, _ := l.queue.Snapshot()
+		for _, p := range holders {
+			if c, ok := p.owner.(*conn); ok {
+				c.cut()
+			}
 		}
+		waitFor(quiet, lastGrace)
 	}
-	waitFor(quiet, cutGrace)
+	// Who was refused may still be getting its answer, and what a hook has started does
+	// not end by itself.
+	l.settleDown(func() bool { return l.handling.Load() == 0 })
+	l.cancel()
+	l.settleDown(func() bool { return l.handling.Load() == 0 && !l.refusing.Load() })
 }
 
-// cutGrace is how long a cut connection may take to come back from its handlers.
-const cutGrace = time.Second
+// lastGrace is how long a cut connection may take to come back from its handlers, how long
+// the refuse handlers may take for those who have been refused, and hooks to end.
+const lastGrace = time.Second
+
+func (l *lock) settleDown(done func() bool) {
+	for end := time.Now().Add(lastGrace); !done() && time.Now().Before(end); {
+		time.Sleep(lastGrace / 100)
+	}
+}
 
 func waitFor(done <-chan struct{}, d time.Duration) bool {
 	timer := time.NewTimer(d)

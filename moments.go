@@ -114,68 +114,78 @@ func (l *lock) refused(c *conn) {
 	}()
 }
 
-// idleClock is an idle hook's clock and how long it runs.
-type idleClock struct {
-	*time.Timer
-	runs time.Duration
-}
-
-// setIdle replaces the idle hooks' clocks and starts them; what the clocks before them
-// showed goes on. l.mu is held.
-func (l *lock) setIdle(hooks []*Hook) {
-	for _, clock := range l.idle {
-		clock.Stop()
+// setIdle sets the clock to the next of the idle hooks whose time comes in this pause.
+// l.mu is held.
+func (l *lock) setIdle() {
+	if l.idle != nil {
+		l.idle.Stop()
+		l.idle = nil
 	}
-	l.idle = nil
-	for _, h := range hooks {
-		rest := time.Until(l.left.Add(time.Duration(h.IdleFor)))
-		l.idle = append(l.idle, idleClock{time.AfterFunc(rest, func() { l.idleFor(h) }), time.Duration(h.IdleFor)})
+	if h := l.nextIdle(); h != nil {
+		l.idle = time.AfterFunc(time.Until(l.left.Add(time.Duration(h.IdleFor))), l.idleNow)
 	}
 }
 
-// noteIdle starts the idle hooks' clocks anew if everybody has gone. Nobody stops them:
-// a clock that runs out while somebody is there does nothing.
+// nextIdle is that hook, nil if there is none. Of two with one time it is the first.
+func (l *lock) nextIdle() (next *Hook) {
+	if len(l.claims) == 0 {
+		return nil
+	}
+	for _, h := range l.inForce.Load().hooks[onIdle] {
+		if !l.idled[h.key] && (next == nil || h.IdleFor < next.IdleFor) {
+			next = h
+		}
+	}
+	return next
+}
+
+// noteIdle starts the clock anew if everybody has gone. Nobody stops it: if it runs out
+// while somebody is there, it does nothing.
 func (l *lock) noteIdle() {
 	if len(l.inForce.Load().hooks[onIdle]) == 0 {
 		return
 	}
-	if s := l.queue.Stats(); s.Held > 0 || s.Waiting > 0 {
+	s := l.queue.Stats()
+	if s.Held > 0 || s.Waiting > 0 {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.left, l.idled = time.Now(), make(map[string]bool)
-	for _, clock := range l.idle {
-		clock.Reset(clock.runs)
-	}
+	l.left, l.visits, l.idled = time.Now(), s.Total.Joined, make(map[string]bool)
+	l.setIdle()
 }
 
-// idleFor runs an idle hook if it still is its time. The hook holds the whole queue
-// while it runs, so that nobody meets a service that is being stopped.
-func (l *lock) idleFor(h *Hook) {
+// idleNow runs the next idle hook if it still is its time. The hook holds the whole
+// queue while it runs, so that nobody meets a service that is being stopped.
+func (l *lock) idleNow() {
 	same := enterLock(l.name)
 	defer same.exit()
 	p := new(place)
-	if same != l || !l.isIdle(h) || !l.queue.Seize(p, time.Now()) {
+	if same != l || !l.queue.Seize(p, time.Now()) {
 		return
 	}
-	defer func() {
-		l.include(p)
-		wake(l.queue.Release(p, time.Now()))
-	}()
-	if l.schedule.due(h, time.Now()) {
+	// Somebody may have been here of whom noteIdle has not heard yet.
+	visited := func() bool { return l.queue.Stats().Total.Joined != l.visits }
+	l.mu.Lock()
+	h := l.nextIdle()
+	if h == nil || visited() || time.Since(l.left) < time.Duration(h.IdleFor) {
+		h = nil
+	} else {
+		l.idled[h.key] = true
+	}
+	l.mu.Unlock()
+	if h != nil && l.schedule.due(h, time.Now()) {
 		_ = l.runHook(h, Moment{On: onIdle, Lock: l.name}, p)
 	}
-}
-
-// isIdle reports whether h's time has come, once in each pause. The clock may have been
-// set anew just as it ran out.
-func (l *lock) isIdle(h *Hook) bool {
+	l.include(p)
+	wake(l.queue.Release(p, time.Now()))
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if time.Since(l.left) < time.Duration(h.IdleFor) || l.idled[h.key] {
-		return false
+	again := visited()
+	if !again {
+		l.setIdle()
 	}
-	l.idled[h.key] = true
-	return true
+	l.mu.Unlock()
+	if again {
+		l.noteIdle() // who has come and gone meanwhile could not
+	}
 }

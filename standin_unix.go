@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -29,35 +30,43 @@ const (
 	looks        = 3 // so many in a row have to find connections waiting
 )
 
-// watchListeners runs until ctx is done, which is when the config is replaced.
-func watchListeners(ctx context.Context, servers map[string]*layer4.Server, logger *zap.Logger) {
-	waited := make(map[int]int)
+// watchListeners begins with it, and returns what ends it.
+func watchListeners(servers map[string]*layer4.Server, logger *zap.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	waited := make(map[int]int) // how many looks in a row have found connections waiting
 	for _, fd := range listening() {
 		waited[fd] = 0
 	}
-	for sleep(ctx, lookInterval) {
-		for fd := range waited {
-			if waited[fd]++; !isWaiting(fd) {
-				waited[fd] = 0
-			}
-			if waited[fd] < looks {
-				continue
-			}
-			server := serverAt(fd, servers)
-			if server == nil { // not a layer4 server's
+	var running sync.WaitGroup
+	running.Go(func() {
+		for sleep(ctx, lookInterval) {
+			for fd := range waited {
+				if waited[fd]++; !isWaiting(fd) {
+					waited[fd] = 0
+				}
+				if waited[fd] < looks {
+					continue
+				}
+				server := serverAt(fd, servers)
+				if server == nil { // not a layer4 server's
+					delete(waited, fd)
+					continue
+				}
+				ln, err := copyListener(fd)
+				if err != nil { // most likely there still is no descriptor left
+					continue
+				}
+				logger.Error("caddy-l4 has stopped accepting connections, most likely because the process had no file "+
+					"descriptor left (raise its limit); accepting them in its place",
+					zap.String("address", ln.Addr().String()))
 				delete(waited, fd)
-				continue
+				running.Go(func() { standIn(ctx, ln, server, logger) })
 			}
-			ln, err := copyListener(fd)
-			if err != nil { // most likely there still is no descriptor left
-				continue
-			}
-			logger.Error("caddy-l4 has stopped accepting connections, most likely because the process had no file "+
-				"descriptor left (raise its limit); accepting them in its place",
-				zap.String("address", ln.Addr().String()))
-			delete(waited, fd)
-			go standIn(ctx, ln, server, logger)
 		}
+	})
+	return func() {
+		cancel()
+		running.Wait()
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 
 var (
 	errTee = errors.New("tcplock cannot stand in a tee branch: the branch shares its client " +
-		"with the main chain, which would be stopped and cut as well; put tcplock before tee")
+		"with the main chain, which would be stopped and cut as well; put tcplock into the main chain")
 	errUDP = errors.New("tcplock cannot stand on a UDP server: a UDP client has no end but a timeout, " +
 		"and one that waits in line would stop the packets of all others; use a TCP server")
 	errNotTerminal = errors.New("tcplock must be followed, in the same route, by a handler that uses the " +
@@ -26,8 +26,8 @@ var (
 // passOn are caddy-l4's handlers that only prepare a connection for the next one.
 var passOn = []string{"postgres_tls", "proxy_protocol", "tcplock", "tee", "throttle", "tls", "vars"}
 
-// hideEnd are those of them that have no CloseWrite, or make something else of it.
-var hideEnd = []string{"proxy_protocol", "throttle", "tls"}
+// hideEnd are those of them whose connection has no CloseWrite.
+var hideEnd = []string{"proxy_protocol", "tee", "throttle"}
 
 // checkSurroundings refuses the places in a config at which a lock would not hold, or
 // would stop more than its own connection. modules are those that lead to the handler,
@@ -110,7 +110,7 @@ func handlerName(raw json.RawMessage) string {
 func checkNotUDP(server *layer4.Server) error {
 	udp := slices.ContainsFunc(server.Listen, func(listen string) bool {
 		addr, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(listen, ""))
-		return err == nil && (strings.HasPrefix(addr.Network, "udp") || addr.Network == "unixgram")
+		return err == nil && (strings.HasPrefix(addr.Network, "udp") || addr.Network == "unixgram" || addr.Network == "fdgram")
 	})
 	if !udp {
 		return nil
