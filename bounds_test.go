@@ -14,7 +14,7 @@ import (
 // has gone its place can be had again, and all who wait are served. Of the few descriptors
 // there are here the refused ones keep none.
 func TestFullLineRefusesTheNext(t *testing.T) {
-	defer tcplock.SetDescriptorLimit(64 + 16)()
+	t.Cleanup(tcplock.SetDescriptorLimit(64 + 16)) // when Caddy has stopped
 	busy := newService(t, answerBusy)
 	for _, refuse := range []struct{ name, handlers, answer string }{
 		{"close", "", ""},
@@ -84,7 +84,7 @@ func answerBusy(conn *net.TCPConn) {
 // that makes eight connections in the two locks together. The ninth is refused, at
 // either lock. When a waiter has gone, its place can be had at the other lock.
 func TestLocksShareTheDescriptors(t *testing.T) {
-	defer tcplock.SetDescriptorLimit(64 + 10)()
+	t.Cleanup(tcplock.SetDescriptorLimit(64 + 10)) // when Caddy has stopped
 	svc := newService(t, nil)
 	a, b := freeAddr(t), freeAddr(t)
 	server := func(addr, name string) string {

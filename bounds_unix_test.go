@@ -233,6 +233,11 @@ func stopAccepting(t *testing.T, addrs []string) (clients []net.Conn) {
 		files = append(files, os.NewFile(uintptr(fd), addr))
 		connects = append(connects, func() error { return unix.Connect(fd, to) })
 	}
+	stacks := make([]byte, 1<<20)
+	accepting := func() int { // some may belong to configs that failed to start
+		return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "layer4.(*Server).serve(")
+	}
+	before := accepting()
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
@@ -248,10 +253,7 @@ func stopAccepting(t *testing.T, addrs []string) (clients []net.Conn) {
 			t.Fatal(err)
 		}
 	}
-	stacks := make([]byte, 1<<20)
-	eventually(t, "caddy-l4 accepts no more", func() bool {
-		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "layer4.(*Server).serve(")
-	})
+	eventually(t, "caddy-l4 accepts no more", func() bool { return accepting() == before-len(addrs) })
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func TestHalfClosedThroughTLS(t *testing.T) {
 // The file descriptors are used up by the line. Who comes then still gets to the refuse
 // handlers, which need one descriptor more.
 func TestRefuseHandlersAtDescriptorLimit(t *testing.T) {
-	defer tcplock.SetDescriptorLimit(64 + 10)()
+	t.Cleanup(tcplock.SetDescriptorLimit(64 + 10)) // when Caddy has stopped
 	svc := newService(t, nil)
 	busy := newService(t, answerBusy)
 	addr := lockServer(t, "tcplock {\nlinger 0\nrefuse {\nproxy "+busy.addr+"\n}\n}", svc.addr)
