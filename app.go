@@ -175,13 +175,14 @@ func (a *App) Cleanup() error {
 // setting.
 func (s Settings) written() Settings {
 	linger, drain := caddy.Duration(s.linger()), caddy.Duration(s.drain())
-	s.Slots, s.Linger, s.Drain, s.HalfClosed = s.slots(), &linger, &drain, cmp.Or(s.HalfClosed, halfClosedKeep)
+	s.Linger, s.Drain, s.HalfClosed = &linger, &drain, cmp.Or(s.HalfClosed, halfClosedKeep)
+	if len(s.Workers) == 0 {
+		s.Slots = s.slots()
+	}
 	return s
 }
 
 func (s *Settings) empty() bool { return reflect.ValueOf(*s).IsZero() }
-
-func (s *Settings) slots() int { return max(1, s.Slots) }
 
 func (s *Settings) linger() time.Duration {
 	if s.Linger == nil {

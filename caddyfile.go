@@ -3,6 +3,7 @@ package tcplock
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,13 @@ const stepNamespace = "layer4.tcplock.hooks"
 //
 //	tcplock [<slots>] {
 //		name         <name>
+//		workers      <address...>
+//		worker_check [<timeout>]
+//		service      <command> [<args...>] { ... }
+//		priority     <n>
+//		priority_age <duration>
+//		max_per_client         <n>
+//		max_waiting_per_client <n>
 //		max_waiting  <n>
 //		wait_timeout <duration>
 //		hold_timeout <duration>
@@ -42,20 +50,44 @@ const stepNamespace = "layer4.tcplock.hooks"
 //
 // Moments are activate, release, timeout, refuse and idle <duration>; steps are exec,
 // wait, emit and whatever else is registered in the namespace layer4.tcplock.hooks.
-// A step may have a block, on both forms of "on". The number of slots is 1 if it is
-// not given.
+// A step may have a block, on both forms of "on". The block of a service is that of
+// [Service.UnmarshalCaddyfile]. The number of slots is 1 if neither it nor workers are
+// given.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next()          // consume the handler's name
+	d.Next() // consume the handler's name
+	start := *d
 	timeoutHook := *d // where the last one stands
 	opts := options{
 		"name":         one(&h.Name, text),
-		"max_waiting":  optional(&h.MaxWaiting, number),
-		"wait_timeout": one(&h.WaitTimeout, duration),
-		"hold_timeout": one(&h.HoldTimeout, duration),
-		"linger":       optional(&h.Linger, duration),
-		"half_closed":  one(&h.HalfClosed, text),
-		"settle":       one(&h.Settle, duration),
-		"drain":        optional(&h.Drain, duration),
+		"priority":     one(&h.Priority, number),
+		"priority_age": one(&h.PriorityAge, duration),
+		"workers": {max: math.MaxInt, set: func(_ *caddyfile.Dispenser, args []string) error {
+			if len(args) == 0 {
+				return errors.New("found 0 arguments, expected one address or more")
+			}
+			h.Workers = args
+			return nil
+		}},
+		"worker_check": {max: 1, set: func(_ *caddyfile.Dispenser, args []string) (err error) {
+			h.WorkerCheck = caddy.Duration(defaultWorkerCheck)
+			if len(args) > 0 {
+				h.WorkerCheck, err = duration(args[0])
+			}
+			return err
+		}},
+		"service": {own: func(d *caddyfile.Dispenser) error {
+			h.Service = new(Service)
+			return h.Service.UnmarshalCaddyfile(d)
+		}},
+		"max_per_client":         one(&h.MaxPerClient, number),
+		"max_waiting_per_client": one(&h.MaxWaitingPerClient, number),
+		"max_waiting":            optional(&h.MaxWaiting, number),
+		"wait_timeout":           one(&h.WaitTimeout, duration),
+		"hold_timeout":           one(&h.HoldTimeout, duration),
+		"linger":                 optional(&h.Linger, duration),
+		"half_closed":            one(&h.HalfClosed, text),
+		"settle":                 one(&h.Settle, duration),
+		"drain":                  optional(&h.Drain, duration),
 		"on": {repeat: true, own: func(d *caddyfile.Dispenser) error {
 			line := *d
 			hook, err := unmarshalHook(d)
@@ -85,6 +117,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	if err := h.checkMoments(); err != nil {
 		return timeoutHook.WrapErr(err)
+	}
+	if err := h.checkWorkers(); err != nil {
+		return start.WrapErr(err)
 	}
 	return nil
 }

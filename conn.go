@@ -39,10 +39,12 @@ type conn struct {
 	granted bool
 	counted bool // in the budget of descriptors
 	slot    int
+	worker  *worker // what stands behind the slot, nil if the lock does not know
 	number  uint64
 	waited  time.Duration
 
 	// The service's side.
+	waitTimeout time.Duration
 	linger      time.Duration
 	serviceDone atomic.Bool // the service has closed its side
 	inputEnded  atomic.Bool // the client has closed its side, or failed
@@ -50,7 +52,7 @@ type conn struct {
 	closed      atomic.Bool // Handle has returned: what comes now comes unguarded
 
 	// The end. Whoever turns over from false to true gives the slot back.
-	over     atomic.Bool
+	over     *atomic.Bool // the slot is on its way back; a new one for each slot
 	reason   atomic.Value // string
 	users    atomic.Int32 // who uses the lock for this connection
 	mu       sync.Mutex   // guards the two below
@@ -60,7 +62,7 @@ type conn struct {
 
 func newConn(cx *layer4.Connection, l *lock) *conn {
 	c := &conn{Conn: cx.Conn, lock: l, client: clientAddress(cx.RemoteAddr()), sent: len(cx.MatchingBytes()) > 0}
-	c.place.owner = c
+	c.place.owner, c.place.client = c, clientOf(cx.RemoteAddr())
 	c.users.Store(1)
 	l.handling.Add(1)
 	for c.socket = cx.Conn; ; {

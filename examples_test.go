@@ -26,6 +26,7 @@ import (
 var examples = map[string]func(t *testing.T){
 	"http-with-busy-page": driveHTTP,
 	"libreoffice":         func(t *testing.T) { loadExample(t, "libreoffice", freeAddr(t)) }, // driven in libreoffice_test.go
+	"libreoffice-pool":    validatePool,                                                      // driven in libreoffice_pool_test.go
 	"postgres":            drivePostgres,
 	"printer":             drivePrinter,
 	"quickstart":          driveQuickstart,
@@ -100,6 +101,17 @@ func loadExample(t *testing.T, name, service string) (addr, storage string) {
 	}
 	_ = json.Unmarshal(cfg, &kept)
 	return addr, kept.Storage.Root
+}
+
+// validatePool loads the example without starting it, and so without its processes.
+func validatePool(t *testing.T) {
+	var cfg caddy.Config
+	if err := json.Unmarshal(keptToTest(t, adapt(t, string(readExample(t, "libreoffice-pool", "Caddyfile")))), &cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Validate(&cfg); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // keptToTest adds to a config what global adds to a Caddyfile, and a storage folder.

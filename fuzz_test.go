@@ -50,6 +50,9 @@ func FuzzJSON(f *testing.F) {
 		`{"hooks": [{"on": "activate", "steps": []}]}`,
 		`{"hooks": [{"on": "activate", "steps": [null, {"hook": "<"}], "every": "5"}]}`,
 		`{"hold_timeout": 9223372036854775807, "hooks": [null]}`,
+		`{"workers": [], "worker_check": "1s"}`,
+		`{"workers": ["", "a:1-65535", "a:2"], "slots": 1, "max_per_client": -1}`,
+		`{"workers": ["unix/", "udp/a:1", "{env.A}:1", "[::1]:1-0"], "priority": 1001, "priority_age": "25h"}`,
 	} {
 		f.Add([]byte(seed))
 	}

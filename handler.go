@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
@@ -22,6 +23,9 @@ const (
 	clientGone   = "client_gone"   // the client left before it reached the service
 	hookFailed   = "hook_failed"   // an activate hook failed
 	shutdown     = "shutdown"      // Caddy is shutting down
+
+	// Not an end: the worker could not be reached, and the connection is back in line.
+	workerDown = "worker_down"
 )
 
 // Handle takes a connection through the lock: into the line, through the activate
@@ -41,16 +45,28 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 	if err := c.introduce(cx); err != nil {
 		return err
 	}
-	ended := c.queueUp()
-	if ended == "" {
-		ended = c.activate()
+	view := cx.Wrap(c)
+	ended := c.join(h.Priority)
+	for {
+		if ended == "" {
+			ended = c.await()
+		}
+		if ended == "" {
+			ended = c.activate()
+		}
+		if ended == "" {
+			ended, err = c.serve(view, next)
+		}
+		switch ended {
+		case "":
+			c.drain()
+			return err
+		case workerDown:
+			ended = ""
+		default:
+			return h.turnAway(c, view, ended)
+		}
 	}
-	if ended != "" {
-		return h.turnAway(c, cx.Wrap(c), ended)
-	}
-	err = c.serve(cx.Wrap(c), next)
-	c.drain()
-	return err
 }
 
 // turnAway ends a connection that does not reach the service.
@@ -78,7 +94,7 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 func (c *conn) introduce(cx *layer4.Connection) error {
 	c.outer, _ = cx.GetVar(connVar).(*conn)
 	for outer := c.outer; outer != nil; outer = outer.outer {
-		if outer.lock == c.lock && !outer.over.Load() && outer.granted {
+		if outer.lock == c.lock && outer.granted && !outer.over.Load() {
 			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", c.lock.name)
 		}
 	}
@@ -100,47 +116,49 @@ func (c *conn) introduce(cx *layer4.Connection) error {
 // connVar names the connection variable that holds the connection's newest *conn.
 const connVar = "l4.tcplock.conn"
 
-// queueUp asks for a slot and waits for it. It returns "" when c holds one, else why
-// it never will.
-func (c *conn) queueUp() (ended string) {
+// join asks for a slot. It returns "" when c stands in line or holds one, else why it
+// does not.
+func (c *conn) join(priority int) (ended string) {
 	s := &c.lock.inForce.Load().settings
-	c.linger, c.drop = s.linger(), s.HalfClosed == halfClosedDrop
+	c.waitTimeout, c.linger, c.drop = time.Duration(s.WaitTimeout), s.linger(), s.HalfClosed == halfClosedDrop
 	if c.counted = budget.enter(); !c.counted {
 		return refusedFull
 	}
-	now := time.Now()
-	held, err := c.lock.queue.Join(&c.place, now)
-	switch {
-	case held:
-		c.hold(c.place)
-		return ""
+	c.place.priority = priority
+	switch _, err := c.lock.queue.Join(&c.place, time.Now()); {
 	case errors.Is(err, errClosed):
 		return shutdown
 	case err != nil:
 		return refusedFull
 	}
+	return ""
+}
+
+// await waits for a slot. It returns "" when c holds one, else why it never will.
+func (c *conn) await() (ended string) {
 	var until time.Time
-	if s.WaitTimeout > 0 {
-		until = now.Add(time.Duration(s.WaitTimeout))
-	}
 	for {
-		result := c.park(until)
-		if result != parkWoken && c.lock.queue.Leave(&c.place) {
-			c.lock.noteIdle()
-			if result == parkTimeout {
-				return waitTimeout
-			}
-			return clientGone
-		}
-		// A slot that was granted in that last instant is taken; activate
+		// A slot that is granted just when the client goes is taken; activate
 		// looks whether the client is still there to use it.
-		switch p := c.lock.queue.Look(&c.place); p.state {
-		case placeHolding:
+		p := c.lock.queue.Look(&c.place)
+		switch {
+		case p.state == placeHolding:
 			c.hold(p)
 			return ""
-		case placeGone:
+		case p.state == placeGone:
 			return shutdown
+		case c.waitTimeout > 0 && until.IsZero():
+			until = time.Now().Add(c.waitTimeout - p.waited)
 		}
+		result := c.park(until)
+		if result == parkWoken || !c.lock.queue.Leave(&c.place) {
+			continue
+		}
+		c.lock.noteIdle()
+		if result == parkTimeout {
+			return waitTimeout
+		}
+		return clientGone
 	}
 }
 
@@ -148,13 +166,27 @@ func (c *conn) queueUp() (ended string) {
 // Handle, and whoever gives the slot back.
 func (c *conn) hold(p place) {
 	c.granted, c.slot, c.number, c.waited = true, p.slot, p.number, p.waited
+	c.worker = c.lock.worker(p.slot)
+	c.over = new(atomic.Bool)
 	c.users.Add(1)
 }
 
-// activate runs the activate hooks and looks whether there is still somebody to serve.
-// It returns "" if so, else why not.
+// backInLine gives the slot back, whose worker cannot be reached, but not the place.
+func (c *conn) backInLine() string {
+	wake(c.lock.queue.Requeue(&c.place, time.Now())) // which may be c itself
+	c.worker.vacated()
+	c.granted, c.slot, c.number, c.worker = false, 0, 0, nil
+	c.users.Add(-1)
+	return workerDown
+}
+
+// activate makes sure that there is a worker, runs the activate hooks and looks whether
+// there is still somebody to serve. It returns "" if so, else why not.
 func (c *conn) activate() (ended string) {
+	check := time.Duration(c.lock.inForce.Load().settings.WorkerCheck)
 	switch {
+	case c.worker != nil && c.worker.reach(c.lock.ctx, check) != nil:
+		return c.backInLine()
 	case c.lock.runHooks(onActivate, c) != nil:
 		ended = hookFailed
 	case c.gone():
@@ -168,21 +200,33 @@ func (c *conn) activate() (ended string) {
 
 // serve hands the connection to the next handler and gives the slot back when that has
 // come to its end, which for the proxy means: the service has closed, and the proxy
-// has closed its socket to it.
-func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) error {
+// has closed its socket to it. It returns "" and the next handler's error, or workerDown.
+func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, err error) {
 	if d := time.Duration(c.lock.inForce.Load().settings.HoldTimeout); d > 0 {
-		defer time.AfterFunc(d, c.overstay).Stop()
+		over := c.over
+		defer time.AfterFunc(d, func() { c.overstay(over) }).Stop()
 	}
-	err := next.Handle(cx)
-	if err != nil {
+	err = next.Handle(cx)
+	used := c.used.Load()
+	switch {
+	case err != nil && !used && c.worker != nil && c.over.CompareAndSwap(false, true):
+		// Nobody has seen a byte of this connection: it can go to another worker.
+		c.worker.down(err)
+		c.reason.Store(serviceError)
+		_ = c.lock.runHooks(onRelease, c)
+		return c.backInLine(), nil
+	case err != nil:
 		c.end(serviceError)
-		return err
+		return "", err
+	}
+	if c.worker != nil {
+		c.worker.reached()
 	}
 	c.end(served)
-	if !c.used.Load() {
-		return errNotTerminal
+	if !used {
+		err = errNotTerminal
 	}
-	return nil
+	return "", err
 }
 
 // end is called when the next handler has returned, or will never be called. The slot
@@ -203,14 +247,17 @@ func (c *conn) end(reason string) {
 
 // overstay is called when hold_timeout is over. A service that neither answers nor
 // closes keeps the proxy from returning for ever, so the slot does not wait for that.
-func (c *conn) overstay() {
-	if !c.over.CompareAndSwap(false, true) {
+func (c *conn) overstay(over *atomic.Bool) {
+	if !over.CompareAndSwap(false, true) {
 		return // the connection has ended in time, if only just
 	}
 	c.log(zapcore.WarnLevel, "hold_timeout is over, client cut")
 	c.reason.Store(holdTimeout)
 	c.cut()
 	_ = c.lock.runHooks(onTimeout, c)
+	if c.worker != nil {
+		c.worker.restart(restartHoldTimeout)
+	}
 	c.finish(holdTimeout)
 }
 
@@ -232,7 +279,17 @@ func (c *conn) finish(reason string) {
 }
 
 func (c *conn) giveBack() {
+	w := c.worker
+	if w != nil {
+		w.ended()
+	}
 	c.lock.giveBack(&c.place)
+	if w == nil {
+		w = c.lock.worker(c.slot) // the slot has got one meanwhile
+	}
+	if w != nil {
+		w.vacated()
+	}
 	c.mu.Lock()
 	if !c.returned {
 		c.leftOver = true
@@ -244,7 +301,7 @@ func (c *conn) giveBack() {
 }
 
 func (c *conn) log(level zapcore.Level, msg string) {
-	c.lock.inForce.Load().logger.Log(level, msg,
+	c.lock.logger().Log(level, msg,
 		zap.String("lock", c.lock.name),
 		zap.String("client", c.client),
 		zap.Int("slot", c.slot),
@@ -271,6 +328,13 @@ func (c *conn) exit() {
 	}
 }
 
+func (c *conn) workerAddress() string {
+	if c.worker == nil {
+		return ""
+	}
+	return c.worker.address
+}
+
 // moment says what is known of the connection now.
 func (c *conn) moment(on string) Moment {
 	reason, _ := c.reason.Load().(string)
@@ -278,6 +342,7 @@ func (c *conn) moment(on string) Moment {
 		On:         on,
 		Lock:       c.lock.name,
 		Slot:       c.slot,
+		Worker:     c.workerAddress(),
 		Connection: c.number,
 		Client:     c.client,
 		Waited:     c.waited,

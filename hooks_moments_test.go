@@ -15,20 +15,20 @@ import (
 // that long. Who comes while it runs waits for its end, and is served then; so are more
 // than one. A client that holds its slot for long is no pause.
 func TestIdleHook(t *testing.T) {
-	playHooks(t, func(s *stage) {
-		s.load(Settings{Slots: 2}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * second)},
-			&fakeStep{name: "restart", takes: 2 * second}))
-		s.until(1 * second)
-		s.comes("a", 9*second)
-		s.until(16 * second)
-		s.comes("b", second)
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{Slots: 2}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec)},
+			&fakeStep{name: "restart", takes: 2 * sec}))
+		s.until(1 * sec)
+		s.comes("a", 9*sec)
+		s.until(16 * sec)
+		s.comes("b", sec)
 		s.until(16500 * time.Millisecond)
-		s.comes("c", 2*second)
-		s.until(40 * second)
+		s.comes("c", 2*sec)
+		s.until(40 * sec)
 		s.comes("d", 0)
-		s.until(44 * second)
+		s.until(44 * sec)
 		s.comes("e", 0)
-		s.until(48 * second)
+		s.until(48 * sec)
 		s.expect(`
 			1s a in
 			10s a out
@@ -50,15 +50,15 @@ func TestIdleHook(t *testing.T) {
 // An idle hook that fails is no reason not to serve the next client, and is due again in
 // the next pause, whatever its count.
 func TestIdleHookFails(t *testing.T) {
-	playHooks(t, func(s *stage) {
-		s.load(Settings{}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * second), Every: Every{Count: 3}},
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec), Every: Every{Count: 3}},
 			&fakeStep{name: "restart", fails: map[int]error{1: errPanic}}))
 		for i := range 3 {
-			s.until(time.Duration(i+1) * 10 * second)
+			s.until(time.Duration(i+1) * 10 * sec)
 			s.comes("a", 0)
 			synctest.Wait()
 		}
-		s.until(40 * second)
+		s.until(40 * sec)
 		s.expect(`
 			5s restart failed
 			10s a in
@@ -75,18 +75,18 @@ func TestIdleHookFails(t *testing.T) {
 // A reload neither starts a pause anew nor runs the hook a second time in it. One that is
 // new has its turn at once, if the pause has been long enough.
 func TestIdleHookAndReload(t *testing.T) {
-	playHooks(t, func(s *stage) {
+	playHooks(t, func(s *hookStage) {
 		hook := func(name string) *Hook {
-			return s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * second)}, &fakeStep{name: name})
+			return s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec)}, &fakeStep{name: name})
 		}
 		s.load(Settings{}, hook("old"))
-		s.until(3 * second)
+		s.until(3 * sec)
 		s.load(Settings{}, hook("old"))
-		s.until(8 * second)
+		s.until(8 * sec)
 		s.load(Settings{}, hook("old"))
-		s.until(9 * second)
+		s.until(9 * sec)
 		s.load(Settings{}, hook("new"))
-		s.until(30 * second)
+		s.until(30 * sec)
 		s.expect(`
 			5s old
 			9s new`)
@@ -97,7 +97,7 @@ func TestIdleHookAndReload(t *testing.T) {
 // runs at a time; the refusals that come meanwhile count, so that the hook is due in its
 // turn, or as soon as it is free if its turn came while it was not.
 func TestRefuseHook(t *testing.T) {
-	refusals := []time.Duration{1 * second, 2 * second, 5 * second, 6 * second, 9 * second}
+	refusals := []time.Duration{1 * sec, 2 * sec, 5 * sec, 6 * sec, 9 * sec}
 	for _, test := range []struct {
 		name  string
 		every Every
@@ -148,15 +148,15 @@ func TestRefuseHook(t *testing.T) {
 			12s restart e done`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			playHooks(t, func(s *stage) {
+			playHooks(t, func(s *hookStage) {
 				s.load(Settings{MaxWaiting: new(int)}, s.hook(Hook{On: onRefuse, Every: test.every},
-					&fakeStep{name: "restart", takes: 3 * second}))
-				s.comes("holder", 10*second)
+					&fakeStep{name: "restart", takes: 3 * sec}))
+				s.comes("holder", 10*sec)
 				for i, at := range refusals {
 					s.until(at)
 					s.comes(string(rune('a'+i)), 0)
 				}
-				s.until(15 * second)
+				s.until(15 * sec)
 				s.expect(test.want)
 			})
 		})
@@ -166,12 +166,12 @@ func TestRefuseHook(t *testing.T) {
 // The turn of a refuse hook comes while it runs. It is not lost: it runs at the next
 // refusal, which is not its turn.
 func TestRefuseHookOwed(t *testing.T) {
-	playHooks(t, func(s *stage) {
+	playHooks(t, func(s *hookStage) {
 		s.load(Settings{MaxWaiting: new(int)}, s.hook(Hook{On: onRefuse, Every: Every{Count: 2}},
-			&fakeStep{name: "restart", takes: 3 * second}))
-		s.comes("holder", 20*second)
+			&fakeStep{name: "restart", takes: 3 * sec}))
+		s.comes("holder", 20*sec)
 		for i, at := range []time.Duration{1, 2, 3, 5} {
-			s.until(at * second)
+			s.until(at * sec)
 			s.comes(string(rune('a'+i)), 0)
 		}
 		s.expect(`
@@ -189,7 +189,7 @@ func TestRefuseHookOwed(t *testing.T) {
 // A hook of whatever moment holds no mutex while it runs: the figures of the lock can be
 // read, its settings replaced, and other hooks asked whether they are due.
 func TestHooksHoldNoMutex(t *testing.T) {
-	playHooks(t, func(s *stage) {
+	playHooks(t, func(s *hookStage) {
 		var seen []string
 		look := func(m Moment) {
 			seen = append(seen, m.On)
@@ -217,15 +217,15 @@ func TestHooksHoldNoMutex(t *testing.T) {
 		for _, on := range moments {
 			h := Hook{On: on, Every: Every{Count: 1}, Exclusive: on != onRefuse && on != onIdle}
 			if on == onIdle {
-				h.IdleFor = caddy.Duration(5 * second)
+				h.IdleFor = caddy.Duration(5 * sec)
 			}
 			hooks = append(hooks, s.hook(h, &fakeStep{name: on, does: look}))
 		}
-		s.load(Settings{MaxWaiting: new(int), HoldTimeout: caddy.Duration(3 * second)}, hooks...)
+		s.load(Settings{MaxWaiting: new(int), HoldTimeout: caddy.Duration(3 * sec)}, hooks...)
 		s.comes("a", time.Hour)
-		s.until(1 * second)
+		s.until(1 * sec)
 		s.comes("b", 0)
-		s.until(20 * second)
+		s.until(20 * sec)
 		if got, want := strings.Join(seen, " "), "activate refuse timeout release idle"; got != want {
 			t.Errorf("found hooks at %s, expected %s", got, want)
 		}
@@ -236,20 +236,20 @@ func TestHooksHoldNoMutex(t *testing.T) {
 // ended, however long they would take and whoever they wait for, and none of them is
 // tried again.
 func TestDrainEndsHooks(t *testing.T) {
-	drain := caddy.Duration(2 * second)
+	drain := caddy.Duration(2 * sec)
 	for _, test := range []struct {
 		name  string
-		hooks func(s *stage) []*Hook
+		hooks func(s *hookStage) []*Hook
 		want  string
 	}{
-		{"activate", func(s *stage) []*Hook {
-			return []*Hook{s.hook(Hook{On: onActivate, Retry: 3, RetryInterval: caddy.Duration(second)}, &fakeStep{name: "restart", takes: time.Hour})}
+		{"activate", func(s *hookStage) []*Hook {
+			return []*Hook{s.hook(Hook{On: onActivate, Retry: 3, RetryInterval: caddy.Duration(sec)}, &fakeStep{name: "restart", takes: time.Hour})}
 		}, `
 			0s restart a begins
 			0s restart b begins
 			2s c refused: shutdown
 			4s restart a ended early, restart b ended early, a refused: hook_failed, b refused: hook_failed`},
-		{"between two tries", func(s *stage) []*Hook {
+		{"between two tries", func(s *hookStage) []*Hook {
 			fails := map[int]error{1: errStep, 2: errStep}
 			return []*Hook{s.hook(Hook{On: onActivate, Retry: 1, RetryInterval: caddy.Duration(time.Hour)}, &fakeStep{name: "restart", fails: fails})}
 		}, `
@@ -257,7 +257,7 @@ func TestDrainEndsHooks(t *testing.T) {
 			0s restart b failed
 			2s c refused: shutdown
 			4s a refused: hook_failed, b refused: hook_failed`},
-		{"exclusive", func(s *stage) []*Hook {
+		{"exclusive", func(s *hookStage) []*Hook {
 			return []*Hook{s.hook(Hook{On: onActivate, Exclusive: true, Every: Every{Interval: time.Millisecond}}, &fakeStep{name: "restart"})}
 		}, `
 			0s restart a
@@ -266,17 +266,17 @@ func TestDrainEndsHooks(t *testing.T) {
 			4s a cut, b refused: hook_failed`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			playHooks(t, func(s *stage) {
+			playHooks(t, func(s *hookStage) {
 				s.load(Settings{Slots: 2, Drain: &drain}, test.hooks(s)...)
 				s.comes("a", time.Hour)
 				synctest.Wait()
 				if test.name == "exclusive" {
-					s.until(second) // the hook is due again for b
+					s.until(sec) // the hook is due again for b
 				}
 				s.comes("b", time.Hour)
 				synctest.Wait()
 				s.comes("c", time.Hour)
-				s.until(2 * second)
+				s.until(2 * sec)
 				s.lock.drain()
 				s.expect(test.want)
 			})
@@ -328,12 +328,12 @@ func TestEveryJSON(t *testing.T) {
 // Idle hooks are due at the same time, or while another one runs. Each runs in the pause,
 // one after the other, in the order of the config.
 func TestIdleHooksOneAfterTheOther(t *testing.T) {
-	playHooks(t, func(s *stage) {
+	playHooks(t, func(s *hookStage) {
 		idle := func(name string, d time.Duration) *Hook {
-			return s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(d)}, &fakeStep{name: name, takes: 2 * second})
+			return s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(d)}, &fakeStep{name: name, takes: 2 * sec})
 		}
-		s.load(Settings{}, idle("first", 5*second), idle("second", 5*second), idle("third", 6*second))
-		s.until(30 * second)
+		s.load(Settings{}, idle("first", 5*sec), idle("second", 5*sec), idle("third", 6*sec))
+		s.until(30 * sec)
 		s.expect(`
 			5s first begins
 			7s first done
@@ -347,13 +347,13 @@ func TestIdleHooksOneAfterTheOther(t *testing.T) {
 // A client comes while the idle hook runs, and leaves the line. That ends the pause: the
 // next one begins when the hook is done.
 func TestIdleHookAgainAfterAVisitor(t *testing.T) {
-	wait := caddy.Duration(second / 2)
-	playHooks(t, func(s *stage) {
-		s.load(Settings{WaitTimeout: wait}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * second)},
-			&fakeStep{name: "restart", takes: 2 * second}))
-		s.until(6 * second)
+	wait := caddy.Duration(sec / 2)
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{WaitTimeout: wait}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec)},
+			&fakeStep{name: "restart", takes: 2 * sec}))
+		s.until(6 * sec)
 		s.comes("a", 0)
-		s.until(20 * second)
+		s.until(20 * sec)
 		s.expect(`
 			5s restart begins
 			6.5s a refused: wait_timeout

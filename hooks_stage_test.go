@@ -18,10 +18,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// stage is where scripts of hooks are played: a real lock and a real handler, clients
+// hookStage is where scripts of hooks are played: a real lock and a real handler, clients
 // that come through a net.Pipe, steps that only say what they do, and fake time. What
 // clients and steps say is written down and compared with the script.
-type stage struct {
+type hookStage struct {
 	t       *testing.T
 	lock    *lock
 	handler *Handler
@@ -34,10 +34,10 @@ type stage struct {
 
 // playHooks plays a script in fake time, and makes sure that nobody uses the lock at its
 // end. (synctest makes sure that no goroutine is left.)
-func playHooks(t *testing.T, script func(s *stage)) {
+func playHooks(t *testing.T, script func(s *hookStage)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &stage{t: t, start: time.Now()}
+		s := &hookStage{t: t, start: time.Now()}
 		s.handler = &Handler{Name: "stage", logger: zap.NewNop(), refuse: layer4.HandlerFunc(s.refused)}
 		s.lock = enterLock(s.handler.Name)
 		script(s)
@@ -52,7 +52,7 @@ func playHooks(t *testing.T, script func(s *stage)) {
 }
 
 // load puts settings in force, as a config does that has started.
-func (s *stage) load(settings Settings, hooks ...*Hook) {
+func (s *hookStage) load(settings Settings, hooks ...*Hook) {
 	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*Hook), logger: zap.NewNop()}
 	for _, h := range hooks {
 		c.hooks[h.On] = append(c.hooks[h.On], h)
@@ -65,7 +65,7 @@ func (s *stage) load(settings Settings, hooks ...*Hook) {
 }
 
 // hook completes a hook: its steps are not from JSON, but their names are.
-func (s *stage) hook(h Hook, steps ...*fakeStep) *Hook {
+func (s *hookStage) hook(h Hook, steps ...*fakeStep) *Hook {
 	for _, step := range steps {
 		step.s = s
 		h.StepsRaw = append(h.StepsRaw, json.RawMessage(fmt.Sprintf(`{"hook":%q}`, step.name)))
@@ -80,7 +80,7 @@ func (s *stage) hook(h Hook, steps ...*fakeStep) *Hook {
 }
 
 // comes sends a client to the lock. It stays at the service for as long as it is given.
-func (s *stage) comes(name string, stays time.Duration) {
+func (s *hookStage) comes(name string, stays time.Duration) {
 	ours, theirs := net.Pipe()
 	cx := layer4.WrapConnection(namedConn{theirs, name}, nil, zap.NewNop())
 	s.ended.Go(func() {
@@ -100,7 +100,7 @@ func (s *stage) comes(name string, stays time.Duration) {
 }
 
 // refused is the refuse handler.
-func (s *stage) refused(cx *layer4.Connection) error {
+func (s *hookStage) refused(cx *layer4.Connection) error {
 	reason, _ := cx.Replacer().GetString("l4.tcplock.reason")
 	s.say(cx.RemoteAddr().String() + " refused: " + reason)
 	return nil
@@ -122,7 +122,7 @@ type fakeStep struct {
 	fails map[int]error // by number of its run, from 1; nil for all others
 	does  func(m Moment)
 
-	s    *stage
+	s    *hookStage
 	runs int
 }
 
@@ -161,21 +161,21 @@ func (f *fakeStep) Run(ctx context.Context, m Moment) error {
 	return err
 }
 
-func (s *stage) say(what string) {
+func (s *hookStage) say(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.said = append(s.said, fmt.Sprintf("%s %s", time.Since(s.start), what))
 }
 
 // until lets time pass until so long after the beginning.
-func (s *stage) until(d time.Duration) {
+func (s *hookStage) until(d time.Duration) {
 	time.Sleep(d - time.Since(s.start))
 	synctest.Wait()
 }
 
 // expect waits until all clients have ended, compares what was said with the script, and
 // forgets it. What stands in one line, with commas between, may come in any order.
-func (s *stage) expect(script string) {
+func (s *hookStage) expect(script string) {
 	s.t.Helper()
 	s.ended.Wait()
 	synctest.Wait()

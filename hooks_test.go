@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-const second = time.Second
+const sec = time.Second
 
 // One client comes each second. The hook runs for those it is due for: the 1st, n+1st,
 // 2n+1st, or when its last run is that long ago. One that has failed is due again the
@@ -26,18 +26,18 @@ func TestHookEvery(t *testing.T) {
 		{"3", Every{Count: 3}, nil, []uint64{1, 4, 7}},
 		{"3, first fails", Every{Count: 3}, map[int]error{1: errStep}, []uint64{1, 2, 4, 7}},
 		{"3, second fails twice", Every{Count: 3}, map[int]error{2: errStep, 3: errPanic}, []uint64{1, 4, 5, 6, 7}},
-		{"3s", Every{Interval: 3 * second}, nil, []uint64{1, 4, 7}},
+		{"3s", Every{Interval: 3 * sec}, nil, []uint64{1, 4, 7}},
 		{"2.5s", Every{Interval: 2500 * time.Millisecond}, nil, []uint64{1, 4, 7}},
-		{"3s, first fails", Every{Interval: 3 * second}, map[int]error{1: errStep}, []uint64{1, 2, 5, 8}},
+		{"3s, first fails", Every{Interval: 3 * sec}, map[int]error{1: errStep}, []uint64{1, 2, 5, 8}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			playHooks(t, func(s *stage) {
+			playHooks(t, func(s *hookStage) {
 				var ran []uint64
 				s.load(Settings{}, s.hook(Hook{On: onActivate, Every: test.every},
 					&fakeStep{name: "step", fails: test.fails, does: func(m Moment) { ran = append(ran, m.Connection) }}))
 				for i := range 8 {
-					s.until(time.Duration(i) * second)
-					s.comes("client", second/2)
+					s.until(time.Duration(i) * sec)
+					s.comes("client", sec/2)
 				}
 				s.ended.Wait()
 				if !slices.Equal(ran, test.want) {
@@ -52,7 +52,7 @@ func TestHookEvery(t *testing.T) {
 // on counting, and the one that was changed starts anew. What was taken out and comes
 // back starts anew as well.
 func TestHookCountSurvivesReload(t *testing.T) {
-	playHooks(t, func(s *stage) {
+	playHooks(t, func(s *hookStage) {
 		every := Hook{On: onActivate, Every: Every{Count: 3}}
 		edited := every
 		edited.Retry = 1
@@ -110,8 +110,8 @@ func TestHookRetry(t *testing.T) {
 			2s start a failed
 			2s a refused: hook_failed`},
 	} {
-		playHooks(t, func(s *stage) {
-			s.load(Settings{}, s.hook(Hook{On: onActivate, Retry: test.retry, RetryInterval: caddy.Duration(2 * second)},
+		playHooks(t, func(s *hookStage) {
+			s.load(Settings{}, s.hook(Hook{On: onActivate, Retry: test.retry, RetryInterval: caddy.Duration(2 * sec)},
 				&fakeStep{name: "stop"},
 				&fakeStep{name: "start", fails: map[int]error{1: errStep, 2: errPanic}},
 				&fakeStep{name: "check"}))
@@ -146,16 +146,16 @@ func TestHookFails(t *testing.T) {
 			1s end b`
 	for _, err := range []error{errStep, errPanic} {
 		for _, optional := range []bool{true, false} {
-			playHooks(t, func(s *stage) {
+			playHooks(t, func(s *hookStage) {
 				fails := map[int]error{1: err}
 				s.load(Settings{},
 					s.hook(Hook{On: onActivate, Optional: optional}, &fakeStep{name: "first", fails: fails}),
 					s.hook(Hook{On: onActivate}, &fakeStep{name: "second"}),
 					s.hook(Hook{On: onRelease}, &fakeStep{name: "last", fails: fails}),
 					s.hook(Hook{On: onRelease}, &fakeStep{name: "end"}))
-				s.comes("a", second)
+				s.comes("a", sec)
 				synctest.Wait()
-				s.comes("b", second)
+				s.comes("b", sec)
 				if optional {
 					s.expect(passes)
 				} else {
@@ -169,14 +169,14 @@ func TestHookFails(t *testing.T) {
 // Hooks of one slot run one at a time, in the order of the config, and the slot is handed
 // on after the last; those of the other slot run at the same time.
 func TestHooksOfSlots(t *testing.T) {
-	playHooks(t, func(s *stage) {
+	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 2},
-			s.hook(Hook{On: onRelease}, &fakeStep{name: "clean", takes: 2 * second}),
-			s.hook(Hook{On: onActivate}, &fakeStep{name: "start", takes: 2 * second}, &fakeStep{name: "check"}),
+			s.hook(Hook{On: onRelease}, &fakeStep{name: "clean", takes: 2 * sec}),
+			s.hook(Hook{On: onActivate}, &fakeStep{name: "start", takes: 2 * sec}, &fakeStep{name: "check"}),
 			s.hook(Hook{On: onActivate}, &fakeStep{name: "greet"}))
-		s.comes("a", 2*second)
-		s.until(1 * second)
-		s.comes("b", 9*second)
+		s.comes("a", 2*sec)
+		s.until(1 * sec)
+		s.comes("b", 9*sec)
 		s.until(2500 * time.Millisecond)
 		s.comes("c", 0)
 		s.expect(`
@@ -203,7 +203,7 @@ func TestHooksOfSlots(t *testing.T) {
 			10s clean c done
 			12s b out
 			12s clean b begins`)
-		s.until(14 * second)
+		s.until(14 * sec)
 	})
 }
 
@@ -211,17 +211,17 @@ func TestHooksOfSlots(t *testing.T) {
 // hook run before the slot is handed on. The time that hooks take is not the next
 // client's. It is settled after that.
 func TestTimeoutHook(t *testing.T) {
-	playHooks(t, func(s *stage) {
+	playHooks(t, func(s *hookStage) {
 		reason := func(m Moment) {
 			s.say(fmt.Sprintf("%s %s slot %d connection %d waited %s", m.On, m.Reason, m.Slot, m.Connection, m.Waited))
 		}
-		s.load(Settings{HoldTimeout: caddy.Duration(2 * second), Settle: caddy.Duration(4 * second)},
-			s.hook(Hook{On: onTimeout}, &fakeStep{name: "restart", takes: 3 * second, does: reason}),
+		s.load(Settings{HoldTimeout: caddy.Duration(2 * sec), Settle: caddy.Duration(4 * sec)},
+			s.hook(Hook{On: onTimeout}, &fakeStep{name: "restart", takes: 3 * sec, does: reason}),
 			s.hook(Hook{On: onRelease}, &fakeStep{name: "clean", does: reason}))
 		s.comes("a", time.Hour)
-		s.until(1 * second)
+		s.until(1 * sec)
 		s.comes("b", 1900*time.Millisecond)
-		s.until(15 * second)
+		s.until(15 * sec)
 		s.expect(`
 			0s a in
 			2s a cut, timeout hold_timeout slot 1 connection 1 waited 0s, restart a begins
@@ -238,11 +238,11 @@ func TestTimeoutHook(t *testing.T) {
 // An exclusive hook waits until all other holders have finished, and while it waits and
 // runs nobody is admitted, whatever slots are free. Then all that may are.
 func TestHookExclusive(t *testing.T) {
-	playHooks(t, func(s *stage) {
+	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 3}, s.hook(Hook{On: onActivate, Every: Every{Count: 3}, Exclusive: true},
-			&fakeStep{name: "restart", takes: second}))
-		for i, stays := range []time.Duration{9 * second, 3 * second, 10 * second, 1 * second, 1 * second} {
-			s.until(time.Duration(i)*second + time.Duration(min(i, 1))*second)
+			&fakeStep{name: "restart", takes: sec}))
+		for i, stays := range []time.Duration{9 * sec, 3 * sec, 10 * sec, 1 * sec, 1 * sec} {
+			s.until(time.Duration(i)*sec + time.Duration(min(i, 1))*sec)
 			s.comes(string(rune('a'+i)), stays)
 		}
 		s.expect(`
@@ -264,20 +264,20 @@ func TestHookExclusive(t *testing.T) {
 // The other holders do not finish in time: the hook has failed, its connection is
 // refused, and the line goes on. The hook is due again for the next one, and fails again.
 func TestHookExclusiveInVain(t *testing.T) {
-	playHooks(t, func(s *stage) {
+	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 3}, s.hook(
-			Hook{On: onActivate, Every: Every{Count: 2}, Exclusive: true, ExclusiveWait: caddy.Duration(2 * second)},
+			Hook{On: onActivate, Every: Every{Count: 2}, Exclusive: true, ExclusiveWait: caddy.Duration(2 * sec)},
 			&fakeStep{name: "restart"}))
-		s.comes("a", 20*second)
+		s.comes("a", 20*sec)
 		synctest.Wait()
-		s.comes("b", 20*second)
-		s.until(1 * second)
+		s.comes("b", 20*sec)
+		s.until(1 * sec)
 		s.comes("c", 0)
-		s.until(2 * second)
+		s.until(2 * sec)
 		s.comes("d", 0)
-		s.until(6 * second)
+		s.until(6 * sec)
 		s.load(Settings{Slots: 3})
-		s.comes("e", second)
+		s.comes("e", sec)
 		s.expect(`
 			0s restart a
 			0s a in
@@ -294,14 +294,14 @@ func TestHookExclusiveInVain(t *testing.T) {
 // other for ever, and each of them is: the first who asked comes first. Whoever comes
 // is admitted when they all are done.
 func TestHooksExclusiveAtOnce(t *testing.T) {
-	playHooks(t, func(s *stage) {
-		s.load(Settings{Slots: 3}, s.hook(Hook{On: onRelease, Exclusive: true}, &fakeStep{name: "clean", takes: second}))
-		s.comes("a", 3*second)
-		s.comes("b", 4*second)
-		s.comes("c", 6*second)
-		s.until(5 * second)
-		s.comes("d", second)
-		s.until(12 * second)
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{Slots: 3}, s.hook(Hook{On: onRelease, Exclusive: true}, &fakeStep{name: "clean", takes: sec}))
+		s.comes("a", 3*sec)
+		s.comes("b", 4*sec)
+		s.comes("c", 6*sec)
+		s.until(5 * sec)
+		s.comes("d", sec)
+		s.until(12 * sec)
 		s.expect(`
 			0s a in, b in, c in
 			3s a out

@@ -35,6 +35,11 @@ type lock struct {
 	left    time.Time       // when everybody had gone, last
 	visits  uint64          // how many had been here then
 
+	slots   int // of the claim in force
+	workers atomic.Pointer[[]*worker]
+
+	stopping sync.WaitGroup // processes that are being ended
+
 	handling atomic.Int64    // connections in Handle
 	refusing atomic.Bool     // refuse hooks are running
 	leftOver atomic.Int64    // connections whose slot was handed on without them
@@ -54,7 +59,7 @@ type claim struct {
 
 func enterLock(name string) *lock {
 	value, _, _ := locks.LoadOrNew(name, func() (caddy.Destructor, error) {
-		l := &lock{name: name, queue: newQueue(0, unlimited), left: time.Now(), idled: make(map[string]bool)}
+		l := &lock{name: name, queue: newQueue(bounds{maxWaiting: unlimited}), left: time.Now(), idled: make(map[string]bool)}
 		l.schedule.past = make(map[string]*past)
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		return l, nil
@@ -69,10 +74,11 @@ func (l *lock) exit() {
 // Destruct implements caddy.Destructor: nobody uses the lock any more.
 func (l *lock) Destruct() error {
 	l.cancel()
-	budget.addSlots(-l.queue.Stats().Slots)
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	budget.addSlots(-l.slots)
 	l.setIdle()
+	l.mu.Unlock()
+	l.stopProcesses()
 	return nil
 }
 
@@ -122,12 +128,20 @@ func (l *lock) apply(c *claim) {
 		hooks = append(hooks, h...)
 	}
 	l.schedule.keep(hooks)
-	maxWaiting := unlimited
-	if c.settings.MaxWaiting != nil {
-		maxWaiting = *c.settings.MaxWaiting
+	settings := &c.settings
+	budget.addSlots(settings.slots() - l.slots)
+	l.slots = settings.slots()
+	b := bounds{
+		limit:            l.slots,
+		maxWaiting:       unlimited,
+		perClient:        settings.MaxPerClient,
+		waitingPerClient: settings.MaxWaitingPerClient,
+		priorityAge:      time.Duration(settings.PriorityAge),
 	}
-	budget.addSlots(c.settings.slots() - l.queue.Stats().Slots)
-	wakeAll(l.queue.Resize(c.settings.slots(), maxWaiting, time.Now()))
+	if settings.MaxWaiting != nil {
+		b.maxWaiting = *settings.MaxWaiting
+	}
+	l.setSlots(settings, b)
 	l.setIdle()
 }
 
@@ -136,6 +150,8 @@ func (l *lock) giveBack(p *place) {
 	wake(l.queue.Release(p, time.Now()))
 	l.noteIdle()
 }
+
+func (l *lock) logger() *zap.Logger { return l.inForce.Load().logger }
 
 func wake(p *place) {
 	if p != nil && p.owner != nil {
@@ -150,7 +166,7 @@ func wakeAll(places []*place) {
 }
 
 // drain lets the holders finish for as long as the settings say, refuses the line, and
-// then cuts who is left and ends the hooks. It is for the end of the process: a lock
+// then cuts who is left and ends the hooks and the service's processes. It is for the end of the process: a lock
 // does not come back from it.
 func (l *lock) drain() {
 	claim := l.inForce.Load()
@@ -174,6 +190,7 @@ func (l *lock) drain() {
 	l.settleDown(func() bool { return l.handling.Load() == 0 })
 	l.cancel()
 	l.settleDown(func() bool { return l.handling.Load() == 0 && !l.refusing.Load() })
+	l.stopProcesses()
 }
 
 // lastGrace is how long a cut connection may take to come back from its handlers, how long

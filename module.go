@@ -10,6 +10,7 @@ package tcplock
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"time"
@@ -46,6 +47,10 @@ type Handler struct {
 	// What the lock does. Handlers that share a lock set the same, or nothing.
 	Settings
 
+	// Who comes by this handler goes before those who come by handlers with a lower
+	// priority to the same lock; see also priority_age. From -1000 to 1000. Default: 0.
+	Priority int `json:"priority,omitempty"`
+
 	// The layer4 handlers that get a refused connection, in order: when the line
 	// is full, when wait_timeout has passed, when an activate hook failed, and on
 	// shutdown. Placeholder {l4.tcplock.reason} says which of them. Default: none,
@@ -63,6 +68,37 @@ type Settings struct {
 	// How many connections may be at the service at once. From 1 to 1000000.
 	// Default and zero: 1.
 	Slots int `json:"slots,omitempty"`
+
+	// The addresses of the service's workers, each of which takes one connection at a
+	// time: there is one slot for each, and {l4.tcplock.worker} says which a connection
+	// got, for the proxy to dial. host:port or unix//path; a port range stands for as
+	// many workers. Global placeholders only. Not with slots. Default: none.
+	Workers []string `json:"workers,omitempty"`
+
+	// Try to connect to the worker, for no longer than this, before a connection is let
+	// through to it. It takes the worker's only socket for a moment, which not every
+	// device can stand. Default and zero: a worker that is down shows when the proxy
+	// fails to reach it. Either way it is left out for half a second, and twice as
+	// long each further time (at most 30s), and the client keeps its place in line.
+	WorkerCheck caddy.Duration `json:"worker_check,omitempty"`
+
+	// The process behind each slot, to be started and restarted by the lock. Default:
+	// none, the service is somebody else's to run.
+	Service *Service `json:"service,omitempty"`
+
+	// How many slots one client, which is one IP address (of IPv6 a /64), may hold at
+	// once. Those of its connections that would have more are passed over until one of
+	// the others has ended. Default and zero: as many as there are.
+	MaxPerClient int `json:"max_per_client,omitempty"`
+
+	// How many connections of one client may stand in line; more are refused. Default
+	// and zero: as many as may wait at all.
+	MaxWaitingPerClient int `json:"max_waiting_per_client,omitempty"`
+
+	// The time in line that makes up for 1 of priority, so that those with a low one do
+	// not wait for ever: after 10 times as long, priority 0 goes before a newcomer
+	// with 10. Default and zero: no time does.
+	PriorityAge caddy.Duration `json:"priority_age,omitempty"`
 
 	// How many connections may stand in line; more are refused. Zero: nobody
 	// waits, whoever finds no free slot is refused. Default: as many as the
@@ -108,12 +144,15 @@ type Settings struct {
 const (
 	defaultName = "default"
 	maxSlots    = 1_000_000
+	maxPriority = 1000
+	maxAge      = 24 * time.Hour
 
 	halfClosedKeep = "keep"
 	halfClosedDrop = "drop"
 
-	defaultLinger = time.Second
-	defaultDrain  = 10 * time.Second
+	defaultLinger      = time.Second
+	defaultDrain       = 10 * time.Second
+	defaultWorkerCheck = time.Second
 )
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
@@ -133,6 +172,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := h.checkMoments(); err != nil {
+		return err
+	}
+	if err := h.checkWorkers(); err != nil {
 		return err
 	}
 	if err := checkSurroundings(ctx.Modules(), h.logger); err != nil {
@@ -163,6 +205,9 @@ func (h *Handler) check() error {
 	if h.Name != "" && !validName.MatchString(h.Name) {
 		return fmt.Errorf("name: found %q, expected 1 to 64 letters, digits or any of . _ -", h.Name)
 	}
+	if h.Priority < -maxPriority || h.Priority > maxPriority {
+		return fmt.Errorf("priority: found %d, expected a number from %d to %d", h.Priority, -maxPriority, maxPriority)
+	}
 	return h.Settings.check()
 }
 
@@ -176,10 +221,15 @@ func (s *Settings) check() error {
 	if s.MaxWaiting != nil && *s.MaxWaiting == 0 && s.WaitTimeout > 0 {
 		return fmt.Errorf("wait_timeout: found %s with max_waiting 0, expected only one of them: nobody waits", time.Duration(s.WaitTimeout))
 	}
+	if err := s.checkPool(); err != nil {
+		return err
+	}
 	for _, d := range []struct {
 		name  string
 		value *caddy.Duration
 	}{
+		{"worker_check", &s.WorkerCheck},
+		{"priority_age", &s.PriorityAge},
 		{"wait_timeout", &s.WaitTimeout},
 		{"hold_timeout", &s.HoldTimeout},
 		{"linger", s.Linger},
@@ -202,6 +252,50 @@ func (s *Settings) check() error {
 		if err := hook.check(); err != nil {
 			return fmt.Errorf("hook %d: %w", i+1, err)
 		}
+	}
+	return nil
+}
+
+// checkWorkers refuses options that are of no use without workers. It is not part of
+// check, because the options of a block come in any order.
+func (s *Settings) checkWorkers() error {
+	if s.WorkerCheck > 0 && len(s.Workers) == 0 {
+		return errors.New("worker_check: found no workers, expected some")
+	}
+	if s.Service != nil {
+		return s.Service.checkSlots(len(s.Workers) > 0)
+	}
+	return nil
+}
+
+func (s *Settings) checkPool() error {
+	addresses, err := s.expand()
+	switch {
+	case err != nil:
+		return err
+	case len(addresses) > 0 && s.Slots > 0:
+		return fmt.Errorf("workers: found %d beside slots %d, expected only one of them: each worker is a slot", len(addresses), s.Slots)
+	case len(addresses) > maxSlots:
+		return fmt.Errorf("workers: found %d, expected at most %d", len(addresses), maxSlots)
+	}
+	if s.Service != nil {
+		if err := s.Service.check(); err != nil {
+			return fmt.Errorf("service: %w", err)
+		}
+	}
+	for _, n := range []struct {
+		name  string
+		value int
+	}{
+		{"max_per_client", s.MaxPerClient},
+		{"max_waiting_per_client", s.MaxWaitingPerClient},
+	} {
+		if n.value < 0 {
+			return fmt.Errorf("%s: found %d, expected 0 or more", n.name, n.value)
+		}
+	}
+	if time.Duration(s.PriorityAge) > maxAge {
+		return fmt.Errorf("priority_age: found %s, expected at most %s", time.Duration(s.PriorityAge), maxAge)
 	}
 	return nil
 }

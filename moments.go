@@ -36,7 +36,7 @@ func (l *lock) runHook(h *Hook, m Moment, p *place) error {
 		zap.String("client", m.Client),
 		zap.Duration("duration", time.Since(start)),
 	}
-	logger := l.inForce.Load().logger
+	logger := l.logger()
 	if err != nil {
 		l.schedule.owe(h)
 		logger.Error("hook failed", append(fields, zap.Error(err))...)
@@ -177,8 +177,12 @@ func (l *lock) idleNow() {
 	if h != nil && l.schedule.due(h, time.Now()) {
 		_ = l.runHook(h, Moment{On: onIdle, Lock: l.name}, p)
 	}
+	slot := l.queue.Look(p).slot
 	l.include(p)
 	wake(l.queue.Release(p, time.Now()))
+	if w := l.worker(slot); w != nil {
+		w.vacated()
+	}
 	l.mu.Lock()
 	again := visited()
 	if !again {

@@ -6,17 +6,17 @@ package tcplock
 // through these states:
 //
 //	                                    Seclude
-//	                                   ┌───────▶ secluding
-//	                                   │ ┌────── Include
-//	                                   │ ▼
+//	               Requeue             ┌───────▶ secluding
+//	             ┌───────────────────┐ │ ┌────── Include
+//	             ▼                   │ │ ▼
 //	new ──Join──▶ waiting ──────────▶ holding ──Release──▶ gone
 //	 │               └──Leave, Close─────│──────────────────▲
 //	 └──Join: at once (Seize: too) ──────┘, refused ────────┘
 //
 // Who may move a place:
 //
-//   - waiting → holding is done by whoever makes a slot available (Release,
-//     Resize, Resume, Include), under the same mutex hold in which that happens.
+//   - waiting → holding is done by whoever makes a slot available (Release, Requeue,
+//     In, Set, Resume, Include), under the same mutex hold in which that happens.
 //     There is no moment in which a slot that may be granted and somebody in line
 //     exist side by side, so a newcomer cannot overtake and a wake-up cannot be
 //     missed: the grant is a fact before anybody is told about it.
@@ -34,21 +34,25 @@ package tcplock
 //
 //	held = number of slots with a holder
 //	held <= limit, except while a lowered limit waits for holders to finish
-//	waiting > 0  =>  held >= limit, or paused, or somebody wants to be alone
+//	somebody in line  =>  no slot is free, or held >= limit, or paused, or somebody
+//	                      wants to be alone
+//
+// In line are all who wait, but those who stand aside, because their client held as many
+// slots as it may when it was their turn: see queue_line.go.
 //
 // Join, Leave and Release are O(1) whatever the length of the line.
 
 import (
 	"errors"
-	"slices"
 	"sync"
 	"time"
 )
 
 // Why Join refuses a place.
 var (
-	errFull   = errors.New("line is full")
-	errClosed = errors.New("lock is shutting down")
+	errFull       = errors.New("line is full")
+	errClientFull = errors.New("line is full for this client")
+	errClosed     = errors.New("lock is shutting down")
 )
 
 // unlimited as maxWaiting means: the line has no length limit of its own.
@@ -65,42 +69,59 @@ const (
 )
 
 // place is one connection's place in a queue. The zero value is ready for Join
-// and is used once. All fields belong to the queue's mutex, except owner, which
-// the queue carries and never looks at.
+// and is used once. All fields belong to the queue's mutex. The first three are the
+// caller's to set before Join: the queue carries owner and never looks at it.
 type place struct {
-	owner any
+	owner    any
+	client   clientKey // whose it is, for the bounds of each client; zero: nobody's
+	priority int       // higher goes first
 
 	state  placeState
 	slot   int           // from 1 while holding, else 0
-	ahead  int           // how many stood in line before it when it joined
+	ahead  int           // how many waited when it joined
 	number uint64        // running number of this grant in its queue, from 1
 	joined time.Time     // when it joined
 	waited time.Duration // how long it stood in line before it was granted its slot
+	held   time.Duration // how long it has held slots it was granted before, see Requeue
 
+	seq        uint64 // order of joining
+	from       *client
 	prev, next *place
 }
 
 // slot is one permission to be connected to the service.
 type slot struct {
 	holder   *place
-	nextFree int // the next free slot, 0 after the last
+	out      bool // out of service: not to be granted
+	nextFree int  // the next free slot, 0 after the last
+}
+
+// bounds are what a queue keeps to.
+type bounds struct {
+	limit            int           // slots; held may exceed it for a while after it was lowered
+	maxWaiting       int           // how many may wait, or unlimited
+	perClient        int           // how many slots one client may hold, 0: no bound
+	waitingPerClient int           // how many of one client may wait, 0: no bound
+	priorityAge      time.Duration // the time in line that makes up for 1 of priority, 0: none does
 }
 
 // queue is a FIFO semaphore. Use newQueue.
 type queue struct {
 	mu sync.Mutex
 
-	limit      int // slots; held may exceed it for a while after it was lowered
-	maxWaiting int // longest line, or unlimited
-	paused     bool
-	closed     bool
+	bounds
+	paused bool
+	closed bool
 
 	slots    []slot // from 1; slots[0] is the head of the free list, the one free longest first
 	lastFree int    // the end of the free list, 0 if it is empty
 	held     int
 
-	line    place // the ends of the line: next is the head, prev the tail
-	waiting int
+	line    line
+	waiting int // in line and aside
+	clients map[clientKey]*client
+	arrived uint64 // the last seq
+	grants  uint64 // the last number
 
 	// Holders that want to be alone, in the order they asked. While there is
 	// one, nobody is granted a slot. The first of them is alone once every other
@@ -113,31 +134,36 @@ type queue struct {
 	total totals // but Joined, which follows from the others
 }
 
-// newQueue makes a queue; limit and maxWaiting are those of Resize.
-func newQueue(limit, maxWaiting int) *queue {
+func newQueue(b bounds) *queue {
 	q := new(queue)
-	q.line.prev, q.line.next = &q.line, &q.line
-	q.Resize(limit, maxWaiting, time.Time{})
+	q.Set(b, time.Time{})
 	return q
 }
 
 // Join asks for a slot. It returns true if p holds one now, false with a nil
-// error if p stands in line, and errFull or errClosed if p was refused.
+// error if p stands in line, and errFull, errClientFull or errClosed if p was refused.
 func (q *queue) Join(p *place, now time.Time) (holds bool, err error) {
 	q.mu.Lock() // unlocked by hand, here and in Release: a defer costs a tenth of the whole
 	if p.state != placeNew {
 		q.mu.Unlock()
 		p.mustBe(placeNew)
 	}
-	p.joined = now
-	switch holds = q.admitting(); {
+	q.arrived++
+	p.joined, p.seq = now, q.arrived
+	if q.countsClients() {
+		q.know(p)
+	}
+	switch holds = q.admitting() && !q.hasItsShare(p.from); {
 	case holds: // and nobody stands in line: third invariant
 		q.grant(p)
 	case q.closed:
 		err = q.refuse(p, errClosed)
 	case q.maxWaiting != unlimited && q.waiting >= q.maxWaiting:
 		err = q.refuse(p, errFull)
+	case p.from != nil && q.waitingPerClient > 0 && p.from.waiting >= q.waitingPerClient:
+		err = q.refuse(p, errClientFull)
 	default:
+		p.ahead = q.waiting
 		q.lineUp(p)
 	}
 	q.mu.Unlock()
@@ -161,16 +187,17 @@ func (q *queue) Seize(p *place, now time.Time) bool {
 }
 
 // Leave takes p out of the line. It returns false if p is not in line any more:
-// it holds a slot (see Holds), or Close has turned it away.
+// it holds a slot (see Look), or Close has turned it away.
 func (q *queue) Leave(p *place) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if p.state != placeWaiting {
 		return false
 	}
-	q.unlink(p)
+	q.stepOut(p)
 	p.state = placeGone
 	q.total.Left++
+	q.forget(p)
 	q.noteQuiet()
 	return true
 }
@@ -191,89 +218,53 @@ func (q *queue) Release(p *place, now time.Time) *place {
 		q.mu.Unlock()
 		p.mustBe(placeHolding)
 	}
-	q.slots[p.slot].holder = nil
-	q.held--
-	if p.slot <= q.limit {
-		q.free(p.slot)
-	}
-	p.state, p.slot = placeGone, 0
+	q.vacate(p)
+	p.state = placeGone
+	q.forget(p)
 	var woken *place
-	switch {
-	case len(q.seclusion) > 0:
-		woken = q.alone()
-	case q.waiting > 0:
-		// At most one can be granted: one slot came free, and before that
-		// there was none to grant (third invariant).
-		woken = q.grantNext(now)
-	default:
+	if q.waiting > 0 || len(q.seclusion) > 0 {
+		woken = q.handOn(now)
+	} else {
 		q.noteQuiet()
 	}
 	q.mu.Unlock()
 	return woken
 }
 
-// Seclude says that holder p wants to be alone: nobody is granted a slot from now
-// on, and p is alone when every other holder has gone or wants to be alone too. It
-// returns the place to wake, if any, because it is alone now: p itself, or the one
-// that has wanted it longest. End the wish with Include, whether or not it came true.
-func (q *queue) Seclude(p *place) *place {
+// Requeue takes p's slot away and puts p back in line, where it stood. It returns the
+// place to wake, if any, which may be p.
+func (q *queue) Requeue(p *place, now time.Time) *place {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	p.mustBe(placeHolding)
-	q.seclude(p)
-	return q.alone()
+	p.held = now.Sub(p.joined) - p.waited
+	q.total.Granted--
+	if q.closed {
+		q.vacate(p)
+		_ = q.refuse(p, errClosed)
+		q.noteQuiet()
+	} else {
+		q.lineUp(p) // before its slot is free: of its client, one may go on for it
+		q.vacate(p)
+	}
+	return q.handOn(now)
 }
 
-// Alone reports whether p is alone.
-func (q *queue) Alone(p *place) bool {
+// Set sets the bounds, at once. More slots admit waiters now, returned to be woken; fewer
+// let the holders finish. A shorter line sends nobody away.
+func (q *queue) Set(b bounds, now time.Time) []*place {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.alone() == p
-}
-
-// Include ends p's wish to be alone: p goes on as an ordinary holder. It returns the
-// places to wake: those that were granted a slot, or those that want to be alone
-// still. While another place is alone p cannot go on beside it: Include then does
-// nothing and returns false, and p is to call it again when it has been woken.
-func (q *queue) Include(p *place, now time.Time) ([]*place, bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	p.mustBe(placeSecluding)
-	if alone := q.alone(); alone != nil && alone != p {
-		return nil, false
+	before := q.bounds
+	q.bounds = b
+	q.grow(b.limit)
+	q.setFree()
+	for i := before.limit + 1; i <= b.limit; i++ {
+		q.free(i)
 	}
-	p.state = placeHolding
-	i := slices.Index(q.seclusion, p)
-	q.seclusion = slices.Delete(q.seclusion, i, i+1)
-	if len(q.seclusion) > 0 {
-		return slices.Clone(q.seclusion), true
+	if before.countsClients() || b.countsClients() {
+		q.regroup()
 	}
-	return q.grantAll(now), true
-}
-
-// Resize sets the number of slots (0 or more) and the longest line (0 or more, or
-// unlimited), at once. More slots admit waiters now, returned to be woken; fewer let
-// the holders finish. A shorter line sends nobody away.
-func (q *queue) Resize(limit, maxWaiting int, now time.Time) []*place {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.slots) <= limit {
-		q.slots = append(q.slots, slot{})
-	}
-	q.lastFree = 0
-	for i := q.slots[0].nextFree; i != 0; i = q.slots[i].nextFree {
-		if i > limit {
-			q.slots[q.lastFree].nextFree = q.slots[i].nextFree
-		} else {
-			q.lastFree = i
-		}
-	}
-	for i := q.limit + 1; i <= limit; i++ {
-		if q.slots[i].holder == nil {
-			q.free(i)
-		}
-	}
-	q.limit, q.maxWaiting = limit, maxWaiting
 	return q.grantAll(now)
 }
 
@@ -292,17 +283,16 @@ func (q *queue) Resume(now time.Time) []*place {
 	return q.grantAll(now)
 }
 
-// Close refuses all who come from now on and turns away those in line, returned
+// Close refuses all who come from now on and turns away those who wait, returned
 // to be woken. Holders stay.
 func (q *queue) Close() (turnedAway []*place) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	for q.waiting > 0 {
-		p := q.line.next
-		q.unlink(p)
+	turnedAway = q.waiters()
+	for _, p := range turnedAway {
+		q.stepOut(p)
 		_ = q.refuse(p, errClosed)
-		turnedAway = append(turnedAway, p)
 	}
 	q.noteQuiet()
 	return turnedAway
@@ -324,35 +314,57 @@ func (q *queue) Quiet() <-chan struct{} {
 
 // admitting reports whether a slot may be granted now.
 func (q *queue) admitting() bool {
-	return q.held < q.limit && !q.paused && !q.closed && len(q.seclusion) == 0
+	return q.slots[0].nextFree != 0 && q.held < q.limit && !q.paused && !q.closed && len(q.seclusion) == 0
 }
 
 func (q *queue) grant(p *place) {
 	q.take(p)
+	if p.from != nil {
+		p.from.held++
+	}
 	q.total.Granted++
-	p.number = q.total.Granted
+	q.grants++
+	p.number = q.grants
 }
 
-// take is grant without counting.
-func (q *queue) take(p *place) {
-	i := q.slots[0].nextFree
-	if q.slots[0].nextFree = q.slots[i].nextFree; i == q.lastFree {
-		q.lastFree = 0
+// vacate takes p's slot away.
+func (q *queue) vacate(p *place) {
+	i := p.slot
+	q.slots[i].holder, p.slot = nil, 0
+	q.held--
+	q.free(i)
+	if c := p.from; c != nil {
+		c.held--
+		q.bringBack(c)
 	}
-	q.slots[i].holder = p
-	q.held++
-	p.state, p.slot = placeHolding, i
+}
+
+// handOn tells who goes on after a holder has gone.
+func (q *queue) handOn(now time.Time) *place {
+	if len(q.seclusion) > 0 {
+		return q.alone()
+	}
+	// At most one can be granted: one slot came free, and before that there was
+	// none to grant (third invariant).
+	return q.grantNext(now)
 }
 
 func (q *queue) grantNext(now time.Time) *place {
-	if q.waiting == 0 || !q.admitting() {
-		return nil
+	for q.admitting() {
+		p := q.line.first(q.priorityAge)
+		if p == nil {
+			return nil
+		}
+		if q.hasItsShare(p.from) {
+			q.standAside(p)
+			continue
+		}
+		q.unlink(p)
+		q.grant(p)
+		p.waited = now.Sub(p.joined) - p.held
+		return p
 	}
-	p := q.line.next
-	q.unlink(p)
-	q.grant(p)
-	p.waited = now.Sub(p.joined)
-	return p
+	return nil
 }
 
 func (q *queue) grantAll(now time.Time) (granted []*place) {
@@ -362,43 +374,11 @@ func (q *queue) grantAll(now time.Time) (granted []*place) {
 	return granted
 }
 
-// free puts slot i at the end of the free list.
-func (q *queue) free(i int) {
-	q.slots[i].nextFree = 0
-	q.slots[q.lastFree].nextFree = i
-	q.lastFree = i
-}
-
 func (q *queue) refuse(p *place, err error) error {
 	p.state = placeGone
 	q.total.Refused++
+	q.forget(p)
 	return err
-}
-
-func (q *queue) lineUp(p *place) {
-	p.state, p.ahead = placeWaiting, q.waiting
-	p.prev, p.next = q.line.prev, &q.line
-	p.prev.next, p.next.prev = p, p
-	q.waiting++
-}
-
-func (q *queue) unlink(p *place) {
-	p.prev.next, p.next.prev = p.next, p.prev
-	p.prev, p.next = nil, nil
-	q.waiting--
-}
-
-func (q *queue) seclude(p *place) {
-	p.state = placeSecluding
-	q.seclusion = append(q.seclusion, p)
-}
-
-// alone returns the place that is alone, nil if none is.
-func (q *queue) alone() *place {
-	if len(q.seclusion) == 0 || q.held > len(q.seclusion) {
-		return nil
-	}
-	return q.seclusion[0]
 }
 
 func (q *queue) noteQuiet() {

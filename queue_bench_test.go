@@ -26,7 +26,7 @@ func BenchmarkUncontended(b *testing.B) {
 		}
 	})
 	b.Run("impl=queue", func(b *testing.B) {
-		q, p := newQueue(1, unlimited), new(place)
+		q, p := newQueue(bounds{limit: 1, maxWaiting: unlimited}), new(place)
 		b.ReportAllocs()
 		for b.Loop() {
 			*p = place{}
@@ -41,22 +41,38 @@ func BenchmarkUncontended(b *testing.B) {
 var lineLengths = []int{10, 1_000, 100_000, 1_000_000}
 
 // What it costs to hand a slot on, with one who joins for each that is done: the same
-// whatever the length of the line.
+// whatever the length of the line, the number of priorities in it and that of clients. Every
+// other one who joins is of a client that holds a slot: with a bound of one slot it may
+// not go on before that is given back, and others have come behind it then.
 func BenchmarkHandOff(b *testing.B) {
-	for _, n := range lineLengths {
-		b.Run(fmt.Sprintf("waiting=%d", n), func(b *testing.B) {
-			q, places, now := fullLine(n)
-			holder := &places[0]
-			b.ReportAllocs()
-			for b.Loop() {
-				next := q.Release(holder, now)
-				*holder = place{}
-				if holds, err := q.Join(holder, now); holds || err != nil {
-					b.Fatalf("found %t, %v, expected to stand in line", holds, err)
+	for _, c := range []struct {
+		name       string
+		priorities int
+		bounds     bounds
+	}{
+		{"", 1, bounds{limit: 2}},
+		{"priorities=8/", 8, bounds{limit: 2}},
+		{"priorities=8,age/", 8, bounds{limit: 2, priorityAge: time.Second}},
+		{"clients/", 1, bounds{limit: 2, perClient: 1, waitingPerClient: 2}},
+		{"clients,priorities=8,age/", 8, bounds{limit: 2, perClient: 1, waitingPerClient: 2, priorityAge: time.Second}},
+	} {
+		for _, n := range lineLengths {
+			b.Run(fmt.Sprintf("%swaiting=%d", c.name, n), func(b *testing.B) {
+				q, places, now := fullLine(n, c.bounds, c.priorities)
+				first, second, spare := &places[0], &places[1], new(place)
+				b.ReportAllocs()
+				for i := len(places); b.Loop(); i++ {
+					*spare = place{client: clientKey(i + 1), priority: i % c.priorities}
+					if i%2 == 0 {
+						spare.client = second.client
+					}
+					if holds, err := q.Join(spare, now); holds || err != nil {
+						b.Fatalf("found %t, %v, expected to stand in line", holds, err)
+					}
+					first, second, spare = second, q.Release(first, now), first
 				}
-				holder = next
-			}
-		})
+			})
+		}
 	}
 }
 
@@ -65,7 +81,7 @@ func BenchmarkHandOff(b *testing.B) {
 func BenchmarkLeaveMiddle(b *testing.B) {
 	for _, n := range lineLengths {
 		b.Run(fmt.Sprintf("waiting=%d", n), func(b *testing.B) {
-			q, places, now := fullLine(n)
+			q, places, now := fullLine(n, bounds{limit: 1}, 1)
 			// The front half never moves, so whoever is the first of the back
 			// half stands in the middle.
 			back := places[1+n/2:]
@@ -88,11 +104,14 @@ func BenchmarkLeaveMiddle(b *testing.B) {
 	}
 }
 
-// fullLine returns a queue with one slot, which places[0] holds, and n waiters, which
-// are the rest of places, in this order.
-func fullLine(n int) (*queue, []place, time.Time) {
-	q, places, now := newQueue(1, unlimited), make([]place, n+1), time.Now()
+// fullLine returns a queue whose slots the first of places hold, and n waiters, which are
+// the rest of places, in this order. Each is of a client of its own, and they take turns
+// with the priorities.
+func fullLine(n int, b bounds, priorities int) (*queue, []place, time.Time) {
+	b.maxWaiting = unlimited
+	q, places, now := newQueue(b), make([]place, b.limit+n), time.Now()
 	for i := range places {
+		places[i].client, places[i].priority = clientKey(i+1), i%priorities
 		_, _ = q.Join(&places[i], now)
 	}
 	return q, places, now

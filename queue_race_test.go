@@ -2,7 +2,6 @@ package tcplock
 
 import (
 	"cmp"
-	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -21,31 +20,49 @@ type crowd struct {
 	tick atomic.Int64
 
 	mu      sync.Mutex
-	ceiling int          // the highest limit in force for any who holds a slot
-	slots   map[int]bool // those that are held
-	working int          // holders that do not want to be alone
+	ceiling int               // the highest limit in force for any who holds a slot
+	slots   map[int]*place    // those that are held
+	clients map[clientKey]int // how many slots each holds
+	out     int               // the slot that is out of service and vacant
+	working int               // holders that do not want to be alone
 	alone   int
-	served  []visit
+	grants  []grant
 }
 
-// longestLine is short enough for some to be refused.
-const longestLine = 16
+// longestLine is short enough for some to be refused, and so is longestOfClient. No
+// client ever has more slots than share.
+const (
+	longestLine     = 16
+	longestOfClient = 6
+	share           = 3
+)
 
-// visit is a place that was granted a slot, with the ticks at which its Join was called
-// and had returned.
-type visit struct {
+// grant is one grant of a slot, with the ticks at which the place's Join was called and
+// had returned.
+type grant struct {
 	number         uint64
 	called, joined int64
+	kind           kind
+	again          bool // the place had been granted a slot before
 }
 
-// Many at once join, leave, release, want to be alone and give that up, while the number
-// of slots changes and pauses come and go. At no instant are there more holders than
-// slots, or two in one, or anybody at work beside one that is alone; who called after
-// another had joined is served after it; and in the end nobody is left over.
+// kind is what has to be the same for two to be served in the order in which they came.
+type kind struct {
+	client   clientKey
+	priority int
+}
+
+// Many at once join, leave, release, go back in line, want to be alone and give that up,
+// while the number of slots and the bounds of clients change, slots go out of service and
+// pauses come and go. At no instant are there more holders than slots, or two in one, or
+// more of one client than its share, or anybody in a slot out of service or at work beside
+// one that is alone; who called after another of its client and priority had joined is
+// served after it; and in the end nobody is left over.
 func TestQueueConcurrent(t *testing.T) {
 	const people, visits, most = 32, 200, 6 // slots
 	synctest.Test(t, func(t *testing.T) {   // sees it if all wait for ever
-		c := &crowd{t: t, q: newQueue(most, longestLine), ceiling: most, slots: make(map[int]bool)}
+		c := &crowd{t: t, q: newQueue(bounds{}), slots: make(map[int]*place), clients: make(map[clientKey]int)}
+		c.resize(0, most, share)
 		var visitors, warden sync.WaitGroup
 		for i := range people {
 			visitors.Go(func() {
@@ -59,11 +76,12 @@ func TestQueueConcurrent(t *testing.T) {
 		warden.Go(func() {
 			random := rand.New(rand.NewPCG(people, 0))
 			for limit := most; !over.Load(); {
-				limit = c.resize(limit, 1+random.IntN(most))
+				limit = c.resize(limit, 1+random.IntN(most), 1+random.IntN(share))
 				c.q.Pause()
 				dawdle(random)
 				c.wake(c.q.Resume(time.Now())...)
 				dawdle(random)
+				c.takeOut(1+random.IntN(most), random)
 			}
 		})
 		visitors.Wait()
@@ -92,10 +110,10 @@ func (c *crowd) wake(places ...*place) {
 
 func (c *crowd) visit(random *rand.Rand) {
 	called := make(chan struct{}, 1)
-	p := &place{owner: called}
-	v := visit{called: c.tick.Add(1)}
+	p := &place{owner: called, client: clientKey(random.IntN(6)), priority: random.IntN(3)}
+	g := grant{called: c.tick.Add(1), kind: kind{p.client, p.priority}}
 	holds, err := c.q.Join(p, time.Now())
-	v.joined = c.tick.Add(1)
+	g.joined = c.tick.Add(1)
 	if err != nil {
 		return
 	}
@@ -105,30 +123,66 @@ func (c *crowd) visit(random *rand.Rand) {
 			return
 		}
 	}
-	for c.q.Look(p).state == placeWaiting {
-		<-called
+	for {
+		for c.q.Look(p).state == placeWaiting {
+			<-called
+		}
+		granted := c.q.Look(p)
+		g.number = granted.number
+		c.enter(p, granted.slot, g)
+		dawdle(random)
+		if random.IntN(8) > 0 {
+			if random.IntN(16) == 0 {
+				c.seclude(p, random)
+			}
+			c.exit(p, granted.slot)
+			c.wake(c.q.Release(p, time.Now()))
+			return
+		}
+		c.exit(p, granted.slot)
+		c.wake(c.q.Requeue(p, time.Now()))
+		g.again = true
 	}
-	granted := c.q.Look(p)
-	slot := granted.slot
-	v.number = granted.number
+}
 
+func (c *crowd) enter(p *place, slot int, g grant) {
 	c.check(func() {
-		if c.slots[slot] {
+		if c.slots[slot] != nil {
 			c.t.Errorf("found slot %d held twice", slot)
 		}
-		c.slots[slot] = true
-		c.served = append(c.served, v)
+		if slot == c.out {
+			c.t.Errorf("found slot %d held while it was out of service", slot)
+		}
+		if c.clients[p.client]++; p.client != 0 && c.clients[p.client] > share {
+			c.t.Errorf("found %d slots of one client", c.clients[p.client])
+		}
+		c.slots[slot] = p
 		c.working++
+		c.grants = append(c.grants, g)
 	})
-	dawdle(random)
-	if random.IntN(16) == 0 {
-		c.seclude(p, random)
-	}
+}
+
+func (c *crowd) exit(p *place, slot int) {
 	c.check(func() {
 		delete(c.slots, slot)
+		c.clients[p.client]--
 		c.working--
 	})
-	c.wake(c.q.Release(p, time.Now()))
+}
+
+// takeOut takes a slot out of service for a while.
+func (c *crowd) takeOut(slot int, random *rand.Rand) {
+	if c.q.Out(slot) {
+		c.check(func() {
+			if c.slots[slot] != nil {
+				c.t.Errorf("found slot %d held, expected it vacant", slot)
+			}
+			c.out = slot
+		})
+	}
+	dawdle(random)
+	c.check(func() { c.out = 0 })
+	c.wake(c.q.In(slot, time.Now()))
 }
 
 func (c *crowd) seclude(p *place, random *rand.Rand) {
@@ -167,11 +221,11 @@ func (c *crowd) check(change func()) {
 	}
 }
 
-// resize changes the limit and returns the new one. The ceiling is raised before, and
+// resize changes the bounds and returns the new limit. The ceiling is raised before, and
 // lowered when those who came under the old limit have gone.
-func (c *crowd) resize(from, to int) int {
+func (c *crowd) resize(from, to, perClient int) int {
 	c.check(func() { c.ceiling = max(from, to) })
-	c.wake(c.q.Resize(to, longestLine, time.Now())...)
+	c.wake(c.q.Set(bounds{to, longestLine, perClient, longestOfClient, time.Duration(perClient % 2)}, time.Now())...)
 	for c.q.Stats().Held > to {
 		runtime.Gosched()
 	}
@@ -185,21 +239,32 @@ func (c *crowd) checkEnd(joined int) {
 	if s.Held != 0 || s.Waiting != 0 {
 		c.t.Errorf("found %d holding and %d waiting in the end, expected none", s.Held, s.Waiting)
 	}
-	if n := s.Total; n.Joined != uint64(joined) || n.Granted != uint64(len(c.served)) || n.Joined != n.Refused+n.Left+n.Granted {
-		c.t.Errorf("found totals %+v, expected %d joined and %d granted", n, joined, len(c.served))
-	}
-	if s.Total.Left == 0 || s.Total.Refused == 0 {
-		c.t.Errorf("found totals %+v, expected some to have left and some to be refused", s.Total)
-	}
-	slices.SortFunc(c.served, func(a, b visit) int { return cmp.Compare(a.number, b.number) })
-	earliest := int64(math.MaxInt64) // at which one that was served later had joined
-	for i, v := range slices.Backward(c.served) {
-		if v.number != uint64(i+1) {
-			c.t.Errorf("found number %d, expected %d", v.number, i+1)
+	served := 0
+	for _, g := range c.grants {
+		if !g.again {
+			served++
 		}
-		if v.called > earliest {
-			c.t.Errorf("found number %d to be served before one that had joined before it came", v.number)
+	}
+	if n := s.Total; n.Joined != uint64(joined) || n.Granted != uint64(served) || n.Joined != n.Refused+n.Left+n.Granted {
+		c.t.Errorf("found totals %+v, expected %d joined and %d granted", n, joined, served)
+	}
+	if s.Total.Left == 0 || s.Total.Refused == 0 || served == len(c.grants) {
+		c.t.Errorf("found totals %+v and %d grants, expected some to have left, to be refused and to be put back", s.Total, len(c.grants))
+	}
+	slices.SortFunc(c.grants, func(a, b grant) int { return cmp.Compare(a.number, b.number) })
+	earliest := make(map[kind]int64) // at which one that was served later had joined
+	for i, g := range slices.Backward(c.grants) {
+		if g.number != uint64(i+1) {
+			c.t.Errorf("found number %d, expected %d", g.number, i+1)
 		}
-		earliest = min(earliest, v.joined)
+		if g.again {
+			continue
+		}
+		if first, ok := earliest[g.kind]; !ok || g.joined < first {
+			earliest[g.kind] = g.joined
+		}
+		if g.called > earliest[g.kind] {
+			c.t.Errorf("found number %d to be served before one that had joined before it came", g.number)
+		}
 	}
 }

@@ -9,7 +9,8 @@ import (
 )
 
 // script plays a queue step by step. Places have names, each step takes a second, and
-// after each the invariants are looked at.
+// after each the invariants are looked at. A name that begins with a capital letter is that
+// of a client's place: Ax and Ay are both client A's.
 type script struct {
 	t      *testing.T
 	q      *queue
@@ -18,7 +19,11 @@ type script struct {
 }
 
 func newScript(t *testing.T, limit, maxWaiting int) *script {
-	return &script{t, newQueue(limit, maxWaiting), time.Unix(0, 0), make(map[string]*place)}
+	return newBoundScript(t, bounds{limit: limit, maxWaiting: maxWaiting})
+}
+
+func newBoundScript(t *testing.T, b bounds) *script {
+	return &script{t, newQueue(b), time.Unix(0, 0), make(map[string]*place)}
 }
 
 // tick ends a step.
@@ -30,7 +35,11 @@ func (s *script) tick() {
 
 func (s *script) place(name string) *place {
 	if s.places[name] == nil {
-		s.places[name] = &place{owner: name}
+		p := &place{owner: name}
+		if first := name[0]; first >= 'A' && first <= 'Z' {
+			p.client = clientKey(first)
+		}
+		s.places[name] = p
 	}
 	return s.places[name]
 }
@@ -73,6 +82,15 @@ func (s *script) joins(names, want string) {
 	}
 }
 
+// joinsAs is joins with a priority.
+func (s *script) joinsAs(priority int, names, want string) {
+	s.t.Helper()
+	for _, name := range strings.Fields(names) {
+		s.place(name).priority = priority
+	}
+	s.joins(names, want)
+}
+
 func (s *script) slot(name string) int {
 	return s.q.Look(s.place(name)).slot
 }
@@ -80,6 +98,24 @@ func (s *script) slot(name string) int {
 func (s *script) release(name, woken string) {
 	s.t.Helper()
 	s.expect("release "+name, woken, s.q.Release(s.place(name), s.now))
+}
+
+func (s *script) requeue(name, woken string) {
+	s.t.Helper()
+	s.expect("requeue "+name, woken, s.q.Requeue(s.place(name), s.now))
+}
+
+func (s *script) out(slot int, vacant bool) {
+	s.t.Helper()
+	if got := s.q.Out(slot); got != vacant {
+		s.t.Fatalf("out %d: found vacant %t, expected %t", slot, got, vacant)
+	}
+	s.tick()
+}
+
+func (s *script) in(slot int, woken string) {
+	s.t.Helper()
+	s.expect(fmt.Sprint("in ", slot), woken, s.q.In(slot, s.now))
 }
 
 func (s *script) leave(name string, want bool) {
@@ -114,7 +150,12 @@ func (s *script) seize(name string, want bool) {
 
 func (s *script) resize(limit, maxWaiting int, woken string) {
 	s.t.Helper()
-	s.expect(fmt.Sprintf("resize %d %d", limit, maxWaiting), woken, s.q.Resize(limit, maxWaiting, s.now)...)
+	s.set(bounds{limit: limit, maxWaiting: maxWaiting}, woken)
+}
+
+func (s *script) set(b bounds, woken string) {
+	s.t.Helper()
+	s.expect(fmt.Sprintf("set %+v", b), woken, s.q.Set(b, s.now)...)
 }
 
 func (s *script) pause() {
@@ -166,49 +207,8 @@ func (s *script) state(holders, line string) {
 	}
 }
 
-// checkInvariants holds a queue against the head comment of queue.go, and its lists
-// against themselves.
-func checkInvariants(t interface {
-	Helper()
-	Fatalf(string, ...any)
-}, q *queue) {
-	t.Helper()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	held, free := 0, 0
-	for i, s := range q.slots {
-		if s.holder != nil {
-			held++
-			if s.holder.slot != i || s.holder.state != placeHolding && s.holder.state != placeSecluding {
-				t.Fatalf("found in slot %d a place with slot %d and state %d", i, s.holder.slot, s.holder.state)
-			}
-		} else if i >= 1 && i <= q.limit {
-			free++
-		}
-	}
-	if held != q.held {
-		t.Fatalf("found held %d, expected %d as many as slots with a holder", q.held, held)
-	}
-	last := 0
-	for i := q.slots[0].nextFree; i != 0; i = q.slots[i].nextFree {
-		if free--; free < 0 || i > q.limit || q.slots[i].holder != nil {
-			t.Fatalf("found slot %d of %d in the free list, expected it neither held nor twice", i, q.limit)
-		}
-		last = i
-	}
-	if free != 0 || last != q.lastFree {
-		t.Fatalf("found %d free slots not in the list, and its end at %d, expected none and %d", free, q.lastFree, last)
-	}
-	waiting := 0
-	for p := &q.line; p.next != &q.line; p = p.next {
-		if waiting++; p.next.prev != p || p.next.state != placeWaiting || waiting > q.waiting {
-			t.Fatalf("found the line broken after %d of %d", waiting, q.waiting)
-		}
-	}
-	if waiting != q.waiting {
-		t.Fatalf("found waiting %d, expected %d as many as stand in line", q.waiting, waiting)
-	}
-	if waiting > 0 && held < q.limit && !q.paused && len(q.seclusion) == 0 {
-		t.Fatalf("found %d waiting beside a slot that may be granted", waiting)
-	}
+// shown is what a place shows, without what is the queue's own.
+func shown(p place) place {
+	p.seq, p.from, p.prev, p.next = 0, nil, nil, nil
+	return p
 }

@@ -8,11 +8,11 @@ type queueStats struct {
 	Held    int
 	Waiting int
 	Paused  bool
-	Oldest  time.Time // when the head of the line joined; zero if the line is empty
+	Oldest  time.Time // when the one joined who waits longest; zero if nobody waits
 	Total   totals
 }
 
-// Stats returns the figures. It is O(1).
+// Stats returns the figures. It is O(1), or O(clients) where they have bounds.
 func (q *queue) Stats() queueStats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -20,7 +20,7 @@ func (q *queue) Stats() queueStats {
 }
 
 // Snapshot returns copies of the places of all holders, by slot, and of all
-// waiters, in line order, with the figures of the same instant. All other
+// waiters, in the order in which they go, with the figures of the same instant. All other
 // operations wait for it, and it is O(slots and waiters).
 func (q *queue) Snapshot() (stats queueStats, holders, waiters []place) {
 	q.mu.Lock()
@@ -31,7 +31,7 @@ func (q *queue) Snapshot() (stats queueStats, holders, waiters []place) {
 			holders = append(holders, *s.holder)
 		}
 	}
-	for p := q.line.next; p != &q.line; p = p.next {
+	for _, p := range q.waiters() {
 		waiters = append(waiters, *p)
 	}
 	return q.stats(), holders, waiters
@@ -41,7 +41,23 @@ func (q *queue) Snapshot() (stats queueStats, holders, waiters []place) {
 func (q *queue) stats() queueStats {
 	t := q.total
 	t.Joined = t.Refused + t.Left + t.Granted + uint64(q.waiting)
-	return queueStats{q.limit, q.held, q.waiting, q.paused, q.line.next.joined, t}
+	return queueStats{q.limit, q.held, q.waiting, q.paused, q.oldest(), t}
+}
+
+// oldest is when the one joined who waits longest.
+func (q *queue) oldest() (oldest time.Time) {
+	look := func(l *line) {
+		for _, list := range l.lists {
+			if p := list.ends.next; p != &list.ends && (oldest.IsZero() || p.joined.Before(oldest)) {
+				oldest = p.joined
+			}
+		}
+	}
+	look(&q.line)
+	for _, c := range q.clients {
+		look(&c.aside)
+	}
+	return oldest
 }
 
 // totals count since the queue was made: joined = refused + left + granted + waiting.

@@ -1,0 +1,300 @@
+package tcplock
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	psutil "github.com/shirou/gopsutil/v4/process"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// process is a running process, as its supervisor sees it.
+type process interface {
+	pid() int
+	exited() <-chan struct{}     // closed when it has ended by whatever cause, and the rest of its group has been killed
+	cause() error                // how it ended; nil is status 0; after exited
+	ready(context.Context) error // waits until it is ready, at most ready_timeout
+	memory() (uint64, error)     // resident bytes, with all descendants
+	terminate()                  // asks it to end
+	kill()                       // ends it
+	release()                    // after exited: waits until nothing is left, for a bounded time
+}
+
+// starter starts a process.
+type starter func(s *Service, id processID, logger func() *zap.Logger) (process, error)
+
+const (
+	lineKept    = 4 << 10 // bytes of a line for the log
+	linesLogged = 100     // a second
+)
+
+// osProcess is a process of the operating system.
+type osProcess struct {
+	service *Service
+	id      processID
+	logger  func() *zap.Logger
+	cmd     *exec.Cmd
+	out     *os.File      // the read end of its output
+	over    chan struct{} // see exited
+	err     error
+	drained chan struct{} // its output has been read to the end
+}
+
+// startProcess is the starter of real processes.
+func startProcess(s *Service, id processID, logger func() *zap.Logger) (process, error) {
+	cmd, err := s.prepare(id, s.Command, s.Args)
+	if err != nil {
+		return nil, err
+	}
+	// The pipe is its own, not os/exec's, for the reason given at ExecStep.attach.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	newGroup(cmd)
+	dieWithParent(cmd)
+	p := &osProcess{service: s, id: id, logger: logger, cmd: cmd, out: r, over: make(chan struct{}), drained: make(chan struct{})}
+	started := make(chan error)
+	go p.live(started)
+	err = <-started
+	w.Close()
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	go func() {
+		defer close(p.drained)
+		(&lineLog{logger: func() *zap.Logger {
+			return logger().With(zap.String("lock", id.lock), zap.Int("slot", id.slot), zap.Int("pid", p.pid()))
+		}}).copy(r)
+	}()
+	return p, nil
+}
+
+// prepare makes a command that runs where and as the service does.
+func (s *Service) prepare(id processID, command string, args []string) (*exec.Cmd, error) {
+	var errs []error
+	repl := id.replacer()
+	replace := func(s string) string {
+		value, err := repl.ReplaceOrErr(s, false, true)
+		errs = append(errs, err)
+		return value
+	}
+	cmd := exec.Command(command)
+	for _, arg := range args {
+		cmd.Args = append(cmd.Args, replace(arg))
+	}
+	if cmd.Dir = replace(s.Dir); cmd.Dir != "" {
+		// Looked at here because the error of a start names the command only.
+		if info, err := os.Stat(cmd.Dir); err != nil || !info.IsDir() {
+			errs = append(errs, fmt.Errorf("dir: found no directory %s", cmd.Dir))
+		}
+	}
+	cmd.Env = cmd.Environ()
+	for name, value := range id.values() {
+		cmd.Env = append(cmd.Env, "TCPLOCK_"+strings.ToUpper(name)+"="+value)
+	}
+	for name, value := range s.Env {
+		cmd.Env = append(cmd.Env, name+"="+replace(value))
+	}
+	return cmd, errors.Join(errs...)
+}
+
+// live starts the process and waits for its end, on one thread: that a process gets a
+// signal when its parent dies means, to Linux, the thread that has started it.
+func (p *osProcess) live(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := p.cmd.Start()
+	if err != nil {
+		started <- err
+		return
+	}
+	endGuard := guardGroup(p.pid())
+	started <- nil
+	p.err = p.cmd.Wait()
+	killLeftOver(p.pid())
+	endGuard()
+	close(p.over)
+}
+
+func (p *osProcess) pid() int                { return p.cmd.Process.Pid }
+func (p *osProcess) exited() <-chan struct{} { return p.over }
+func (p *osProcess) cause() error            { return p.err }
+
+func (p *osProcess) isOver() bool {
+	select {
+	case <-p.over:
+		return true
+	default:
+		return false
+	}
+}
+
+// terminate and kill do nothing once its pid may be another process's.
+func (p *osProcess) terminate() {
+	if !p.isOver() {
+		terminateGroup(p.pid())
+	}
+}
+
+func (p *osProcess) kill() {
+	if !p.isOver() {
+		_ = killGroup(p.pid())
+	}
+}
+
+// release waits for the end of the output: then those who were killed with the process
+// have let go of their ports as well. One that has moved to a group of its own may
+// hold the output still, and loses it.
+func (p *osProcess) release() {
+	waitFor(p.drained, outputDelay)
+	_ = p.out.Close()
+	<-p.drained
+}
+
+func (p *osProcess) ready(ctx context.Context) error {
+	timeout := cmp.Or(time.Duration(p.service.ReadyTimeout), defaultReadyTimeout)
+	if p.service.ReadyCommand != nil {
+		return p.readyByCommand(ctx, timeout)
+	}
+	address := p.id.worker
+	if p.service.Ready != "" {
+		var err error
+		if address, err = p.id.replacer().ReplaceOrErr(p.service.Ready, false, true); err != nil {
+			return fmt.Errorf("ready: %w", err)
+		}
+	}
+	step := WaitStep{Address: address, Timeout: caddy.Duration(timeout)}
+	return step.Run(ctx, Moment{})
+}
+
+func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	// The first failure and the success are logged, with the output: not each try.
+	once := zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, timeout+killDelay, 1, 0)
+	})
+	step := ExecStep{
+		Command: p.service.ReadyCommand[0],
+		Timeout: caddy.Duration(timeout),
+		logger:  p.logger().WithOptions(once),
+	}
+	var last error
+	for pause := minPollPause; ; pause = min(2*pause, time.Second) {
+		cmd, err := p.service.prepare(p.id, step.Command, p.service.ReadyCommand[1:])
+		if err == nil {
+			err = step.attach(bounded, cmd, Moment{On: "ready", Lock: p.id.lock, Slot: p.id.slot})
+		}
+		if err == nil {
+			return nil
+		}
+		// The last try may have been cut short, which tells nothing.
+		if last == nil || bounded.Err() == nil {
+			last = err
+		}
+		if !sleep(bounded, pause) {
+			return fmt.Errorf("ready exec %s: not ready after %s: %w", step.Command, timeout, last)
+		}
+	}
+}
+
+func (p *osProcess) memory() (uint64, error) {
+	root, err := psutil.NewProcess(int32(p.pid()))
+	if err != nil {
+		return 0, err
+	}
+	return residentMemory(root)
+}
+
+// residentMemory counts what a process and its descendants have. Those that end
+// meanwhile count nothing.
+func residentMemory(p *psutil.Process) (uint64, error) {
+	info, err := p.MemoryInfo()
+	if err != nil {
+		return 0, err
+	}
+	total := info.RSS
+	children, _ := p.Children() // on some systems none is an error
+	for _, child := range children {
+		n, _ := residentMemory(child)
+		total += n
+	}
+	return total, nil
+}
+
+// lineLog logs a process's output by line.
+type lineLog struct {
+	logger func() *zap.Logger
+
+	mu      sync.Mutex
+	since   time.Time // the beginning of the second that is counted
+	lines   int       // in that second
+	dropped int       // of them, not logged, and not told yet
+}
+
+// copy logs r to its end. It always reads on: a process must not be stopped by a log.
+func (l *lineLog) copy(r io.Reader) {
+	defer l.tellDropped()
+	for lines := bufio.NewReaderSize(r, lineKept); ; {
+		text, more, err := lines.ReadLine()
+		if err != nil {
+			return
+		}
+		line, cut := string(text), 0
+		for more && err == nil {
+			text, more, err = lines.ReadLine()
+			cut += len(text)
+		}
+		l.log(line, cut)
+	}
+}
+
+func (l *lineLog) log(line string, cut int) {
+	l.mu.Lock()
+	now := time.Now()
+	if now.Sub(l.since) >= time.Second {
+		l.since, l.lines = now, 0
+	}
+	l.lines++
+	drop := l.lines > linesLogged
+	if drop {
+		if l.dropped == 0 {
+			time.AfterFunc(l.since.Add(time.Second).Sub(now), l.tellDropped)
+		}
+		l.dropped++
+	}
+	l.mu.Unlock()
+	if drop {
+		return
+	}
+	fields := []zap.Field{zap.String("line", line)}
+	if cut > 0 {
+		fields = append(fields, zap.Int("bytes_cut", cut))
+	}
+	l.logger().Info("output", fields...)
+}
+
+func (l *lineLog) tellDropped() {
+	l.mu.Lock()
+	n := l.dropped
+	l.dropped = 0
+	l.mu.Unlock()
+	if n > 0 {
+		l.logger().Warn("output lines dropped, there were too many", zap.Int("lines", n), zap.Int("logged_a_second", linesLogged))
+	}
+}

@@ -1,0 +1,376 @@
+//go:build unix
+
+package tcplock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+var someProcess = processID{"soffice", 2, "localhost:8102"}
+
+// shell is a service that is a shell script.
+func shell(script string, args ...string) *Service {
+	return &Service{Command: "sh", Args: append([]string{"-c", script, "sh"}, args...)}
+}
+
+// startReal starts a process that is killed when the test ends.
+func startReal(t *testing.T, s *Service) (*osProcess, *observer.ObservedLogs) {
+	t.Helper()
+	core, logs := observer.New(zap.DebugLevel)
+	p, err := startProcess(s, someProcess, func() *zap.Logger { return zap.New(core) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.kill()
+		<-p.exited()
+		p.release()
+	})
+	return p.(*osProcess), logs
+}
+
+// nothingLeft looks, when the test is over, that it has left no goroutine, no descriptor
+// and no zombie.
+func nothingLeft(t *testing.T) {
+	descriptors := func() int {
+		entries, _ := os.ReadDir("/dev/fd")
+		return len(entries)
+	}
+	goroutines, open := runtime.NumGoroutine(), descriptors()
+	t.Cleanup(func() {
+		poll(t, "goroutines and descriptors as before", func() bool {
+			return runtime.NumGoroutine() <= goroutines && descriptors() <= open
+		})
+		if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); !errors.Is(err, syscall.ECHILD) {
+			t.Errorf("found a child that nobody has waited for: %v", err)
+		}
+	})
+}
+
+func file(t *testing.T) string { return filepath.Join(t.TempDir(), "file") }
+
+func lines(logs *observer.ObservedLogs) (lines []string) {
+	for _, entry := range logs.FilterMessage("output").All() {
+		lines = append(lines, entry.ContextMap()["line"].(string))
+	}
+	return lines
+}
+
+func wantExit(t *testing.T, p *osProcess) {
+	t.Helper()
+	select {
+	case <-p.exited():
+	case <-time.After(20 * time.Second):
+		t.Fatal("process still runs after 20s")
+	}
+}
+
+// The process runs in its directory and knows who it is; its output is in the log, line by
+// line.
+func TestProcessSurroundings(t *testing.T) {
+	nothingLeft(t)
+	parent, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(parent, "2")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := shell(`pwd; echo "$1 $TCPLOCK_NAME $TCPLOCK_SLOT $TCPLOCK_WORKER"; echo "$A" >&2; printf last`, "a b {l4.tcplock.worker_port}")
+	s.Dir, s.Env = parent+"/{l4.tcplock.slot}", map[string]string{"A": `{l4.tcplock.worker_host} \{`}
+	p, logs := startReal(t, s)
+	wantExit(t, p)
+	p.release()
+	want := []string{dir, "a b 8102 soffice 2 localhost:8102", "localhost {", "last"}
+	if got := lines(logs); strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("found %q, expected %q", got, want)
+	}
+	if p.cause() != nil {
+		t.Errorf("found %v, expected status 0", p.cause())
+	}
+}
+
+// What cannot be started is an error, and leaves nothing behind.
+func TestProcessNotStarted(t *testing.T) {
+	nothingLeft(t)
+	for _, s := range []*Service{{Command: "no-such-command-here"}, {Command: "true", Dir: "/no/such/directory"}} {
+		if _, err := startProcess(s, someProcess, zap.NewNop); err == nil {
+			t.Errorf("%+v: found no error", s)
+		}
+	}
+}
+
+// A long line is cut, and of many lines the log gets the first hundred of a second; the
+// process is not held up. What is left out is told, also if nothing follows.
+func TestProcessOutputBounded(t *testing.T) {
+	nothingLeft(t)
+	p, logs := startReal(t, shell(`head -c 10000 /dev/zero | tr '\0' x; echo; i=0; while [ $i -lt 5000 ]; do echo $i; i=$((i+1)); done; exec sleep 1000`))
+	poll(t, "all lines told", func() bool {
+		var dropped int64
+		for _, entry := range logs.FilterMessageSnippet("dropped").All() {
+			dropped += entry.ContextMap()["lines"].(int64)
+		}
+		return dropped+int64(len(lines(logs))) == 5001
+	})
+	first := logs.FilterMessage("output").All()[0].ContextMap()
+	if n := len(first["line"].(string)); n != lineKept || first["bytes_cut"] != int64(10000-lineKept) {
+		t.Errorf("found %d bytes and %v cut, expected %d and %d", n, first["bytes_cut"], lineKept, 10000-lineKept)
+	}
+	if n := len(lines(logs)); n%linesLogged != 0 || n > 10*linesLogged {
+		t.Errorf("found %d lines, expected %d for each second", n, linesLogged)
+	}
+	p.kill()
+	wantExit(t, p)
+}
+
+// When the process ends, however it does, what it has started in its group is killed,
+// even if that ignores the request to end.
+func TestProcessGroupEnds(t *testing.T) {
+	t.Setenv("TCPLOCK_TEST_PATH", os.Getenv("PATH"))
+	t.Run("guarded", testProcessGroupEnds)
+	t.Run("no shell for a guard", func(t *testing.T) {
+		t.Setenv("PATH", "/nonexistent")
+		testProcessGroupEnds(t)
+	})
+}
+
+func testProcessGroupEnds(t *testing.T) {
+	for _, test := range []struct {
+		name, last string
+		end        func(*osProcess)
+	}{
+		{"by itself", "exit 3", func(*osProcess) {}},
+		{"terminated", "wait", (*osProcess).terminate},
+		{"killed", "wait", (*osProcess).kill},
+		{"killed alone", "wait", func(p *osProcess) { _ = syscall.Kill(p.pid(), syscall.SIGKILL) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			nothingLeft(t)
+			pids := file(t)
+			s := shell(`PATH=$TCPLOCK_TEST_PATH; (trap "" TERM; sleep 1000; sleep 1000) & echo $$ $! >"$1.new"; mv "$1.new" "$1"; `+test.last, pids)
+			s.Command = "/bin/sh"
+			p, _ := startReal(t, s)
+			started := readSoon(t, pids)
+			test.end(p)
+			wantExit(t, p)
+			p.release()
+			wantDead(t, started, 2)
+			p.terminate() // its pid may be another process's by now
+			p.kill()
+		})
+	}
+}
+
+// A process that has moved to a group of its own is out of reach, and holds the output:
+// that is not waited for.
+func TestProcessEscaped(t *testing.T) {
+	nothingLeft(t)
+	if _, err := exec.LookPath("setsid"); err != nil {
+		t.Skip("no setsid")
+	}
+	pid := file(t)
+	p, _ := startReal(t, shell(`setsid sh -c 'echo $$ >"$1"; exec sleep 1000' sh "$1" & while [ ! -s "$1" ]; do sleep 0.01; done`, pid))
+	escaped := pidsIn(t, readSoon(t, pid), 1)[0]
+	defer syscall.Kill(escaped, syscall.SIGKILL)
+	wantExit(t, p)
+	began := time.Now()
+	p.release()
+	if d := time.Since(began); d < outputDelay || d > 10*outputDelay {
+		t.Errorf("release took %s, expected about %s", d, outputDelay)
+	}
+}
+
+// The memory of a process is its own and that of its descendants.
+func TestProcessMemory(t *testing.T) {
+	const most = 50_000_000
+	p, _ := startReal(t, shell(fmt.Sprintf(`sh -c '(head -c %d /dev/zero; exec sleep 1000) | tail -c %d; true'; true`, most, most)))
+	poll(t, "memory of a grandchild", func() bool {
+		n, err := p.memory()
+		return err == nil && n > most
+	})
+	p.kill()
+	wantExit(t, p)
+	if n, err := p.memory(); err == nil {
+		t.Errorf("found %d bytes of a process that has ended", n)
+	}
+}
+
+// A process is ready when its address can be connected to, or when the command says so,
+// which is given its directory and its environment; it is not waited for longer than
+// ready_timeout, and not when nobody wants it any more.
+func TestProcessReady(t *testing.T) {
+	nothingLeft(t)
+	ln := listen(t, "tcp", "127.0.0.1:0")
+	_, port, _ := strings.Cut(ln.Addr().String(), ":")
+	flag := file(t)
+	late := []string{"sh", "-c", `if [ ! -s "$FLAG" ]; then echo no >&2; exit 1; fi`}
+	for _, test := range []struct {
+		name    string
+		service Service
+		worker  string
+		want    string
+	}{
+		{"worker", Service{}, ln.Addr().String(), ""},
+		{"address", Service{Ready: "{l4.tcplock.worker_host}:" + port}, "127.0.0.1:1", ""},
+		{"nobody there", Service{ReadyTimeout: second / 10}, nobody, "wait " + nobody + ": not open after 100ms: "},
+		{"command says no", Service{ReadyTimeout: second / 5, ReadyCommand: late}, "", `ready exec sh: not ready after 200ms: exit status 1`},
+		{"no such command", Service{ReadyTimeout: second / 10, ReadyCommand: []string{"no-such-command-here"}}, "", "ready exec no-such-command-here: not ready after 100ms: "},
+		{"command hangs", Service{ReadyTimeout: second / 10, ReadyCommand: []string{"sleep", "1000"}}, "", "ready exec sleep: not ready after 100ms: "},
+		{"command says yes at last", Service{ReadyCommand: late}, "", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := test.service
+			s.Env = map[string]string{"FLAG": flag}
+			if strings.HasSuffix(test.name, "at last") {
+				time.AfterFunc(300*time.Millisecond, func() { _ = os.WriteFile(flag, []byte("x"), 0o644) })
+			}
+			core, logs := observer.New(zap.DebugLevel)
+			p := &osProcess{service: &s, id: processID{"soffice", 2, test.worker}, logger: func() *zap.Logger { return zap.New(core) }}
+			err := p.ready(t.Context())
+			if err == nil != (test.want == "") || err != nil && !strings.HasPrefix(err.Error(), test.want) {
+				t.Errorf("found %v, expected %q", err, test.want)
+			}
+			no := logs.FilterMessage("command ended").FilterField(zap.String("output", "no\n")).Len()
+			if strings.HasPrefix(test.name, "command says") && no != 1 {
+				t.Errorf("found %d tries with output in the log, expected the first only", no)
+			}
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(100*time.Millisecond, cancel)
+	p := &osProcess{service: &Service{ReadyCommand: []string{"sleep", "1000"}}, logger: zap.NewNop}
+	began := time.Now()
+	if err := p.ready(ctx); err == nil || time.Since(began) > 10*time.Second {
+		t.Errorf("found %v after %s, expected an error soon", err, time.Since(began))
+	}
+}
+
+// realSlot is a slot that nobody holds.
+type realSlot struct {
+	mu    sync.Mutex
+	isOut bool
+}
+
+func (s *realSlot) set(out bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.isOut = out
+}
+func (s *realSlot) out() bool { s.set(true); return true }
+func (s *realSlot) in()       { s.set(false) }
+
+// A supervised process that is killed, or is to be restarted, is another one soon; one that
+// ignores the request to end is killed; and after stop there is none.
+func TestSupervisedProcess(t *testing.T) {
+	nothingLeft(t)
+	s := shell(`trap "" TERM; echo begins; while :; do sleep 1000; done`)
+	s.ReadyCommand, s.StopTimeout = []string{"true"}, second/10
+	core, logs := observer.New(zap.DebugLevel)
+	slot := new(realSlot)
+	sup := newSupervisor(s, someProcess, slot, func() *zap.Logger { return zap.New(core) }, nil)
+	defer sup.stop()
+	if err := sup.ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var pids []string
+	next := func(what string) {
+		t.Helper()
+		poll(t, what, func() bool {
+			now := sup.snapshot()
+			pid := strconv.Itoa(now.PID)
+			if now.State != processReady || len(pids) > 0 && pid == pids[len(pids)-1] {
+				return false
+			}
+			pids = append(pids, pid)
+			return true
+		})
+	}
+	next("first process")
+	sup.ended() // so that its end is no failure
+	sup.restart(restartRequest)
+	next("process after a request")
+	_ = sup.ready(t.Context())
+	sup.ended()
+	_ = syscall.Kill(pidsIn(t, pids[1], 1)[0], syscall.SIGKILL)
+	next("process after a crash")
+	if got := sup.snapshot(); got.Restarts["request"] != 1 || got.Restarts["exit"] != 1 {
+		t.Errorf("found %v, expected a request and an exit", got.Restarts)
+	}
+	sup.stop()
+	wantDead(t, strings.Join(pids, " "), 3)
+	entries := logs.FilterMessage("output").FilterField(zap.String("line", "begins")).FilterField(zap.Int("slot", 2)).FilterField(zap.String("lock", "soffice")).All()
+	if len(entries) != 3 || entries[0].LoggerName != "service" {
+		t.Errorf("found %d lines of output with lock and slot, expected 3 by logger service", len(entries))
+	}
+}
+
+// A start that is given up leaves nothing behind, the command that was to tell when it is
+// ready neither.
+func TestSupervisedStartAbandoned(t *testing.T) {
+	nothingLeft(t)
+	pid := file(t)
+	s := shell("exec sleep 1000")
+	s.ReadyCommand = []string{"sh", "-c", `echo $$ >"$1"; exec sleep 1000`, "sh", pid}
+	sup := newSupervisor(s, someProcess, new(realSlot), zap.NewNop, nil)
+	defer sup.stop()
+	asking := readSoon(t, pid)
+	sup.stop()
+	wantDead(t, asking, 1)
+}
+
+// Not a test, but the Caddy of the next one: it starts a process and waits to be killed.
+func TestProcessParent(t *testing.T) {
+	pids := os.Getenv("TCPLOCK_TEST_PIDS")
+	if pids == "" {
+		return
+	}
+	s := &Service{Command: "/bin/sh", Args: []string{"-c", `/bin/sleep 1000 & echo $$ $! >"$1.new"; /bin/mv "$1.new" "$1"; wait`, "sh", pids}}
+	startReal(t, s)
+	select {}
+}
+
+// When Caddy is killed, the process and all in its group die with it. Where there is no
+// shell, Linux sees to the process itself.
+func TestProcessDiesWithParent(t *testing.T) {
+	for _, test := range []struct {
+		name, path string
+		dead       int // how many of the process and its child
+	}{
+		{"with a shell", os.Getenv("PATH"), 2},
+		{"without", "/nonexistent", 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.dead == 1 && runtime.GOOS != "linux" && runtime.GOOS != "freebsd" {
+				t.Skip("no such signal")
+			}
+			pids := file(t)
+			cmd := exec.Command(os.Args[0], "-test.run=^TestProcessParent$")
+			cmd.Env = append(os.Environ(), "TCPLOCK_TEST_PIDS="+pids, "PATH="+test.path)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			started := strings.Fields(readSoon(t, pids))
+			child := pidsIn(t, started[1], 1)[0]
+			defer syscall.Kill(child, syscall.SIGKILL)
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			wantDead(t, strings.Join(started[:test.dead], " "), test.dead)
+		})
+	}
+}

@@ -1,0 +1,347 @@
+package tcplock
+
+import (
+	"testing"
+	"time"
+)
+
+// Higher priorities go first, and within one it is the order of arrival. Who leaves or
+// comes changes nothing for the others, and nobody who holds a slot is disturbed.
+func TestQueuePriority(t *testing.T) {
+	s := newScript(t, 1, unlimited)
+	s.joinsAs(-5, "h", "1")
+	s.joins("a b", "waits")
+	s.joinsAs(-1, "c", "waits")
+	s.joinsAs(2, "d e", "waits")
+	s.joins("f", "waits")
+	s.joinsAs(1, "g", "waits")
+	s.joinsAs(2, "i", "waits")
+	s.state("h1", "d e i g a b f c")
+	s.leave("e", true)
+	s.leave("a", true)
+	s.release("h", "d")
+	s.joinsAs(2, "j", "waits")
+	s.release("d", "i")
+	s.release("i", "j")
+	s.release("j", "g")
+	s.resize(2, unlimited, "b")
+	s.joinsAs(9, "k", "waits")
+	s.state("g1 b2", "k f c")
+	s.release("b", "k")
+	s.release("g", "f")
+	s.release("k", "c")
+}
+
+// Who asked first of those who are turned away hears of it last if others go before it:
+// Close tells them in the order of the line. How long the line may be is a bound for all
+// priorities together.
+func TestQueuePriorityBoundsAndClose(t *testing.T) {
+	s := newScript(t, 1, 3)
+	s.joins("h", "1")
+	s.joins("a", "waits")
+	s.joinsAs(1, "b c", "waits")
+	s.joinsAs(7, "d", errFull.Error())
+	s.close("b c a")
+}
+
+// With a priority age of 10 seconds, priority 1 goes before those with 0 who have come up
+// to 10 seconds earlier, and at equal ranks it goes first too.
+func TestQueuePriorityAge(t *testing.T) {
+	s := newBoundScript(t, bounds{limit: 1, maxWaiting: unlimited, priorityAge: 10 * time.Second})
+	at := func(second int64) { s.now = time.Unix(second, 0) }
+	s.joins("h", "1")
+	at(100)
+	s.joins("a", "waits")
+	at(101)
+	s.joins("b", "waits")
+	at(110)
+	s.joinsAs(1, "c", "waits") // as if at 100, just like a
+	at(111)
+	s.joinsAs(1, "d", "waits") // as if at 101, just like b
+	at(121)
+	s.joinsAs(2, "e", "waits") // as if at 101
+	at(121)
+	s.joinsAs(1, "f", "waits") // as if at 111
+	at(122)
+	s.joinsAs(-1, "g", "waits") // as if at 132
+	at(131)
+	s.joins("i", "waits")
+	at(133)
+	s.joins("j", "waits")
+	at(1000) // what time it is now has no bearing on who goes first
+	s.state("h1", "c a e d b f i g j")
+	s.release("h", "c")
+	s.release("c", "a")
+	s.release("a", "e")
+	s.release("e", "d")
+	s.release("d", "b")
+	s.release("b", "f")
+	s.release("f", "i")
+	s.release("i", "g")
+	s.release("g", "j")
+}
+
+// While those with a high priority keep coming, one with a low priority waits for ever
+// without a priority age, and with one as long as its length says and no longer.
+func TestQueueNobodyStarves(t *testing.T) {
+	for _, c := range []struct {
+		age, want time.Duration
+	}{
+		{0, 0},                           // not in 1000 seconds
+		{time.Second, 5 * time.Second},   // who came up to 3 seconds after it goes first,
+		{time.Minute, 182 * time.Second}, // or 180 seconds; and so does who came with it
+		{5 * time.Minute, 902 * time.Second},
+	} {
+		q, now := newQueue(bounds{limit: 1, maxWaiting: unlimited, priorityAge: c.age}), time.Unix(0, 0)
+		holder, low := new(place), new(place)
+		_, _ = q.Join(holder, now)
+		_, _ = q.Join(low, now)
+		for end := now.Add(1000 * time.Second); now.Before(end) && holder != low; {
+			_, _ = q.Join(&place{priority: 3}, now)
+			now = now.Add(time.Second)
+			holder = q.Release(holder, now)
+		}
+		if got := q.Look(low).waited; got != c.want {
+			t.Errorf("age %s: found a wait of %s, expected %s", c.age, got, c.want)
+		}
+	}
+}
+
+// The priority age is in force for those who are in line already.
+func TestQueuePriorityAgeChanges(t *testing.T) {
+	s := newScript(t, 1, unlimited)
+	s.joins("h", "1")
+	s.joins("a", "waits")
+	s.joinsAs(3, "b", "waits")
+	s.joinsAs(1, "c", "waits") // 2 seconds after a
+	age := func(age time.Duration, line string) {
+		t.Helper()
+		s.set(bounds{limit: 1, maxWaiting: unlimited, priorityAge: age}, "")
+		s.state("h1", line)
+	}
+	age(0, "b c a")
+	age(time.Second, "b a c")
+	age(2*time.Second, "b c a")
+	age(time.Millisecond, "a b c")
+	age(time.Second, "b a c")
+	s.release("h", "b")
+	s.release("b", "a")
+}
+
+// Whose client holds as many slots as it may stands aside when its turn comes: others
+// behind it go on, and a slot stays free if there are none. It goes on, before all who
+// came after it, when one of its client is done.
+func TestQueueStandsAside(t *testing.T) {
+	s := newBoundScript(t, bounds{limit: 3, maxWaiting: unlimited, perClient: 1})
+	s.joins("Aa", "1")
+	s.joins("Ab Ac", "waits") // though two slots are free
+	s.joins("Ba", "2")
+	s.joins("Bb", "waits")
+	s.joins("x", "3") // nobody's: no bound
+	s.joins("Ad y Bc z Ca", "waits")
+	s.state("Aa1 Ba2 x3", "Ab Ac Bb Ad y Bc z Ca")
+	s.release("x", "y") // first in line of those who may
+	s.release("Aa", "Ab")
+	s.release("y", "z")
+	s.release("z", "Ca")
+	s.release("Ca", "")
+	s.state("Ab1 Ba2", "Ac Bb Ad Bc")
+	s.joins("Da", "3")
+	s.release("Ba", "Bb")
+	s.release("Ab", "Ac")
+	s.release("Da", "")
+	s.release("Ac", "Ad")
+	s.release("Bb", "Bc")
+	s.state("Bc1 Ad3", "")
+}
+
+// Nobody stands aside before its turn. So whoever comes back has been the first in line
+// once and finds its place near the front, whatever the length of the line.
+func TestQueueStandsAsideInTurn(t *testing.T) {
+	s := newBoundScript(t, bounds{limit: 1, maxWaiting: unlimited, perClient: 1})
+	aside := func(want *place) {
+		t.Helper()
+		if got := s.place("Aa").from.aside.first(0); got != want {
+			t.Fatalf("found %+v aside, expected %+v", got, want)
+		}
+	}
+	s.joins("Aa", "1")
+	s.joins("x Ab y", "waits")
+	aside(nil)
+	s.set(bounds{limit: 2, maxWaiting: unlimited, perClient: 1}, "x")
+	aside(nil)
+	s.release("x", "y")
+	aside(s.place("Ab"))
+	s.release("Aa", "Ab")
+}
+
+// One of several who stand aside comes back for each that has left its slot: the first in
+// order, priority and age included.
+func TestQueueAsideInOrder(t *testing.T) {
+	b := bounds{limit: 4, maxWaiting: unlimited, perClient: 2}
+	s := newBoundScript(t, b)
+	s.joins("Aa Ab", "1")
+	s.joins("Ac Ad", "waits")
+	s.joinsAs(1, "Ae", "waits")
+	s.joins("Ba", "3")
+	s.state("Aa1 Ab2 Ba3", "Ae Ac Ad")
+	s.release("Aa", "Ae")
+	s.release("Ab", "Ac")
+	s.joinsAs(1, "Af", "waits") // at 8 s, Ad at 3 s
+	s.state("Ac1 Ba3 Ae4", "Af Ad")
+	b.priorityAge = 4 * time.Second
+	s.set(b, "")
+	s.state("Ac1 Ba3 Ae4", "Ad Af")
+	s.release("Ae", "Ad")
+	s.release("Ac", "Af")
+}
+
+// Who leaves the line makes way for another of its client, while there is no slot and
+// when there is one again.
+func TestQueueLeaveBringsBack(t *testing.T) {
+	s := newBoundScript(t, bounds{limit: 2, maxWaiting: unlimited, perClient: 1})
+	s.joins("Aa", "1")
+	s.joins("Ab Ac Ad", "waits") // aside
+	s.joins("x", "2")
+	s.joins("y", "waits")
+	s.pause()
+	s.release("Aa", "") // Ab comes back
+	s.leave("Ab", true)
+	s.leave("Ac", true)
+	s.state("x2", "Ad y")
+	s.resume("Ad")
+	s.state("Ad1 x2", "y")
+	s.joins("Ae Af", "waits")
+	s.leave("Ae", true) // while its client has its share
+	s.release("Ad", "y")
+	s.release("x", "Af")
+}
+
+// How many of one client may wait is a bound of its own: for those aside and in line, not
+// for those who hold a slot. A client's refusal is nobody else's.
+func TestQueueWaitingPerClient(t *testing.T) {
+	s := newBoundScript(t, bounds{limit: 2, maxWaiting: 5, waitingPerClient: 2, perClient: 1})
+	s.joins("Aa", "1")
+	s.joins("Ab Ac", "waits")
+	s.joins("Ad", errClientFull.Error())
+	s.joins("Ba", "2")
+	s.joins("x y z", "waits") // nobody's: no bound
+	s.joins("Bb", errFull.Error())
+	s.leave("x", true)
+	s.joins("Ae", errClientFull.Error())
+	s.joins("Bc", "waits")
+	s.joins("Bd Af", errFull.Error())
+	s.leave("Ab", true)
+	s.joins("Ag", "waits")
+}
+
+// The bounds of each client may change at any time: those who are there are counted, more
+// room admits at once, less sends nobody away.
+func TestQueueClientBoundsChange(t *testing.T) {
+	b := bounds{limit: 4, maxWaiting: unlimited}
+	s := newBoundScript(t, b)
+	s.joins("Aa Ab Ac", "1")
+	b.perClient = 2
+	s.set(b, "")
+	s.joins("Ad Ae", "waits")
+	s.joins("Ba", "4")
+	s.release("Aa", "") // two left for two
+	s.release("Ab", "Ad")
+	s.joins("Af", "waits")
+	s.state("Ad1 Ac3 Ba4", "Ae Af")
+	b.waitingPerClient = 1
+	s.set(b, "")
+	s.joins("Ag", errClientFull.Error())
+	b.perClient = 3
+	s.set(b, "Ae")
+	s.joins("Ah", errClientFull.Error())
+	s.joins("Bb", "waits")
+	s.state("Ad1 Ae2 Ac3 Ba4", "Af Bb")
+	b.limit = 5
+	s.set(b, "Bb")
+	b.limit, b.perClient = 6, 0
+	s.set(b, "Af")
+	s.joins("Ai", "waits")
+	s.joins("Ak", errClientFull.Error())
+	b.waitingPerClient = 0
+	s.set(b, "")
+	s.joins("Aj", "waits")
+	s.state("Ad1 Ae2 Ac3 Ba4 Bb5 Af6", "Ai Aj")
+}
+
+// Nothing is left of a client when its last place is gone, whichever way.
+func TestQueueForgetsClients(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		visit func(s *script)
+	}{
+		{"release", func(s *script) {
+			s.joins("A", "2")
+			s.release("A", "")
+		}},
+		{"release after standing aside", func(s *script) {
+			s.joins("Aa", "2")
+			s.joins("Ab", "waits")
+			s.release("Aa", "Ab")
+			s.release("Ab", "")
+		}},
+		{"leave", func(s *script) {
+			s.pause()
+			s.joins("A", "waits")
+			s.leave("A", true)
+		}},
+		{"leave from aside", func(s *script) {
+			s.joins("Aa", "2")
+			s.joins("Ab", "waits")
+			s.release("Aa", "Ab")
+			s.joins("Ac", "waits")
+			s.leave("Ac", true)
+			s.release("Ab", "")
+		}},
+		{"refused for its own sake", func(s *script) {
+			s.joins("Aa", "2")
+			s.joins("Ab", "waits")
+			s.joins("Ac", errClientFull.Error())
+			s.leave("Ab", true)
+			s.release("Aa", "")
+		}},
+		{"refused for all", func(s *script) {
+			s.pause()
+			s.joins("a b", "waits")
+			s.joins("A", errFull.Error())
+			s.leave("a", true)
+			s.leave("b", true)
+		}},
+		{"turned away", func(s *script) {
+			s.pause()
+			s.joins("A", "waits")
+			s.close("A")
+			s.joins("B", errClosed.Error())
+		}},
+		{"requeue", func(s *script) {
+			s.joins("A", "2")
+			s.requeue("A", "A")
+			s.release("A", "")
+		}},
+		{"requeue when closed", func(s *script) {
+			s.joins("A", "2")
+			s.close("")
+			s.requeue("A", "")
+		}},
+		{"bounds given up", func(s *script) {
+			s.joins("Aa", "2")
+			s.joins("Ab", "waits")
+			s.resize(3, 2, "Ab")
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newBoundScript(t, bounds{limit: 3, maxWaiting: 2, perClient: 1, waitingPerClient: 1})
+			s.joins("Z", "1")
+			c.visit(s)
+			s.release("Z", "")
+			if n := len(s.q.clients); n != 0 {
+				t.Fatalf("found %d clients, expected none", n)
+			}
+		})
+	}
+}

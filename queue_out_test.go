@@ -1,0 +1,305 @@
+package tcplock
+
+import (
+	"testing"
+	"time"
+)
+
+// A slot out of service is not granted: not while it is free, and not when its holder has
+// gone. Back in service it goes to the first in line at once, or comes behind the other
+// free ones.
+func TestQueueOut(t *testing.T) {
+	s := newScript(t, 3, unlimited)
+	s.joins("a", "1")
+	s.out(2, true)
+	s.out(1, false)
+	s.out(1, false) // a second time changes nothing
+	s.state("a1", "")
+	s.joins("b", "3")
+	s.joins("c d e", "waits")
+	s.release("a", "")
+	s.state("b3", "c d e")
+	s.release("b", "c")
+	s.in(1, "d")
+	s.in(1, "") // is in service
+	s.in(2, "e")
+	s.state("d1 e2 c3", "")
+
+	s.release("c", "")
+	s.release("d", "")
+	s.out(3, true)
+	s.release("e", "") // free: 1, 2
+	s.in(3, "")        // 1, 2, 3
+	s.in(3, "")
+	s.out(1, true)
+	s.in(1, "") // 2, 3, 1
+	s.joins("f g", "2")
+	s.joins("h", "1")
+}
+
+// A slot that is taken out and put back while it is held stays its holder's, and is as
+// good as ever when that is done.
+func TestQueueOutAndInWhileHeld(t *testing.T) {
+	s := newScript(t, 1, unlimited)
+	s.joins("a", "1")
+	s.joins("b", "waits")
+	s.out(1, false)
+	s.in(1, "")
+	s.state("a1", "b")
+	s.release("a", "b")
+	s.release("b", "")
+	s.joins("c", "1")
+}
+
+// With all slots out of service the line waits, in order and within its bounds, and who
+// joins a lock that is idle otherwise waits as well.
+func TestQueueAllOut(t *testing.T) {
+	s := newScript(t, 2, 2)
+	s.out(1, true)
+	s.out(2, true)
+	s.seize("i", false)
+	s.joins("a b", "waits")
+	s.joins("c", errFull.Error())
+	s.leave("a", true)
+	s.joins("d", "waits")
+	s.in(2, "b")
+	s.release("b", "d")
+	s.release("d", "")
+	s.seize("i", true)
+	s.state("i2", "")
+}
+
+// Out of service and above the limit are two reasons not to be granted, and each may end
+// before the other. A slot that does not exist yet may be taken out for when it does.
+func TestQueueOutAndLimit(t *testing.T) {
+	s := newScript(t, 3, unlimited)
+	s.out(5, true)
+	s.out(3, true)
+	s.joins("a b", "1")
+	s.joins("c", "waits")
+	s.resize(2, unlimited, "")
+	s.in(3, "") // still above the limit
+	s.joins("d e", "waits")
+	s.resize(5, unlimited, "c d") // 3 and 4
+	s.state("a1 b2 c3 d4", "e")
+	s.resize(6, unlimited, "e")
+	s.state("a1 b2 c3 d4 e6", "")
+	s.in(5, "")
+
+	// A holder above a lowered limit counts, so a slot that comes back waits for it.
+	s = newScript(t, 3, unlimited)
+	s.out(1, true)
+	s.joins("a b", "2")
+	s.joins("c", "waits")
+	s.resize(2, unlimited, "")
+	s.in(1, "")
+	s.state("a2 b3", "c")
+	s.release("b", "c")
+	s.state("c1 a2", "")
+	s.out(2, false)
+	s.resize(1, unlimited, "")
+	s.release("a", "")
+	s.resize(2, unlimited, "")
+	s.joins("d", "waits")
+	s.in(2, "d")
+}
+
+// A pause, a holder that is alone and a closed queue keep a slot that comes back from
+// being granted, like any other.
+func TestQueueInGrantsNotAlways(t *testing.T) {
+	s := newScript(t, 2, unlimited)
+	s.out(2, true)
+	s.joins("a", "1")
+	s.joins("b", "waits")
+	s.pause()
+	s.in(2, "")
+	s.resume("b")
+	s.release("b", "")
+
+	s.out(2, true)
+	s.joins("c", "waits")
+	s.seclude("a", "a")
+	s.in(2, "")
+	s.state("a1", "c")
+	s.out(1, false)
+	s.joins("d", "waits")
+	s.include("a", "c")
+	s.state("a1 c2", "d")
+	s.release("a", "") // 1 is out
+	s.state("c2", "d")
+
+	s.close("d")
+	s.in(1, "")
+	s.joins("e", errClosed.Error())
+}
+
+// A client at its share stands aside of a slot that comes back, too.
+func TestQueueInAndClients(t *testing.T) {
+	s := newBoundScript(t, bounds{limit: 2, maxWaiting: unlimited, perClient: 1})
+	s.out(2, true)
+	s.joins("Aa", "1")
+	s.joins("Ab b", "waits")
+	s.in(2, "b")
+	s.out(1, false)
+	s.release("Aa", "")
+	s.in(1, "Ab")
+}
+
+// Who is put back in line stands where it stood: before all who came after it, behind who
+// came before it, whatever the order in which they come back.
+func TestQueueRequeue(t *testing.T) {
+	s := newScript(t, 3, unlimited)
+	s.joins("a b c", "1")
+	s.joins("d e", "waits")
+	for slot := 1; slot <= 3; slot++ {
+		s.out(slot, false)
+	}
+	s.requeue("b", "")
+	s.requeue("c", "")
+	s.requeue("a", "")
+	s.state("", "a b c d e")
+	s.joins("f", "waits")
+	s.in(3, "a")
+	s.in(1, "b")
+	s.leave("c", true)
+	s.in(2, "d")
+	s.state("b1 d2 a3", "e f")
+	s.release("d", "e")
+
+	// While the slot is in service it is granted at once, to the same one if nobody
+	// goes before it.
+	s.requeue("b", "b")
+	s.state("b1 e2 a3", "f")
+	s.out(3, false)
+	s.requeue("a", "")
+	s.requeue("e", "a")
+	s.state("b1 a2", "e f")
+}
+
+// Priorities hold for who is put back as for all others, and so do ranks.
+func TestQueueRequeuePriority(t *testing.T) {
+	s := newScript(t, 1, unlimited)
+	s.joins("a", "1")
+	s.joins("b", "waits")
+	s.joinsAs(1, "c d", "waits")
+	s.requeue("a", "c")
+	s.state("c1", "d a b")
+	s.requeue("c", "c")
+	s.set(bounds{limit: 1, maxWaiting: unlimited, priorityAge: time.Second}, "")
+	s.requeue("c", "a") // a came 2 seconds earlier, b one: that is what c's priority makes up for
+	s.state("a1", "c b d")
+}
+
+// The line has no say in who is put back, though it be full.
+func TestQueueRequeueWhenFull(t *testing.T) {
+	s := newBoundScript(t, bounds{limit: 2, maxWaiting: 1, waitingPerClient: 1})
+	s.joins("Aa b", "1")
+	s.joins("Ab", "waits")
+	s.out(1, false)
+	s.out(2, false)
+	s.requeue("b", "")
+	s.requeue("Aa", "")
+	s.state("", "Aa b Ab")
+	s.joins("c", errFull.Error())
+	s.in(1, "Aa")
+}
+
+// Of a client at its share, one goes on for the one that is put back: that one, unless
+// there is another with a higher priority.
+func TestQueueRequeueAndClients(t *testing.T) {
+	s := newBoundScript(t, bounds{limit: 3, maxWaiting: unlimited, perClient: 1})
+	s.joins("Aa", "1")
+	s.joins("Ab", "waits")
+	s.joins("b", "2")
+	s.requeue("Aa", "Aa")
+	s.state("b2 Aa3", "Ab")
+	s.joinsAs(1, "Ac", "waits")
+	s.requeue("Aa", "Ac")
+	s.state("Ac1 b2", "Aa Ab")
+	s.release("Ac", "Aa")
+	s.out(3, false)
+	s.release("b", "")
+	s.out(1, true)
+	s.out(2, true)
+	s.requeue("Aa", "")
+	s.leave("Aa", true)
+	s.in(1, "Ab")
+}
+
+// Once the queue is closed nobody is put back: it is turned away. What it held goes to
+// nobody.
+func TestQueueRequeueWhenClosed(t *testing.T) {
+	s := newScript(t, 2, unlimited)
+	s.joins("a b", "1")
+	s.joins("c", "waits")
+	s.close("c")
+	quiet := s.q.Quiet()
+	s.requeue("a", "")
+	s.state("b2", "")
+	if got := s.q.Look(s.place("a")); got.state != placeGone || got.slot != 0 {
+		t.Fatalf("found %+v, expected it to be gone", got)
+	}
+	s.requeue("b", "")
+	if !isDone(quiet) {
+		t.Fatal("found no end of quiet although everybody had gone")
+	}
+	if got, want := s.q.Stats().Total, (totals{Joined: 3, Refused: 3}); got != want {
+		t.Fatalf("found %+v, expected %+v", got, want)
+	}
+}
+
+// One that is put back does not wait beside one that is alone for long: it is one holder
+// less for whom that one waits. It goes on first when that one is done.
+func TestQueueRequeueAndSeclusion(t *testing.T) {
+	s := newScript(t, 3, unlimited)
+	s.joins("a b c", "1")
+	s.joins("d", "waits")
+	s.seclude("c", "")
+	s.requeue("b", "")
+	s.alone("")
+	s.out(1, false)
+	s.requeue("a", "c")
+	s.alone("c")
+	s.in(1, "")
+	s.state("c3", "a b d")
+	s.include("c", "a b")
+	s.state("b1 a2 c3", "d")
+	s.seclude("c", "")
+	s.seclude("b", "")
+	s.requeue("a", "c")
+	s.alone("c")
+	s.include("c", "b")
+	s.requeue("c", "b")
+	s.alone("b")
+	s.include("b", "a c")
+}
+
+// One that is put back keeps when it joined. What it has waited and what it has held a
+// slot in vain are counted apart, and its grant counts once, the last one.
+func TestQueueRequeueFigures(t *testing.T) {
+	q := newQueue(bounds{limit: 1, maxWaiting: unlimited})
+	at := func(seconds int64) time.Time { return time.Unix(seconds, 0) }
+	expect := func(p *place, want place) {
+		t.Helper()
+		if got := shown(q.Look(p)); got != want {
+			t.Fatalf("found %+v, expected %+v", got, want)
+		}
+	}
+	a, b := new(place), new(place)
+	_, _ = q.Join(a, at(0))
+	_, _ = q.Join(b, at(1))
+	q.Release(a, at(10)) // b has waited for 9
+	q.Out(1)
+	q.Requeue(b, at(12)) // and held for 2
+	expect(b, place{state: placeWaiting, number: 2, joined: at(1), waited: 9 * time.Second, held: 2 * time.Second})
+	if got, want := q.Stats(), (queueStats{Slots: 1, Waiting: 1, Oldest: at(1), Total: totals{Joined: 2, Granted: 1}}); got != want {
+		t.Fatalf("found %+v, expected %+v", got, want)
+	}
+	q.In(1, at(15)) // waited for 3 more
+	q.Requeue(b, at(20))
+	expect(b, place{state: placeHolding, slot: 1, number: 4, joined: at(1), waited: 12 * time.Second, held: 7 * time.Second})
+	q.Release(b, at(30))
+	if got, want := q.Stats(), (queueStats{Slots: 1, Total: totals{Joined: 2, Granted: 2}}); got != want {
+		t.Fatalf("found %+v, expected %+v", got, want)
+	}
+}

@@ -1,0 +1,302 @@
+package tcplock
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// mostSlots is the number of slots with which a schedule deals.
+const mostSlots = 6
+
+// game is a schedule that is played on a queue and on the model.
+type game struct {
+	t     rapid.TB
+	q     *queue
+	m     *model
+	notes []string // the steps so far
+
+	quiet    <-chan struct{} // of the last call of Quiet
+	wasQuiet bool            // since that call
+}
+
+// play takes a schedule, two bytes for a step, plays it and compares after each step. A
+// failure comes with the steps that led to it.
+func play(t rapid.TB, schedule []byte) {
+	g := &game{t: t, q: newQueue(bounds{maxWaiting: unlimited}), m: newModel()}
+	for ; len(schedule) >= 2; schedule = schedule[2:] {
+		g.m.begin()
+		moves[int(schedule[0])%len(moves)](g, int(schedule[1]))
+		g.compare()
+		g.checkQuiet()
+	}
+	for _, p := range g.m.all {
+		if got := g.q.Look(&p.real); !same(got, p) {
+			g.fail("found in the end %+v, expected %+v", got, p.want)
+		}
+	}
+}
+
+// moves of a schedule. What drives the queue on comes more often than what stops it; the
+// first does nothing, so that a schedule can be made smaller.
+var moves = []func(g *game, arg int){
+	(*game).nothing,
+	(*game).join, (*game).join, (*game).join, (*game).join, (*game).join, (*game).join, (*game).join,
+	(*game).release, (*game).release, (*game).release, (*game).release, (*game).release,
+	(*game).leave, (*game).requeue, (*game).requeue,
+	(*game).seclude, (*game).include, (*game).include, (*game).seize, (*game).seize,
+	(*game).takeOut, (*game).putIn, (*game).putIn,
+	(*game).resize, (*game).share, (*game).age,
+	(*game).pause, (*game).resume, (*game).resume, (*game).askQuiet, (*game).close,
+}
+
+func (g *game) nothing(int) {}
+
+func (g *game) join(arg int) {
+	client, priority := clientKey(arg%4), arg/4%4-1 // client 0 is nobody's
+	p, wantErr := g.m.join(client, priority)
+	g.note("join %v, client %d, priority %d", p.real.owner, client, priority)
+	holds, err := g.q.Join(&p.real, g.m.now)
+	if want := p.want.state == placeHolding; holds != want || !errors.Is(err, wantErr) {
+		g.fail("join: found %t, %v, expected %t, %v", holds, err, want, wantErr)
+	}
+}
+
+// leave is for who stands in line, or anybody.
+func (g *game) leave(arg int) {
+	people := g.m.line
+	if arg >= 192 {
+		people = g.m.all
+	}
+	if p := pick(people, arg); p != nil {
+		g.note("leave %v", p.real.owner)
+		g.expect("leave", g.q.Leave(&p.real), g.m.leave(p))
+	}
+}
+
+func (g *game) release(arg int) {
+	if p := pick(notIn(g.m.holders, g.m.secluding), arg); p != nil {
+		g.note("release %v", p.real.owner)
+		g.woken(g.m.release(p), g.q.Release(&p.real, g.m.now))
+	}
+}
+
+func (g *game) requeue(arg int) {
+	if p := pick(notIn(g.m.holders, g.m.secluding), arg); p != nil && p.want.number > 0 {
+		g.note("requeue %v", p.real.owner)
+		g.woken(g.m.requeue(p), g.q.Requeue(&p.real, g.m.now))
+	}
+}
+
+func (g *game) seclude(arg int) {
+	if p := pick(notIn(g.m.holders, g.m.secluding), arg); p != nil {
+		g.note("seclude %v", p.real.owner)
+		g.woken(g.m.seclude(p), g.q.Seclude(&p.real))
+	}
+}
+
+func (g *game) include(arg int) {
+	if p := pick(g.m.secluding, arg); p != nil {
+		g.note("include %v", p.real.owner)
+		got, gotOK := g.q.Include(&p.real, g.m.now)
+		want, wantOK := g.m.include(p)
+		g.expect("include", gotOK, wantOK)
+		g.woken(want, got...)
+	}
+}
+
+func (g *game) seize(int) {
+	p := g.m.arrive(0, 0)
+	want := g.m.seize(p)
+	g.note("seize %v", p.real.owner)
+	g.expect("seize", g.q.Seize(&p.real, g.m.now), want)
+	if !want {
+		g.m.all = without(g.m.all, p)
+	}
+}
+
+func (g *game) takeOut(arg int) {
+	slot := arg%mostSlots + 1
+	g.note("out %d", slot)
+	g.expect("vacant", g.q.Out(slot), g.m.takeOut(slot))
+}
+
+func (g *game) putIn(arg int) {
+	slot := arg%mostSlots + 1
+	g.note("in %d", slot)
+	g.woken(g.m.putIn(slot), g.q.In(slot, g.m.now))
+}
+
+func (g *game) resize(arg int) {
+	b := g.m.bounds
+	b.limit, b.maxWaiting = arg%(mostSlots+1), arg/(mostSlots+1)%16-1
+	g.set(b)
+}
+
+func (g *game) share(arg int) {
+	b := g.m.bounds
+	b.perClient, b.waitingPerClient = arg%4, arg/4%4
+	g.set(b)
+}
+
+func (g *game) age(arg int) {
+	b := g.m.bounds
+	b.priorityAge = []time.Duration{0, time.Second, 3 * time.Second, 20 * time.Second}[arg%4]
+	g.set(b)
+}
+
+func (g *game) set(b bounds) {
+	g.note("set %+v", b)
+	g.woken(g.m.set(b), g.q.Set(b, g.m.now)...)
+}
+
+func (g *game) pause(int) {
+	g.note("pause")
+	g.q.Pause()
+	g.m.paused = true
+}
+
+func (g *game) resume(int) {
+	g.note("resume")
+	g.m.paused = false
+	g.woken(g.m.admit(), g.q.Resume(g.m.now)...)
+}
+
+// close comes seldom, since little happens afterwards.
+func (g *game) close(arg int) {
+	if arg >= 240 {
+		g.note("close")
+		g.woken(g.m.close(), g.q.Close()...)
+	}
+}
+
+func (g *game) askQuiet(int) {
+	g.note("quiet")
+	g.quiet, g.wasQuiet = g.q.Quiet(), false
+}
+
+func (g *game) checkQuiet() {
+	g.wasQuiet = g.wasQuiet || len(g.m.holders)+len(g.m.line) == 0
+	select {
+	case <-g.quiet:
+		if !g.wasQuiet {
+			g.fail("found the end of quiet while somebody was there all the time")
+		}
+	default:
+		if g.quiet != nil && g.wasQuiet {
+			g.fail("found no end of quiet although everybody had gone")
+		}
+	}
+}
+
+// compare looks at everything there is to see of a queue and those who are in it.
+func (g *game) compare() {
+	m := g.m
+	checkInvariants(g, g.q)
+	stats, holders, waiters := g.q.Snapshot()
+	want := queueStats{Slots: m.limit, Held: len(m.holders), Waiting: len(m.line), Paused: m.paused, Total: m.total}
+	if len(m.line) > 0 {
+		want.Oldest = m.line[0].want.joined
+	}
+	if stats != want || g.q.Stats() != want {
+		g.fail("found %+v, expected %+v", stats, want)
+	}
+	if t := stats.Total; t.Joined != t.Refused+t.Left+t.Granted+uint64(stats.Waiting) {
+		g.fail("found totals %+v with %d waiting, expected them to add up", t, stats.Waiting)
+	}
+	for _, part := range []struct {
+		name string
+		got  []place
+		want []*person
+	}{{"holders", holders, m.holders}, {"waiters", waiters, m.inOrder()}} {
+		if !slices.EqualFunc(part.got, part.want, same) {
+			g.fail("found %s %+v, expected %v", part.name, part.got, wants(part.want))
+		}
+	}
+	for _, p := range m.holders {
+		if got, want := g.q.Alone(&p.real), p == m.alone(); got != want {
+			g.fail("found %d alone %t, expected %t", p.real.owner, got, want)
+		}
+	}
+}
+
+// same compares what a place shows, not what is the queue's own.
+func same(got place, p *person) bool {
+	return shown(got) == p.want
+}
+
+func (g *game) note(format string, args ...any) {
+	g.notes = append(g.notes, fmt.Sprintf(format, args...))
+}
+
+func (g *game) fail(format string, args ...any) {
+	g.t.Helper()
+	g.t.Fatalf("%s\nafter:\n%s", fmt.Sprintf(format, args...), strings.Join(g.notes, "\n"))
+}
+
+// Helper and Fatalf are for checkInvariants.
+func (g *game) Helper()                           {}
+func (g *game) Fatalf(format string, args ...any) { g.fail(format, args...) }
+
+func (g *game) expect(what string, got, want bool) {
+	if got != want {
+		g.fail("%s: found %t, expected %t", what, got, want)
+	}
+}
+
+func (g *game) woken(want []*person, got ...*place) {
+	if len(got) == 1 && got[0] == nil {
+		got = nil
+	}
+	if !slices.EqualFunc(got, want, func(g *place, w *person) bool { return g == &w.real }) {
+		g.fail("found %d to be woken, expected %d: %+v", len(got), len(want), wants(want))
+	}
+}
+
+func pick(people []*person, arg int) *person {
+	if len(people) == 0 {
+		return nil
+	}
+	return people[arg%len(people)]
+}
+
+func notIn(people, others []*person) []*person {
+	return slices.DeleteFunc(slices.Clone(people), func(p *person) bool { return slices.Contains(others, p) })
+}
+
+func wants(people []*person) (places []place) {
+	for _, p := range people {
+		places = append(places, p.want)
+	}
+	return places
+}
+
+// The queue does what the model does, whatever the schedule: thousands at random, and a
+// failure is made as short as it can be.
+func TestQueueAgainstModel(t *testing.T) {
+	for range 30 { // a hundred schedules each
+		rapid.Check(t, func(t *rapid.T) {
+			play(t, rapid.SliceOfN(rapid.Byte(), 100, 300).Draw(t, "schedule"))
+		})
+	}
+}
+
+// The same with schedules that the fuzzer makes up. Run it with -fuzzminimizetime 10x:
+// by default it spends a minute on making each schedule that shows something new small.
+func FuzzQueue(f *testing.F) {
+	f.Add([]byte{})
+	for seed := range byte(8) {
+		schedule := make([]byte, 400)
+		_, _ = rand.NewChaCha8([32]byte{seed}).Read(schedule)
+		f.Add(schedule)
+	}
+	f.Fuzz(func(t *testing.T, schedule []byte) {
+		play(t, schedule[:min(len(schedule), 1000)]) // more takes longer and shows no more
+	})
+}

@@ -1,0 +1,63 @@
+package tcplock
+
+import (
+	"slices"
+	"time"
+)
+
+// Being alone: a holder that wants every other holder to be gone, and nobody to be
+// admitted, for as long as it takes.
+
+// Seclude says that holder p wants to be alone: nobody is granted a slot from now
+// on, and p is alone when every other holder has gone or wants to be alone too. It
+// returns the place to wake, if any, because it is alone now: p itself, or the one
+// that has wanted it longest. End the wish with Include, whether or not it came true.
+func (q *queue) Seclude(p *place) *place {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p.mustBe(placeHolding)
+	q.seclude(p)
+	return q.alone()
+}
+
+// Alone reports whether p is alone.
+func (q *queue) Alone(p *place) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.alone() == p
+}
+
+// Include ends p's wish to be alone: p goes on as an ordinary holder. It returns the
+// places to wake: those that were granted a slot, or those that want to be alone
+// still. While another place is alone p cannot go on beside it: Include then does
+// nothing and returns false, and p is to call it again when it has been woken.
+func (q *queue) Include(p *place, now time.Time) ([]*place, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p.mustBe(placeSecluding)
+	if alone := q.alone(); alone != nil && alone != p {
+		return nil, false
+	}
+	p.state = placeHolding
+	i := slices.Index(q.seclusion, p)
+	q.seclusion = slices.Delete(q.seclusion, i, i+1)
+	if len(q.seclusion) > 0 {
+		return slices.Clone(q.seclusion), true
+	}
+	return q.grantAll(now), true
+}
+
+// All below is called with the mutex held.
+
+func (q *queue) seclude(p *place) {
+	p.state = placeSecluding
+	q.seclusion = append(q.seclusion, p)
+}
+
+// alone returns the place that is alone, nil if none is.
+func (q *queue) alone() *place {
+	if len(q.seclusion) == 0 || q.held > len(q.seclusion) {
+		return nil
+	}
+	return q.seclusion[0]
+}

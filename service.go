@@ -1,0 +1,322 @@
+package tcplock
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/dustin/go-humanize"
+)
+
+// Service is the process behind each slot of a lock: started, restarted and stopped by
+// the lock itself. There is no shell: each argument reaches the command as it stands, as
+// one argument. The process is given no client before it is ready, and a restart happens
+// between two clients of its slot.
+//
+// Args, env, dir, ready and ready_command take Caddy's global placeholders and
+// {l4.tcplock.name|slot|worker|worker_host|worker_port}, no others: nothing a client
+// sends can get there. A plain brace is written \{. The values are read at each start.
+//
+// The process's environment is Caddy's own, then TCPLOCK_NAME, TCPLOCK_SLOT and
+// TCPLOCK_WORKER, then env. Its input is empty. Its output goes to the log by line:
+// lines are cut at 4 KiB, at most 100 of them a second are logged, the others counted.
+//
+// It runs in a process group of its own, which ends as a whole, also with Caddy itself,
+// and (not on Windows) if Caddy is killed.
+type Service struct {
+	// The command: a path, or a name to be looked up in Caddy's PATH. A relative path
+	// starts from dir. No placeholders. Required.
+	Command string `json:"command"`
+
+	// Its arguments.
+	Args []string `json:"args,omitempty"`
+
+	// The directory it runs in, which must exist. Default: Caddy's own.
+	Dir string `json:"dir,omitempty"`
+
+	// More environment variables, which win over those above.
+	Env map[string]string `json:"env,omitempty"`
+
+	// When it is started: "eager", when the config is loaded, or "lazy", for the first
+	// connection, which waits for it. Default: "eager".
+	Start string `json:"start,omitempty"`
+
+	// The process is ready when this address can be connected to (host:port or
+	// unix//path); the connection is reset at once. Not with ready_command. Default: the
+	// slot's worker; required without workers.
+	Ready string `json:"ready,omitempty"`
+
+	// The process is ready when this command and its arguments end with status 0; it is
+	// tried again until then, in the process's own directory and environment. No
+	// placeholders in the command itself. Not with ready. Default: none, see ready.
+	ReadyCommand []string `json:"ready_command,omitempty"`
+
+	// The longest time until it is ready; when it is over the start has failed, the
+	// process is ended, and tried again after a pause that doubles from 1s to 1m.
+	// Default and zero: 1m.
+	ReadyTimeout caddy.Duration `json:"ready_timeout,omitempty"`
+
+	// Restart it after so many connections. Default and zero: never.
+	RestartEvery int `json:"restart_every,omitempty"`
+
+	// Restart it when it has been ready for so long. Default and zero: never.
+	RestartInterval caddy.Duration `json:"restart_interval,omitempty"`
+
+	// Restart it when it and its descendants have more than this in resident memory, in
+	// bytes, or as a string such as "1GiB" or "800MB". Looked at every 5s. Default and
+	// zero: no limit.
+	MaxMemory Size `json:"max_memory,omitempty"`
+
+	// Stop it when its slot has had no connection for so long; the next one starts it, as
+	// with lazy. Default and zero: never.
+	StopIdle caddy.Duration `json:"stop_idle,omitempty"`
+
+	// How long it may take to end when it is asked to (SIGTERM to the whole group), before
+	// it is killed. On Windows it is killed at once. Default and zero: 10s.
+	StopTimeout caddy.Duration `json:"stop_timeout,omitempty"`
+}
+
+const (
+	startEager = "eager"
+	startLazy  = "lazy"
+
+	defaultReadyTimeout = time.Minute
+	defaultStopTimeout  = 10 * time.Second
+)
+
+// Size is a number of bytes: in JSON a number, or a string such as "1GiB" or "800MB".
+type Size uint64
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (s *Size) UnmarshalJSON(b []byte) (err error) {
+	var word string
+	if json.Unmarshal(b, &word) != nil {
+		word = string(b)
+	}
+	if *s, err = size(word); err != nil {
+		return fmt.Errorf("size: %w", err)
+	}
+	return nil
+}
+
+func size(s string) (Size, error) {
+	n, err := humanize.ParseBytes(s)
+	if err != nil {
+		return 0, fmt.Errorf("found %q, expected a number of bytes, or a size such as 1GiB or 800MB", s)
+	}
+	return Size(n), nil
+}
+
+// check refuses values that are out of range. The Caddyfile calls it after each option,
+// so that its error carries the option's file and line.
+func (s *Service) check() error {
+	step := ExecStep{Command: s.Command, Env: make(map[string]string)}
+	for name := range s.Env {
+		step.Env[name] = "" // names are checked there, values below
+	}
+	if err := step.check(); err != nil {
+		return err
+	}
+	if err := s.checkTexts(); err != nil {
+		return err
+	}
+	if s.Start != "" && s.Start != startEager && s.Start != startLazy {
+		return fmt.Errorf("start: found %q, expected %s or %s", s.Start, startEager, startLazy)
+	}
+	if err := s.checkReady(); err != nil {
+		return err
+	}
+	if s.RestartEvery < 0 {
+		return fmt.Errorf("restart_every: found %d, expected 0 (never) or more", s.RestartEvery)
+	}
+	for _, d := range []struct {
+		name  string
+		value caddy.Duration
+	}{
+		{"ready_timeout", s.ReadyTimeout},
+		{"restart_interval", s.RestartInterval},
+		{"stop_idle", s.StopIdle},
+		{"stop_timeout", s.StopTimeout},
+	} {
+		if d.value < 0 {
+			return fmt.Errorf("%s: found %s, expected a duration of 0 or more", d.name, time.Duration(d.value))
+		}
+	}
+	return nil
+}
+
+func (s *Service) checkReady() error {
+	if s.Ready != "" && s.ReadyCommand != nil {
+		return errors.New("ready: found an address and a command, expected only one of them")
+	}
+	if s.ReadyCommand != nil {
+		command := "" // which ExecStep refuses
+		if len(s.ReadyCommand) > 0 {
+			command = s.ReadyCommand[0]
+		}
+		if err := (&ExecStep{Command: command}).check(); err != nil {
+			return fmt.Errorf("ready_command: %w", err)
+		}
+	}
+	if s.Ready != "" && !strings.Contains(s.Ready, "{") {
+		if _, _, err := dialAddress(s.Ready); err != nil {
+			return fmt.Errorf("ready: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkTexts refuses placeholders that are not those of a process.
+func (s *Service) checkTexts() error {
+	repl := processID{}.replacer()
+	check := func(name string, texts ...string) error {
+		for _, text := range texts {
+			if _, err := repl.ReplaceOrErr(text, false, true); err != nil {
+				return fmt.Errorf(`%s: found %q: %w, expected {l4.tcplock.name|slot|worker|worker_host|worker_port} or a global one such as {env.*} (a plain brace is \{)`, name, text, err)
+			}
+		}
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
+		if err := check("env: "+name, s.Env[name]); err != nil {
+			return err
+		}
+	}
+	return cmp.Or(
+		check("args", s.Args...),
+		check("dir", s.Dir),
+		check("ready", s.Ready),
+		check("ready_command", s.ReadyCommand...))
+}
+
+// checkSlots refuses a service of which nobody could know when it is ready. It is not
+// part of check, because the options of a block come in any order.
+func (s *Service) checkSlots(workers bool) error {
+	if !workers && s.Ready == "" && s.ReadyCommand == nil {
+		return errors.New("service: found neither ready nor workers, expected one of them: an address that can be connected to when the service is ready")
+	}
+	return nil
+}
+
+// sameProcess reports whether a process started by s is as one started by other: the
+// other settings hold for a running process as well.
+func (s *Service) sameProcess(other *Service) bool {
+	return s.Command == other.Command && slices.Equal(s.Args, other.Args) &&
+		s.Dir == other.Dir && maps.Equal(s.Env, other.Env)
+}
+
+// processID says which slot a process stands behind.
+type processID struct {
+	lock   string
+	slot   int
+	worker string // empty if the slot has none
+}
+
+func (id processID) values() map[string]string {
+	return map[string]string{"name": id.lock, "slot": strconv.Itoa(id.slot), "worker": id.worker}
+}
+
+// replacer knows Caddy's global placeholders and those of a process.
+func (id processID) replacer() *caddy.Replacer {
+	repl := caddy.NewReplacer()
+	for name, value := range id.values() {
+		repl.Set("l4.tcplock."+name, value)
+	}
+	host, port := "", ""
+	if addr, err := caddy.ParseNetworkAddress(id.worker); err == nil {
+		host = addr.Host
+		if addr.StartPort > 0 {
+			port = strconv.FormatUint(uint64(addr.StartPort), 10)
+		}
+	}
+	repl.Set("l4.tcplock.worker_host", host)
+	repl.Set("l4.tcplock.worker_port", port)
+	return repl
+}
+
+// UnmarshalCaddyfile reads a service with its block; d is on the word "service".
+//
+//	service <command> [<args...>] {
+//	    dir           <path>
+//	    env           <name> <value>            # repeatable
+//	    start         eager|lazy
+//	    ready         <address>
+//	    ready         exec <command> [<args...>]
+//	    ready_timeout <duration>
+//	    restart       every <n>|<duration>      # repeatable: one of each
+//	    max_memory    <size>
+//	    stop_idle     <duration>
+//	    stop_timeout  <duration>
+//	}
+func (s *Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Err("service: found 0 arguments, expected a command and its arguments")
+	}
+	s.Command, s.Args = args[0], args[1:]
+	check := func() error {
+		if err := s.check(); err != nil {
+			return fmt.Errorf("service: %w", err)
+		}
+		return nil
+	}
+	if err := check(); err != nil {
+		return d.WrapErr(err)
+	}
+	return options{
+		"dir": one(&s.Dir, text),
+		"env": {min: 2, max: 2, repeat: true, set: func(d *caddyfile.Dispenser, args []string) error {
+			step := ExecStep{Env: s.Env}
+			err := step.setEnv(d, args)
+			s.Env = step.Env
+			return err
+		}},
+		"start":         one(&s.Start, text),
+		"ready":         {max: maxReadyArgs, set: s.setReady},
+		"ready_timeout": one(&s.ReadyTimeout, duration),
+		"restart":       {min: 2, max: 2, repeat: true, set: s.setRestart},
+		"max_memory":    one(&s.MaxMemory, size),
+		"stop_idle":     one(&s.StopIdle, duration),
+		"stop_timeout":  one(&s.StopTimeout, duration),
+	}.parse(d, check, nil)
+}
+
+const maxReadyArgs = 1000
+
+func (s *Service) setReady(_ *caddyfile.Dispenser, args []string) error {
+	switch {
+	case len(args) > 1 && args[0] == "exec":
+		s.ReadyCommand = args[1:]
+	case len(args) == 1 && args[0] != "exec" && args[0] != "":
+		s.Ready = args[0]
+	default:
+		return fmt.Errorf("found %q, expected an address, or exec and a command", strings.Join(args, " "))
+	}
+	return nil
+}
+
+func (s *Service) setRestart(_ *caddyfile.Dispenser, args []string) error {
+	if args[0] != "every" {
+		return fmt.Errorf("found %q, expected every", args[0])
+	}
+	every, err := parseEvery(args[1])
+	switch {
+	case err != nil:
+		return err
+	case every.Count > 0 && s.RestartEvery > 0, every.Interval > 0 && s.RestartInterval > 0:
+		return fmt.Errorf("found every %s, expected at most one number and one duration", args[1])
+	case every.Count > 0:
+		s.RestartEvery = every.Count
+	default:
+		s.RestartInterval = caddy.Duration(every.Interval)
+	}
+	return nil
+}

@@ -1,0 +1,349 @@
+//go:build unix
+
+package tcplock_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Web servers behind "service": python3 -m http.server, one process for each worker. Each
+// has a directory of its own, and serves from there the pids of all the processes that its
+// slot has had so far. The last one is its own: so an answer tells who gave it.
+
+// webPool is a lock in front of such servers.
+type webPool struct {
+	lock    string // the lock's address
+	dir     string
+	workers []string
+}
+
+func newWebPool(t *testing.T, workers int) *webPool {
+	t.Helper()
+	needs(t, python, exec.Command(python, "--version").Run() == nil)
+	w := &webPool{lock: freeAddr(t), dir: t.TempDir()}
+	for i := range workers {
+		w.workers = append(w.workers, freeAddr(t))
+		if err := os.Mkdir(filepath.Join(w.dir, strconv.Itoa(i+1)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if left := w.left(t); len(left) > 0 {
+			t.Errorf("found %+v when Caddy had stopped, expected no process", left)
+		}
+	})
+	return w
+}
+
+// config is a Caddyfile with these options of the service and of the lock.
+func (w *webPool) config(options, settings string) string {
+	return w.configOf("", options, settings)
+}
+
+// configOf is config with a command to be run before the server.
+func (w *webPool) configOf(command, options, settings string) string {
+	return lockConfig(w.lock, fmt.Sprintf(`tcplock {
+		workers %s
+		service sh -c "echo $$ >>pids; %s exec %s -m http.server --bind {l4.tcplock.worker_host} {l4.tcplock.worker_port}" {
+			dir %s/{l4.tcplock.slot}
+			%s
+		}
+		%s
+	}`, strings.Join(w.workers, " "), command, python, w.dir, options, settings), "{l4.tcplock.worker}")
+}
+
+// pids are those of the processes that a slot has had so far.
+func (w *webPool) pids(t *testing.T, slot int) (pids []int) {
+	t.Helper()
+	list, err := os.ReadFile(filepath.Join(w.dir, strconv.Itoa(slot), "pids"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Error(err)
+	}
+	return parsePids(t, string(list))
+}
+
+func parsePids(t *testing.T, list string) (pids []int) {
+	t.Helper()
+	for _, field := range strings.Fields(list) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			t.Errorf("found %q, expected pids", list)
+		}
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+// started waits until a slot has had n processes, and returns the last one.
+func (w *webPool) started(t *testing.T, slot, n int) (pid int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("slot %d has its process %d", slot, n), func() bool { return len(w.pids(t, slot)) >= n })
+	pids := w.pids(t, slot)
+	if len(pids) != n {
+		t.Fatalf("slot %d has had processes %v, expected %d", slot, pids, n)
+	}
+	return pids[n-1]
+}
+
+// left are the processes that run, with all those in their groups.
+func (w *webPool) left(t *testing.T) (left []psLine) {
+	t.Helper()
+	all := allProcesses(t)
+	for slot := range w.workers {
+		for _, pid := range w.pids(t, slot+1) {
+			left = append(left, group(all, pid)...)
+		}
+	}
+	return left
+}
+
+func group(all []psLine, pid int) []psLine {
+	return slices.DeleteFunc(slices.Clone(all), func(p psLine) bool { return p.group != pid })
+}
+
+// ended waits until a process and its group are no more.
+func ended(t *testing.T, pid int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("process %d ends", pid), func() bool { return len(group(allProcesses(t), pid)) == 0 })
+}
+
+// ask is a client. It returns the pid of the process that has answered.
+func (w *webPool) ask(t *testing.T) (pid int) {
+	t.Helper()
+	conn := dial(t, w.lock)
+	defer conn.Close()
+	send(t, conn, "GET /pids HTTP/1.0\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Errorf("found no answer: %v", err)
+		return 0
+	}
+	body, err := io.ReadAll(resp.Body)
+	pids := parsePids(t, string(body))
+	if err != nil || resp.StatusCode != http.StatusOK || len(pids) == 0 {
+		t.Errorf("found status %s, body %q, error %v, expected pids", resp.Status, body, err)
+		return 0
+	}
+	return pids[len(pids)-1]
+}
+
+// askMany has that many clients, four at once, and returns how many each process served.
+func (w *webPool) askMany(t *testing.T, clients int) map[int]int {
+	t.Helper()
+	var mu sync.Mutex
+	served := make(map[int]int)
+	crowd(4, make([]struct{}, clients), func(int, struct{}) {
+		pid := w.ask(t)
+		mu.Lock()
+		defer mu.Unlock()
+		served[pid]++
+	})
+	return served
+}
+
+// With start eager the process is there before the first client. With lazy it is not; the
+// first client has it started, waits for it, and is served.
+func TestServiceStart(t *testing.T) {
+	for _, eager := range []bool{true, false} {
+		t.Run(fmt.Sprint("eager ", eager), func(t *testing.T) {
+			w := newWebPool(t, 1)
+			if eager {
+				load(t, w.config("", "")) // the default
+				w.started(t, 1, 1)
+			} else {
+				load(t, w.config("start lazy", ""))
+				time.Sleep(300 * time.Millisecond)
+				if pids := w.pids(t, 1); len(pids) > 0 {
+					t.Errorf("found process %v before the first client, expected none", pids)
+				}
+			}
+			pid := w.ask(t)
+			if again := w.ask(t); pid != again || pid != w.started(t, 1, 1) {
+				t.Errorf("processes %d and %d have answered, expected the one and only", pid, again)
+			}
+		})
+	}
+}
+
+// Every third client is the last of its process. All are served, and the next process is
+// started when the third client has gone, not when another one comes.
+func TestServiceRestartEvery(t *testing.T) {
+	w := newWebPool(t, 1)
+	load(t, w.config("restart every 3", ""))
+	served := w.askMany(t, 12)
+	w.started(t, 1, 5)
+	for i, pid := range w.pids(t, 1)[:4] {
+		if served[pid] != 3 {
+			t.Errorf("process %d has served %d clients, expected 3", i+1, served[pid])
+		}
+		ended(t, pid)
+	}
+	if len(served) != 4 {
+		t.Errorf("clients by process: %v, expected 3 for each of 4", served)
+	}
+}
+
+// One of two servers is killed: clients lose nothing but the time until it is back, and
+// the other server goes on.
+func TestServiceKilled(t *testing.T) {
+	w := newWebPool(t, 2)
+	load(t, w.config("", ""))
+	eventually(t, "both serve", func() bool { return len(w.askMany(t, 4)) == 2 })
+	killed, other := w.started(t, 1, 1), w.started(t, 2, 1)
+	if err := syscall.Kill(killed, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	// Its socket takes connections until it is dead.
+	eventually(t, "it is dead", func() bool {
+		return !slices.ContainsFunc(allProcesses(t), func(p psLine) bool { return p.pid == killed })
+	})
+	served := w.askMany(t, 20)
+	back := w.started(t, 1, 2)
+	eventually(t, "both serve", func() bool {
+		for pid, n := range w.askMany(t, 4) {
+			served[pid] += n
+		}
+		return served[back] > 0
+	})
+	if w.started(t, 2, 1) != other || served[other] == 0 || served[killed] > 0 || len(served) != 2 {
+		t.Errorf("clients by process: %v, expected only %d and %d, not %d", served, back, other, killed)
+	}
+	ended(t, killed)
+}
+
+// When nobody comes, the server is stopped and stays so. The next client has another one
+// started.
+func TestServiceStopIdle(t *testing.T) {
+	w := newWebPool(t, 1)
+	load(t, w.config("stop_idle 500ms", ""))
+	first := w.ask(t)
+	ended(t, first)
+	time.Sleep(700 * time.Millisecond)
+	w.started(t, 1, 1)
+	if second := w.ask(t); second == first || second != w.started(t, 1, 2) {
+		t.Errorf("process %d has answered, expected another than the first one, %d", second, first)
+	}
+
+	// A client that stays, and says nothing, is somebody.
+	second := w.pids(t, 1)[1]
+	inLine(t, "default", 0, 0)
+	inLine(t, "default", 0, 0)
+	conn := dial(t, w.lock)
+	inLine(t, "default", 1, 0)
+	time.Sleep(700 * time.Millisecond)
+	if len(group(allProcesses(t), second)) == 0 {
+		t.Error("the server was stopped although it had a client")
+	}
+	conn.Close()
+	ended(t, second)
+}
+
+// A reload keeps the servers if it does not concern them. It restarts them if it does: at
+// once where nobody is served, else when the client has gone. The server of a worker that
+// is removed ends, that of one that is added starts.
+func TestServiceReload(t *testing.T) {
+	w := newWebPool(t, 2)
+	load(t, w.config("", ""))
+	first, second := w.started(t, 1, 1), w.started(t, 2, 1)
+	eventually(t, "both serve", func() bool { return len(w.askMany(t, 4)) == 2 })
+
+	load(t, w.config("restart every 1000\nstop_timeout 5s\nmax_memory 10GiB", "wait_timeout 1h"))
+	for pid := range w.askMany(t, 8) {
+		if pid != first && pid != second {
+			t.Errorf("process %d has answered after a reload that does not concern it, expected %d or %d", pid, first, second)
+		}
+	}
+
+	inLine(t, "default", 0, 0)
+	inLine(t, "default", 0, 0)
+	holder := dial(t, w.lock)
+	inLine(t, "default", 1, 0)
+	send(t, holder, "GET /pids HTTP/1.0\r\n") // and no more
+	load(t, w.config("env NEW settings", ""))
+	eventually(t, "one server was restarted", func() bool { return len(w.pids(t, 1))+len(w.pids(t, 2)) == 3 })
+	kept, slot := first, 1
+	if len(w.pids(t, 1)) == 2 {
+		kept, slot = second, 2
+	}
+	w.ask(t)
+	if pids := w.pids(t, slot); len(pids) != 1 {
+		t.Fatalf("slot %d has had processes %v, expected one as long as it has its client", slot, pids)
+	}
+	send(t, holder, "\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(holder), nil)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("the client that was there at the reload: %v, error %v, expected its answer", resp, err)
+	}
+	holder.Close()
+	ended(t, kept)
+	first, second = w.started(t, 1, 2), w.started(t, 2, 2)
+
+	all := w.workers
+	w.workers = all[:1]
+	load(t, w.config("env NEW settings", ""))
+	w.workers = all
+	ended(t, second)
+	if served := w.askMany(t, 4); served[first] != 4 {
+		t.Errorf("clients by process: %v, expected all for that of the worker that was kept, %d", served, first)
+	}
+	load(t, w.config("env NEW settings", ""))
+	third := w.started(t, 2, 3)
+	if w.started(t, 1, 2) != first {
+		t.Errorf("slot 1 has had processes %v, expected no new one", w.pids(t, 1))
+	}
+	eventually(t, "the added worker serves", func() bool { return w.askMany(t, 4)[third] > 0 })
+}
+
+// When Caddy ends, it ends its servers and all that is in their process groups, also a
+// process that does not listen to SIGTERM. If Caddy is killed they die with it.
+func TestServiceEndsWithCaddy(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
+		t.Run(sig.String(), func(t *testing.T) {
+			w := newWebPool(t, 2)
+			config, home := filepath.Join(t.TempDir(), "Caddyfile"), t.TempDir()
+			text := w.configOf(`(trap '' TERM; exec sleep 1000) &`, "", "")
+			if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			caddy := start(t, []string{"XDG_CONFIG_HOME=" + home, "XDG_DATA_HOME=" + home},
+				buildCaddy(t), "run", "--config", config)
+			caddy.prints(t, "serving initial configuration")
+			eventually(t, "both serve", func() bool { return len(w.askMany(t, 4)) == 2 })
+			for slot := range w.workers {
+				members := group(allProcesses(t), w.started(t, slot+1, 1))
+				if !slices.ContainsFunc(members, func(p psLine) bool { return p.args == "sleep 1000" }) {
+					t.Errorf("slot %d: found %+v, expected the server and its child", slot+1, members)
+				}
+			}
+			if err := caddy.cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := caddy.result(t); err != nil && sig != syscall.SIGKILL {
+				t.Errorf("Caddy's end: %v", err)
+			}
+			if sig == syscall.SIGKILL {
+				if runtime.GOOS != "linux" {
+					return
+				}
+				eventually(t, "all have died", func() bool { return len(w.left(t)) == 0 })
+			}
+			if left := w.left(t); len(left) > 0 {
+				t.Errorf("found %+v after Caddy's exit, expected no process", left)
+			}
+		})
+	}
+}

@@ -1,0 +1,316 @@
+package tcplock
+
+// The supervisor: the process behind one slot. It goes through these states:
+//
+//	           ready, start lazy                 due, and the slot is vacant
+//	stopped ───────────────────▶ starting ──▶ ready ──────────▶ stopping
+//	   ▲                          ▲  │ ▲        │ exit             │ │
+//	   │             time is over │  │ └────────┤◀─────────────────┘ │ restart
+//	   │                          │  ▼ failed   ▼ short life         │
+//	   │                         backing off ◀──┘                    │
+//	   └─────────────────────────────── idle, stop ──────────────────┘
+//
+// One goroutine (run, in supervisor_run.go) starts the process, waits for it, and ends it; nobody else
+// touches it. All that others do is to note something under the mutex and to wake that
+// goroutine, so they never wait, but for ready (until the process is ready) and stop.
+//
+// The slot follows from the state, and nothing else takes it out or lets it in:
+//
+//	in  <=>  not closed, and stopped and not wanted, or ready and nothing due
+//
+// This is made true (settle) in the same hold of the mutex in which the state changes.
+// So when ended or restart has returned, the slot is not handed on any more, although
+// the goroutine may know of nothing yet. Taking it out and asking whether it is
+// vacant is one step of the queue's; a process is ended only when the answer was yes, or
+// by stop. vacated is no more than a sign to ask again: by the time it comes, the slot
+// may have a new holder already, who was granted it before it was taken out. Such a
+// holder meets a process that is ready still, and the restart waits for its end too.
+//
+// A process that ends by itself is not waited for like that: whoever holds the slot
+// has lost it anyway. A holder that has not reached it yet waits in ready for the next.
+//
+// The mutex may be held when the slot is taken out or let in, and never over
+// anything that takes time: starting, reading memory, logging.
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// slotControl is the slot, as its supervisor sees it. Both are called with the
+// supervisor's mutex held: they must not block and not call the supervisor.
+type slotControl interface {
+	out() (vacant bool) // not granted from now on; says whether nobody holds it. Idempotent.
+	in()                // may be granted again. Idempotent.
+}
+
+// The states of a process.
+const (
+	processStopped    = "stopped"
+	processStarting   = "starting"
+	processReady      = "ready"
+	processStopping   = "stopping"
+	processBackingOff = "backing off"
+)
+
+// Why a process is restarted or, with the last two, stopped.
+const (
+	restartEvery       = "every"
+	restartInterval    = "interval"
+	restartMemory      = "memory"
+	restartHoldTimeout = "hold_timeout"
+	restartExit        = "exit"
+	restartRequest     = "request"
+	restartConfig      = "config"
+	stopIdle           = "idle"
+	stopAsked          = "stop"
+)
+
+// What happened to a process.
+const (
+	processStarted   = "started"   // it is ready, and takes nobody's place
+	processRestarted = "restarted" // it is ready, and takes another's place
+	processEnded     = "stopped"   // it has ended, and none takes its place
+	processFailed    = "failed"    // the start has failed
+)
+
+type processEvent struct {
+	processID
+	event  string
+	reason string // restarted, stopped
+	pid    int    // 0 if there is none
+	err    error  // failed
+}
+
+// processState is a supervisor at one moment.
+type processState struct {
+	State       string
+	Since       time.Time      // when that began
+	PID         int            // 0 if there is none
+	Connections int            // that it has served
+	Due         string         // why it is restarted when its slot is vacant, empty if it is not
+	Restarts    map[string]int // by reason, since the supervisor exists
+	LastReason  string         // of the last restart or stop
+	Failed      string         // why it could not start or keep running, empty when it is ready
+}
+
+const (
+	memoryInterval = 5 * time.Second
+
+	shortLife  = 10 * time.Second // less, and nobody served: there is a pause before the next start
+	minBackOff = time.Second
+	maxBackOff = time.Minute
+)
+
+var (
+	errAbandoned = errors.New("not wanted any more")
+	errNoService = errors.New("the service is stopped")
+)
+
+type supervisor struct {
+	id     processID
+	slot   slotControl
+	logger func() *zap.Logger
+	note   func(processEvent)
+	launch func(*Service) (process, error)
+
+	kick chan struct{} // capacity 1: look at what follows again
+	quit chan struct{} // closed by stop
+	done chan struct{} // closed when the goroutine has ended
+
+	mu       sync.Mutex
+	spec     *Service // of the next start; what does not need one holds at once
+	now      processState
+	wanted   bool          // to be started
+	closed   bool          // by stop
+	failures int           // in a row
+	letIn    bool          // the holder was let to the process that runs now
+	used     time.Time     // when the slot last had a connection
+	changed  chan struct{} // closed when the state has changed
+}
+
+// newSupervisor starts a supervisor, and the process unless it is lazy: then the
+// slot is out already when newSupervisor returns. logger returns the one in force. note, if
+// not nil, is told what happens, one thing after the other. End it with stop.
+func newSupervisor(spec *Service, id processID, slot slotControl, logger func() *zap.Logger, note func(processEvent)) *supervisor {
+	return superviseWith(startProcess, spec, id, slot, logger, note)
+}
+
+func superviseWith(launch starter, spec *Service, id processID, slot slotControl, logger func() *zap.Logger, note func(processEvent)) *supervisor {
+	s := &supervisor{
+		id:   id,
+		slot: slot,
+		logger: func() *zap.Logger {
+			return logger().Named("service").With(zap.String("lock", id.lock), zap.Int("slot", id.slot))
+		},
+		note: note,
+		launch: func(s *Service) (process, error) {
+			return launch(s, id, func() *zap.Logger { return logger().Named("service") })
+		},
+		kick:    make(chan struct{}, 1),
+		quit:    make(chan struct{}),
+		done:    make(chan struct{}),
+		changed: make(chan struct{}),
+		spec:    spec,
+		wanted:  spec.Start != startLazy,
+	}
+	s.now.Restarts = make(map[string]int)
+	s.mu.Lock()
+	s.set(processStopped)
+	s.mu.Unlock()
+	go s.run()
+	return s
+}
+
+// ready is called for a connection that holds the slot, before anything else. It
+// returns nil when the process is ready, at once if it is. With start lazy it starts it.
+// On an error the start has failed, and the slot is out already.
+func (s *supervisor) ready(ctx context.Context) error {
+	for {
+		changed, err := s.enter()
+		if changed == nil || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// enter lets a holder to the process. If there is none yet, it returns what to wait for.
+func (s *supervisor) enter() (wait <-chan struct{}, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return nil, errNoService
+	case s.now.State == processReady:
+		s.letIn = true
+		return nil, nil
+	case s.now.Failed != "":
+		return nil, errors.New(s.now.Failed)
+	case s.now.State == processStopped:
+		s.wanted = true
+		s.settle()
+		s.wake()
+	}
+	return s.changed, nil
+}
+
+// ended is called when the holder's connection is over and its slot not given back
+// yet. Who was not let to the process that runs now does not count.
+func (s *supervisor) ended() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.used = time.Now(); !s.letIn {
+		return
+	}
+	s.letIn = false
+	s.now.Connections++
+	if n := s.spec.RestartEvery; n > 0 && s.now.Connections >= n {
+		s.require(restartEvery)
+	}
+}
+
+// vacated is called when the slot has been given back.
+func (s *supervisor) vacated() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.now.Due != "" {
+		s.wake()
+	}
+}
+
+// restart has the process restarted between two clients of the slot. One that is just
+// being started or stopped, or does not run, is left alone; in a back-off the next
+// start comes at once.
+func (s *supervisor) restart(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.now.State == processReady || s.now.State == processBackingOff {
+		s.require(reason)
+	}
+}
+
+// replace puts other settings in force, but not after stop. The process is restarted if it would be another
+// one with them; a start that is under way is given up.
+func (s *supervisor) replace(spec *Service) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.spec
+	s.spec = spec
+	running := s.now.State != processStopped && s.now.State != processStopping
+	switch {
+	case running && !spec.sameProcess(old):
+		s.failures = 0
+		s.require(restartConfig)
+	case s.now.State == processStopped && old.Start == startLazy && spec.Start != startLazy:
+		s.wanted = true
+		s.settle()
+	}
+	s.wake()
+}
+
+// stop ends the process, whoever holds the slot, and the supervisor, and waits for both.
+// The slot stays out.
+func (s *supervisor) stop() {
+	s.mu.Lock()
+	if !s.closed {
+		s.closed = true
+		close(s.quit)
+		s.set(s.now.State)
+	}
+	s.mu.Unlock()
+	<-s.done
+}
+
+func (s *supervisor) snapshot() processState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now
+	now.Restarts = maps.Clone(now.Restarts)
+	return now
+}
+
+// These four are called with the mutex held.
+
+func (s *supervisor) set(state string) {
+	if state != s.now.State {
+		s.now.State, s.now.Since = state, time.Now()
+	}
+	s.settle()
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *supervisor) settle() {
+	idle := s.now.State == processStopped && !s.wanted
+	serving := s.now.State == processReady && s.now.Due == ""
+	if !s.closed && (idle || serving) {
+		s.slot.in()
+	} else {
+		s.slot.out()
+	}
+}
+
+func (s *supervisor) require(reason string) {
+	if s.now.Due == "" {
+		s.now.Due = reason
+		s.settle()
+	}
+	s.wake()
+}
+
+func (s *supervisor) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}

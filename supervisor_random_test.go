@@ -1,0 +1,62 @@
+package tcplock
+
+import (
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Clients, requests, reloads and crashes at random moments. The stage looks that there is
+// never a second process and that none is ended under a client; in the end the slot is
+// granted again.
+func TestSupervisorAtRandom(t *testing.T) {
+	for seed := range uint64(200) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 0))
+			spec := &Service{Start: "lazy", RestartEvery: 5, RestartInterval: 20 * second, StopIdle: 4 * second, MaxMemory: 1}
+			s := &stage{t: t, began: time.Now(), readyAfter: time.Second}
+			s.supervisor = superviseWith(s.launch, spec, processID{}, s, zap.NewNop, nil)
+			var clients sync.WaitGroup
+			for range 300 {
+				time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
+				stay := time.Duration(random.IntN(3000)) * time.Millisecond
+				switch random.IntN(8) {
+				case 0:
+					s.restart(restartRequest)
+				case 1:
+					replaced := *spec
+					replaced.Command = strings.Repeat("x", random.IntN(3))
+					s.replace(&replaced)
+				case 2:
+					synctest.Wait()
+					if p := s.last(); p != nil {
+						p.exit()
+					}
+				default:
+					if s.grant() {
+						clients.Go(func() {
+							if s.reach() == nil {
+								time.Sleep(stay)
+							}
+							s.ended()
+							s.vacate()
+						})
+					}
+				}
+			}
+			clients.Wait()
+			time.Sleep(3 * time.Minute)
+			s.serve(time.Second)
+			s.let(func() { s.ends = true })
+			s.stop()
+			if t.Failed() {
+				t.Fatalf("seed %d:\n%s", seed, strings.Join(s.trace, "\n"))
+			}
+		})
+	}
+}

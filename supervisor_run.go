@@ -1,0 +1,313 @@
+package tcplock
+
+// What the goroutine of a supervisor does; see supervisor.go.
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"go.uber.org/zap"
+)
+
+func (s *supervisor) run() {
+	defer close(s.done)
+	why := "" // the last process that was ready has ended; empty if there is none to replace
+	for s.rest() {
+		p, err := s.start(why)
+		if err == nil {
+			why = s.watch(p)
+		}
+		if p != nil {
+			s.end(p)
+		}
+		if why == stopIdle {
+			s.tell(processEvent{event: processEnded, reason: why})
+			why = ""
+		}
+	}
+	s.mu.Lock()
+	s.now.PID = 0
+	s.set(processStopped)
+	s.mu.Unlock()
+	if why != "" {
+		s.tell(processEvent{event: processEnded, reason: stopAsked})
+	}
+}
+
+// rest waits until the process is to be started: while it is stopped, or as long as it
+// backs off. It returns false after stop.
+func (s *supervisor) rest() bool {
+	var pauseOver <-chan time.Time
+	pause := s.layDown()
+	if pause > 0 {
+		timer := time.NewTimer(pause)
+		defer timer.Stop()
+		pauseOver = timer.C
+	}
+	for {
+		s.mu.Lock()
+		start, closed := s.wanted && (pause == 0 || s.now.Due != ""), s.closed
+		s.mu.Unlock()
+		if start || closed {
+			return !closed
+		}
+		select {
+		case <-pauseOver:
+			pause = 0
+		case <-s.kick:
+		case <-s.quit:
+		}
+	}
+}
+
+// layDown notes that there is no process, and says how long not to start one.
+func (s *supervisor) layDown() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now.PID = 0
+	switch {
+	case !s.wanted:
+		s.set(processStopped)
+	case s.failures > 0:
+		s.set(processBackingOff)
+		return backOff(s.failures)
+	}
+	return 0
+}
+
+func backOff(failures int) time.Duration {
+	return min(minBackOff<<min(failures-1, 10), maxBackOff)
+}
+
+// start starts the process and waits until it is ready. On an error there may be
+// one to be ended.
+func (s *supervisor) start(why string) (process, error) {
+	s.mu.Lock()
+	spec := s.spec
+	s.now.Due, s.now.Failed, s.now.Connections = "", "", 0
+	s.set(processStarting)
+	s.mu.Unlock()
+	p, err := s.launch(spec)
+	if err == nil {
+		err = s.await(p)
+	}
+
+	e := processEvent{event: processStarted, reason: why, err: err}
+	if why != "" {
+		e.event = processRestarted
+	}
+	s.mu.Lock()
+	e.pid = s.now.PID
+	switch {
+	case err == nil:
+		if why != "" {
+			s.now.Restarts[why]++
+		}
+		s.used = time.Now()
+		s.set(processReady)
+	case errors.Is(err, errAbandoned):
+		s.set(processStopping)
+	default:
+		e.event = processFailed
+		s.failures++
+		s.now.Failed = fmt.Sprintf("start failed: %v", err)
+		s.set(processStopping)
+	}
+	s.mu.Unlock()
+	if !errors.Is(err, errAbandoned) {
+		s.tell(e)
+	}
+	return p, err
+}
+
+// await waits until p is ready.
+func (s *supervisor) await(p process) error {
+	s.mu.Lock()
+	s.now.PID = p.pid()
+	s.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	answer := make(chan error, 1)
+	var asked sync.WaitGroup
+	asked.Go(func() { answer <- p.ready(ctx) })
+	defer asked.Wait()
+	defer cancel()
+	for {
+		s.mu.Lock()
+		abandoned := s.closed || s.now.Due != "" // which can only be config
+		s.mu.Unlock()
+		if abandoned {
+			return errAbandoned
+		}
+		select {
+		case err := <-answer:
+			return err
+		case <-p.exited():
+			return fmt.Errorf("it has ended before it was ready: %s", ending(p))
+		case <-s.kick:
+		case <-s.quit:
+		}
+	}
+}
+
+// watch waits until p has ended or is to be ended, and returns why.
+func (s *supervisor) watch(p process) (why string) {
+	timer := time.NewTimer(math.MaxInt64)
+	defer timer.Stop()
+	memory := time.NewTicker(memoryInterval)
+	defer memory.Stop()
+	for {
+		why, next := s.look()
+		if why != "" {
+			return why
+		}
+		timer.Reset(next)
+		select {
+		case <-p.exited():
+			s.logger().Warn("service has ended", zap.Int("pid", p.pid()), zap.String("status", ending(p)))
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.leave(restartExit, ending(p))
+			return restartExit
+		case <-memory.C:
+			s.weigh(p)
+		case <-timer.C:
+		case <-s.kick:
+		case <-s.quit:
+		}
+	}
+}
+
+func ending(p process) string {
+	if err := p.cause(); err != nil {
+		return err.Error()
+	}
+	return "exit status 0"
+}
+
+// look returns why the process is to be ended now, or when to look again.
+func (s *supervisor) look() (why string, next time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next = math.MaxInt64
+	if s.closed {
+		s.leave(stopAsked, "")
+		return stopAsked, 0
+	}
+	if d := time.Duration(s.spec.RestartInterval); d > 0 && s.now.Due == "" {
+		if next = time.Until(s.now.Since.Add(d)); next <= 0 {
+			s.require(restartInterval)
+		}
+	}
+	if why = s.now.Due; why != "" {
+		if !s.slot.out() {
+			return "", math.MaxInt64
+		}
+		s.leave(why, "restarted for "+why)
+		return why, 0
+	}
+	if d := time.Duration(s.spec.StopIdle); d > 0 {
+		rest := time.Until(s.used.Add(d))
+		if rest <= 0 {
+			if s.slot.out() {
+				s.leave(stopIdle, "")
+				return stopIdle, 0
+			}
+			s.slot.in() // it has a connection
+			s.used, rest = time.Now(), d
+		}
+		next = min(next, rest)
+	}
+	return "", next
+}
+
+// leave notes that the process that was ready ends or has ended. One that has lived
+// briefly, for nobody, and not because somebody wanted its end, is a failure. The mutex
+// is held.
+func (s *supervisor) leave(why, how string) {
+	lived := time.Since(s.now.Since)
+	if (why == restartExit || why == restartMemory) && s.now.Connections == 0 && lived < shortLife {
+		s.failures++
+		s.now.Failed = fmt.Sprintf("it has lived for %s only: %s", lived.Round(time.Millisecond), how)
+	} else {
+		s.failures = 0
+	}
+	s.wanted = why != stopIdle
+	s.letIn = false
+	s.now.Due, s.now.LastReason = "", why
+	s.set(processStopping)
+}
+
+// weigh looks how much memory p has, if there is a limit.
+func (s *supervisor) weigh(p process) {
+	s.mu.Lock()
+	limit, due := uint64(s.spec.MaxMemory), s.now.Due
+	s.mu.Unlock()
+	if limit == 0 || due != "" {
+		return
+	}
+	used, err := p.memory()
+	if err != nil {
+		s.logger().Debug("memory cannot be read", zap.Error(err)) // most likely it has just ended
+		return
+	}
+	if used <= limit {
+		return
+	}
+	s.logger().Info("service has more memory than it may", zap.Int("pid", p.pid()),
+		zap.String("resident", humanize.IBytes(used)), zap.String("max_memory", humanize.IBytes(limit)))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.require(restartMemory)
+}
+
+// end ends p and waits for that. Only stop does not wait for ever: a process that
+// hangs in the kernel does not die, and another beside it could not have its address.
+func (s *supervisor) end(p process) {
+	s.mu.Lock()
+	timeout := cmp.Or(time.Duration(s.spec.StopTimeout), defaultStopTimeout)
+	s.mu.Unlock()
+	p.terminate()
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for killed := false; ; killed = true {
+		select {
+		case <-p.exited():
+			p.release()
+			return
+		case <-timer.C:
+		}
+		if killed {
+			s.logger().Error("service does not end although it was killed", zap.Int("pid", p.pid()))
+			s.mu.Lock()
+			closed := s.closed
+			s.mu.Unlock()
+			if closed {
+				return
+			}
+		} else {
+			s.logger().Warn("service has not ended in time, killing it", zap.Int("pid", p.pid()), zap.Duration("stop_timeout", timeout))
+		}
+		p.kill()
+		timer.Reset(killDelay)
+	}
+}
+
+// tell logs what has happened, and notes it.
+func (s *supervisor) tell(e processEvent) {
+	e.processID = s.id
+	fields := []zap.Field{zap.Int("pid", e.pid), zap.String("reason", e.reason)}
+	if e.err != nil {
+		s.logger().Error("service failed to start", append(fields, zap.Error(e.err))...)
+	} else {
+		s.logger().Info("service "+e.event, fields...)
+	}
+	if s.note != nil {
+		s.note(e)
+	}
+}
