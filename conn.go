@@ -46,10 +46,11 @@ type conn struct {
 	// The service's side.
 	waitTimeout time.Duration
 	linger      time.Duration
-	serviceDone atomic.Bool // the service has closed its side
-	inputEnded  atomic.Bool // the client has closed its side, or failed
-	used        atomic.Bool // somebody has used the connection, not only looked at it
-	closed      atomic.Bool // Handle has returned: what comes now comes unguarded
+	serviceDone atomic.Bool  // the service has closed its side
+	inputEnded  atomic.Bool  // the client has closed its side, or failed
+	used        atomic.Bool  // somebody has used the connection, not only looked at it
+	closed      atomic.Bool  // Handle has returned: what comes now comes unguarded
+	taken       atomic.Int64 // bytes of the client's read before it was used
 
 	// The end. Whoever turns over from false to true gives the slot back.
 	over     *atomic.Bool // the slot is on its way back; a new one for each slot
@@ -152,6 +153,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	if len(c.early) > 0 {
 		n := copy(b, c.early)
 		c.early = c.early[n:]
+		c.take(n)
 		return n, nil
 	}
 	for {
@@ -162,6 +164,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		}
 		n, err := c.Conn.Read(b)
 		if err == nil {
+			c.take(n)
 			return n, nil
 		}
 		c.used.Store(true)
@@ -172,6 +175,12 @@ func (c *conn) Read(b []byte) (int, error) {
 		if !c.heard() {
 			return n, io.EOF
 		}
+	}
+}
+
+func (c *conn) take(n int) {
+	if !c.used.Load() {
+		c.taken.Add(int64(n))
 	}
 }
 

@@ -3,6 +3,7 @@ package tcplock
 import (
 	"errors"
 	"fmt"
+	"net"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -206,12 +207,18 @@ func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, 
 		over := c.over
 		defer time.AfterFunc(d, func() { c.overstay(over) }).Stop()
 	}
+	taken, before := c.taken.Load(), len(cx.MatchingBytes())
 	err = next.Handle(cx)
 	used := c.used.Load()
-	switch {
-	case err != nil && !used && c.worker != nil && c.over.CompareAndSwap(false, true):
-		// Nobody has seen a byte of this connection: it can go to another worker.
+	taken, before = c.taken.Load()-taken, before-len(cx.MatchingBytes())
+	down := err != nil && !used && c.worker != nil && (taken == 0 && before == 0 || isDial(err))
+	if down {
 		c.worker.down(err)
+	}
+	switch {
+	case down && taken+int64(before) == 0 && c.over.CompareAndSwap(false, true):
+		// Nobody has seen a byte of this connection, or what was looked at is there still:
+		// it can go to another worker.
 		c.reason.Store(serviceError)
 		_ = c.lock.runHooks(onRelease, c)
 		return c.backInLine(), nil
@@ -227,6 +234,13 @@ func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, 
 		err = errNotTerminal
 	}
 	return "", err
+}
+
+// isDial reports whether err says that somebody could not be connected to. It is nothing
+// that a client can bring about by what it sends.
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
 }
 
 // end is called when the next handler has returned, or will never be called. The slot

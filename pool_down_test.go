@@ -308,3 +308,19 @@ func TestWorkerDownIsLogged(t *testing.T) {
 	logged(t, "worker cannot be reached, left out")
 	logged(t, fmt.Sprintf(`"worker":"%s","for":0.5`, down))
 }
+
+// What stands between the lock and the proxy has read what the client has sent first, a
+// PROXY header, and then the worker is down. That is gone, so the client cannot go to
+// another worker as if nothing had been: it gets its end at once. The worker is left out.
+func TestWorkerDownWhenClientHasBeenRead(t *testing.T) {
+	svc := newService(t, nil)
+	addr := freeAddr(t)
+	load(t, lockConfig(addr, poolLock("", freeAddr(t), svc.addr)+"\n"+allowProxy, "{l4.tcplock.worker}"))
+	leakCheck(t)
+	expectClosed(t, plainly(t, addr, proxyHeader+number(0)))
+	conn := plainly(t, addr, proxyHeader+number(1)).(*net.TCPConn)
+	at := svc.gets(t, 1)
+	svc.leave(at)
+	conn.Close()
+	inLine(t, "default", 0, 0)
+}
