@@ -29,24 +29,25 @@ func (a admin) in(caddyfile string) string {
 	return strings.Replace(caddyfile, "admin off", "admin "+a.addr, 1)
 }
 
-// ask sends a request and returns the status and the body.
-func (a admin) ask(t *testing.T, method, path string) (*http.Response, string) {
+// ask sends a request and returns the answer and its body. Just after a reload a request may
+// meet the listener of the old config, which resets it.
+func (a admin) ask(t *testing.T, method, path string) (resp *http.Response, body string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+a.addr+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	defer http.DefaultClient.CloseIdleConnections()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp, string(body)
+	eventually(t, "the admin API answers "+path, func() bool {
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+a.addr+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Close = true
+		if resp, err = http.DefaultClient.Do(req); err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		all, err := io.ReadAll(resp.Body)
+		body = string(all)
+		return err == nil
+	})
+	return resp, body
 }
 
 // asks is ask for an answer that is to be 200, decoded.
