@@ -176,7 +176,6 @@ const sampleScreen = `
  ▸ soffice    2/3     4/50   1m01s     0/s      0/s     0/s  paused for 1m12s (…
 
  soffice  paused for 1m12s (3m00s left), 2 of 3 workers down, 1 left over
- served 0/s  refused 0/s  failed 0/s  gone 0/s
  waits p50 4ms  p90 2.5s  p99 30s  longest 31s  restarts 6
 
    SLOT     ID  HOLDER                   HELD  STATE       WORKER
@@ -191,7 +190,8 @@ const sampleScreen = `
 
    POSITION     ID  WAITER                 WAITED  PRIORITY
           1     18  unix?[31m?]0;title?     1m01s        10
-   ... and 3 more
+          2     20  127.0.0.1:51236         500ms
+   ... and 2 more
 
  ↑↓ lock  Tab connection  p pause  r resume  k kick  R restart  ? help  q quit
 `
@@ -203,6 +203,11 @@ func TestTopView(t *testing.T) {
 	got := screenOf(top, 80, 24)
 	if got != sampleScreen[1:] {
 		t.Errorf("got\n%swant%s", got, sampleScreen)
+	}
+	for _, l := range helpLines {
+		if n := utf8.RuneCountInString(l.String()); n > 80 {
+			t.Errorf("found %d columns, expected 80 at most: %s", n, l)
+		}
 	}
 	busy := sample()
 	busy.Name, busy.Slots, busy.Workers = "busy", 40, nil
@@ -240,7 +245,7 @@ func TestTopScrolls(t *testing.T) {
 		s.Waiters = append(s.Waiters, ConnectionStatus{ID: uint64(i + 1), Client: fmt.Sprintf("c%d.", i+1), Position: i + 1})
 	}
 	top := topOf(s)
-	if screen := screenOf(top, 80, 24); !strings.Contains(screen, "... and 992 more") {
+	if screen := screenOf(top, 80, 24); !strings.Contains(screen, "... and 991 more") {
 		t.Errorf("found no count of those that are not shown:\n%s", screen)
 	}
 	for i := range 100 {

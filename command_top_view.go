@@ -23,7 +23,7 @@ func (t *top) view(width, height int) []textLine {
 		const footer = 2
 		body := t.lockList(width, max(4, height/3))
 		body = append(body, nil)
-		body = append(body, t.lockHead(width)...)
+		body = append(body, t.lockHead(width, height < roomy)...)
 		body = append(body, t.lockBody(width, height-footer-len(lines)-len(body))...)
 		if t.err != nil { // it was so
 			for i, l := range body {
@@ -130,8 +130,9 @@ func (t *top) lockList(width, height int) []textLine {
 	return table.window(width, height, chosen, 0)
 }
 
-// lockHead is the chosen lock in figures.
-func (t *top) lockHead(width int) []textLine {
+// lockHead is the chosen lock in figures; where there is little room, without those that
+// the list has.
+func (t *top) lockHead(width int, short bool) []textLine {
 	s := t.chosen()
 	rates := t.rates(s.Name)
 	ended := textLine{{text: " "}}
@@ -153,7 +154,11 @@ func (t *top) lockHead(width int) []textLine {
 		waits = append(waits, span{"restarts ", styleFaint}, span{text: fmt.Sprint(n)})
 	}
 	title := textLine{{" " + s.Name, styleStrong}, {text: "  "}, lockState(s)}
-	return []textLine{append(title, t.pastLine(width-len(title.String())-len("  "))...), ended, waits}
+	title = append(title, t.pastLine(width-len(title.String())-len("  "))...)
+	if short {
+		return []textLine{title, waits}
+	}
+	return []textLine{title, ended, waits}
 }
 
 // levels are the heights of a picture of figures.
@@ -206,7 +211,7 @@ func (t *top) lockBody(width, height int) []textLine {
 	if width < wide {
 		var room stack
 		room.add(t, width, &holders, min(holders.height(), max(leastLines, height*3/5)))
-		if h := height - len(room) - leastLines; h >= leastLines {
+		if h := height - len(room) - min(line.height(), leastLines); h >= leastLines {
 			room.add(t, width, &workers, min(workers.height(), h))
 		}
 		left := height - len(room)
@@ -234,6 +239,7 @@ func (t *top) lockBody(width, height int) []textLine {
 
 const (
 	wide       = 140 // columns from which on lists stand side by side
+	roomy      = 30  // lines from which on there is room for all
 	leastLines = 4   // of a list: an empty one, the titles, a row, how many more there are
 )
 
@@ -271,18 +277,18 @@ func (s *section) window(width, height int, chosen *ConnectionStatus) []textLine
 
 var helpLines = []textLine{
 	{{text: "   ↑ ↓             choose a lock"}},
-	{{text: "   Tab, Shift-Tab  choose a connection of it, as do → and ←; Esc chooses none"}},
+	{{text: "   Tab, Shift-Tab  choose one of its connections, also by → ←; Esc: none"}},
 	{{text: "   p               pause the lock: nobody is admitted, the line grows"}},
 	{{text: "   r               resume it"}},
 	{{text: "   k               kick the chosen connection, after a question"}},
-	{{text: "   R               restart the lock's service, between two clients of each slot"}},
+	{{text: "   R               restart its service, between two clients of each slot"}},
 	{{text: "   q               quit"}},
 	nil,
-	{{text: "   A second's figures are those of the last 10 seconds. P50 and P99 are how long"}},
-	{{text: "   the last 256 that got a slot stood in line before."}},
+	{{text: "   SERVED, REFUSED, FAILED and GONE are those of the last 10 seconds; P50 and"}},
+	{{text: "   P99, how long the last 256 that got a slot stood in line before."}},
 	nil,
-	{{text: "   slow            the oldest waiter waits for more than 10s, and longer than any"}},
-	{{text: "                   of those 256"}},
+	{{text: "   slow            the oldest waiter waits for over 10s, and longer than any of"}},
+	{{text: "                   those 256 did"}},
 	{{text: "   hooks alone     nobody is admitted, while hooks run that must be alone"}},
-	{{text: "   left over       connections that lost their slot and still hang at the service"}},
+	{{text: "   left over       connections without a slot that still hang at the service"}},
 }
