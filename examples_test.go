@@ -27,7 +27,7 @@ var examples = map[string]func(t *testing.T){
 	"http-with-busy-page": driveHTTP,
 	"libreoffice":         func(t *testing.T) { loadExample(t, "libreoffice", freeAddr(t)) }, // driven in libreoffice_test.go
 	"libreoffice-pool":    validatePool,                                                      // driven in libreoffice_pool_test.go
-	"monitoring":          driveMonitoring, // Prometheus is in monitoring_prometheus_test.go
+	"monitoring":          driveMonitoring,                                                   // Prometheus is in monitoring_prometheus_test.go
 	"postgres":            drivePostgres,
 	"printer":             drivePrinter,
 	"quickstart":          driveQuickstart,
