@@ -58,12 +58,8 @@ func histogramQueries(t *testing.T) (classic, native []string) {
 // tableRows returns the cells of all tables of a Markdown file.
 func tableRows(t *testing.T, path string) (rows [][]string) {
 	t.Helper()
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
 	const pipe = "\x00" // one that does not end a cell
-	for line := range strings.Lines(strings.ReplaceAll(string(content), `\|`, pipe)) {
+	for line := range strings.Lines(strings.ReplaceAll(readDoc(t, path), `\|`, pipe)) {
 		row, ok := strings.CutPrefix(strings.TrimSpace(line), "|")
 		if !ok {
 			continue
@@ -75,6 +71,15 @@ func tableRows(t *testing.T, path string) (rows [][]string) {
 		rows = append(rows, cells)
 	}
 	return rows
+}
+
+func readDoc(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }
 
 var codeSpan = regexp.MustCompile("`([^`]+)`")

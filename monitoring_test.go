@@ -150,7 +150,7 @@ func prometheusProgram(t *testing.T, name string) string {
 
 // docs/metrics.md names exactly what a Caddy serves, and how much of it.
 func TestMetricsServed(t *testing.T) {
-	docs := readMetricDocs(t)
+	docs, text := readMetricDocs(t), readDoc(t, "docs/metrics.md")
 	w := startWatched(t)
 	for from, families := range map[string]map[string]*family{"admin endpoint": w.metrics(t), "site": w.metricsOf(t, w.site+"/metrics")} {
 		for name, f := range families {
@@ -162,6 +162,9 @@ func TestMetricsServed(t *testing.T) {
 				var labels []string
 				for _, label := range m.GetLabel() {
 					labels = append(labels, label.GetName())
+					if label.GetName() != "lock" && label.GetName() != "slot" && !strings.Contains(text, "`"+label.GetValue()+"`") {
+						t.Errorf("%s: %s: found %s %q, expected one that docs/metrics.md explains", from, name, label.GetName(), label.GetValue())
+					}
 				}
 				if slices.Sort(labels); !slices.Equal(labels, slices.Sorted(slices.Values(doc.labels))) {
 					t.Errorf("%s: %s: found labels %q, expected %q", from, name, labels, doc.labels)
@@ -205,14 +208,11 @@ func TestMetricsServed(t *testing.T) {
 // countSeries compares the number of series, before anything has happened, with what
 // docs/metrics.md says, for classic and for native histograms.
 func countSeries(t *testing.T, w *watched) {
-	content, err := os.ReadFile("docs/metrics.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	numbers := func(text string) (n []int) {
-		found := regexp.MustCompile(text).FindStringSubmatch(strings.ReplaceAll(string(content), "\n", " "))
+	text := strings.ReplaceAll(readDoc(t, "docs/metrics.md"), "\n", " ")
+	numbers := func(sentence string) (n []int) {
+		found := regexp.MustCompile(sentence).FindStringSubmatch(text)
 		if found == nil {
-			t.Fatalf("docs/metrics.md: found nothing like %q", text)
+			t.Fatalf("docs/metrics.md: found nothing like %q", sentence)
 		}
 		for _, number := range found[1:] {
 			i, _ := strconv.Atoi(number)
