@@ -2,7 +2,6 @@ package tcplock
 
 import (
 	"strconv"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -36,10 +35,12 @@ func newMetrics(lock string) *metrics {
 	histogram := func(name, help string) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{
 			Name: metricsPrefix + name, Help: help, ConstLabels: labels,
-			Buckets:                         []float64{.001, .005, .025, .1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600},
-			NativeHistogramBucketFactor:     1.1,
-			NativeHistogramMaxBucketNumber:  100,
-			NativeHistogramMinResetDuration: time.Hour,
+			Buckets: []float64{.001, .005, .025, .1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600},
+			// 160 buckets of this factor are what lies between the threshold and 1024 s. Times
+			// that spread wider make them coarser; a reset would take the totals with it.
+			NativeHistogramBucketFactor:    1.1,
+			NativeHistogramZeroThreshold:   1.0 / 1024,
+			NativeHistogramMaxBucketNumber: 160,
 		}
 	}
 	counter := func(name, help string) prometheus.CounterOpts {
@@ -115,7 +116,31 @@ func (l *lock) collect(out chan<- prometheus.Metric) {
 			gauge(readyDesc, oneIf(w.Process.State == processReady), slot)
 		}
 	}
+	l.record.begin(l.inForce.Load().hooks, s.Workers)
 }
+
+// begin makes the series of what has not happened yet, with 0: Prometheus sees that
+// something has happened for the first time only if there was something to compare with.
+func (m *metrics) begin(hooks map[string][]*Hook, workers []WorkerStatus) {
+	for moment := range hooks {
+		m.hook.WithLabelValues(moment)
+		m.hookRuns.WithLabelValues(moment, hookOK)
+		m.hookRuns.WithLabelValues(moment, hookBroken)
+	}
+	for _, w := range workers {
+		slot := strconv.Itoa(w.Slot)
+		m.workerFailures.WithLabelValues(slot)
+		if w.Process == nil {
+			continue
+		}
+		m.serviceFailures.WithLabelValues(slot)
+		for _, reason := range restartReasons {
+			m.serviceRestarts.WithLabelValues(slot, reason)
+		}
+	}
+}
+
+var restartReasons = []string{restartEvery, restartInterval, restartMemory, restartHoldTimeout, restartExit, restartKicked, restartRequest, restartConfig}
 
 func oneIf(yes bool) float64 {
 	if yes {
