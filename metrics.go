@@ -1,6 +1,7 @@
 package tcplock
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -109,6 +110,8 @@ func (l *lock) collect(out chan<- prometheus.Metric) {
 	for outcome, n := range s.Connections {
 		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(n), l.name, outcome)
 	}
+	// One that is removed and finishes its holder is not down, it is nobody's concern.
+	s.Workers = slices.DeleteFunc(s.Workers, func(w WorkerStatus) bool { return w.State == workerRemoved })
 	for _, w := range s.Workers {
 		slot := strconv.Itoa(w.Slot)
 		gauge(workerUpDesc, oneIf(w.State == workerUp), slot)

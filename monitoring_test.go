@@ -194,6 +194,11 @@ func TestMetricsServed(t *testing.T) {
 	})
 	t.Run("reload", func(t *testing.T) {
 		w.drive(t)
+		for range 2 { // each worker has a holder
+			holder := dial(t, w.pool)
+			send(t, holder, "hello")
+			expect(t, holder, "hello")
+		}
 		before := w.metrics(t)
 		w.reload(t)
 		after := w.metrics(t)
@@ -201,6 +206,9 @@ func TestMetricsServed(t *testing.T) {
 			if doc.kind != "gauge" && after[name].total() < before[name].total() {
 				t.Errorf("%s: found %v after a reload, expected at least the %v from before", name, after[name].total(), before[name].total())
 			}
+		}
+		if n := len(after["caddy_tcplock_worker_up"].GetMetric()); n != 1 {
+			t.Errorf("found %d workers after one was removed, expected 1", n)
 		}
 	})
 }

@@ -23,6 +23,7 @@ type watched struct {
 	config      string // the file
 	admin, site string // URLs
 	pool, line  string // addresses of the locks
+	removed     string // by reload: a worker of the pool, in the config
 }
 
 func startWatched(t *testing.T) *watched {
@@ -30,6 +31,7 @@ func startWatched(t *testing.T) *watched {
 	admin, site := freeAddr(t), freeAddr(t)
 	w := &watched{admin: "http://" + admin, site: "http://" + site, pool: freeAddr(t), line: freeAddr(t)}
 	workers := newService(t, echo).addr + " " + newService(t, echo).addr
+	w.removed = workers[strings.Index(workers, " "):]
 	w.config = filepath.Join(t.TempDir(), "Caddyfile")
 	config := fmt.Sprintf(`{
 		admin %s
@@ -123,14 +125,14 @@ func (w *watched) ended(t *testing.T, n float64) {
 	})
 }
 
-// reload has Caddy load a config with other settings for the line.
+// reload has Caddy load a config with one worker less.
 func (w *watched) reload(t *testing.T) {
 	t.Helper()
 	config, err := os.ReadFile(w.config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config = bytes.Replace(config, []byte("name line"), []byte("name line\nhold_timeout 1h"), 1)
+	config = bytes.Replace(config, []byte(w.removed), nil, 1)
 	resp, err := http.Post(w.admin+"/load", "text/caddyfile", bytes.NewReader(config))
 	if err != nil {
 		t.Fatal(err)
