@@ -59,6 +59,31 @@ func newMetrics(lock string) *metrics {
 	}
 }
 
+// expect makes the series of a config that there may be, so that the first of each kind
+// shows as an increase.
+func (m *metrics) expect(c *claim) {
+	for moment := range c.hooks {
+		m.hook.WithLabelValues(moment)
+		for _, result := range []string{hookOK, hookBroken} {
+			m.hookRuns.WithLabelValues(moment, result)
+		}
+	}
+	if !c.settings.pooled() {
+		return
+	}
+	for slot := 1; slot <= c.settings.slots(); slot++ {
+		label := strconv.Itoa(slot)
+		m.workerFailures.WithLabelValues(label)
+		if c.settings.Service == nil {
+			continue
+		}
+		m.serviceFailures.WithLabelValues(label)
+		for _, reason := range restartReasons {
+			m.serviceRestarts.WithLabelValues(label, reason)
+		}
+	}
+}
+
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.wait, m.hold, m.hook, m.hookRuns, m.workerFailures, m.serviceFailures, m.serviceRestarts, m.eventsDropped}
 }
@@ -119,31 +144,7 @@ func (l *lock) collect(out chan<- prometheus.Metric) {
 			gauge(readyDesc, oneIf(w.Process.State == processReady), slot)
 		}
 	}
-	l.record.begin(l.inForce.Load().hooks, s.Workers)
 }
-
-// begin makes the series of what has not happened yet, with 0: Prometheus sees that
-// something has happened for the first time only if there was something to compare with.
-func (m *metrics) begin(hooks map[string][]*Hook, workers []WorkerStatus) {
-	for moment := range hooks {
-		m.hook.WithLabelValues(moment)
-		m.hookRuns.WithLabelValues(moment, hookOK)
-		m.hookRuns.WithLabelValues(moment, hookBroken)
-	}
-	for _, w := range workers {
-		slot := strconv.Itoa(w.Slot)
-		m.workerFailures.WithLabelValues(slot)
-		if w.Process == nil {
-			continue
-		}
-		m.serviceFailures.WithLabelValues(slot)
-		for _, reason := range restartReasons {
-			m.serviceRestarts.WithLabelValues(slot, reason)
-		}
-	}
-}
-
-var restartReasons = []string{restartEvery, restartInterval, restartMemory, restartHoldTimeout, restartExit, restartKicked, restartRequest, restartConfig}
 
 func oneIf(yes bool) float64 {
 	if yes {
