@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
 )
 
 // App keeps together what the tcplock handlers of one config say of their locks. Caddy
@@ -37,13 +38,17 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision asks to be told when all apps of the config have started, see Handle.
+// Provision puts the metrics of all locks on the config's registry, and asks to be told
+// when all apps of the config have started, see Handle.
 func (a *App) Provision(ctx caddy.Context) error {
 	events, err := ctx.App("events")
 	if err != nil {
 		return err
 	}
 	a.ctx = ctx
+	if err := ctx.GetMetricsRegistry().Register(collector{}); err != nil {
+		return err
+	}
 	return events.(*caddyevents.App).On("started", a)
 }
 
@@ -91,8 +96,18 @@ func (c *claim) define(ctx caddy.Context, h *Handler) error {
 		}
 		hooks[hook.On] = append(hooks[hook.On], hook)
 	}
-	c.defined, c.raw, c.settings, c.hooks, c.logger = true, raw, h.Settings, hooks, h.logger
+	events, err := ctx.App("events")
+	if err != nil {
+		return err
+	}
+	c.defined, c.raw, c.settings, c.hooks = true, raw, h.Settings, hooks
+	c.events, c.ctx = events.(*caddyevents.App), ctx
+	c.logTo(h.logger)
 	return nil
+}
+
+func (c *claim) logTo(logger *zap.Logger) {
+	c.logger, c.access, c.hookLog = logger, logger.Named("access"), logger.Named("hook")
 }
 
 // differences names the settings in which two differ.
@@ -150,7 +165,7 @@ func (a *App) Stop() error {
 	}
 	var drains sync.WaitGroup
 	locks.Range(func(_, value any) bool {
-		drains.Go(value.(*lock).drain)
+		drains.Go(value.(*lock).shutDown)
 		return true
 	})
 	drains.Wait()

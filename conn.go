@@ -40,8 +40,16 @@ type conn struct {
 	counted bool // in the budget of descriptors
 	slot    int
 	worker  *worker // what stands behind the slot, nil if the lock does not know
-	number  uint64
 	waited  time.Duration
+
+	// What is told of it.
+	id       uint64        // running number of those who came to the lock; 0 if it could not even join
+	position int           // in line when it came, from 1; 0 if it did not have to wait
+	phase    atomic.Value  // string: its state, when it holds a slot
+	letIn    time.Time     // when it was last let through to the service
+	hooked   time.Duration // how long its hooks have run
+	held     time.Duration // how long it was at the service
+	in, out  atomic.Int64  // bytes from and to the client
 
 	// The service's side.
 	waitTimeout time.Duration
@@ -53,18 +61,20 @@ type conn struct {
 	taken       atomic.Int64 // bytes of the client's read before it was used
 
 	// The end. Whoever turns over from false to true gives the slot back.
-	over     *atomic.Bool // the slot is on its way back; a new one for each slot
-	reason   atomic.Value // string
-	users    atomic.Int32 // who uses the lock for this connection
-	mu       sync.Mutex   // guards the two below
-	returned bool         // the next handler has returned
-	leftOver bool         // it had not when the slot was given back
+	over     atomic.Pointer[atomic.Bool] // the slot is on its way back; a new one for each slot
+	kicked   atomic.Bool                 // an operator has thrown it out
+	reason   atomic.Value                // string
+	users    atomic.Int32                // who uses the lock for this connection
+	mu       sync.Mutex                  // guards the two below
+	returned bool                        // the next handler has returned
+	leftOver bool                        // it had not when the slot was given back
 }
 
 func newConn(cx *layer4.Connection, l *lock) *conn {
 	c := &conn{Conn: cx.Conn, lock: l, client: clientAddress(cx.RemoteAddr()), sent: len(cx.MatchingBytes()) > 0}
 	c.place.owner, c.place.client = c, clientOf(cx.RemoteAddr())
 	c.users.Store(1)
+	c.in.Store(int64(len(cx.MatchingBytes())))
 	l.handling.Add(1)
 	for c.socket = cx.Conn; ; {
 		switch below := c.socket.(type) {
@@ -90,6 +100,14 @@ func newConn(cx *layer4.Connection, l *lock) *conn {
 		}
 		return c
 	}
+}
+
+// state is what c does with its slot.
+func (c *conn) state() string {
+	if phase, ok := c.phase.Load().(string); ok {
+		return phase
+	}
+	return stateActivating // it has been granted one, and does not know it yet
 }
 
 // clientAddress is where a client comes from, for logs and commands. What is not an IP
@@ -179,6 +197,7 @@ func (c *conn) Read(b []byte) (int, error) {
 }
 
 func (c *conn) take(n int) {
+	c.in.Add(int64(n))
 	if !c.used.Load() {
 		c.taken.Add(int64(n))
 	}
@@ -202,7 +221,9 @@ func (c *conn) Write(b []byte) (int, error) {
 	if !c.used.Load() {
 		c.used.Store(true)
 	}
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	c.out.Add(int64(n))
+	return n, err
 }
 
 // CloseWrite tells the client that no more will come. The proxy calls it when the

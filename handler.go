@@ -10,23 +10,7 @@ import (
 	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-)
-
-// How a connection ended: the values of {l4.tcplock.reason}.
-const (
-	served       = "served"        // the next handler has come to its end
-	serviceError = "service_error" // the next handler has failed, as when the service is down
-	refusedFull  = "refused_full"  // no place in line
-	waitTimeout  = "wait_timeout"  // wait_timeout was over
-	holdTimeout  = "hold_timeout"  // hold_timeout was over
-	clientGone   = "client_gone"   // the client left before it reached the service
-	hookFailed   = "hook_failed"   // an activate hook failed
-	shutdown     = "shutdown"      // Caddy is shutting down
-
-	// Not an end: the worker could not be reached, and the connection is back in line.
-	workerDown = "worker_down"
 )
 
 // Handle takes a connection through the lock: into the line, through the activate
@@ -72,14 +56,15 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 
 // turnAway ends a connection that does not reach the service.
 func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error {
-	h.logger.Info("refused",
-		zap.String("lock", c.lock.name),
-		zap.String("client", c.client),
-		zap.String("reason", reason))
-	if reason == clientGone {
+	if !c.granted { // else giving back the slot does that
+		c.lock.record.noteEnd(reason)
+		defer c.logEnd(reason)
+	}
+	if reason == clientGone || reason == kicked {
 		return nil
 	}
 	c.reason.Store(reason)
+	c.lock.happened(c.event(eventRefused, reason))
 	c.lock.refused(c)
 	if h.refuse == nil || !budget.enterRefusal() {
 		return nil
@@ -95,7 +80,7 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 func (c *conn) introduce(cx *layer4.Connection) error {
 	c.outer, _ = cx.GetVar(connVar).(*conn)
 	for outer := c.outer; outer != nil; outer = outer.outer {
-		if outer.lock == c.lock && outer.granted && !outer.over.Load() {
+		if outer.lock == c.lock && outer.granted && !outer.over.Load().Load() {
 			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", c.lock.name)
 		}
 	}
@@ -126,11 +111,17 @@ func (c *conn) join(priority int) (ended string) {
 		return refusedFull
 	}
 	c.place.priority = priority
-	switch _, err := c.lock.queue.Join(&c.place, time.Now()); {
+	holds, err := c.lock.queue.Join(&c.place, time.Now())
+	c.id = c.place.seq // which nobody changes from here on, nor ahead
+	switch {
 	case errors.Is(err, errClosed):
 		return shutdown
+	case errors.Is(err, errFullPaused):
+		return refusedPaused
 	case err != nil:
 		return refusedFull
+	case !holds:
+		c.position = c.place.ahead + 1
 	}
 	return ""
 }
@@ -147,6 +138,10 @@ func (c *conn) await() (ended string) {
 			c.hold(p)
 			return ""
 		case p.state == placeGone:
+			c.waited = time.Since(p.joined) - p.held
+			if c.kicked.Load() {
+				return kicked
+			}
 			return shutdown
 		case c.waitTimeout > 0 && until.IsZero():
 			until = time.Now().Add(c.waitTimeout - p.waited)
@@ -155,6 +150,7 @@ func (c *conn) await() (ended string) {
 		if result == parkWoken || !c.lock.queue.Leave(&c.place) {
 			continue
 		}
+		c.waited = time.Since(p.joined) - p.held
 		c.lock.noteIdle()
 		if result == parkTimeout {
 			return waitTimeout
@@ -166,9 +162,10 @@ func (c *conn) await() (ended string) {
 // hold notes what c was granted. From here on there are two who use the lock for c:
 // Handle, and whoever gives the slot back.
 func (c *conn) hold(p place) {
-	c.granted, c.slot, c.number, c.waited = true, p.slot, p.number, p.waited
+	c.granted, c.slot, c.waited = true, p.slot, p.waited
 	c.worker = c.lock.worker(p.slot)
-	c.over = new(atomic.Bool)
+	c.phase.Store(stateActivating)
+	c.over.Store(new(atomic.Bool))
 	c.users.Add(1)
 }
 
@@ -176,7 +173,7 @@ func (c *conn) hold(p place) {
 func (c *conn) backInLine() string {
 	wake(c.lock.queue.Requeue(&c.place, time.Now())) // which may be c itself
 	c.worker.vacated()
-	c.granted, c.slot, c.number, c.worker = false, 0, 0, nil
+	c.granted, c.slot, c.worker = false, 0, nil
 	c.users.Add(-1)
 	return workerDown
 }
@@ -190,6 +187,8 @@ func (c *conn) activate() (ended string) {
 		return c.backInLine()
 	case c.lock.runHooks(onActivate, c) != nil:
 		ended = hookFailed
+	case c.kicked.Load():
+		ended = kicked
 	case c.gone():
 		ended = clientGone
 	default:
@@ -203,8 +202,14 @@ func (c *conn) activate() (ended string) {
 // come to its end, which for the proxy means: the service has closed, and the proxy
 // has closed its socket to it. It returns "" and the next handler's error, or workerDown.
 func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, err error) {
+	if c.letIn.IsZero() { // else it has been at another worker, in vain
+		c.lock.record.noteWait(c.waited)
+	}
+	c.letIn = time.Now()
+	c.phase.Store(stateConnected)
+	c.lock.happened(c.event(eventActivated, ""))
+	over := c.over.Load()
 	if d := time.Duration(c.lock.inForce.Load().settings.HoldTimeout); d > 0 {
-		over := c.over
 		defer time.AfterFunc(d, func() { c.overstay(over) }).Stop()
 	}
 	taken, before := c.taken.Load(), len(cx.MatchingBytes())
@@ -216,7 +221,7 @@ func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, 
 		c.worker.down(err)
 	}
 	switch {
-	case down && taken+int64(before) == 0 && c.over.CompareAndSwap(false, true):
+	case down && taken+int64(before) == 0 && over.CompareAndSwap(false, true):
 		// Nobody has seen a byte of this connection, or what was looked at is there still:
 		// it can go to another worker.
 		c.reason.Store(serviceError)
@@ -252,9 +257,10 @@ func (c *conn) end(reason string) {
 		c.leftOver = false
 		c.lock.leftOver.Add(-1)
 		c.log(zapcore.InfoLevel, "left-over connection has ended")
+		c.logEnd(c.reason.Load().(string))
 	}
 	c.mu.Unlock()
-	if c.over.CompareAndSwap(false, true) {
+	if c.over.Load().CompareAndSwap(false, true) {
 		c.finish(reason)
 	}
 }
@@ -267,6 +273,8 @@ func (c *conn) overstay(over *atomic.Bool) {
 	}
 	c.log(zapcore.WarnLevel, "hold_timeout is over, client cut")
 	c.reason.Store(holdTimeout)
+	c.phase.Store(stateEnding)
+	c.lock.happened(c.event(eventTimeout, ""))
 	c.cut()
 	_ = c.lock.runHooks(onTimeout, c)
 	if c.worker != nil {
@@ -275,10 +283,31 @@ func (c *conn) overstay(over *atomic.Bool) {
 	c.finish(holdTimeout)
 }
 
+// handOn is called a while after the client of a holder was cut by an operator: the
+// service has not let go of it, and the slot does not wait for that.
+func (c *conn) handOn() {
+	over := c.over.Load()
+	if over == nil || c.phase.Load() != stateConnected || !over.CompareAndSwap(false, true) {
+		return // its hooks still run, and it will not reach the service; or it is over
+	}
+	if c.worker != nil {
+		c.worker.restart(restartKicked)
+	}
+	c.finish(kicked)
+}
+
 // finish runs the release hooks, lets the service settle, and gives the slot back. The
 // client does not wait for that. Only who has turned over to true may call it.
 func (c *conn) finish(reason string) {
+	if c.kicked.Load() {
+		reason = kicked
+	}
 	c.reason.Store(reason)
+	c.phase.Store(stateEnding)
+	if !c.letIn.IsZero() {
+		c.held = time.Since(c.letIn)
+		c.lock.record.hold.Observe(c.held.Seconds())
+	}
 	claim := c.lock.inForce.Load()
 	settle := time.Duration(claim.settings.Settle)
 	if settle == 0 && len(claim.hooks[onRelease]) == 0 {
@@ -297,6 +326,8 @@ func (c *conn) giveBack() {
 	if w != nil {
 		w.ended()
 	}
+	outcome := c.reason.Load().(string)
+	c.lock.record.noteEnd(outcome)
 	c.lock.giveBack(&c.place)
 	if w == nil {
 		w = c.lock.worker(c.slot) // the slot has got one meanwhile
@@ -309,17 +340,13 @@ func (c *conn) giveBack() {
 		c.leftOver = true
 		c.lock.leftOver.Add(1)
 		c.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
+		c.lock.happened(c.event(eventLeftOver, outcome))
+	} else {
+		c.logEnd(outcome)
 	}
 	c.mu.Unlock()
+	c.lock.happened(c.event(eventReleased, outcome))
 	c.exit()
-}
-
-func (c *conn) log(level zapcore.Level, msg string) {
-	c.lock.logger().Log(level, msg,
-		zap.String("lock", c.lock.name),
-		zap.String("client", c.client),
-		zap.Int("slot", c.slot),
-		zap.Uint64("connection", c.number))
 }
 
 // leave is Handle's end.
@@ -357,7 +384,7 @@ func (c *conn) moment(on string) Moment {
 		Lock:       c.lock.name,
 		Slot:       c.slot,
 		Worker:     c.workerAddress(),
-		Connection: c.number,
+		Connection: c.id,
 		Client:     c.client,
 		Waited:     c.waited,
 		Reason:     reason,

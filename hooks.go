@@ -83,7 +83,7 @@ type Moment struct {
 	Lock       string        // the lock's name
 	Slot       int           // the slot's index, from 1; 0 if there never was one (refuse)
 	Worker     string        // the slot's worker, empty if it has none
-	Connection uint64        // running number among the lock's connections that got a slot; 0 if there is none
+	Connection uint64        // its id, a running number of those who came to the lock; 0 if there is none
 	Client     string        // the client's address; empty at idle
 	Waited     time.Duration // the time the connection stood in line
 	Reason     string        // why it was refused (refuse), how it ended (release, timeout)
@@ -299,6 +299,15 @@ func (s *schedule) due(h *Hook, now time.Time) bool {
 		p.last, p.owed = now, false
 	}
 	return due
+}
+
+// book notes that h runs now, whether it was due or not.
+func (s *schedule) book(h *Hook, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.past[h.key]; p != nil {
+		p.last, p.owed = now, false
+	}
 }
 
 // owe makes h due the next time, whatever its conditions.

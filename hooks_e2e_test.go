@@ -155,7 +155,7 @@ func TestRefuseHookKeepsNobodyWaiting(t *testing.T) {
 		expectClosed(t, conn)
 	}
 	refused()
-	first := caughtHook(t, "busy refuse 0 0 refused_full", "moment", "slot", "connection", "reason")
+	first := caughtHook(t, "busy refuse 0 2 refused_full", "moment", "slot", "connection", "reason")
 	for range 5 {
 		refused()
 	}
@@ -185,7 +185,7 @@ func TestIdleHookRunsBetweenClients(t *testing.T) {
 	leakCheck(t)
 	idle := caughtHook(t, "restart idle 0 0 ", "moment", "slot", "connection", "client")
 	send(t, dial(t, addr), "hello")
-	inLine(t, "default", 1, 1)
+	inLine(t, "default", 0, 1)
 	svc.nobody(t, "the idle hook has not ended")
 	idle.done()
 	conn := svc.next(t)

@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 )
@@ -25,6 +27,7 @@ type hookStage struct {
 	t       *testing.T
 	lock    *lock
 	handler *Handler
+	events  *caddyevents.App
 	start   time.Time
 	ended   sync.WaitGroup // the clients
 
@@ -40,6 +43,12 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 		s := &hookStage{t: t, start: time.Now()}
 		s.handler = &Handler{Name: "stage", logger: zap.NewNop(), refuse: layer4.HandlerFunc(s.refused)}
 		s.lock = enterLock(s.handler.Name)
+		s.events = new(caddyevents.App)
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+		defer cancel()
+		if err := s.events.Provision(ctx); err != nil {
+			t.Fatal(err)
+		}
 		script(s)
 		s.ended.Wait()
 		synctest.Wait()
@@ -53,7 +62,8 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 
 // load puts settings in force, as a config does that has started.
 func (s *hookStage) load(settings Settings, hooks ...*Hook) {
-	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*Hook), logger: zap.NewNop()}
+	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*Hook), events: s.events}
+	c.logTo(zap.NewNop())
 	for _, h := range hooks {
 		c.hooks[h.On] = append(c.hooks[h.On], h)
 	}

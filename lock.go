@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
 )
 
@@ -18,11 +19,15 @@ import (
 // old holders live is still the same lock and still counts them.
 var locks = caddy.NewUsagePool()
 
-// lock is a queue with a name, the settings in force, and what its hooks remember.
+// lock is a queue with a name, the settings in force, and what it and its hooks remember.
 type lock struct {
 	name     string
 	queue    *queue
 	schedule schedule
+
+	record   *record
+	emitter  emitter
+	refusals logLimit // of the log lines of those who never held a slot
 
 	// The configs that have started to the end, the newest last: it is the one in
 	// force. During a reload there are two for a while. One that fails to start never
@@ -34,8 +39,9 @@ type lock struct {
 	idled   map[string]bool // those that have run since everybody had gone
 	left    time.Time       // when everybody had gone, last
 	visits  uint64          // how many had been here then
+	paused  *pause          // nil: not paused
+	slots   int             // of the claim in force
 
-	slots   int // of the claim in force
 	workers atomic.Pointer[[]*worker]
 
 	stopping sync.WaitGroup // processes that are being ended
@@ -55,12 +61,24 @@ type claim struct {
 	settings Settings
 	hooks    map[string][]*Hook // by moment
 	logger   *zap.Logger
+	access   *zap.Logger // one line for each connection
+	hookLog  *zap.Logger // one line for each run of a hook
+	events   *caddyevents.App
+	ctx      caddy.Context
 }
 
 func enterLock(name string) *lock {
 	value, _, _ := locks.LoadOrNew(name, func() (caddy.Destructor, error) {
-		l := &lock{name: name, queue: newQueue(bounds{maxWaiting: unlimited}), left: time.Now(), idled: make(map[string]bool)}
+		l := &lock{
+			name:   name,
+			queue:  newQueue(bounds{maxWaiting: unlimited}),
+			record: &record{metrics: newMetrics(name)},
+			left:   time.Now(),
+			idled:  make(map[string]bool),
+		}
 		l.schedule.past = make(map[string]*past)
+		l.refusals.most = refusalsLogged
+		l.refusals.tell = l.tellRefusals
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		return l, nil
 	})
@@ -77,6 +95,9 @@ func (l *lock) Destruct() error {
 	l.mu.Lock()
 	budget.addSlots(-l.slots)
 	l.setIdle()
+	if l.paused != nil {
+		l.paused.stop()
+	}
 	l.mu.Unlock()
 	l.stopProcesses()
 	return nil
@@ -154,8 +175,11 @@ func (l *lock) giveBack(p *place) {
 func (l *lock) logger() *zap.Logger { return l.inForce.Load().logger }
 
 func wake(p *place) {
-	if p != nil && p.owner != nil {
-		p.owner.(*conn).wake()
+	if p == nil {
+		return
+	}
+	if owner, ok := p.owner.(interface{ wake() }); ok { // nobody is behind a place of the idle hooks
+		owner.wake()
 	}
 }
 
@@ -165,29 +189,29 @@ func wakeAll(places []*place) {
 	}
 }
 
-// drain lets the holders finish for as long as the settings say, refuses the line, and
+// shutDown lets the holders finish for as long as the settings say, refuses the line, and
 // then cuts who is left and ends the hooks and the service's processes. It is for the end of the process: a lock
 // does not come back from it.
-func (l *lock) drain() {
+func (l *lock) shutDown() {
 	claim := l.inForce.Load()
 	if claim == nil {
 		return // nobody has been here yet
 	}
-	quiet := l.queue.Quiet()
+	vacant := l.queue.Vacant()
 	wakeAll(l.queue.Close())
-	if !waitFor(quiet, claim.settings.drain()) {
+	if !waitFor(vacant, claim.settings.drain()) {
 		l.cancel()
-		_, holders, _ := l.queue.Snapshot()
+		_, holders, _ := l.queue.Snapshot(0)
 		for _, p := range holders {
 			if c, ok := p.owner.(*conn); ok {
 				c.cut()
 			}
 		}
-		waitFor(quiet, lastGrace)
+		waitFor(vacant, lastGrace)
 	}
 	// Who was refused may still be getting its answer, and what a hook has started does
 	// not end by itself.
-	l.settleDown(func() bool { return l.handling.Load() == 0 })
+	l.settleDown(func() bool { return l.handling.Load() == 0 && l.emitter.idle() })
 	l.cancel()
 	l.settleDown(func() bool { return l.handling.Load() == 0 && !l.refusing.Load() })
 	l.stopProcesses()

@@ -12,7 +12,13 @@ import (
 // not optional ends an activation; at other moments nothing would be saved by that,
 // and the rest of the hooks run.
 func (l *lock) runHooks(on string, c *conn) error {
-	for _, h := range l.inForce.Load().hooks[on] {
+	hooks := l.inForce.Load().hooks[on]
+	if len(hooks) == 0 {
+		return nil
+	}
+	start := time.Now()
+	defer func() { c.hooked += time.Since(start) }()
+	for _, h := range hooks {
 		if !l.schedule.due(h, time.Now()) {
 			continue
 		}
@@ -28,37 +34,43 @@ func (l *lock) runHooks(on string, c *conn) error {
 func (l *lock) runHook(h *Hook, m Moment, p *place) error {
 	start := time.Now()
 	err := l.runAlone(h, m, p)
+	took := time.Since(start)
+	l.record.hook.WithLabelValues(m.On).Observe(took.Seconds())
 	fields := []zap.Field{
 		zap.String("lock", m.Lock),
 		zap.String("moment", m.On),
 		zap.Int("slot", m.Slot),
 		zap.Uint64("connection", m.Connection),
 		zap.String("client", m.Client),
-		zap.Duration("duration", time.Since(start)),
+		zap.Duration("duration", took),
 	}
-	logger := l.logger()
+	logger := l.inForce.Load().hookLog
 	if err != nil {
 		l.schedule.owe(h)
+		l.record.hookRuns.WithLabelValues(m.On, hookBroken).Inc()
+		l.happened(Event{Event: eventHookFailed, Slot: m.Slot, Worker: m.Worker, Connection: m.Connection, Client: m.Client, Moment: m.On, Reason: m.Reason, Error: err.Error()})
 		logger.Error("hook failed", append(fields, zap.Error(err))...)
 		return err
 	}
+	l.record.hookRuns.WithLabelValues(m.On, hookOK).Inc()
 	logger.Info("hook done", fields...)
 	return nil
 }
 
-// runAlone runs the hook when all other holders are gone, if that is its condition.
+// runAlone runs the hook when all other holders are gone, if that is its condition. Who is
+// no connection is alone already.
 func (l *lock) runAlone(h *Hook, m Moment, p *place) error {
-	if h.Exclusive {
-		defer l.include(p)
-		if err := l.seclude(p, time.Duration(h.ExclusiveWait)); err != nil {
+	if c, ok := p.owner.(*conn); ok && h.Exclusive {
+		defer l.include(c)
+		if err := l.seclude(c, time.Duration(h.ExclusiveWait)); err != nil {
 			return err
 		}
 	}
 	return h.run(l.ctx, m)
 }
 
-func (l *lock) seclude(p *place, longest time.Duration) error {
-	ctx := l.ctx
+func (l *lock) seclude(c *conn, longest time.Duration) error {
+	ctx, p := l.ctx, &c.place
 	if longest > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, longest)
@@ -66,19 +78,19 @@ func (l *lock) seclude(p *place, longest time.Duration) error {
 	}
 	wake(l.queue.Seclude(p)) // which may be p itself
 	for !l.queue.Alone(p) {
-		if p.owner.(*conn).parkOnChannel(time.Time{}, ctx.Done()) == parkGone {
+		if c.parkOnChannel(time.Time{}, ctx.Done()) == parkGone {
 			return fmt.Errorf("exclusive: the other holders have not finished: %w", ctx.Err())
 		}
 	}
 	return nil
 }
 
-// include ends p's seclusion. If that has been in vain and another place is alone now,
-// p must not go on beside it, and waits for its end.
-func (l *lock) include(p *place) {
-	woken, ok := l.queue.Include(p, time.Now())
-	for ; !ok; woken, ok = l.queue.Include(p, time.Now()) {
-		p.owner.(*conn).parkOnChannel(time.Time{}, nil)
+// include ends c's seclusion. If that has been in vain and another place is alone now,
+// c must not go on beside it, and waits for its end.
+func (l *lock) include(c *conn) {
+	woken, ok := l.queue.Include(&c.place, time.Now())
+	for ; !ok; woken, ok = l.queue.Include(&c.place, time.Now()) {
+		c.parkOnChannel(time.Time{}, nil)
 	}
 	wakeAll(woken)
 }
@@ -109,7 +121,7 @@ func (l *lock) refused(c *conn) {
 		defer l.exit()
 		defer l.refusing.Store(false)
 		for _, h := range due {
-			_ = l.runHook(h, m, nil)
+			_ = l.runHook(h, m, new(place))
 		}
 	}()
 }
@@ -161,7 +173,7 @@ func (l *lock) idleNow() {
 	same := enterLock(l.name)
 	defer same.exit()
 	p := new(place)
-	if same != l || !l.queue.Seize(p, time.Now()) {
+	if same != l || !l.queue.Seize(p) {
 		return
 	}
 	// Somebody may have been here of whom noteIdle has not heard yet.
@@ -174,15 +186,14 @@ func (l *lock) idleNow() {
 		l.idled[h.key] = true
 	}
 	l.mu.Unlock()
-	if h != nil && l.schedule.due(h, time.Now()) {
-		_ = l.runHook(h, Moment{On: onIdle, Lock: l.name}, p)
+	if h != nil {
+		l.happened(Event{Event: eventIdle, Moment: onIdle, Reason: "for " + time.Duration(h.IdleFor).String()})
+		if l.schedule.due(h, time.Now()) {
+			_ = l.runHook(h, Moment{On: onIdle, Lock: l.name}, p)
+		}
 	}
-	slot := l.queue.Look(p).slot
-	l.include(p)
-	wake(l.queue.Release(p, time.Now()))
-	if w := l.worker(slot); w != nil {
-		w.vacated()
-	}
+	woken, _ := l.queue.Include(p, time.Now())
+	wakeAll(woken)
 	l.mu.Lock()
 	again := visited()
 	if !again {

@@ -52,7 +52,7 @@ func (w *worker) supervise(s *Service) {
 	case p == nil && s != nil:
 		w.takeOut(outProcess)
 		p = &processSlot{worker: w}
-		p.supervisor = newSupervisor(s, processID{w.lock.name, w.slot, w.address}, p, w.lock.logger, nil)
+		p.supervisor = newSupervisor(s, processID{w.lock.name, w.slot, w.address}, p, w.lock.logger, w.lock.noteProcess)
 		w.mu.Lock()
 		w.process = p
 		w.mu.Unlock()

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -77,9 +76,9 @@ func startProcess(s *Service, id processID, logger func() *zap.Logger) (process,
 	}
 	go func() {
 		defer close(p.drained)
-		(&lineLog{logger: func() *zap.Logger {
+		copyLines(r, func() *zap.Logger {
 			return logger().With(zap.String("lock", id.lock), zap.Int("slot", id.slot), zap.Int("pid", p.pid()))
-		}}).copy(r)
+		})
 	}()
 	return p, nil
 }
@@ -237,19 +236,13 @@ func residentMemory(p *psutil.Process) (uint64, error) {
 	return total, nil
 }
 
-// lineLog logs a process's output by line.
-type lineLog struct {
-	logger func() *zap.Logger
-
-	mu      sync.Mutex
-	since   time.Time // the beginning of the second that is counted
-	lines   int       // in that second
-	dropped int       // of them, not logged, and not told yet
-}
-
-// copy logs r to its end. It always reads on: a process must not be stopped by a log.
-func (l *lineLog) copy(r io.Reader) {
-	defer l.tellDropped()
+// copyLines logs r by line, to its end. It always reads on: a process must not be stopped
+// by a log.
+func copyLines(r io.Reader, logger func() *zap.Logger) {
+	limit := logLimit{most: linesLogged, tell: func(dropped int) {
+		logger().Warn("output lines dropped, there were too many", zap.Int("lines", dropped), zap.Int("logged_a_second", linesLogged))
+	}}
+	defer limit.flush()
 	for lines := bufio.NewReaderSize(r, lineKept); ; {
 		text, more, err := lines.ReadLine()
 		if err != nil {
@@ -260,41 +253,13 @@ func (l *lineLog) copy(r io.Reader) {
 			text, more, err = lines.ReadLine()
 			cut += len(text)
 		}
-		l.log(line, cut)
-	}
-}
-
-func (l *lineLog) log(line string, cut int) {
-	l.mu.Lock()
-	now := time.Now()
-	if now.Sub(l.since) >= time.Second {
-		l.since, l.lines = now, 0
-	}
-	l.lines++
-	drop := l.lines > linesLogged
-	if drop {
-		if l.dropped == 0 {
-			time.AfterFunc(l.since.Add(time.Second).Sub(now), l.tellDropped)
+		if !limit.allow() {
+			continue
 		}
-		l.dropped++
-	}
-	l.mu.Unlock()
-	if drop {
-		return
-	}
-	fields := []zap.Field{zap.String("line", line)}
-	if cut > 0 {
-		fields = append(fields, zap.Int("bytes_cut", cut))
-	}
-	l.logger().Info("output", fields...)
-}
-
-func (l *lineLog) tellDropped() {
-	l.mu.Lock()
-	n := l.dropped
-	l.dropped = 0
-	l.mu.Unlock()
-	if n > 0 {
-		l.logger().Warn("output lines dropped, there were too many", zap.Int("lines", n), zap.Int("logged_a_second", linesLogged))
+		fields := []zap.Field{zap.String("line", line)}
+		if cut > 0 {
+			fields = append(fields, zap.Int("bytes_cut", cut))
+		}
+		logger().Info("output", fields...)
 	}
 }

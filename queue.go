@@ -11,7 +11,8 @@ package tcplock
 //	             ▼                   │ │ ▼
 //	new ──Join──▶ waiting ──────────▶ holding ──Release──▶ gone
 //	 │               └──Leave, Close─────│──────────────────▲
-//	 └──Join: at once (Seize: too) ──────┘, refused ────────┘
+//	 ├──Join: at once ───────────────────┘, refused ────────┤
+//	 └──Seclude, Seize ──▶ secluding without a slot ─Include┘
 //
 // Who may move a place:
 //
@@ -20,9 +21,9 @@ package tcplock
 //     There is no moment in which a slot that may be granted and somebody in line
 //     exist side by side, so a newcomer cannot overtake and a wake-up cannot be
 //     missed: the grant is a fact before anybody is told about it.
-//   - waiting → gone is done by the owner (Leave) or by Close. An owner that wants
-//     to leave and is granted a slot in the same instant has lost: Leave returns
-//     false, the place holds a slot, and the owner must Release it.
+//   - waiting → gone is done by Leave or by Close. Who wants to leave and is granted a
+//     slot in the same instant has lost: Leave returns false, the place holds a slot,
+//     and the owner must Release it.
 //   - All other moves are the owner's. One that the state does not allow is a bug
 //     of the caller that could end in a slot that does not exist, so it panics.
 //
@@ -51,6 +52,7 @@ import (
 // Why Join refuses a place.
 var (
 	errFull       = errors.New("line is full")
+	errFullPaused = errors.New("line is full, the lock is paused")
 	errClientFull = errors.New("line is full for this client")
 	errClosed     = errors.New("lock is shutting down")
 )
@@ -64,7 +66,7 @@ const (
 	placeNew placeState = iota
 	placeWaiting
 	placeHolding
-	placeSecluding // holding, and wants to be alone
+	placeSecluding // wants to be alone; with a slot, or without
 	placeGone
 )
 
@@ -78,13 +80,13 @@ type place struct {
 
 	state  placeState
 	slot   int           // from 1 while holding, else 0
-	ahead  int           // how many waited when it joined
+	ahead  int           // how many waited when it joined, if it had to wait
 	number uint64        // running number of this grant in its queue, from 1
 	joined time.Time     // when it joined
 	waited time.Duration // how long it stood in line before it was granted its slot
 	held   time.Duration // how long it has held slots it was granted before, see Requeue
 
-	seq        uint64 // order of joining
+	seq        uint64 // order of joining, from 1; never changes after that
 	from       *client
 	prev, next *place
 }
@@ -123,13 +125,13 @@ type queue struct {
 	arrived uint64 // the last seq
 	grants  uint64 // the last number
 
-	// Holders that want to be alone, in the order they asked. While there is
-	// one, nobody is granted a slot. The first of them is alone once every other
-	// holder has gone or stands in this list as well: two that wait for each
-	// other's end would wait for ever.
+	// Those who want to be alone, in the order they asked. While there is one, nobody
+	// is granted a slot. The first of them is alone once every other holder has gone
+	// or stands in this list as well: two that wait for each other's end would wait
+	// for ever.
 	seclusion []*place
 
-	quiet chan struct{} // closed when nobody holds or waits; made by Quiet
+	vacant chan struct{} // closed when nobody holds or wants to be alone; made by Vacant
 
 	total totals // but Joined, which follows from the others
 }
@@ -141,7 +143,8 @@ func newQueue(b bounds) *queue {
 }
 
 // Join asks for a slot. It returns true if p holds one now, false with a nil
-// error if p stands in line, and errFull, errClientFull or errClosed if p was refused.
+// error if p stands in line, and errFull, errFullPaused, errClientFull or errClosed if
+// p was refused.
 func (q *queue) Join(p *place, now time.Time) (holds bool, err error) {
 	q.mu.Lock() // unlocked by hand, here and in Release: a defer costs a tenth of the whole
 	if p.state != placeNew {
@@ -158,6 +161,8 @@ func (q *queue) Join(p *place, now time.Time) (holds bool, err error) {
 		q.grant(p)
 	case q.closed:
 		err = q.refuse(p, errClosed)
+	case q.maxWaiting != unlimited && q.waiting >= q.maxWaiting && q.paused:
+		err = q.refuse(p, errFullPaused)
 	case q.maxWaiting != unlimited && q.waiting >= q.maxWaiting:
 		err = q.refuse(p, errFull)
 	case p.from != nil && q.waitingPerClient > 0 && p.from.waiting >= q.waitingPerClient:
@@ -170,24 +175,8 @@ func (q *queue) Join(p *place, now time.Time) (holds bool, err error) {
 	return holds, err
 }
 
-// Seize takes a slot and makes p alone if nobody holds or waits and a slot may be
-// granted, else it does nothing and returns false. End it with Include and Release. It
-// is nobody's connection: it gets no number and counts in no total.
-func (q *queue) Seize(p *place, now time.Time) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	p.mustBe(placeNew)
-	if q.held > 0 || !q.admitting() {
-		return false
-	}
-	p.joined = now
-	q.take(p)
-	q.seclude(p)
-	return true
-}
-
 // Leave takes p out of the line. It returns false if p is not in line any more:
-// it holds a slot (see Look), or Close has turned it away.
+// it holds a slot, or has left or been turned away before (see Look).
 func (q *queue) Leave(p *place) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -198,7 +187,6 @@ func (q *queue) Leave(p *place) bool {
 	p.state = placeGone
 	q.total.Left++
 	q.forget(p)
-	q.noteQuiet()
 	return true
 }
 
@@ -224,9 +212,8 @@ func (q *queue) Release(p *place, now time.Time) *place {
 	var woken *place
 	if q.waiting > 0 || len(q.seclusion) > 0 {
 		woken = q.handOn(now)
-	} else {
-		q.noteQuiet()
 	}
+	q.noteVacant()
 	q.mu.Unlock()
 	return woken
 }
@@ -242,12 +229,13 @@ func (q *queue) Requeue(p *place, now time.Time) *place {
 	if q.closed {
 		q.vacate(p)
 		_ = q.refuse(p, errClosed)
-		q.noteQuiet()
 	} else {
 		q.lineUp(p) // before its slot is free: of its client, one may go on for it
 		q.vacate(p)
 	}
-	return q.handOn(now)
+	woken := q.handOn(now)
+	q.noteVacant()
+	return woken
 }
 
 // Set sets the bounds, at once. More slots admit waiters now, returned to be woken; fewer
@@ -289,25 +277,24 @@ func (q *queue) Close() (turnedAway []*place) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	turnedAway = q.waiters()
+	turnedAway = q.waiters(q.waiting)
 	for _, p := range turnedAway {
 		q.stepOut(p)
 		_ = q.refuse(p, errClosed)
 	}
-	q.noteQuiet()
 	return turnedAway
 }
 
-// Quiet returns a channel that is closed once nobody holds or waits.
-func (q *queue) Quiet() <-chan struct{} {
+// Vacant returns a channel that is closed once nobody holds a slot or wants to be alone.
+func (q *queue) Vacant() <-chan struct{} {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.quiet == nil {
-		q.quiet = make(chan struct{})
+	if q.vacant == nil {
+		q.vacant = make(chan struct{})
 	}
-	quiet := q.quiet
-	q.noteQuiet()
-	return quiet
+	vacant := q.vacant
+	q.noteVacant()
+	return vacant
 }
 
 // All below is called with the mutex held.
@@ -318,7 +305,10 @@ func (q *queue) admitting() bool {
 }
 
 func (q *queue) grant(p *place) {
-	q.take(p)
+	i := q.takeFree()
+	q.slots[i].holder = p
+	q.held++
+	p.state, p.slot = placeHolding, i
 	if p.from != nil {
 		p.from.held++
 	}
@@ -381,10 +371,10 @@ func (q *queue) refuse(p *place, err error) error {
 	return err
 }
 
-func (q *queue) noteQuiet() {
-	if q.quiet != nil && q.held == 0 && q.waiting == 0 {
-		close(q.quiet)
-		q.quiet = nil
+func (q *queue) noteVacant() {
+	if q.vacant != nil && q.held == 0 && len(q.seclusion) == 0 {
+		close(q.vacant)
+		q.vacant = nil
 	}
 }
 

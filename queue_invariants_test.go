@@ -15,6 +15,14 @@ func checkInvariants(t fatal, q *queue) {
 	checkSlots(t, q)
 	checkLine(t, q)
 	checkClients(t, q)
+	for _, p := range q.seclusion {
+		if p.state != placeSecluding || p.slot != 0 && q.slots[p.slot].holder != p {
+			t.Fatalf("found %v among those who want to be alone, with state %d and slot %d", p.owner, p.state, p.slot)
+		}
+	}
+	if q.vacant != nil && q.held == 0 && len(q.seclusion) == 0 {
+		t.Fatalf("found nobody there, and the channel that tells so not closed")
+	}
 	if p := q.line.first(q.priorityAge); p != nil && q.admitting() {
 		t.Fatalf("found %v in line beside a slot that may be granted", p.owner)
 	}
@@ -81,7 +89,7 @@ func checkLine(t fatal, q *queue) {
 // checkClients counts the slots and the places of each client.
 func checkClients(t fatal, q *queue) {
 	t.Helper()
-	places := q.waiters()
+	places := q.waiters(q.waiting)
 	for _, s := range q.slots {
 		if s.holder != nil {
 			places = append(places, s.holder)

@@ -171,13 +171,16 @@ func (q *queue) bringBack(c *client) {
 	}
 }
 
-// waiters returns all who wait, in the order in which they go if they may.
-func (q *queue) waiters() []*place {
-	all := make([]*place, 0, q.waiting)
+// waiters returns the first of those who wait, at most so many, in the order in which
+// they go if they may.
+func (q *queue) waiters(most int) []*place {
+	all := make([]*place, 0, min(most, q.waiting))
 	collect := func(l *line) {
 		for _, list := range l.lists {
-			for p := list.ends.next; p != &list.ends; p = p.next {
+			n := 0 // the first ones of all are among the first of each list
+			for p := list.ends.next; p != &list.ends && n < most; p = p.next {
 				all = append(all, p)
+				n++
 			}
 		}
 	}
@@ -197,12 +200,12 @@ func (q *queue) waiters() []*place {
 		}
 		return cmp.Compare(b.priority, a.priority)
 	})
-	return all
+	return all[:min(most, len(all))]
 }
 
 // regroup counts the clients anew, after their bounds have changed.
 func (q *queue) regroup() {
-	all := q.waiters()
+	all := q.waiters(q.waiting)
 	q.waiting, q.line, q.clients = 0, line{}, make(map[clientKey]*client)
 	know := func(p *place) {
 		if p.from = nil; q.countsClients() {

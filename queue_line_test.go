@@ -308,7 +308,7 @@ func TestQueueForgetsClients(t *testing.T) {
 		{"refused for all", func(s *script) {
 			s.pause()
 			s.joins("a b", "waits")
-			s.joins("A", errFull.Error())
+			s.joins("A", errFullPaused.Error())
 			s.leave("a", true)
 			s.leave("b", true)
 		}},

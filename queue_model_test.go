@@ -21,7 +21,7 @@ type model struct {
 
 	line      []*person    // by arrival
 	holders   []*person    // by slot
-	secluding []*person    // holders that want to be alone, by when they asked
+	secluding []*person    // those who want to be alone, by when they asked
 	out       map[int]bool // slots out of service
 	freeSince map[int]int  // slots that may be taken, and the step at which each became one
 	grants    uint64
@@ -151,7 +151,7 @@ func (m *model) vacate(p *person) {
 // alone is the one of those who want to be alone that has asked first, if all holders
 // want to be alone.
 func (m *model) alone() *person {
-	if len(m.secluding) > 0 && len(m.secluding) == len(m.holders) {
+	if len(m.secluding) > 0 && len(notIn(m.holders, m.secluding)) == 0 {
 		return m.secluding[0]
 	}
 	return nil
@@ -163,6 +163,13 @@ func (m *model) handOn() []*person {
 		return []*person{alone}
 	}
 	return m.admit()
+}
+
+// intruder is somebody who does not join, and will want to be alone.
+func (m *model) intruder() *person {
+	p := m.arrive(0, 0)
+	p.want.joined = time.Time{}
+	return p
 }
 
 func (m *model) arrive(client clientKey, priority int) *person {
@@ -192,6 +199,8 @@ func (m *model) join(client clientKey, priority int) (p *person, err error) {
 		return p, nil
 	case m.closed:
 		err = errClosed
+	case m.maxWaiting != unlimited && ahead >= m.maxWaiting && m.paused:
+		err = errFullPaused
 	case m.maxWaiting != unlimited && ahead >= m.maxWaiting:
 		err = errFull
 	case m.waitingPerClient > 0 && client != 0 && ofHis >= m.waitingPerClient:
@@ -241,7 +250,6 @@ func (m *model) seize(p *person) bool {
 	if len(m.holders) > 0 || len(m.line) > 0 || !m.admitting() {
 		return false
 	}
-	m.take(p)
 	m.seclude(p)
 	return true
 }
@@ -256,10 +264,12 @@ func (m *model) seclude(p *person) []*person {
 }
 
 func (m *model) include(p *person) ([]*person, bool) {
-	if alone := m.alone(); alone != nil && alone != p {
+	if alone := m.alone(); alone != nil && alone != p && p.want.slot > 0 {
 		return nil, false
 	}
-	p.want.state = placeHolding
+	if p.want.state = placeHolding; p.want.slot == 0 {
+		p.want.state = placeGone
+	}
 	m.secluding = without(m.secluding, p)
 	return append(slices.Clone(m.secluding), m.admit()...), true
 }

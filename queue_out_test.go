@@ -66,7 +66,7 @@ func TestQueueAllOut(t *testing.T) {
 	s.release("b", "d")
 	s.release("d", "")
 	s.seize("i", true)
-	s.state("i2", "")
+	s.alone("i")
 }
 
 // Out of service and above the limit are two reasons not to be granted, and each may end
@@ -233,15 +233,15 @@ func TestQueueRequeueWhenClosed(t *testing.T) {
 	s.joins("a b", "1")
 	s.joins("c", "waits")
 	s.close("c")
-	quiet := s.q.Quiet()
+	vacant := s.q.Vacant()
 	s.requeue("a", "")
 	s.state("b2", "")
 	if got := s.q.Look(s.place("a")); got.state != placeGone || got.slot != 0 {
 		t.Fatalf("found %+v, expected it to be gone", got)
 	}
 	s.requeue("b", "")
-	if !isDone(quiet) {
-		t.Fatal("found no end of quiet although everybody had gone")
+	if !isDone(vacant) {
+		t.Fatal("found it not called vacant although everybody had gone")
 	}
 	if got, want := s.q.Stats().Total, (totals{Joined: 3, Refused: 3}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)

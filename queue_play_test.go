@@ -22,8 +22,8 @@ type game struct {
 	m     *model
 	notes []string // the steps so far
 
-	quiet    <-chan struct{} // of the last call of Quiet
-	wasQuiet bool            // since that call
+	vacant    <-chan struct{} // of the last call of Vacant
+	wasVacant bool            // since that call
 }
 
 // play takes a schedule, two bytes for a step, plays it and compares after each step. A
@@ -34,7 +34,7 @@ func play(t rapid.TB, schedule []byte) {
 		g.m.begin()
 		moves[int(schedule[0])%len(moves)](g, int(schedule[1]))
 		g.compare()
-		g.checkQuiet()
+		g.checkVacant()
 	}
 	for _, p := range g.m.all {
 		if got := g.q.Look(&p.real); !same(got, p) {
@@ -50,10 +50,10 @@ var moves = []func(g *game, arg int){
 	(*game).join, (*game).join, (*game).join, (*game).join, (*game).join, (*game).join, (*game).join,
 	(*game).release, (*game).release, (*game).release, (*game).release, (*game).release,
 	(*game).leave, (*game).requeue, (*game).requeue,
-	(*game).seclude, (*game).include, (*game).include, (*game).seize, (*game).seize,
+	(*game).seclude, (*game).include, (*game).include, (*game).include, (*game).seize, (*game).seize, (*game).intrude,
 	(*game).takeOut, (*game).putIn, (*game).putIn,
 	(*game).resize, (*game).share, (*game).age,
-	(*game).pause, (*game).resume, (*game).resume, (*game).askQuiet, (*game).close,
+	(*game).pause, (*game).resume, (*game).resume, (*game).askVacant, (*game).close,
 }
 
 func (g *game) nothing(int) {}
@@ -88,7 +88,7 @@ func (g *game) release(arg int) {
 }
 
 func (g *game) requeue(arg int) {
-	if p := pick(notIn(g.m.holders, g.m.secluding), arg); p != nil && p.want.number > 0 {
+	if p := pick(notIn(g.m.holders, g.m.secluding), arg); p != nil {
 		g.note("requeue %v", p.real.owner)
 		g.woken(g.m.requeue(p), g.q.Requeue(&p.real, g.m.now))
 	}
@@ -112,13 +112,20 @@ func (g *game) include(arg int) {
 }
 
 func (g *game) seize(int) {
-	p := g.m.arrive(0, 0)
+	p := g.m.intruder()
 	want := g.m.seize(p)
 	g.note("seize %v", p.real.owner)
-	g.expect("seize", g.q.Seize(&p.real, g.m.now), want)
+	g.expect("seize", g.q.Seize(&p.real), want)
 	if !want {
 		g.m.all = without(g.m.all, p)
 	}
+}
+
+// intrude is seclude for who has no slot.
+func (g *game) intrude(int) {
+	p := g.m.intruder()
+	g.note("intrude %v", p.real.owner)
+	g.woken(g.m.seclude(p), g.q.Seclude(&p.real))
 }
 
 func (g *game) takeOut(arg int) {
@@ -176,21 +183,21 @@ func (g *game) close(arg int) {
 	}
 }
 
-func (g *game) askQuiet(int) {
-	g.note("quiet")
-	g.quiet, g.wasQuiet = g.q.Quiet(), false
+func (g *game) askVacant(int) {
+	g.note("vacant")
+	g.vacant, g.wasVacant = g.q.Vacant(), false
 }
 
-func (g *game) checkQuiet() {
-	g.wasQuiet = g.wasQuiet || len(g.m.holders)+len(g.m.line) == 0
+func (g *game) checkVacant() {
+	g.wasVacant = g.wasVacant || len(g.m.holders)+len(g.m.secluding) == 0
 	select {
-	case <-g.quiet:
-		if !g.wasQuiet {
-			g.fail("found the end of quiet while somebody was there all the time")
+	case <-g.vacant:
+		if !g.wasVacant {
+			g.fail("found it called vacant while somebody was there all the time")
 		}
 	default:
-		if g.quiet != nil && g.wasQuiet {
-			g.fail("found no end of quiet although everybody had gone")
+		if g.vacant != nil && g.wasVacant {
+			g.fail("found it not called vacant although everybody had gone")
 		}
 	}
 }
@@ -199,8 +206,12 @@ func (g *game) checkQuiet() {
 func (g *game) compare() {
 	m := g.m
 	checkInvariants(g, g.q)
-	stats, holders, waiters := g.q.Snapshot()
-	want := queueStats{Slots: m.limit, Held: len(m.holders), Waiting: len(m.line), Paused: m.paused, Total: m.total}
+	most := m.steps % 8 // often fewer than wait
+	stats, holders, waiters := g.q.Snapshot(most)
+	want := queueStats{
+		Slots: m.limit, Held: len(m.holders), Waiting: len(m.line),
+		Paused: m.paused, Alone: len(m.secluding) > 0, Total: m.total,
+	}
 	if len(m.line) > 0 {
 		want.Oldest = m.line[0].want.joined
 	}
@@ -210,20 +221,30 @@ func (g *game) compare() {
 	if t := stats.Total; t.Joined != t.Refused+t.Left+t.Granted+uint64(stats.Waiting) {
 		g.fail("found totals %+v with %d waiting, expected them to add up", t, stats.Waiting)
 	}
+	for _, p := range m.all {
+		found := g.q.Find(p.real.seq)
+		if there := p.real.seq > 0 && (p.want.state == placeWaiting || p.want.slot > 0); there != (found == &p.real) {
+			g.fail("found %v by its seq %t, expected %t", p.real.owner, !there, there)
+		}
+	}
 	for _, part := range []struct {
 		name string
 		got  []place
 		want []*person
-	}{{"holders", holders, m.holders}, {"waiters", waiters, m.inOrder()}} {
+	}{{"holders", holders, m.holders}, {"waiters", waiters, first(m.inOrder(), most)}} {
 		if !slices.EqualFunc(part.got, part.want, same) {
 			g.fail("found %s %+v, expected %v", part.name, part.got, wants(part.want))
 		}
 	}
-	for _, p := range m.holders {
+	for _, p := range slices.Concat(m.holders, m.secluding) {
 		if got, want := g.q.Alone(&p.real), p == m.alone(); got != want {
 			g.fail("found %d alone %t, expected %t", p.real.owner, got, want)
 		}
 	}
+}
+
+func first(people []*person, most int) []*person {
+	return people[:min(most, len(people))]
 }
 
 // same compares what a place shows, not what is the queue's own.

@@ -2,6 +2,7 @@ package tcplock
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"testing"
@@ -142,7 +143,7 @@ func (s *script) include(name, woken string) {
 
 func (s *script) seize(name string, want bool) {
 	s.t.Helper()
-	if got := s.q.Seize(s.place(name), s.now); got != want {
+	if got := s.q.Seize(s.place(name)); got != want {
 		s.t.Fatalf("seize %s: found %t, expected %t", name, got, want)
 	}
 	s.tick()
@@ -191,7 +192,7 @@ func (s *script) alone(want string) {
 // state compares holders ("b1 a2": b in slot 1, a in slot 2) and the line ("c d").
 func (s *script) state(holders, line string) {
 	s.t.Helper()
-	_, h, w := s.q.Snapshot()
+	_, h, w := s.q.Snapshot(unlimitedView)
 	var held, waiting []string
 	for _, p := range h {
 		held = append(held, fmt.Sprint(p.owner, p.slot))
@@ -206,6 +207,9 @@ func (s *script) state(holders, line string) {
 		s.t.Fatalf("found line %q, expected %q", got, line)
 	}
 }
+
+// unlimitedView is how many waiters a Snapshot shows: all.
+const unlimitedView = math.MaxInt
 
 // shown is what a place shows, without what is the queue's own.
 func shown(p place) place {

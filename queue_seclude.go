@@ -5,19 +5,35 @@ import (
 	"time"
 )
 
-// Being alone: a holder that wants every other holder to be gone, and nobody to be
-// admitted, for as long as it takes.
+// Being alone: somebody wants every holder (other than itself) to be gone, and nobody to
+// be admitted, for as long as it takes.
 
-// Seclude says that holder p wants to be alone: nobody is granted a slot from now
-// on, and p is alone when every other holder has gone or wants to be alone too. It
-// returns the place to wake, if any, because it is alone now: p itself, or the one
-// that has wanted it longest. End the wish with Include, whether or not it came true.
+// Seclude says that p wants to be alone: nobody is granted a slot from now on, and p is
+// alone when every other holder has gone or wants to be alone too. p is a holder, or
+// new: then it has no slot and is nobody's connection. Seclude returns the place to
+// wake, if any, because it is alone now: p itself, or the one that has wanted it
+// longest. End the wish with Include, whether or not it came true.
 func (q *queue) Seclude(p *place) *place {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	p.mustBe(placeHolding)
+	if p.state != placeNew {
+		p.mustBe(placeHolding)
+	}
 	q.seclude(p)
 	return q.alone()
+}
+
+// Seize makes p, which is new, alone at once if nobody holds or waits and a slot may be
+// granted; else it does nothing and returns false.
+func (q *queue) Seize(p *place) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p.mustBe(placeNew)
+	if q.held > 0 || !q.admitting() {
+		return false
+	}
+	q.seclude(p)
+	return true
 }
 
 // Alone reports whether p is alone.
@@ -27,24 +43,30 @@ func (q *queue) Alone(p *place) bool {
 	return q.alone() == p
 }
 
-// Include ends p's wish to be alone: p goes on as an ordinary holder. It returns the
-// places to wake: those that were granted a slot, or those that want to be alone
-// still. While another place is alone p cannot go on beside it: Include then does
-// nothing and returns false, and p is to call it again when it has been woken.
+// Include ends p's wish to be alone: p goes on as an ordinary holder, or is gone if it
+// has no slot. It returns the places to wake: those that were granted a slot, or those
+// that want to be alone still. While another place is alone a holder cannot go on beside
+// it: Include then does nothing and returns false, and p is to call it again when it has
+// been woken.
 func (q *queue) Include(p *place, now time.Time) ([]*place, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	p.mustBe(placeSecluding)
-	if alone := q.alone(); alone != nil && alone != p {
+	if alone := q.alone(); alone != nil && alone != p && p.slot != 0 {
 		return nil, false
 	}
 	p.state = placeHolding
+	if p.slot == 0 {
+		p.state = placeGone
+	}
 	i := slices.Index(q.seclusion, p)
 	q.seclusion = slices.Delete(q.seclusion, i, i+1)
 	if len(q.seclusion) > 0 {
 		return slices.Clone(q.seclusion), true
 	}
-	return q.grantAll(now), true
+	granted := q.grantAll(now)
+	q.noteVacant()
+	return granted, true
 }
 
 // All below is called with the mutex held.
@@ -56,7 +78,13 @@ func (q *queue) seclude(p *place) {
 
 // alone returns the place that is alone, nil if none is.
 func (q *queue) alone() *place {
-	if len(q.seclusion) == 0 || q.held > len(q.seclusion) {
+	holders := 0
+	for _, p := range q.seclusion {
+		if p.slot != 0 {
+			holders++
+		}
+	}
+	if len(q.seclusion) == 0 || q.held > holders {
 		return nil
 	}
 	return q.seclusion[0]

@@ -95,8 +95,8 @@ func TestQueueSecludeGivenUpBesideAlone(t *testing.T) {
 	s.release("a", "c")
 }
 
-// An idle lock can be seized: whoever comes meanwhile waits. With anybody there it
-// cannot.
+// An idle lock can be seized, without a slot: whoever comes meanwhile waits. With anybody
+// there it cannot.
 func TestQueueSeize(t *testing.T) {
 	s := newScript(t, 2, unlimited)
 	s.joins("a", "1")
@@ -106,10 +106,9 @@ func TestQueueSeize(t *testing.T) {
 	s.alone("i")
 	s.seize("j", false)
 	s.joins("b c d", "waits")
-	s.state("i2", "b c d")
-	s.include("i", "b")
-	s.release("i", "c")
-	s.state("b1 c2", "d")
+	s.state("", "b c d")
+	s.include("i", "b c")
+	s.state("c1 b2", "d")
 	if got := s.q.Look(s.place("c")).number; got != 3 {
 		t.Fatalf("found number %d, expected 3: a seizure is nobody's connection", got)
 	}
@@ -121,6 +120,40 @@ func TestQueueSeize(t *testing.T) {
 	if got, want := s.q.Stats().Total.Joined, uint64(1); got != want {
 		t.Fatalf("found %d joined, expected %d: a seizure that failed does not count", got, want)
 	}
+}
+
+// Who has no slot can want to be alone, too: it goes before the line, and takes no slot
+// from anybody. It may give up at any time, since nothing of it goes on.
+func TestQueueSecludeWithoutSlot(t *testing.T) {
+	s := newScript(t, 2, unlimited)
+	s.joins("a b", "1")
+	s.joins("c", "waits")
+	s.seclude("i", "")
+	s.release("a", "")
+	s.alone("")
+	s.release("b", "i")
+	s.alone("i")
+	s.state("", "c")
+	s.seclude("j", "i")
+	s.include("j", "i") // it gives up beside i
+	s.alone("i")
+	s.include("i", "c")
+
+	// With a holder that wants it as well, they take turns.
+	s.seclude("k", "")
+	s.seclude("c", "k")
+	s.alone("k")
+	s.include("k", "c")
+	s.alone("c")
+	s.include("c", "")
+
+	// A pause does not keep it from being alone.
+	s.pause()
+	s.release("c", "")
+	s.seclude("l", "l")
+	s.joins("d", "waits")
+	s.include("l", "")
+	s.resume("d")
 }
 
 // The places to wake are the caller's own: the list does not change when the queue goes

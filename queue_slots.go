@@ -30,15 +30,13 @@ func (q *queue) In(i int, now time.Time) *place {
 
 // All below is called with the mutex held.
 
-// take is grant without counting.
-func (q *queue) take(p *place) {
+// takeFree takes the first slot off the free list.
+func (q *queue) takeFree() int {
 	i := q.slots[0].nextFree
 	if q.slots[0].nextFree = q.slots[i].nextFree; i == q.lastFree {
 		q.lastFree = 0
 	}
-	q.slots[i].holder = p
-	q.held++
-	p.state, p.slot = placeHolding, i
+	return i
 }
 
 // grow makes room for slot i.

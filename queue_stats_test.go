@@ -10,51 +10,50 @@ import (
 	"time"
 )
 
-// Quiet tells when nobody holds or waits: at once if so, else when the last of them has
-// gone, whichever way.
-func TestQueueQuiet(t *testing.T) {
-	ended := func(c <-chan struct{}, want bool) {
+// Vacant tells when nobody holds a slot or wants to be alone: at once if so, else when the
+// last of them has gone, whichever way, and whoever waits.
+func TestQueueVacant(t *testing.T) {
+	told := func(c <-chan struct{}, want bool) {
 		t.Helper()
 		if isDone(c) != want {
-			t.Fatalf("found quiet %t, expected %t", !want, want)
+			t.Fatalf("found vacant %t, expected %t", !want, want)
 		}
 	}
 
 	s := newScript(t, 1, unlimited)
-	ended(s.q.Quiet(), true)
+	told(s.q.Vacant(), true)
 	s.joins("a", "1")
 	s.joins("b", "waits")
-	first, second := s.q.Quiet(), s.q.Quiet()
+	first, second := s.q.Vacant(), s.q.Vacant()
 	s.release("a", "b")
-	ended(first, false)
+	told(first, false)
 	s.release("b", "")
-	ended(first, true)
-	ended(second, true)
+	told(first, true)
+	told(second, true)
 
-	s.joins("c", "1") // what was quiet once stays so; ask again to hear of the next time
-	ended(first, true)
-	third := s.q.Quiet()
-	ended(third, false)
+	s.joins("c", "1") // what was vacant once stays so; ask again to hear of the next time
+	told(first, true)
+	third := s.q.Vacant()
+	told(third, false)
 	s.joins("d e", "waits")
 	s.pause()
 	s.release("c", "")
-	s.leave("d", true)
-	ended(third, false)
-	s.leave("e", true)
-	ended(third, true)
-
-	s.joins("f", "waits")
-	fourth := s.q.Quiet()
-	s.close("f")
-	ended(fourth, true)
+	told(third, true)
+	told(s.q.Vacant(), true)
+	s.resume("d")
+	s.pause()
+	fourth := s.q.Vacant()
+	s.requeue("d", "")
+	told(fourth, true)
 
 	s = newScript(t, 1, unlimited)
 	s.seize("i", true)
-	fifth := s.q.Quiet()
+	s.joins("a", "waits")
+	fifth := s.q.Vacant()
+	told(fifth, false)
+	s.pause()
 	s.include("i", "")
-	ended(fifth, false)
-	s.release("i", "")
-	ended(fifth, true)
+	told(fifth, true)
 }
 
 // Stats and Snapshot tell of one instant, and what they give is the caller's own.
@@ -70,7 +69,7 @@ func TestQueueStatsAndSnapshot(t *testing.T) {
 	s.leave("d", true)            // at 5 s
 	s.joinsAs(-1, "f", "waits")   // at 6 s
 	s.release("a", "Cc")          // at 7 s
-	stats, holders, waiters := s.q.Snapshot()
+	stats, holders, waiters := s.q.Snapshot(unlimitedView)
 	at := func(seconds int64) time.Time { return time.Unix(seconds, 0) }
 	want := queueStats{
 		Slots: 2, Held: 2, Waiting: 1, Oldest: at(6),

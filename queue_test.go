@@ -167,7 +167,7 @@ func TestQueuePause(t *testing.T) {
 	s.include("b", "")
 	s.leave("c", true)
 	s.joins("e f g", "waits")
-	s.joins("h", errFull.Error())
+	s.joins("h", errFullPaused.Error())
 	if !s.q.Stats().Paused {
 		t.Fatal("found no pause in the figures")
 	}

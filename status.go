@@ -1,6 +1,10 @@
 package tcplock
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // What a lock looks like at one moment: what the admin API answers, the status page
 // draws and the commands print. Field names are stable. Times are RFC 3339, durations
@@ -108,5 +112,145 @@ type Event struct {
 	Moment     string    `json:"moment,omitempty"` // of a hook
 	Reason     string    `json:"reason,omitempty"`
 	Error      string    `json:"error,omitempty"`
-	Count      int       `json:"count,omitempty"` // how many like this one came in a row, if more than 1; the rest is of the last
+	PID        int       `json:"pid,omitempty"` // of a slot's process
+
+	WaitedSeconds float64 `json:"waited_seconds,omitempty"` // in line
+	HeldSeconds   float64 `json:"held_seconds,omitempty"`   // with a slot
+
+	Count int `json:"count,omitempty"` // how many like this one came in a row, if more than 1; the rest is of the last
+}
+
+// alike reports whether two are the same but for when and to whom it happened.
+func (e *Event) alike(other *Event) bool {
+	return e.Event == other.Event && e.Reason == other.Reason && e.Slot == other.Slot && e.Moment == other.Moment && e.Error == other.Error
+}
+
+// locksInForce returns all locks that have settings, by name.
+func locksInForce() (all []*lock) {
+	locks.Range(func(_, value any) bool {
+		if l := value.(*lock); l.inForce.Load() != nil {
+			all = append(all, l)
+		}
+		return true
+	})
+	slices.SortFunc(all, func(a, b *lock) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
+// lockStatuses returns the status of all locks, by name, each with at most so many waiters.
+func lockStatuses(most int) []LockStatus {
+	all := []LockStatus{} // not null in JSON
+	for _, l := range locksInForce() {
+		all = append(all, l.status(most))
+	}
+	return all
+}
+
+// status says what the lock looks like now, with at most so many waiters.
+func (l *lock) status(most int) LockStatus {
+	l.mu.Lock()
+	slots, paused := l.slots, l.paused
+	l.mu.Unlock()
+	now := time.Now()
+	stats, holders, waiters := l.queue.Snapshot(most)
+	s := LockStatus{
+		Name:        l.name,
+		Now:         now,
+		Slots:       slots,
+		Held:        stats.Held,
+		Waiting:     stats.Waiting,
+		MaxWaiting:  l.inForce.Load().settings.MaxWaiting,
+		LeftOver:    int(l.leftOver.Load()),
+		Exclusive:   stats.Alone,
+		Connections: make(map[string]uint64),
+		Waits:       l.record.waitStatus(),
+		Holders:     make([]ConnectionStatus, 0, len(holders)),
+		Waiters:     make([]ConnectionStatus, 0, len(waiters)),
+		Events:      l.record.lastEvents(),
+	}
+	if !stats.Oldest.IsZero() {
+		s.OldestWaitSeconds = max(0, now.Sub(stats.Oldest).Seconds())
+	}
+	if stats.Paused && paused != nil {
+		s.Paused = &paused.PauseStatus
+	}
+	for i, outcome := range outcomes {
+		s.Connections[outcome] = l.record.ended[i].Load()
+	}
+	for _, p := range holders {
+		s.Holders = append(s.Holders, l.connectionStatus(p, now))
+	}
+	for i, p := range waiters {
+		w := l.connectionStatus(p, now)
+		w.Position = i + 1
+		s.Waiters = append(s.Waiters, w)
+	}
+	for _, w := range l.pool() {
+		if w != nil {
+			s.Workers = append(s.Workers, w.status())
+		}
+	}
+	return s
+}
+
+func (l *lock) connectionStatus(p place, now time.Time) ConnectionStatus {
+	c := p.owner.(*conn)
+	s := ConnectionStatus{
+		ID:       p.seq,
+		Client:   c.client,
+		State:    stateWaiting,
+		Since:    p.joined,
+		Priority: p.priority,
+		Slot:     p.slot,
+		BytesIn:  c.in.Load(),
+		BytesOut: c.out.Load(),
+	}
+	waited := now.Sub(p.joined) - p.held
+	if p.state != placeWaiting {
+		waited = p.waited
+		s.State = c.state()
+		s.Since = p.joined.Add(p.held + p.waited)
+		if w := l.worker(p.slot); w != nil {
+			s.Worker = w.address
+		}
+	}
+	s.WaitedSeconds = max(0, waited.Seconds())
+	return s
+}
+
+func (r *record) waitStatus() WaitStatus {
+	waits, _ := r.waitsSince(0)
+	if len(waits) == 0 {
+		return WaitStatus{}
+	}
+	slices.Sort(waits)
+	// The smallest that so many of a hundred do not exceed.
+	percentile := func(p int) float64 { return waits[(len(waits)*p+99)/100-1].Seconds() }
+	return WaitStatus{
+		Count:      len(waits),
+		P50Seconds: percentile(50),
+		P90Seconds: percentile(90),
+		P99Seconds: percentile(99),
+		MaxSeconds: percentile(100),
+	}
+}
+
+func (w *worker) status() WorkerStatus {
+	w.mu.Lock()
+	p, why := w.process, w.why
+	w.mu.Unlock()
+	s := WorkerStatus{Slot: w.slot, Address: w.address, State: workerUp}
+	switch {
+	case why&outRemoved != 0:
+		s.State = workerRemoved
+	case why&outProcess != 0:
+		s.State = workerUnready
+	case why != 0:
+		s.State = workerOut
+	}
+	if p != nil {
+		process := p.snapshot()
+		s.Process = &process
+	}
+	return s
 }

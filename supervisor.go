@@ -65,6 +65,7 @@ const (
 	restartMemory      = "memory"
 	restartHoldTimeout = "hold_timeout"
 	restartExit        = "exit"
+	restartKicked      = "kicked"
 	restartRequest     = "request"
 	restartConfig      = "config"
 	stopIdle           = "idle"
@@ -85,18 +86,6 @@ type processEvent struct {
 	reason string // restarted, stopped
 	pid    int    // 0 if there is none
 	err    error  // failed
-}
-
-// processState is a supervisor at one moment.
-type processState struct {
-	State       string
-	Since       time.Time      // when that began
-	PID         int            // 0 if there is none
-	Connections int            // that it has served
-	Due         string         // why it is restarted when its slot is vacant, empty if it is not
-	Restarts    map[string]int // by reason, since the supervisor exists
-	LastReason  string         // of the last restart or stop
-	Failed      string         // why it could not start or keep running, empty when it is ready
 }
 
 const (
@@ -125,7 +114,7 @@ type supervisor struct {
 
 	mu       sync.Mutex
 	spec     *Service // of the next start; what does not need one holds at once
-	now      processState
+	now      ProcessStatus
 	wanted   bool          // to be started
 	closed   bool          // by stop
 	failures int           // in a row
@@ -271,7 +260,7 @@ func (s *supervisor) stop() {
 	<-s.done
 }
 
-func (s *supervisor) snapshot() processState {
+func (s *supervisor) snapshot() ProcessStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now

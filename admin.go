@@ -1,0 +1,298 @@
+package tcplock
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func init() {
+	caddy.RegisterModule(new(AdminAPI))
+}
+
+// AdminAPI adds the locks to Caddy's admin API: what they look like, and what an operator
+// can do to them. It is there on Caddy's admin listener and nowhere else, and has nothing
+// to configure. docs/admin.md explains it.
+type AdminAPI struct{}
+
+// CaddyModule returns the Caddy module information.
+func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.tcplock",
+		New: func() caddy.Module { return new(AdminAPI) },
+	}
+}
+
+const adminPath = "/tcplock/locks"
+
+// Routes implements caddy.AdminRouter.
+func (a *AdminAPI) Routes() []caddy.AdminRoute {
+	handler := caddy.AdminHandlerFunc(a.serve)
+	return []caddy.AdminRoute{{Pattern: adminPath, Handler: handler}, {Pattern: adminPath + "/", Handler: handler}}
+}
+
+// verb is something to be done to a lock. What it returns is the answer; nil stands for
+// the lock's status.
+type verb struct {
+	parameters []string // others are refused
+	do         func(ctx context.Context, l *lock, p *parameters) (any, error)
+}
+
+var verbs = map[string]verb{
+	"pause":   {[]string{"for"}, adminPause},
+	"resume":  {nil, adminResume},
+	"drain":   {[]string{"for", "wait"}, adminDrain},
+	"kick":    {[]string{"id"}, adminKick},
+	"run":     {[]string{"moment", "slot", "wait"}, adminRun},
+	"restart": {[]string{"slot"}, adminRestart},
+}
+
+// defaultWaiters is how many waiters of a lock are listed, unless the request says it.
+const defaultWaiters = 1000
+
+func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
+	name, verb, _ := strings.Cut(strings.Trim(strings.TrimPrefix(r.URL.Path, adminPath), "/"), "/")
+	if verb != "" {
+		return serveVerb(w, r, name, verb)
+	}
+	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
+		return err
+	}
+	p, err := parse(r.URL.Query(), "waiters")
+	if err != nil {
+		return err
+	}
+	most := p.number("waiters", 0, defaultWaiters)
+	if p.err != nil {
+		return p.err
+	}
+	if name == "" {
+		return answer(w, map[string]any{"locks": lockStatuses(most)})
+	}
+	l, err := findLock(name)
+	if err != nil {
+		return err
+	}
+	defer l.exit()
+	return answer(w, l.status(most))
+}
+
+func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error {
+	l, err := findLock(name)
+	if err != nil {
+		return err
+	}
+	defer l.exit()
+	verb, ok := verbs[word]
+	if !ok {
+		return apiError(http.StatusNotFound, "found %q, expected one of %s", word, strings.Join(slices.Sorted(maps.Keys(verbs)), ", "))
+	}
+	if err := allow(w, r, http.MethodPost); err != nil {
+		return err
+	}
+	p, err := parse(r.URL.Query(), verb.parameters...)
+	if err != nil {
+		return err
+	}
+	// The admin server's read timeout would end the request's context.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	result, err := verb.do(r.Context(), l, p)
+	if err == nil && result == nil {
+		result = l.status(defaultWaiters)
+	}
+	if err != nil {
+		return err
+	}
+	return answer(w, result)
+}
+
+// findLock finds a lock in force; whoever finds one has to exit it.
+func findLock(name string) (*lock, error) {
+	var names []string
+	for _, l := range locksInForce() {
+		names = append(names, l.name)
+		if l.name != name {
+			continue
+		}
+		if same := enterLock(name); same != l { // it has just gone
+			same.exit()
+			break
+		}
+		return l, nil
+	}
+	return nil, apiError(http.StatusNotFound, "found no lock %q, expected one of: %s", name, cmp.Or(strings.Join(names, ", "), "(there is none)"))
+}
+
+func adminPause(_ context.Context, l *lock, p *parameters) (any, error) {
+	d := p.duration("for")
+	if p.err == nil {
+		l.pause(d)
+	}
+	return nil, p.err
+}
+
+func adminResume(_ context.Context, l *lock, _ *parameters) (any, error) {
+	l.resume()
+	return nil, nil
+}
+
+func adminDrain(ctx context.Context, l *lock, p *parameters) (any, error) {
+	d, wait := p.duration("for"), p.duration("wait")
+	if p.err != nil {
+		return nil, p.err
+	}
+	ctx, cancel := within(ctx, wait)
+	defer cancel()
+	return nil, asAPIError(l.drain(ctx, d))
+}
+
+func adminKick(_ context.Context, l *lock, p *parameters) (any, error) {
+	id, err := strconv.ParseUint(p.values.Get("id"), 10, 64)
+	if err != nil {
+		return nil, apiError(http.StatusBadRequest, "id: found %q, expected the id of a holder or waiter", p.values.Get("id"))
+	}
+	return nil, asAPIError(l.kick(id))
+}
+
+func adminRun(ctx context.Context, l *lock, p *parameters) (any, error) {
+	on, wait := p.values.Get("moment"), p.duration("wait")
+	slot := p.slot(l)
+	if p.err != nil {
+		return nil, p.err
+	}
+	hooks := l.inForce.Load().hooks
+	if len(hooks[on]) == 0 {
+		return nil, apiError(http.StatusBadRequest, "moment: found %q, expected one that lock %s has hooks for: %s",
+			on, l.name, cmp.Or(strings.Join(slices.Sorted(maps.Keys(hooks)), ", "), "(there is none)"))
+	}
+	ctx, cancel := within(ctx, wait)
+	defer cancel()
+	ran, err := l.runNow(ctx, on, slot)
+	return map[string]int{"hooks": ran}, asAPIError(err)
+}
+
+func adminRestart(_ context.Context, l *lock, p *parameters) (any, error) {
+	slot := p.slot(l)
+	if p.err == nil && l.restart(slot) == 0 {
+		return nil, apiError(http.StatusBadRequest, "lock %s: found no service, expected one to restart", l.name)
+	}
+	return nil, p.err
+}
+
+// within bounds ctx if d is more than 0.
+func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if d > 0 {
+		return context.WithTimeout(ctx, d)
+	}
+	return context.WithCancel(ctx)
+}
+
+// parameters are those of a request. The first that is wrong is the error.
+type parameters struct {
+	values url.Values
+	err    error
+}
+
+func parse(values url.Values, known ...string) (*parameters, error) {
+	for name, value := range values {
+		switch {
+		case len(known) == 0:
+			return nil, apiError(http.StatusBadRequest, "found parameter %q, expected none", name)
+		case !slices.Contains(known, name):
+			return nil, apiError(http.StatusBadRequest, "found parameter %q, expected %s", name, strings.Join(known, ", "))
+		case len(value) > 1:
+			return nil, apiError(http.StatusBadRequest, "%s: found it %d times, expected it once", name, len(value))
+		}
+	}
+	return &parameters{values: values}, nil
+}
+
+// duration returns 0 if there is no such parameter.
+func (p *parameters) duration(name string) time.Duration {
+	if !p.values.Has(name) {
+		return 0
+	}
+	d, err := duration(p.values.Get(name))
+	if err == nil && d <= 0 {
+		err = fmt.Errorf("found %q, expected more than 0", p.values.Get(name))
+	}
+	p.note(name, err)
+	return time.Duration(d)
+}
+
+func (p *parameters) number(name string, least, otherwise int) int {
+	if !p.values.Has(name) {
+		return otherwise
+	}
+	n, err := number(p.values.Get(name))
+	if err == nil && n < least {
+		err = fmt.Errorf("found %d, expected %d or more", n, least)
+	}
+	p.note(name, err)
+	return n
+}
+
+// slot returns 0 if there is no such parameter.
+func (p *parameters) slot(l *lock) int {
+	slot := p.number("slot", 1, 0)
+	if most := l.status(0).Slots; p.err == nil && slot > most {
+		p.note("slot", fmt.Errorf("found %d, expected at most %d", slot, most))
+	}
+	return slot
+}
+
+func (p *parameters) note(name string, err error) {
+	if err != nil && p.err == nil {
+		p.err = apiError(http.StatusBadRequest, "%s: %w", name, err)
+	}
+}
+
+// allow refuses methods that are not among these.
+func allow(w http.ResponseWriter, r *http.Request, methods ...string) error {
+	if slices.Contains(methods, r.Method) {
+		return nil
+	}
+	w.Header().Set("Allow", strings.Join(methods, ", "))
+	return apiError(http.StatusMethodNotAllowed, "found method %s, expected %s", r.Method, methods[0])
+}
+
+func apiError(status int, format string, args ...any) error {
+	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
+}
+
+// asAPIError gives the errors of a lock's verbs their status.
+func asAPIError(err error) error {
+	status := http.StatusInternalServerError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errUnknownConnection):
+		status = http.StatusNotFound
+	case errors.Is(err, errResumed):
+		status = http.StatusConflict
+	case errors.Is(err, errHolders):
+		status = http.StatusGatewayTimeout
+	case errors.Is(err, errShutdown):
+		status = http.StatusServiceUnavailable
+	}
+	return caddy.APIError{HTTPStatus: status, Err: err}
+}
+
+func answer(w http.ResponseWriter, value any) error {
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(value)
+}
+
+// Interface guards
+var _ caddy.AdminRouter = (*AdminAPI)(nil)

@@ -1,0 +1,189 @@
+package tcplock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What an operator can do to a lock: the verbs of the admin API.
+
+var (
+	errUnknownConnection = errors.New("no such connection holds or waits")
+	errResumed           = errors.New("the lock was resumed before the last holder was gone")
+	errHolders           = errors.New("there are still other holders")
+	errShutdown          = errors.New("Caddy is shutting down")
+)
+
+// pause is a pause of a lock.
+type pause struct {
+	PauseStatus
+	timer *time.Timer   // ends it; nil: only resume does
+	ended chan struct{} // closed when somebody has resumed
+}
+
+// pause stops admitting connections, for d if that is more than 0. Holders stay, waiters
+// keep their places. Of several pauses the last one says how long.
+func (l *lock) pause(d time.Duration) (ended <-chan struct{}) {
+	p := &pause{PauseStatus: PauseStatus{Since: time.Now()}, ended: make(chan struct{})}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if before := l.paused; before != nil {
+		p.Since, p.ended = before.Since, before.ended
+		before.stop()
+	}
+	reason := ""
+	if d > 0 {
+		until := time.Now().Add(d)
+		p.Until = &until
+		p.timer = time.AfterFunc(d, func() { l.endPause(p) })
+		reason = "for " + d.String()
+	}
+	l.paused = p
+	l.queue.Pause()
+	l.happened(Event{Event: eventPaused, Reason: reason})
+	return p.ended
+}
+
+func (p *pause) stop() {
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+}
+
+// resume ends a pause, however many have asked for it.
+func (l *lock) resume() { l.endPause(nil) }
+
+// endPause is resume, but if p is not nil, for that pause only: its time is over.
+func (l *lock) endPause(p *pause) {
+	l.mu.Lock()
+	if l.paused == nil || p != nil && p != l.paused {
+		l.mu.Unlock()
+		return
+	}
+	l.paused.stop()
+	close(l.paused.ended)
+	l.paused = nil
+	woken := l.queue.Resume(time.Now())
+	l.setIdle() // its time may have come in vain
+	l.mu.Unlock()
+	wakeAll(woken)
+	l.happened(Event{Event: eventResumed})
+}
+
+// drain pauses the lock and waits until the last holder is gone, or for ctx.
+func (l *lock) drain(ctx context.Context, d time.Duration) error {
+	resumed := l.pause(d)
+	vacant := l.queue.Vacant()
+	select {
+	case <-vacant:
+		return nil
+	case <-resumed:
+		return errResumed
+	case <-ctx.Done():
+		return errHolders
+	}
+}
+
+// kickGrace is how long the service may take to let go of a connection whose client has
+// been cut, before its slot is handed on all the same.
+const kickGrace = time.Second
+
+// kick throws a connection out, whether it holds or waits.
+func (l *lock) kick(id uint64) error {
+	p := l.queue.Find(id)
+	if p == nil {
+		return errUnknownConnection
+	}
+	c := p.owner.(*conn)
+	c.kicked.Store(true)
+	if l.queue.Leave(p) {
+		l.noteIdle()
+		c.wake()
+	} else {
+		c.cut()
+		time.AfterFunc(kickGrace, c.handOn)
+	}
+	l.happened(Event{Event: eventKicked, Slot: l.queue.Look(p).slot, Connection: id, Client: c.client})
+	return nil
+}
+
+// visitor is somebody who wants to be alone at a lock and is no connection.
+type visitor chan struct{}
+
+func (v visitor) wake() {
+	select {
+	case v <- struct{}{}:
+	default:
+	}
+}
+
+// runNow runs a moment's hooks, whether or not they are due, when all holders are gone,
+// and admits nobody meanwhile. With workers it runs them for each, or for the one of the
+// slot. It returns how many have run; the first that fails is the last.
+func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err error) {
+	hooks := l.inForce.Load().hooks[on]
+	v := make(visitor, 1)
+	p := &place{owner: v}
+	wake(l.queue.Seclude(p))
+	defer l.letGo(p)
+	for !l.queue.Alone(p) {
+		select {
+		case <-v:
+		case <-ctx.Done():
+			return 0, errHolders
+		case <-l.ctx.Done():
+			return 0, errShutdown
+		}
+	}
+	for _, m := range l.momentsNow(on, slot) {
+		for _, h := range hooks {
+			l.schedule.book(h, time.Now())
+			ran++
+			if err := l.runHook(h, m, p); err != nil {
+				return ran, fmt.Errorf("%s hook: %w", on, err)
+			}
+		}
+	}
+	return ran, nil
+}
+
+// letGo ends a visit.
+func (l *lock) letGo(p *place) {
+	woken, _ := l.queue.Include(p, time.Now())
+	l.mu.Lock()
+	l.setIdle() // its time may have come in vain
+	l.mu.Unlock()
+	wakeAll(woken)
+}
+
+// momentsNow says for which slots hooks run that nobody's connection has brought about.
+func (l *lock) momentsNow(on string, slot int) (moments []Moment) {
+	for _, w := range l.pool() {
+		if w != nil && (slot == 0 || slot == w.slot) {
+			moments = append(moments, Moment{On: on, Lock: l.name, Slot: w.slot, Worker: w.address})
+		}
+	}
+	if len(moments) > 0 {
+		return moments
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.slots == 1 {
+		slot = 1
+	}
+	return []Moment{{On: on, Lock: l.name, Slot: slot}}
+}
+
+// restart has the slot's process restarted, or with slot 0 all of them, each between two
+// clients of its slot. It returns how many.
+func (l *lock) restart(slot int) (n int) {
+	for _, w := range l.pool() {
+		if w != nil && (slot == 0 || slot == w.slot) && w.running() != nil {
+			w.restart(restartRequest)
+			n++
+		}
+	}
+	return n
+}

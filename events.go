@@ -1,0 +1,167 @@
+package tcplock
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+)
+
+// What happens at a lock. Caddy's events app gets it with eventPrefix, and the last
+// events but the first two, which are one for each connection, are kept for those who
+// look at the lock.
+const (
+	eventActivated = "activated" // a connection was let through to the service
+	eventReleased  = "released"  // its slot has come free
+
+	eventRefused    = "refused"     // a connection was refused
+	eventTimeout    = "timeout"     // hold_timeout was over, the client is cut
+	eventIdle       = "idle"        // nobody has held or waited so long that an idle hook's time has come
+	eventHookFailed = "hook_failed" // a hook has failed
+	eventKicked     = "kicked"      // an operator has thrown a connection out
+	eventLeftOver   = "left_over"   // a connection lost its slot and still hangs at the service
+	eventPaused     = "paused"
+	eventResumed    = "resumed"
+	eventWorkerDown = "worker_down" // a worker could not be reached
+	eventWorkerUp   = "worker_up"   // it could be reached again
+
+	eventPrefix = "tcplock_"
+)
+
+// happened tells of an event those who look at the lock, and those who have subscribed to
+// it. It does not wait for them, and may be called with any mutex held but the record's.
+func (l *lock) happened(e Event) {
+	e.Time = time.Now()
+	e.Error, _, _ = strings.Cut(e.Error, "\n") // the log has all of it
+	if e.Event != eventActivated && e.Event != eventReleased {
+		l.record.noteEvent(e)
+	}
+	if claim := l.inForce.Load(); claim != nil && claim.events.ShouldEmit(eventPrefix+e.Event) {
+		l.emitter.add(l, claim, e)
+	}
+}
+
+// emitter hands a lock's events to Caddy's events app, one after the other, in a
+// goroutine that is there while there are some. Their handlers may take as long as they
+// like: no connection waits for them. (One that has to has the step emit.)
+type emitter struct {
+	mu      sync.Mutex
+	pending []pendingEvent
+	running bool
+	full    bool // the last one was dropped
+}
+
+type pendingEvent struct {
+	claim *claim
+	event Event
+}
+
+// mostPending is how many events wait for slow handlers; more are dropped, and counted.
+const mostPending = 1000
+
+func (m *emitter) add(l *lock, c *claim, e Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if full := len(m.pending) >= mostPending; full {
+		if l.record.eventsDropped.Inc(); !m.full {
+			c.logger.Warn("events dropped, their handlers are too slow", zap.String("lock", l.name), zap.String("event", e.Event))
+		}
+		m.full = true
+		return
+	}
+	m.full = false
+	m.pending = append(m.pending, pendingEvent{c, e})
+	if !m.running {
+		m.running = true
+		go m.run(l)
+	}
+}
+
+func (m *emitter) run(l *lock) {
+	for {
+		m.mu.Lock()
+		if len(m.pending) == 0 {
+			m.running = false
+			m.mu.Unlock()
+			return
+		}
+		next := m.pending[0]
+		m.pending = m.pending[1:]
+		m.mu.Unlock()
+		next.claim.emit(l, next.event)
+	}
+}
+
+// idle reports whether all events have been handled.
+func (m *emitter) idle() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.running
+}
+
+// emit waits for the event's handlers.
+func (c *claim) emit(l *lock, e Event) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.logger.Error("event handler panicked", zap.String("event", e.Event), zap.Error(fmt.Errorf("%v\n%s", r, debug.Stack())))
+		}
+	}()
+	// The claim's context names the origin, but is done after a reload.
+	origin := c.ctx
+	origin.Context = context.WithValue(l.ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
+	c.events.Emit(origin, eventPrefix+e.Event, e.data(l.name))
+}
+
+// data is what handlers get, all of it strings; what does not apply is empty or 0.
+func (e *Event) data(lock string) map[string]any {
+	seconds := func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+	return map[string]any{
+		"name":           lock,
+		"slot":           strconv.Itoa(e.Slot),
+		"worker":         e.Worker,
+		"connection":     strconv.FormatUint(e.Connection, 10),
+		"client":         e.Client,
+		"moment":         e.Moment,
+		"reason":         e.Reason,
+		"error":          e.Error,
+		"pid":            strconv.Itoa(e.PID),
+		"waited_seconds": seconds(e.WaitedSeconds),
+		"held_seconds":   seconds(e.HeldSeconds),
+	}
+}
+
+// event is an event of this connection.
+func (c *conn) event(name, reason string) Event {
+	return Event{
+		Event:         name,
+		Slot:          c.slot,
+		Worker:        c.workerAddress(),
+		Connection:    c.id,
+		Client:        c.client,
+		Reason:        reason,
+		WaitedSeconds: c.waited.Seconds(),
+		HeldSeconds:   c.held.Seconds(),
+	}
+}
+
+// noteProcess tells of what has happened to a slot's process.
+func (l *lock) noteProcess(e processEvent) {
+	slot := strconv.Itoa(e.slot)
+	switch e.event {
+	case processRestarted:
+		l.record.serviceRestarts.WithLabelValues(slot, e.reason).Inc()
+	case processFailed:
+		l.record.serviceFailures.WithLabelValues(slot).Inc()
+	}
+	event := Event{Event: e.event, Slot: e.slot, Worker: e.worker, Reason: e.reason, PID: e.pid}
+	if e.err != nil {
+		event.Error = e.err.Error()
+	}
+	l.happened(event)
+}

@@ -1,0 +1,125 @@
+package tcplock
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The metrics of all locks, on the registry of each config. docs/metrics.md explains
+// them. They belong to the locks, not to a config: so totals survive a reload, and are
+// forgotten with their lock. Labels are names from the config and words from this
+// package, never anything of a client's.
+
+const metricsPrefix = "caddy_tcplock_"
+
+// metrics are what a lock counts as it happens; all else is read when somebody asks.
+type metrics struct {
+	wait, hold      prometheus.Histogram
+	hook            *prometheus.HistogramVec // by moment
+	hookRuns        *prometheus.CounterVec   // by moment and result
+	workerFailures  *prometheus.CounterVec   // by slot
+	serviceFailures *prometheus.CounterVec   // by slot
+	serviceRestarts *prometheus.CounterVec   // by slot and reason
+	eventsDropped   prometheus.Counter
+}
+
+// The results of a hook.
+const (
+	hookOK     = "ok"
+	hookBroken = "failed"
+)
+
+func newMetrics(lock string) *metrics {
+	labels := prometheus.Labels{"lock": lock}
+	histogram := func(name, help string) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{
+			Name: metricsPrefix + name, Help: help, ConstLabels: labels,
+			Buckets:                         []float64{.001, .005, .025, .1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600},
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}
+	}
+	counter := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Name: metricsPrefix + name, Help: help, ConstLabels: labels}
+	}
+	return &metrics{
+		wait:            prometheus.NewHistogram(histogram("wait_seconds", "Time in line of connections that were admitted.")),
+		hold:            prometheus.NewHistogram(histogram("hold_seconds", "Time with a slot, without its hooks.")),
+		hook:            prometheus.NewHistogramVec(histogram("hook_seconds", "Duration of hooks."), []string{"moment"}),
+		hookRuns:        prometheus.NewCounterVec(counter("hook_runs_total", "Hooks that have run."), []string{"moment", "result"}),
+		workerFailures:  prometheus.NewCounterVec(counter("worker_failures_total", "Times that a worker could not be reached."), []string{"slot"}),
+		serviceFailures: prometheus.NewCounterVec(counter("service_failures_total", "Failed starts of a slot's process."), []string{"slot"}),
+		serviceRestarts: prometheus.NewCounterVec(counter("service_restarts_total", "Restarts of a slot's process."), []string{"slot", "reason"}),
+		eventsDropped:   prometheus.NewCounter(counter("events_dropped_total", "Events whose handlers were too slow for them.")),
+	}
+}
+
+func (m *metrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.wait, m.hold, m.hook, m.hookRuns, m.workerFailures, m.serviceFailures, m.serviceRestarts, m.eventsDropped}
+}
+
+// collector collects the metrics of all locks there are.
+type collector struct{}
+
+// Describe says nothing: which locks there are is not known before they are asked.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (collector) Collect(out chan<- prometheus.Metric) {
+	for _, l := range locksInForce() {
+		l.collect(out)
+		for _, c := range l.record.collectors() {
+			c.Collect(out)
+		}
+	}
+}
+
+var (
+	slotsDesc    = newDesc("slots", "Connections that may be at the service at once.", "lock")
+	heldDesc     = newDesc("held", "Connections that hold a slot.", "lock")
+	waitingDesc  = newDesc("waiting", "Connections in line.", "lock")
+	oldestDesc   = newDesc("oldest_wait_seconds", "How long the one in line that came first has been there.", "lock")
+	leftOverDesc = newDesc("left_over", "Connections that lost their slot and still hang at the service.", "lock")
+	pausedDesc   = newDesc("paused", "1 if the lock is paused.", "lock")
+	endedDesc    = newDesc("connections_total", "Connections that have ended.", "lock", "outcome")
+	workerUpDesc = newDesc("worker_up", "1 if the slot's worker may be given a connection.", "lock", "slot")
+	readyDesc    = newDesc("service_ready", "1 if the slot's process is ready.", "lock", "slot")
+)
+
+func newDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(metricsPrefix+name, help, labels, nil)
+}
+
+// collect sends what is not counted as it happens.
+func (l *lock) collect(out chan<- prometheus.Metric) {
+	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, append([]string{l.name}, labels...)...)
+	}
+	s := l.status(0)
+	gauge(slotsDesc, float64(s.Slots))
+	gauge(heldDesc, float64(s.Held))
+	gauge(waitingDesc, float64(s.Waiting))
+	gauge(oldestDesc, s.OldestWaitSeconds)
+	gauge(leftOverDesc, float64(s.LeftOver))
+	gauge(pausedDesc, oneIf(s.Paused != nil))
+	for outcome, n := range s.Connections {
+		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(n), l.name, outcome)
+	}
+	for _, w := range s.Workers {
+		slot := strconv.Itoa(w.Slot)
+		gauge(workerUpDesc, oneIf(w.State == workerUp), slot)
+		if w.Process != nil {
+			gauge(readyDesc, oneIf(w.Process.State == processReady), slot)
+		}
+	}
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
