@@ -23,10 +23,12 @@ const (
 	figures
 )
 
+var nan = float32(math.NaN())
+
 var figureNames = [figures]string{"waiting", "p50", "p90", "ended", "refused"}
 
 // refusals are the outcomes of connections that the lock has kept from the service.
-var refusals = []string{refusedFull, "refused_paused", waitTimeout, hookFailed, shutdown}
+var refusals = []string{refusedFull, refusedPaused, waitTimeout, hookFailed, shutdown}
 
 // history is how a lock looked in the last minutes.
 type history struct {
@@ -77,23 +79,17 @@ func (h *history) next(s *LockStatus, seconds float32) (next sample) {
 			ended += n
 		}
 	}
-	waits, admitted := h.lock.waitsSince(h.admitted)
-	slices.Sort(waits)
 	next[sampleWaiting] = float32(s.Waiting)
-	next[sampleP50], next[sampleP90] = percentile(waits, 50), percentile(waits, 90)
+	waits, admitted := h.lock.record.waitsSince(h.admitted)
+	next[sampleP50], next[sampleP90] = nan, nan
+	if len(waits) > 0 {
+		slices.Sort(waits)
+		next[sampleP50], next[sampleP90] = float32(percentile(waits, 50)), float32(percentile(waits, 90))
+	}
 	next[sampleEnded] = float32(ended-h.ended) / seconds
 	next[sampleRefused] = float32(refused-h.refused) / seconds
 	h.ended, h.refused, h.admitted = ended, refused, admitted
 	return next
-}
-
-// percentile is the smallest of these times that p of a hundred do not exceed, in
-// seconds; NaN if there are none.
-func percentile(sorted []time.Duration, p int) float32 {
-	if len(sorted) == 0 {
-		return float32(math.NaN())
-	}
-	return float32(sorted[(len(sorted)*p+99)/100-1].Seconds())
 }
 
 // quiet reports whether nobody waited, came or went.

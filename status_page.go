@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"mime"
 	"net/http"
@@ -112,9 +111,7 @@ func (p *StatusPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyht
 		}
 		return p.stream(w, r)
 	case typeJSON:
-		return json.NewEncoder(w).Encode(struct {
-			Locks []LockStatus `json:"locks"`
-		}{lockStatuses(jsonWaiters)})
+		return answer(w, map[string]any{"locks": lockStatuses(defaultWaiters)})
 	default:
 		h.Set("Content-Type", typePage+"; charset=utf-8")
 		h.Set("Content-Length", strconv.Itoa(len(page)))
@@ -149,9 +146,6 @@ func preferred(accept string, offered []string) (best string) {
 	}
 	return best
 }
-
-// jsonWaiters is how many waiters of a lock the JSON lists, as the admin API does.
-const jsonWaiters = 1000
 
 // The page is put together once, and only its own script and style may work in it: what
 // a browser should ever be made to insert in it does nothing.

@@ -172,7 +172,7 @@ func TestStatusStream(t *testing.T) {
 	svc := newService(t, echo)
 	addr, site := freeAddr(t), freeAddr(t)
 	// A server of a Caddyfile does not speak HTTP/2 without TLS unless it is told to.
-	load(t, strings.Replace(pageConfig(addr, svc.addr, site, "encode\ntcplock_status"), "{\n", "{\nservers {\nprotocols h1 h2c\n}\n", 1))
+	load(t, strings.Replace(pageConfig(addr, svc.addr, site, "encode {\nmatch header Content-Type text/*\n}\ntcplock_status"), "{\n", "{\nservers {\nprotocols h1 h2c\n}\n", 1))
 	leakCheck(t)
 	url := "http://" + site + "/"
 	viewers := map[string]*viewer{
@@ -219,18 +219,17 @@ func TestStatusStream(t *testing.T) {
 // A reload ends the streams, and who comes again gets the past as if nothing had been; a
 // lock that comes or goes with the config is told.
 func TestStatusStreamReload(t *testing.T) {
-	svc := newService(t, nil)
+	svc := newService(t, echo)
 	addr, url := pageServer(t, svc.addr, "tcplock_status")
 	site := strings.TrimSuffix(strings.TrimPrefix(url, "http://"), "/")
 	leakCheck(t)
 	v := view(t, pageClient, url, "")
 	waiting := func() bool { n := len(v.samples["default"]); return n > 0 && v.samples["default"][n-1] == 1 }
 	first, second := dial(t, addr), dial(t, addr)
-	svc.next(t)
 	v.until(t, "a sample with one in line", waiting)
 
 	other := freeAddr(t)
-	two := strings.Replace(pageConfig(addr, svc.addr, site, "tcplock_status\nheader X-Y z"), "layer4 {", "layer4 {\n"+other+" {\nroute {\ntcplock {\nname other\n}\necho\n}\n}", 1)
+	two := strings.Replace(pageConfig(addr, svc.addr, site, "tcplock_status\nheader X-Y z"), "layer4 {", "layer4 {\n"+other+" {\nroute {\ntcplock 2 {\nname other\n}\necho\n}\n}", 1)
 	load(t, two)
 	v.ended(t)
 	v = view(t, pageClient, url, "")
