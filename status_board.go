@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -51,10 +52,10 @@ type board struct {
 
 // card is a lock as viewers get it.
 type card struct {
-	looked uint64 // the last look at it
-	news   uint64 // the look at which it has changed last
-	still  []byte // what is compared
-	bytes  int64  // sent both ways by its holders
+	looked uint64     // the last look at it
+	news   uint64     // the look at which it has changed last
+	still  LockStatus // as it was then, but for what changes with time
+	moved  int64      // the bytes its holders had sent and got
 	json   []byte
 }
 
@@ -195,23 +196,21 @@ func (c *card) update(s *LockStatus, whole bool) (changed bool) {
 	s.cut()
 	still := *s
 	still.Now, still.OldestWaitSeconds = time.Time{}, 0
-	var sent int64
-	still.Holders = make([]ConnectionStatus, len(s.Holders))
-	for i, h := range s.Holders {
-		sent += h.BytesIn + h.BytesOut
+	var moved int64
+	still.Holders = slices.Clone(s.Holders)
+	for i := range still.Holders {
+		h := &still.Holders[i]
+		moved += h.BytesIn + h.BytesOut
 		h.BytesIn, h.BytesOut = 0, 0
-		still.Holders[i] = h
 	}
-	still.Waiters = make([]ConnectionStatus, len(s.Waiters))
-	for i, w := range s.Waiters {
-		w.WaitedSeconds = 0
-		still.Waiters[i] = w
+	still.Waiters = slices.Clone(s.Waiters)
+	for i := range still.Waiters {
+		still.Waiters[i].WaitedSeconds = 0
 	}
-	raw := encoded(still)
-	if bytes.Equal(raw, c.still) && (sent == c.bytes || !whole) {
+	if (moved == c.moved || !whole) && reflect.DeepEqual(still, c.still) {
 		return false
 	}
-	c.still, c.bytes = raw, sent
+	c.still, c.moved = still, moved
 	c.json = encoded(s)
 	return true
 }

@@ -32,7 +32,7 @@ func pageServer(t *testing.T, service, directives string) (lock, url string) {
 }
 
 // pageClient makes one connection for each request, so that none is left open.
-var pageClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+var pageClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: patience}}
 
 // fetch makes a request and reads the answer's body.
 func fetch(t *testing.T, method, url, accept string) (*http.Response, []byte) {

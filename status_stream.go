@@ -18,6 +18,8 @@ const (
 	// A viewer that takes no byte for so long has gone, or may come again.
 	viewerPatience = 15 * time.Second
 	pieceSize      = 16 << 10
+
+	largeMessage = 256 << 10
 )
 
 // stream sends what is new to one viewer until it goes, or the config does.
@@ -39,6 +41,9 @@ func (p *StatusPage) stream(w http.ResponseWriter, r *http.Request) error {
 		}
 		if err := out.Flush(); err != nil {
 			return nil
+		}
+		if message.Cap() > largeMessage {
+			message = bytes.Buffer{} // the first one may be large, those after it seldom are
 		}
 		select {
 		case <-more:

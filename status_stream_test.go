@@ -160,7 +160,7 @@ func (v *viewer) knows(t *testing.T, lock string, held, waiting int) {
 
 // h2c is a client that speaks HTTP/2 without TLS.
 func h2c(t *testing.T) *http.Client {
-	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport := &http.Transport{Protocols: new(http.Protocols), ResponseHeaderTimeout: patience}
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport}
