@@ -60,7 +60,7 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 		c.lock.record.noteEnd(reason)
 		defer c.logEnd(reason)
 	}
-	if reason == clientGone || reason == kicked {
+	if reason == clientGone || reason == kicked && c.granted { // and so cut
 		return nil
 	}
 	c.reason.Store(reason)

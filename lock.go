@@ -164,6 +164,7 @@ func (l *lock) apply(c *claim) {
 	}
 	l.setSlots(settings, b)
 	l.setIdle()
+	l.record.expect(c)
 }
 
 // giveBack gives p's slot back, to the next in line.

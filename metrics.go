@@ -57,6 +57,31 @@ func newMetrics(lock string) *metrics {
 	}
 }
 
+// expect makes the series of a config that there may be, so that the first of each kind
+// shows as an increase.
+func (m *metrics) expect(c *claim) {
+	for moment := range c.hooks {
+		m.hook.WithLabelValues(moment)
+		for _, result := range []string{hookOK, hookBroken} {
+			m.hookRuns.WithLabelValues(moment, result)
+		}
+	}
+	if !c.settings.pooled() {
+		return
+	}
+	for slot := 1; slot <= c.settings.slots(); slot++ {
+		label := strconv.Itoa(slot)
+		m.workerFailures.WithLabelValues(label)
+		if c.settings.Service == nil {
+			continue
+		}
+		m.serviceFailures.WithLabelValues(label)
+		for _, reason := range restartReasons {
+			m.serviceRestarts.WithLabelValues(label, reason)
+		}
+	}
+}
+
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.wait, m.hold, m.hook, m.hookRuns, m.workerFailures, m.serviceFailures, m.serviceRestarts, m.eventsDropped}
 }

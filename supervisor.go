@@ -72,6 +72,8 @@ const (
 	stopAsked          = "stop"
 )
 
+var restartReasons = []string{restartEvery, restartInterval, restartMemory, restartHoldTimeout, restartKicked, restartExit, restartRequest, restartConfig}
+
 // What happened to a process.
 const (
 	processStarted   = "started"   // it is ready, and takes nobody's place

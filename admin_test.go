@@ -1,0 +1,338 @@
+package tcplock_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+)
+
+// admin is a Caddy's admin API.
+type admin struct{ addr string }
+
+// withAdmin turns on the admin API in a Caddyfile that global has made.
+func withAdmin(t *testing.T, caddyfile string) (string, admin) {
+	t.Helper()
+	a := admin{freeAddr(t)}
+	return a.in(caddyfile), a
+}
+
+func (a admin) in(caddyfile string) string {
+	return strings.Replace(caddyfile, "admin off", "admin "+a.addr, 1)
+}
+
+// ask sends a request and returns the answer and its body. Just after a reload a request may
+// meet the listener of the old config, which resets it.
+func (a admin) ask(t *testing.T, method, path string) (resp *http.Response, body string) {
+	t.Helper()
+	eventually(t, "the admin API answers "+path, func() bool {
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+a.addr+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Close = true
+		if resp, err = http.DefaultClient.Do(req); err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		all, err := io.ReadAll(resp.Body)
+		body = string(all)
+		return err == nil
+	})
+	return resp, body
+}
+
+// asks is ask for an answer that is to be 200, decoded.
+func asks[T any](t *testing.T, a admin, method, path string) (value T) {
+	t.Helper()
+	resp, body := a.ask(t, method, path)
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: found status %d: %s", method, path, resp.StatusCode, body)
+	}
+	if err := json.Unmarshal([]byte(body), &value); err != nil {
+		t.Fatalf("%s %s: %v: %s", method, path, err, body)
+	}
+	return value
+}
+
+func (a admin) lock(t *testing.T, name string) tcplock.LockStatus {
+	t.Helper()
+	return asks[tcplock.LockStatus](t, a, "GET", "/tcplock/locks/"+name)
+}
+
+// refuses asks for what is to be refused, in Caddy's form.
+func (a admin) refuses(t *testing.T, method, path string, status int, want string) {
+	t.Helper()
+	resp, body := a.ask(t, method, path)
+	var answer struct{ Error string }
+	if err := json.Unmarshal([]byte(body), &answer); err != nil || resp.StatusCode != status || answer.Error != want {
+		t.Errorf("%s %s: found status %d and %s, expected %d and %q", method, path, resp.StatusCode, body, status, want)
+	}
+}
+
+// The admin API tells who holds, who waits, at which position and since when; and what a
+// wrong request has found and should have.
+func TestAdminStatus(t *testing.T) {
+	svc := newService(t, echo)
+	addr, other := freeAddr(t), freeAddr(t)
+	config, a := withAdmin(t, global(fmt.Sprintf(`layer4 {
+		%s {
+			route {
+				tcplock 2 {
+					name office
+					max_waiting 5
+				}
+				proxy %s
+			}
+		}
+		%s {
+			route {
+				tcplock 1 {
+					name another
+				}
+				proxy %[2]s
+			}
+		}
+	}`, addr, svc.addr, other)))
+	load(t, config)
+	start := time.Now()
+	clients := []string{}
+	for i := range 4 {
+		c := dial(t, addr)
+		send(t, c, "hello")
+		clients = append(clients, c.LocalAddr().String())
+		inLine(t, "office", min(i+1, 2), max(0, i-1))
+	}
+	s := a.lock(t, "office")
+	if s.Name != "office" || s.Slots != 2 || s.Held != 2 || s.Waiting != 2 || s.MaxWaiting == nil || *s.MaxWaiting != 5 || s.Paused != nil || s.LeftOver != 0 {
+		t.Errorf("found %+v, expected 2 of 2 held, 2 of 5 waiting", s)
+	}
+	if s.OldestWaitSeconds <= 0 || s.OldestWaitSeconds > time.Since(start).Seconds() {
+		t.Errorf("found oldest wait %v, expected it to be since the third came", s.OldestWaitSeconds)
+	}
+	all := append(s.Holders, s.Waiters...)
+	for i, c := range all {
+		position, slot, state := 0, i+1, "connected"
+		if i >= 2 {
+			position, slot, state = i-1, 0, "waiting"
+		}
+		if c.ID != uint64(i+1) || c.Client != clients[i] || c.Position != position || c.Slot != slot || c.State != state || c.Since.Before(start) || c.Since.After(s.Now) {
+			t.Errorf("found %+v, expected the id %d of client %s, position %d, slot %d, %s", c, i+1, clients[i], position, slot, state)
+		}
+	}
+	eventually(t, "the bytes of a holder are counted", func() bool { return a.lock(t, "office").Holders[0].BytesIn == 5 })
+	if s := asks[tcplock.LockStatus](t, a, "GET", "/tcplock/locks/office?waiters=1"); len(s.Waiters) != 1 || s.Waiting != 2 || s.Waiters[0].Position != 1 {
+		t.Errorf("found %d listed and %d waiting, expected the first of 2", len(s.Waiters), s.Waiting)
+	}
+	list := asks[struct{ Locks []tcplock.LockStatus }](t, a, "GET", "/tcplock/locks")
+	if len(list.Locks) != 2 || list.Locks[0].Name != "another" || list.Locks[1].Waiting != 2 {
+		t.Errorf("found %+v, expected another and office", list.Locks)
+	}
+
+	for _, c := range []struct {
+		method, path string
+		status       int
+		want         string
+	}{
+		{"GET", "/tcplock/locks/ofice", 404, `found no lock "ofice", expected one of: another, office`},
+		{"GET", "/tcplock/locks/office?waiters=-1", 400, "waiters: found -1, expected 0 or more"},
+		{"GET", "/tcplock/locks?waitres=1", 400, `found parameter "waitres", expected waiters`},
+		{"POST", "/tcplock/locks", 405, "found method POST, expected GET"},
+		{"DELETE", "/tcplock/locks/office", 405, "found method DELETE, expected GET"},
+		{"GET", "/tcplock/locks/office/pause", 405, "found method GET, expected POST"},
+		{"POST", "/tcplock/locks/office/puase", 404, `found "puase", expected one of drain, kick, pause, restart, resume, run`},
+		{"POST", "/tcplock/locks/nobody/pause", 404, `found no lock "nobody", expected one of: another, office`},
+		{"POST", "/tcplock/locks/office/pause?for=5", 400, `for: found "5" without a unit, expected a duration such as 5s`},
+		{"POST", "/tcplock/locks/office/pause?for=-5s", 400, `for: found "-5s", expected more than 0`},
+		{"POST", "/tcplock/locks/office/pause?for=1s&for=2s", 400, "for: found it 2 times, expected it once"},
+		{"POST", "/tcplock/locks/office/resume?for=5s", 400, `found parameter "for", expected none`},
+		{"POST", "/tcplock/locks/office/kick", 400, `id: found "", expected the id of a holder or waiter`},
+		{"POST", "/tcplock/locks/office/kick?id=77", 404, "no such connection holds or waits"},
+		{"POST", "/tcplock/locks/office/run?moment=activate", 400, `moment: found "activate", expected one that lock office has hooks for: (there is none)`},
+		{"POST", "/tcplock/locks/office/restart", 400, "lock office: found no service, expected one to restart"},
+		{"POST", "/tcplock/locks/office/restart?slot=3", 400, "slot: found 3, expected at most 2"},
+		{"POST", "/tcplock/locks/office/drain?wait=10ms", 504, "there are still other holders"},
+	} {
+		a.refuses(t, c.method, c.path, c.status, c.want)
+	}
+	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/office/resume") // the drain has paused it
+	if resp, _ := a.ask(t, "PUT", "/tcplock/locks/office/pause"); resp.Header.Get("Allow") != "POST" {
+		t.Errorf("found Allow %q, expected POST", resp.Header.Get("Allow"))
+	}
+	if resp, _ := a.ask(t, "HEAD", "/tcplock/locks/office"); resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("found status %d and %q for HEAD, expected 200 and JSON", resp.StatusCode, resp.Header.Get("Content-Type"))
+	}
+}
+
+// Paused, nobody is admitted, and who finds the line full is told so; a pause survives a
+// reload and shows. Waiters keep their places, and go on in order.
+func TestAdminPause(t *testing.T) {
+	svc := newService(t, echo)
+	addr := freeAddr(t)
+	route := "tcplock {\nmax_waiting 2\nrefuse {\ntest_tell_reason\n}\n}"
+	config, a := withAdmin(t, lockConfig(addr, route, svc.addr))
+	load(t, config)
+	s := asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/pause")
+	if s.Paused == nil || s.Paused.Until != nil {
+		t.Errorf("found pause %+v, expected one without an end", s.Paused)
+	}
+	first := dial(t, addr)
+	send(t, first, "one")
+	inLine(t, "default", 0, 1)
+	second := dial(t, addr)
+	send(t, second, "two")
+	inLine(t, "default", 0, 2)
+	third := dial(t, addr)
+	expect(t, third, "refused_paused")
+	if _, _, total := svc.counts(); total != 0 {
+		t.Errorf("found %d at the service, expected nobody in a pause", total)
+	}
+
+	load(t, a.in(lockConfig(addr, "tcplock {\nmax_waiting 3\n}", svc.addr)))
+	if s := a.lock(t, "default"); s.Paused == nil || s.Waiting != 2 || s.Connections["refused_paused"] != 1 {
+		t.Errorf("found %+v, expected a pause, 2 waiting and 1 refused_paused after the reload", s)
+	}
+	if s := asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/resume"); s.Paused != nil {
+		t.Errorf("found pause %+v, expected none", s.Paused)
+	}
+	expect(t, first, "one")
+	inLine(t, "default", 1, 1)
+	first.Close()
+	expect(t, second, "two")
+}
+
+// A drain's request may take longer than the admin server's read timeout, and answers when
+// the last holder is gone.
+func TestAdminDrain(t *testing.T) {
+	svc := newService(t, echo)
+	addr := freeAddr(t)
+	config, a := withAdmin(t, lockConfig(addr, "tcplock", svc.addr))
+	load(t, config)
+	holder := dial(t, addr)
+	send(t, holder, "one")
+	expect(t, holder, "one")
+	const readTimeout = 10 * time.Second // of Caddy's admin server
+	time.AfterFunc(readTimeout+time.Second, func() { holder.Close() })
+	if s := asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/drain?wait=1m"); s.Held != 0 || s.Paused == nil {
+		t.Errorf("found %d held and pause %+v, expected nobody, and a pause", s.Held, s.Paused)
+	}
+}
+
+// Who is kicked is cut. The slot of one whose service does not let go of it is handed on
+// all the same, and what is left over shows until it has ended.
+func TestAdminKick(t *testing.T) {
+	svc := newService(t, nil)
+	addr := freeAddr(t)
+	config, a := withAdmin(t, lockConfig(addr, "tcplock", svc.addr))
+	load(t, config)
+	leakCheck(t)
+	clients := make([]io.ReadWriteCloser, 3)
+	for i := range clients {
+		c := dial(t, addr)
+		send(t, c, fmt.Sprint(i))
+		clients[i] = c
+		inLine(t, "default", 1, i)
+	}
+	wedged := svc.next(t)
+	expect(t, wedged, "0")
+	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/kick?id=2")
+	inLine(t, "default", 1, 1)
+	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/kick?id=1")
+	next := svc.next(t)
+	expect(t, next, "2")
+	for _, i := range []int{0, 1} {
+		if n, err := clients[i].Read(make([]byte, 1)); n > 0 || err == nil {
+			t.Errorf("client %d read %d bytes and %v, expected the end of the connection", i, n, err)
+		}
+	}
+	if s := a.lock(t, "default"); s.LeftOver != 1 || s.Connections["kicked"] != 2 {
+		t.Errorf("found %d left over and %d kicked, expected 1 and 2", s.LeftOver, s.Connections["kicked"])
+	}
+	wedged.Close()
+	eventually(t, "nothing is left over", func() bool { return a.lock(t, "default").LeftOver == 0 })
+	next.Close()
+	inLine(t, "default", 0, 0)
+}
+
+// What docs/admin.md shows works as it stands there, in that order: each curl command
+// is run against a lock that is as the page says, and no field of its example is unknown
+// or missing.
+func TestAdminDoc(t *testing.T) {
+	_, curl := exec.LookPath("curl")
+	needs(t, "curl", curl == nil)
+	doc, err := os.ReadFile("docs/admin.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc := newService(t, echo)
+	addr := freeAddr(t)
+	config, a := withAdmin(t, lockConfig(addr, `tcplock {
+		name soffice
+		service sleep 1000 {
+			ready exec true
+		}
+		on release exec true
+	}`, svc.addr))
+	load(t, config)
+	eventually(t, "the service is ready", func() bool { return a.lock(t, "soffice").Workers[0].State == "up" })
+	for range 20 { // so that the ids are those of the page
+		c := dial(t, addr)
+		c.Close()
+	}
+	inLine(t, "soffice", 0, 0)
+	eventually(t, "20 have gone", func() bool { s := a.lock(t, "soffice"); return s.Connections["served"]+s.Connections["client_gone"] == 20 })
+	holder := dial(t, addr)
+	send(t, holder, "hello")
+	expect(t, holder, "hello")
+	send(t, dial(t, addr), "hello")
+	inLine(t, "soffice", 1, 1)
+
+	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllSubmatch(doc, -1)
+	for i, block := range blocks {
+		for line := range strings.Lines(string(block[1])) {
+			command := strings.ReplaceAll(strings.TrimSpace(line), "localhost:2019", a.addr)
+			if strings.Contains(command, "run?") { // the holder would stay for good
+				holder.Close()
+			}
+			out, err := exec.Command("sh", "-c", command+" -w '%{http_code}'").CombinedOutput()
+			want := "200"
+			if strings.Contains(command, "wait=1s") { // the holder is still there
+				want = "504"
+			}
+			if err != nil || !strings.HasSuffix(string(out), want) {
+				t.Errorf("block %d: %s: error %v, found %s, expected status %s", i+1, command, err, out, want)
+			}
+		}
+	}
+	if len(blocks) < 6 {
+		t.Errorf("found %d blocks of commands, expected one for each verb", len(blocks))
+	}
+	var example map[string]any
+	block := regexp.MustCompile("(?s)```json\n(.*?)```").FindSubmatch(doc)
+	if err := json.Unmarshal(block[1], &example); err != nil {
+		t.Fatal(err)
+	}
+	_, body := a.ask(t, "GET", "/tcplock/locks/soffice")
+	var found map[string]any
+	if err := json.Unmarshal([]byte(body), &found); err != nil {
+		t.Fatal(err)
+	}
+	for field := range found {
+		if !strings.Contains(string(doc), "`"+field+"`") && example[field] == nil {
+			t.Errorf("found field %q, expected docs/admin.md to name it", field)
+		}
+	}
+	for field := range example {
+		if field != "paused" && found[field] == nil {
+			t.Errorf("docs/admin.md names the field %q, which is not there", field)
+		}
+	}
+}
