@@ -133,7 +133,9 @@ function sum() {
 	document.title = waiting ? `${number(waiting)} waiting · tcplock` : 'tcplock';
 }
 
-// Drawing: once a frame at most, and only what is in sight.
+// Drawing: once a frame at most and, of many, only what is in sight.
+
+const drawn = card => card.inSight || cards.size <= few;
 
 const dirty = new Set();
 let asked = false;
@@ -152,13 +154,13 @@ function stale(card) {
 	requestAnimationFrame(() => {
 		asked = false;
 		const at = now();
-		for (const card of dirty) if (card.inSight && card.told) card.draw(at);
+		for (const card of dirty) if (card.told && drawn(card)) card.draw(at);
 		dirty.clear();
 	});
 }
 
 function draw() {
-	for (const card of cards.values()) if (card.inSight) stale(card);
+	for (const card of cards.values()) if (drawn(card)) stale(card);
 }
 
 // choose hides the locks that are not asked for.

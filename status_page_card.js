@@ -113,18 +113,18 @@ function marksOf(lock, now) {
 // What an event is called, and how good it is.
 const eventWords = {
 	refused: ['refused', 'warn'],
-	timeout: ['timed out', 'bad'],
+	timeout: ['hold_timeout', 'bad'],
 	hook_failed: ['hook failed', 'bad'],
-	idle: ['idle', ''],
-	kicked: ['kicked', 'warn'],
+	idle: ['idle hooks', ''],
+	kicked: ['kicked out', 'warn'],
 	paused: ['paused', 'warn'],
 	resumed: ['resumed', 'good'],
 	worker_down: ['worker down', 'bad'],
 	worker_up: ['worker up', 'good'],
-	started: ['started', 'good'],
-	restarted: ['restarted', 'warn'],
-	stopped: ['stopped', ''],
-	failed: ['failed', 'bad'],
+	started: ['service started', 'good'],
+	restarted: ['service restarted', 'warn'],
+	stopped: ['service stopped', ''],
+	failed: ['service failed', 'bad'],
 	left_over: ['left over', 'bad'],
 };
 
@@ -146,6 +146,10 @@ function drawEvent(node, event, now) {
 	set(time, 'datetime', event.time);
 	say(time, seconds < 1 ? 'now' : `${seconds < 60 ? age(seconds) : age(seconds).split(' ').slice(0, 2).join(' ')} ago`);
 	say(what, name);
-	const said = [event.reason, event.moment && `on ${event.moment}`, event.slot && `slot ${event.slot}`, event.worker, event.client, event.error].filter(Boolean);
+	const said = [
+		event.reason, event.moment && `on ${event.moment}`, event.slot && `slot ${event.slot}`, event.worker, event.client,
+		event.held_seconds ? `had held for ${span(event.held_seconds)}` : event.waited_seconds && `had waited for ${span(event.waited_seconds)}`,
+		event.error,
+	].filter(Boolean);
 	say(detail, `${event.count > 1 ? ` × ${number(event.count)}` : ''}${said.length ? ` · ${said.join(' · ')}` : ''}`);
 }
