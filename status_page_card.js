@@ -1,6 +1,8 @@
 // A card is one lock on the page: a row that can be opened.
 
 const few = 6; // with so many locks or fewer, all are open at first
+const latestEvents = 6; // the others have to be asked for
+const outcomes = ['served', 'service_error', 'client_gone', 'hold_timeout', 'kicked', 'refused_full', 'refused_paused', 'wait_timeout', 'hook_failed', 'shutdown'];
 
 class Card {
 	constructor(name, open) {
@@ -25,12 +27,15 @@ class Card {
 		this.picture = new Picture();
 		this.plots = plots.map(kind => new Plot(kind));
 		this.events = element('ol', { class: 'events' });
+		this.earlier = element('ol', { class: 'events' });
+		this.count = element('summary');
+		this.more = element('details', { class: 'earlier' }, this.count, this.earlier);
 		this.outcomes = element('dl', { class: 'outcomes' });
 		this.none = element('p', { class: 'rest' });
 		this.element.append(element('div', { class: 'body' }, this.picture.element,
 			element('div', { class: 'plots' }, ...this.plots.map(plot => plot.element)),
 			element('div', { class: 'past' },
-				element('section', {}, element('h3', {}, 'recent events'), this.events),
+				element('section', {}, element('h3', {}, 'recent events'), this.events, this.more),
 				element('section', {}, element('h3', {}, 'connections that have ended'), this.outcomes, this.none))));
 		return this;
 	}
@@ -70,8 +75,12 @@ class Card {
 		const width = picture.element.clientWidth;
 		if (width) picture.draw(lock, width, now);
 		for (const plot of this.plots) plot.draw(this.series);
-		list(this.events, lock.events.length ? lock.events : [null], newEvent, (node, event) => drawEvent(node, event, now));
-		const ended = Object.entries(lock.connections), some = ended.filter(([outcome, n]) => n || outcome === 'served');
+		const drawnEvent = (node, event) => drawEvent(node, event, now), earlier = lock.events.slice(latestEvents);
+		list(this.events, lock.events.length ? lock.events.slice(0, latestEvents) : [null], newEvent, drawnEvent);
+		list(this.earlier, earlier, newEvent, drawnEvent);
+		say(this.count, `${number(earlier.length)} earlier`);
+		this.more.hidden = !earlier.length;
+		const ended = Object.entries(lock.connections).sort(([a], [b]) => outcomes.indexOf(a) - outcomes.indexOf(b)), some = ended.filter(([outcome, n]) => n || outcome === 'served');
 		list(this.outcomes, some, () => element('div', {}, element('dt'), element('dd')), (node, [outcome, n]) => {
 			say(node.firstChild, outcome);
 			say(node.lastChild, number(n));
@@ -148,7 +157,7 @@ function drawEvent(node, event, now) {
 	say(what, name);
 	const said = [
 		event.reason, event.moment && `on ${event.moment}`, event.slot && `slot ${event.slot}`, event.worker, event.client,
-		event.held_seconds ? `had held for ${span(event.held_seconds)}` : event.waited_seconds && `had waited for ${span(event.waited_seconds)}`,
+		event.held_seconds && `had held for ${span(event.held_seconds)}`, event.event === 'refused' && event.waited_seconds && `had waited for ${span(event.waited_seconds)}`,
 		event.error,
 	].filter(Boolean);
 	say(detail, `${event.count > 1 ? ` × ${number(event.count)}` : ''}${said.length ? ` · ${said.join(' · ')}` : ''}`);

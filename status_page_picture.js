@@ -33,6 +33,7 @@ class Picture {
 		const line = beside
 			? { x: area.width + 50, y: 0, width: width - area.width - 50, height: area.height }
 			: { x: 0, y: area.height + 34, width, height: 44 };
+		set(this.svg, 'class', width === this.width ? '' : 'still');
 		const shut = lock.paused || lock.exclusive;
 		set(this.gate, 'class', shut ? 'gate shut' : 'gate');
 		if (beside) {
@@ -123,7 +124,12 @@ class Picture {
 		let part = this.parts.get(key);
 		if (!part) {
 			part = make();
-			part.move = (x, y) => { part.node.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px)`; };
+			part.move = (x, y) => {
+				// From one row to the next it jumps: it would cross all others.
+				part.node.classList.toggle('jumps', part.y !== y);
+				part.node.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px)`;
+				part.y = y;
+			};
 			this.parts.set(key, part);
 			parent.append(part.node);
 		}

@@ -87,6 +87,12 @@ func (c *caddy) start(t *testing.T, caddyfile string) {
 	c.ended = make(chan error, 1)
 	go func() { c.ended <- c.cmd.Wait() }()
 	eventually(t, "Caddy answers", func() bool {
+		select {
+		case err := <-c.ended:
+			c.cmd = nil
+			t.Fatalf("Caddy has ended: %v\n%s", err, c.out.String())
+		default:
+		}
 		resp, err := http.Get(c.url())
 		if err != nil {
 			return false

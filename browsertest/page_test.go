@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/chromedp/chromedp"
 )
 
 const quickstart = "../examples/quickstart/Caddyfile"
@@ -88,23 +86,4 @@ func TestLost(t *testing.T) {
 	client := c.dial(t, "LOCK")
 	p.soon(t, "a client holds", holds(name(client)))
 	p.forgive("net::ERR_CONNECTION_REFUSED")
-}
-
-// On a phone nothing has to be moved sideways to be read.
-func TestPhone(t *testing.T) {
-	c := newCaddy(t, "testdata/Caddyfile", troubled...)
-	trouble(t, c)
-	p := open(t, c.url())
-	for _, width := range []int64{390, 320} {
-		p.do(t, chromedp.EmulateViewport(width, 844))
-		p.until(t, "all locks", `document.querySelectorAll('.lock').length === 4`)
-		p.until(t, "pictures as wide as the screen", fmt.Sprintf(`[...document.querySelectorAll('.picture svg')].length > 0 && [...document.querySelectorAll('.picture svg')].every(svg => svg.viewBox.baseVal.width < %d)`, width))
-		if got := eval[int64](t, p, "document.documentElement.scrollWidth"); got > width {
-			t.Errorf("the page is %d px wide on a screen of %d", got, width)
-		}
-		outside := eval[[]string](t, p, `[...document.querySelectorAll('.picture text, h2, dd, dt, li, p, .key, .scale')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.textContent)`)
-		if len(outside) > 0 {
-			t.Errorf("on a screen of %d, these stand outside of it: %q", width, outside)
-		}
-	}
 }
