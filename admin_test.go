@@ -288,7 +288,10 @@ func TestAdminDoc(t *testing.T) {
 		c.Close()
 	}
 	inLine(t, "soffice", 0, 0)
-	eventually(t, "20 have gone", func() bool { s := a.lock(t, "soffice"); return s.Connections["served"]+s.Connections["client_gone"] == 20 })
+	eventually(t, "20 have gone", func() bool {
+		s := a.lock(t, "soffice")
+		return s.Connections["served"]+s.Connections["client_gone"] == 20
+	})
 	holder := dial(t, addr)
 	send(t, holder, "hello")
 	expect(t, holder, "hello")

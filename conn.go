@@ -65,8 +65,9 @@ type conn struct {
 	kicked   atomic.Bool                 // an operator has thrown it out
 	reason   atomic.Value                // string
 	users    atomic.Int32                // who uses the lock for this connection
-	mu       sync.Mutex                  // guards the two below
+	mu       sync.Mutex                  // guards what is below
 	returned bool                        // the next handler has returned
+	back     chan struct{}               // closed when it has, if not nil
 	leftOver bool                        // it had not when the slot was given back
 }
 

@@ -86,10 +86,6 @@ func (l *lock) drain(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// kickGrace is how long the service may take to let go of a connection whose client has
-// been cut, before its slot is handed on all the same.
-const kickGrace = time.Second
-
 // kick throws a connection out, whether it holds or waits.
 func (l *lock) kick(id uint64) error {
 	p := l.queue.Find(id)
@@ -103,7 +99,7 @@ func (l *lock) kick(id uint64) error {
 		c.wake()
 	} else {
 		c.cut()
-		time.AfterFunc(kickGrace, c.handOn)
+		time.AfterFunc(letGoGrace, c.handOn)
 	}
 	l.happened(Event{Event: eventKicked, Slot: l.queue.Look(p).slot, Connection: id, Client: c.client})
 	return nil

@@ -34,7 +34,11 @@ func whySockets(t *testing.T) (handlers string) {
 		t.Cleanup(func() { ln.Close() })
 		go func() {
 			for conn, err := ln.Accept(); err == nil; conn, err = ln.Accept() {
+				// What the client has sent must not be left in the socket: it would be reset.
 				_, _ = io.WriteString(conn, reason)
+				_ = conn.(*net.UnixConn).CloseWrite()
+				_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+				_, _ = io.Copy(io.Discard, conn)
 				conn.Close()
 			}
 		}()

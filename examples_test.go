@@ -27,6 +27,7 @@ var examples = map[string]func(t *testing.T){
 	"http-with-busy-page": driveHTTP,
 	"libreoffice":         func(t *testing.T) { loadExample(t, "libreoffice", freeAddr(t)) }, // driven in libreoffice_test.go
 	"libreoffice-pool":    validatePool,                                                      // driven in libreoffice_pool_test.go
+	"monitoring":          driveMonitoring,                                                   // Prometheus is in monitoring_prometheus_test.go
 	"postgres":            drivePostgres,
 	"printer":             drivePrinter,
 	"quickstart":          driveQuickstart,
@@ -136,6 +137,26 @@ func keptToTest(t *testing.T, config []byte) []byte {
 		t.Fatal(err)
 	}
 	return config
+}
+
+// A client is served, and the site says so.
+func driveMonitoring(t *testing.T) {
+	site := freeAddr(t)
+	t.Setenv("METRICS", site)
+	addr, _ := loadExample(t, "monitoring", freeAddr(t))
+	client := dial(t, addr)
+	send(t, client, "hello")
+	expect(t, client, "hello")
+	metrics := string(httpBody(t, "http://"+site+"/metrics", ""))
+	for _, line := range []string{
+		`caddy_tcplock_held{lock="demo"} 1`,
+		`caddy_tcplock_hook_runs_total{lock="demo",moment="activate",result="ok"} 1`,
+		`caddy_tcplock_worker_up{lock="demo",slot="1"} 1`,
+	} {
+		if !strings.Contains(metrics, line+"\n") {
+			t.Errorf("found no %s, expected it in\n%s", line, metrics)
+		}
+	}
 }
 
 // The service answers the first client, and the second one when the first has left.

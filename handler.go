@@ -1,6 +1,7 @@
 package tcplock
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -253,6 +254,10 @@ func isDial(err error) bool {
 func (c *conn) end(reason string) {
 	c.mu.Lock()
 	c.returned = true
+	if c.back != nil {
+		close(c.back)
+		c.back = nil
+	}
 	if c.leftOver {
 		c.leftOver = false
 		c.lock.leftOver.Add(-1)
@@ -275,12 +280,32 @@ func (c *conn) overstay(over *atomic.Bool) {
 	c.reason.Store(holdTimeout)
 	c.phase.Store(stateEnding)
 	c.lock.happened(c.event(eventTimeout, ""))
+	c.held = time.Since(c.letIn)
 	c.cut()
 	_ = c.lock.runHooks(onTimeout, c)
+	c.awaitReturn(c.letIn.Add(c.held + letGoGrace))
 	if c.worker != nil {
 		c.worker.restart(restartHoldTimeout)
 	}
 	c.finish(holdTimeout)
+}
+
+// letGoGrace is how long the service may take to let go of a connection whose client has
+// been cut, before its slot is handed on all the same.
+const letGoGrace = 250 * time.Millisecond
+
+// awaitReturn waits for the next handler to return, for no longer than until then. Most
+// services let go of a client that was cut at once, and are to see no second one before.
+func (c *conn) awaitReturn(until time.Time) {
+	c.mu.Lock()
+	if c.returned {
+		c.mu.Unlock()
+		return
+	}
+	back := make(chan struct{})
+	c.back = back
+	c.mu.Unlock()
+	waitFor(back, time.Until(until))
 }
 
 // handOn is called a while after the client of a holder was cut by an operator: the
@@ -305,7 +330,7 @@ func (c *conn) finish(reason string) {
 	c.reason.Store(reason)
 	c.phase.Store(stateEnding)
 	if !c.letIn.IsZero() {
-		c.held = time.Since(c.letIn)
+		c.held = cmp.Or(c.held, time.Since(c.letIn))
 		c.lock.record.hold.Observe(c.held.Seconds())
 	}
 	claim := c.lock.inForce.Load()

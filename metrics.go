@@ -1,8 +1,8 @@
 package tcplock
 
 import (
+	"slices"
 	"strconv"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -36,10 +36,12 @@ func newMetrics(lock string) *metrics {
 	histogram := func(name, help string) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{
 			Name: metricsPrefix + name, Help: help, ConstLabels: labels,
-			Buckets:                         []float64{.001, .005, .025, .1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600},
-			NativeHistogramBucketFactor:     1.1,
-			NativeHistogramMaxBucketNumber:  100,
-			NativeHistogramMinResetDuration: time.Hour,
+			Buckets: []float64{.001, .005, .025, .1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600},
+			// 160 buckets of this factor are what lies between the threshold and 1024 s. Times
+			// that spread wider make them coarser; a reset would take the totals with it.
+			NativeHistogramBucketFactor:    1.1,
+			NativeHistogramZeroThreshold:   1.0 / 1024,
+			NativeHistogramMaxBucketNumber: 160,
 		}
 	}
 	counter := func(name, help string) prometheus.CounterOpts {
@@ -133,6 +135,8 @@ func (l *lock) collect(out chan<- prometheus.Metric) {
 	for outcome, n := range s.Connections {
 		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(n), l.name, outcome)
 	}
+	// One that is removed and finishes its holder is not down, it is nobody's concern.
+	s.Workers = slices.DeleteFunc(s.Workers, func(w WorkerStatus) bool { return w.State == workerRemoved })
 	for _, w := range s.Workers {
 		slot := strconv.Itoa(w.Slot)
 		gauge(workerUpDesc, oneIf(w.State == workerUp), slot)

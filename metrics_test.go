@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,8 +77,13 @@ func TestMetrics(t *testing.T) {
 		on activate test_call
 		on release exec false
 	}`
-	var answer error
-	call := func(tcplock.Moment) error { return answer }
+	var broken atomic.Bool
+	call := func(tcplock.Moment) error {
+		if broken.Load() {
+			return errors.New("test")
+		}
+		return nil
+	}
 	called.Store(&call)
 	config, a := withAdmin(t, lockConfig(addr, route, svc.addr))
 	load(t, config)
@@ -145,7 +151,7 @@ func TestMetrics(t *testing.T) {
 		"hook_runs_total{lock=one moment=release result=ok}":      0,
 		"hook_runs_total{lock=one moment=activate result=failed}": 0,
 	})
-	answer = errors.New("test")
+	broken.Store(true)
 	expectClosed(t, dial(t, addr))
 	a.measures(t, map[string]float64{"connections_total{lock=one outcome=hook_failed}": 1, "hold_seconds{lock=one}": 2})
 
