@@ -38,11 +38,12 @@ function watch() {
 
 function live() {
 	const lost = since && Date.now() - since > 1000;
-	const state = lost ? 'lost' : names.length || version ? 'live' : 'wait';
-	const text = lost ? `no connection to Caddy for ${age((Date.now() - since) / 1000)}, trying again` : { live: 'live', wait: 'connecting' }[state];
-	set(byId('live'), 'data-state', state);
-	say(byId('live'), text);
+	const state = lost ? 'lost' : version ? 'live' : 'wait';
+	set(byId('state'), 'data-state', state);
+	say(byId('live'), { lost: 'no connection to Caddy, trying again', live: 'live', wait: 'connecting' }[state]);
+	say(byId('lost'), lost ? age((Date.now() - since) / 1000) : ''); // not for those who hear the page, each second
 	document.body.toggleAttribute('data-lost', Boolean(lost));
+	title();
 }
 
 // The events of the stream: see status_stream.go.
@@ -130,7 +131,15 @@ function sum() {
 		waiting += lock.waiting;
 	}
 	say(byId('sum'), `${location.host} · ${plural(names.length, 'lock')} · ${number(held)} held · ${number(waiting)} waiting`);
-	document.title = waiting ? `${number(waiting)} waiting · tcplock` : 'tcplock';
+	said = waiting ? `${number(waiting)} waiting · ` : '';
+	title();
+}
+
+let said = '';
+
+function title() {
+	const text = `${since ? 'no connection · ' : said}tcplock`;
+	if (document.title !== text) document.title = text;
 }
 
 // Drawing: once a frame at most and, of many, only what is in sight.

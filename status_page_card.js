@@ -10,13 +10,13 @@ class Card {
 		this.series = {};
 		for (const figure of figures) this.series[figure] = [];
 		this.heading = element('h2', {}, name);
-		this.marks = element('ul', { class: 'marks', 'aria-label': 'marks' });
+		this.marks = element('span', { class: 'marks' });
 		this.figures = ['held', 'waiting', 'longest wait'].map(what => {
-			const value = element('dd');
-			return { value, element: element('div', {}, element('dt', {}, what), value) };
+			const value = element('b');
+			return { value, element: element('span', {}, `${what} `, value) };
 		});
 		this.element = element('details', { class: 'lock', 'data-lock': name },
-			element('summary', {}, this.heading, this.marks, element('dl', { class: 'figures' }, ...this.figures.map(f => f.element))));
+			element('summary', {}, this.heading, this.marks, element('span', { class: 'figures' }, ...this.figures.map(f => f.element))));
 		this.element.open = open;
 		this.element.addEventListener('toggle', () => stale(this));
 	}
@@ -61,7 +61,7 @@ class Card {
 	draw(now) {
 		const { lock } = this;
 		const marks = marksOf(lock, now);
-		list(this.marks, marks, () => element('li'), (node, { text, kind }) => {
+		list(this.marks, marks, () => element('span'), (node, { text, kind }) => {
 			set(node, 'class', kind);
 			say(node, text);
 		});

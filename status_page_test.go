@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
 )
@@ -207,4 +209,36 @@ func config(t *testing.T, caddyfile string) *caddy.Config {
 		t.Fatal(err)
 	}
 	return cfg
+}
+
+// The manual's examples are what it says they are.
+func TestStatusPageManual(t *testing.T) {
+	raw, err := os.ReadFile("docs/status.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```(caddyfile|json)\n(.*?)```").FindAllSubmatch(raw, -1)
+	if len(blocks) != 5 {
+		t.Fatalf("found %d examples, expected the syntax, 3 Caddyfiles and JSON", len(blocks))
+	}
+	var first []byte
+	for _, block := range blocks[1:] {
+		if string(block[1]) == "caddyfile" {
+			if formatted := caddyfile.Format(block[2]); !bytes.Equal(formatted, block[2]) {
+				t.Errorf("found\n%s\nexpected it formatted:\n%s", block[2], formatted)
+			}
+			adapted := adapt(t, string(block[2]))
+			if first == nil {
+				first = adapted
+			}
+			continue
+		}
+		var indented bytes.Buffer
+		if err := json.Indent(&indented, first, "", "\t"); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.TrimSpace(string(block[2])); got != indented.String() {
+			t.Errorf("found\n%s\nexpected\n%s", got, indented.String())
+		}
+	}
 }

@@ -124,7 +124,7 @@ func TestLongLine(t *testing.T) {
 	for range 1 + waiting {
 		c.dial(t, "LOCK")
 	}
-	p.until(t, "all wait", says(".waiting dd", "3,000"))
+	p.until(t, "all wait", says(".waiting b", "3,000"))
 	p.until(t, "the line, cut", `document.querySelectorAll('.tile, .dot').length === 120 && `+says(".picture text", "and 2,880 more behind them"))
 	command(t, p, performance.Enable, performance.EnableParams{})
 	t.Logf("busy with %d in line: %.0f %%", waiting, 100*p.busy(t, 3*time.Second))

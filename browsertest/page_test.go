@@ -32,7 +32,7 @@ func name(conn net.Conn) string { return conn.LocalAddr().String() }
 func TestQuickstart(t *testing.T) {
 	c := newCaddy(t, quickstart, "LOCK", "SERVICE")
 	p := open(t, c.url())
-	p.until(t, "nobody is there", says(".held dd", "0 of 1")+" && "+says(".picture", "nobody waits"))
+	p.until(t, "nobody is there", says(".held b", "0 of 1")+" && "+says(".picture", "nobody waits"))
 
 	first := c.dial(t, "LOCK")
 	p.soon(t, "the first client holds", holds(name(first)))
