@@ -97,7 +97,8 @@ func (p *page) check(t *testing.T) {
 		t.Errorf("found requests %q, expected those for the page and its stream", p.requests)
 	}
 	for _, request := range p.requests {
-		if !strings.HasPrefix(request, p.origin+"/") && !strings.HasPrefix(request, "data:") {
+		asked, err := url.Parse(request)
+		if err != nil || asked.Scheme+"://"+asked.Host != p.origin && asked.Scheme != "data" {
 			t.Errorf("the page has asked for %s, expected nothing but %s", request, p.origin)
 		}
 	}

@@ -62,6 +62,16 @@ func (p *page) busy(t *testing.T, over time.Duration) float64 {
 	return (worked() - before) / time.Since(start).Seconds()
 }
 
+// choose asks the page for the locks with this in their names, and of this kind.
+func (p *page) choose(t *testing.T, name, kind string) {
+	t.Helper()
+	eval[bool](t, p, fmt.Sprintf(`(() => {
+		document.querySelector('#filter').value = %q;
+		document.querySelector('#which').value = %q;
+		return document.querySelector('#which').dispatchEvent(new Event('input', { bubbles: true }));
+	})()`, name, kind))
+}
+
 // A thousand locks are rows that can be searched and opened, and cost little, also when
 // something happens at many of them.
 func TestManyLocks(t *testing.T) {
@@ -75,22 +85,13 @@ func TestManyLocks(t *testing.T) {
 
 	client := dialFrom(t, source(700), c.env["LOCK"])
 	p.until(t, "one is held", says("#sum", "1 held"))
-	eval[bool](t, p, `(() => {
-		const filter = document.querySelector('#filter');
-		filter.value = 'LOCK-07';
-		filter.dispatchEvent(new Event('input', { bubbles: true }));
-		return true;
-	})()`)
+	p.choose(t, "LOCK-07", "all")
 	p.until(t, "those that were asked for", `[...document.querySelectorAll('.lock')].filter(lock => lock.checkVisibility()).length === 100 && `+says("#shown", "100 of 1,000"))
 	p.do(t, chromedp.Click(chromedp.CSS(`[data-lock="lock-0700"] summary`)))
 	p.until(t, "the lock's picture", holds(client.LocalAddr().String()))
-	eval[bool](t, p, `(() => {
-		document.querySelector('#filter').value = '';
-		document.querySelector('#which').value = 'busy';
-		document.querySelector('#which').dispatchEvent(new Event('input', { bubbles: true }));
-		return true;
-	})()`)
+	p.choose(t, "", "busy")
 	p.until(t, "the only one that is held", `[...document.querySelectorAll('.lock')].filter(lock => lock.checkVisibility()).map(lock => lock.dataset.lock).join() === 'lock-0700'`)
+	p.choose(t, "", "all")
 
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {

@@ -63,7 +63,7 @@ func TestQuickstart(t *testing.T) {
 
 	c.admin(t, "POST", "/load", strings.NewReader(strings.Replace(c.admin(t, "GET", "/config/", nil), `"tcplock"`, `"tcplock","max_waiting":1`, 1)))
 	fourth := c.dial(t, "LOCK")
-	p.until(t, "the fourth client was refused", says(".events", "refused_full")+" && "+says(".outcomes", "refused_full1"))
+	p.soon(t, "after a reload, the fourth client was refused", says(".events", "refused_full")+" && "+says(".outcomes", "refused_full1"))
 	p.until(t, "the line is full", says(".marks", "line full"))
 	fourth.Close()
 	if after := eval[int](t, p, `Number(document.querySelector('.plot').textContent.match(/max (\d+)/)[1])`); after < before {
@@ -71,6 +71,14 @@ func TestQuickstart(t *testing.T) {
 	}
 	second.Close()
 	p.soon(t, "the third client holds", holds(name(third)))
+}
+
+// Behind a password, at a path, the stream is as open to who knows it as the page is.
+func TestPassword(t *testing.T) {
+	c := newCaddy(t, "testdata/password.Caddyfile", "LOCK")
+	p := open(t, strings.Replace(c.url(), "//", "//ops:secret@", 1)+"locks")
+	client := c.dial(t, "LOCK")
+	p.soon(t, "a client holds", holds(name(client)))
 }
 
 // The page says when Caddy is gone, and goes on when it is back.
