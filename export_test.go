@@ -28,3 +28,9 @@ func SetDescriptorLimit(n int64) (restore func()) {
 	budget.limit, budget.refusals = set.limit, set.refusals
 	return func() { budget.limit, budget.refusals = limit, refusals }
 }
+
+// Boards counts the boards of status pages that are in use.
+func Boards() (n int) {
+	boards.Range(func(any, any) bool { n++; return true })
+	return n
+}
