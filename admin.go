@@ -283,7 +283,7 @@ func asAPIError(err error) error {
 		status = http.StatusConflict
 	case errors.Is(err, errHolders):
 		status = http.StatusGatewayTimeout
-	case errors.Is(err, errShutdown):
+	case errors.Is(err, errClosed):
 		status = http.StatusServiceUnavailable
 	}
 	return caddy.APIError{HTTPStatus: status, Err: err}
