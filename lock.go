@@ -42,9 +42,8 @@ type lock struct {
 	paused  *pause          // nil: not paused
 	slots   int             // of the claim in force
 
-	workers atomic.Pointer[[]*worker]
-
-	stopping sync.WaitGroup // processes that are being ended
+	workers   atomic.Pointer[[]*worker]
+	processes []*processSlot // those that have not ended; mu guards it
 
 	handling atomic.Int64    // connections in Handle
 	refusing atomic.Bool     // refuse hooks are running

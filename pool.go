@@ -157,13 +157,19 @@ func (w *worker) reach(ctx context.Context, check time.Duration) error {
 	return err
 }
 
-// down leaves the worker out for a while, after a connection has not reached it.
+// down leaves the worker out for a while, after a connection has not reached it. If its
+// process has ended meanwhile there is no need: the slot is out until another is ready.
 func (w *worker) down(err error) {
+	if p := w.running(); p != nil && !p.missed() {
+		return
+	}
 	w.mu.Lock()
 	leftOut := min(minLeftOut<<min(w.failed, 16), maxLeftOut)
 	w.failed++
+	if w.why&outRemoved == 0 { // the slot may be another worker's by now
+		w.lock.queue.Out(w.slot)
+	}
 	w.why |= outDown
-	w.lock.queue.Out(w.slot)
 	if w.retry != nil {
 		w.retry.Stop()
 	}
@@ -180,8 +186,24 @@ func (w *worker) down(err error) {
 // reached notes that a connection has got through.
 func (w *worker) reached() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.failed = 0
+	p := w.process
+	w.mu.Unlock()
+	if p != nil {
+		p.reached()
+	}
+}
+
+// restored ends the time for which the worker is left out, if it is.
+func (w *worker) restored() {
+	w.mu.Lock()
+	w.failed = 0
+	if w.retry != nil {
+		w.retry.Stop()
+	}
+	woken := w.end(outDown)
+	w.mu.Unlock()
+	wake(woken)
 }
 
 // pool returns what stands behind the slots, from slot 1 on; nil for a slot of which the
