@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 var errCrash = errors.New("exit status 1")
@@ -243,4 +245,20 @@ func TestRemovedWorkerComesBack(t *testing.T) {
 				20s y at 2 b:1`)
 		})
 	}
+}
+
+// The idle hook's time comes while the only process is being restarted: it runs all the
+// same.
+func TestIdleHookWhileRestarting(t *testing.T) {
+	playPool(t, func(s *poolStage) {
+		s.endsAfter = 5 * time.Second
+		s.load(service(Service{RestartEvery: 1}, "a:1"),
+			s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(2500 * time.Millisecond)}, &fakeStep{name: "idle"}))
+		s.until(time.Second)
+		s.comes(guest{name: "x", stays: time.Second})
+		s.until(time.Minute)
+		s.expect(`
+			1s x at 1 a:1
+			4.5s idle`)
+	})
 }

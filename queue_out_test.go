@@ -52,13 +52,15 @@ func TestQueueOutAndInWhileHeld(t *testing.T) {
 }
 
 // With all slots out of service the line waits, in order and within its bounds, and who
-// joins a lock that is idle otherwise waits as well.
+// joins a lock that is idle otherwise waits as well. To be alone needs no slot.
 func TestQueueAllOut(t *testing.T) {
 	s := newScript(t, 2, 2)
 	s.out(1, true)
 	s.out(2, true)
-	s.seize("i", false)
+	s.seize("idle", true)
+	s.include("idle", "")
 	s.joins("a b", "waits")
+	s.seize("i", false)
 	s.joins("c", errFull.Error())
 	s.leave("a", true)
 	s.joins("d", "waits")
