@@ -330,7 +330,7 @@ func (c *conn) giveBack() {
 	c.lock.record.noteEnd(outcome)
 	c.lock.giveBack(&c.place)
 	if w == nil {
-		w = c.lock.worker(c.slot) // the slot has got one meanwhile
+		w = at(c.lock.pool(), c.slot-1) // the slot has got one meanwhile, which may be removed again
 	}
 	if w != nil {
 		w.vacated()

@@ -149,10 +149,10 @@ func (l *lock) apply(c *claim) {
 	}
 	l.schedule.keep(hooks)
 	settings := &c.settings
-	budget.addSlots(settings.slots() - l.slots)
-	l.slots = settings.slots()
+	slots := settings.slots()
+	budget.addSlots(slots - l.slots)
 	b := bounds{
-		limit:            l.slots,
+		limit:            slots,
 		maxWaiting:       unlimited,
 		perClient:        settings.MaxPerClient,
 		waitingPerClient: settings.MaxWaitingPerClient,

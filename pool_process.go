@@ -28,9 +28,12 @@ func (w *worker) restart(reason string) {
 }
 
 // vacated is called when the slot has been given back. The lock's mutex decides between
-// the end of the last holder and a config that wants the process again.
+// the end of the last holder and a config that wants the worker, or its process, again.
 func (w *worker) vacated() {
-	if w.running() == nil {
+	w.mu.Lock()
+	concerned := w.process != nil || w.why&outRemoved != 0
+	w.mu.Unlock()
+	if !concerned {
 		return
 	}
 	w.lock.mu.Lock()
@@ -41,6 +44,9 @@ func (w *worker) vacated() {
 		w.dismiss(p)
 	default:
 		p.vacated()
+	}
+	if !w.named {
+		w.lock.drop(w)
 	}
 }
 
@@ -68,6 +74,9 @@ func (w *worker) supervise(s *Service) {
 	case p == nil && s != nil:
 		w.launch(s)
 	case p == nil:
+		if w.lock.occupied(w.address) {
+			w.takeOut(outProcess) // until it has ended
+		}
 	case s == nil:
 		w.dismiss(p)
 	default:
@@ -153,13 +162,21 @@ func (p *processSlot) gone() {
 		}
 	}
 	ends.Unlock()
-	w := p.worker
-	w.lock.mu.Lock()
-	defer w.lock.mu.Unlock()
-	w.lock.processes = slices.DeleteFunc(w.lock.processes, func(other *processSlot) bool { return other == p })
-	if w.running() == nil {
-		w.putIn(outProcess)
+	l := p.worker.lock
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.processes = slices.DeleteFunc(l.processes, func(other *processSlot) bool { return other == p })
+	for _, w := range l.pool() {
+		if w != nil && w.running() == nil && !l.occupied(w.address) {
+			w.putIn(outProcess)
+		}
 	}
+	l.open(p.worker.slot)
+}
+
+// occupied reports whether one of the lock's processes is still at an address.
+func (l *lock) occupied(address string) bool {
+	return slices.ContainsFunc(l.processes, func(p *processSlot) bool { return p.worker.address == address })
 }
 
 // places are what only one process can have at a time: a slot, after which its directory

@@ -22,6 +22,7 @@ type poolStage struct {
 	// All below is guarded by the stage's mutex.
 	processes []*actor
 	down      map[string]bool // workers without a process that are not there
+	loaded    time.Time       // the last reload
 
 	// How the next process behaves.
 	readyAfter, endsAfter time.Duration
@@ -101,9 +102,14 @@ func (a *actor) terminate() {
 	if a.asked || a.ended {
 		return
 	}
-	if a.guest != "" {
-		a.s.t.Errorf("at %s: process of slot %d asked to end under client %s", time.Since(a.s.start), a.id.slot, a.guest)
-	}
+	guest, at := a.guest, time.Since(a.s.start)
+	time.AfterFunc(1, func() { // one that has just been cut is gone by then
+		a.s.mu.Lock()
+		defer a.s.mu.Unlock()
+		if guest != "" && guest == a.guest {
+			a.s.t.Errorf("at %s: process of slot %d asked to end under client %s", at, a.id.slot, guest)
+		}
+	})
 	a.asked, a.listens = true, false
 	time.AfterFunc(a.endsIn, func() { a.exit(nil) })
 }
@@ -116,6 +122,12 @@ func (a *actor) exit(status error) {
 		a.status, a.listens, a.ended = status, false, true
 		close(a.over)
 	}
+}
+
+// load puts settings in force.
+func (s *poolStage) load(settings Settings, hooks ...*Hook) {
+	s.let(func() { s.loaded = time.Now() })
+	s.hookStage.load(settings, hooks...)
 }
 
 // alive counts the processes at an address, or all of them.
@@ -145,12 +157,13 @@ func (s *poolStage) let(change func()) {
 
 // guest is a client of the stage.
 type guest struct {
-	name   string
-	ip     string // empty: it has none
-	stays  time.Duration
-	tail   time.Duration // how much longer if the process ends
-	wedges bool          // it does not let go when the client is cut
-	fails  error         // how its connection ends
+	name     string
+	ip       string // empty: it has none
+	priority int
+	stays    time.Duration
+	tail     time.Duration // how much longer if the process ends
+	wedges   bool          // it does not let go when the client is cut
+	fails    error         // how its connection ends
 }
 
 // addrConn is a connection from somewhere.
@@ -169,6 +182,8 @@ func (s *poolStage) comes(c guest) {
 		from = &net.TCPAddr{IP: net.ParseIP(c.ip), Port: 1}
 	}
 	cx := layer4.WrapConnection(addrConn{theirs, from}, nil, zap.NewNop())
+	handler := *s.handler // of the config in force now
+	handler.Priority = c.priority
 	cut := make(chan struct{})
 	s.ended.Go(func() {
 		defer close(cut)
@@ -180,7 +195,7 @@ func (s *poolStage) comes(c guest) {
 	})
 	s.ended.Go(func() {
 		defer theirs.Close()
-		_ = s.handler.Handle(cx, layer4.HandlerFunc(func(cx *layer4.Connection) error { return s.serve(cx, c, cut) }))
+		_ = handler.Handle(cx, layer4.HandlerFunc(func(cx *layer4.Connection) error { return s.serve(cx, c, cut) }))
 	})
 }
 
@@ -189,7 +204,7 @@ func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) e
 	slot, _ := cx.Replacer().GetString("l4.tcplock.slot")
 	worker, _ := cx.Replacer().GetString("l4.tcplock.worker")
 	at := strings.TrimSpace(slot + " " + worker)
-	over, err := s.connect(slot, worker, c)
+	over, err := s.connect(slot, worker, c, cx.GetVar(connVar).(*conn).hooked > 0)
 	if err != nil {
 		s.say(c.name + " not at " + at)
 		return &net.OpError{Op: "dial", Err: err}
@@ -213,14 +228,19 @@ func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) e
 }
 
 // connect returns what is closed when the process ends.
-func (s *poolStage) connect(slot, worker string, c guest) (over <-chan struct{}, err error) {
+func (s *poolStage) connect(slot, worker string, c guest, hooked bool) (over <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.processes {
-		if a.ended || fmt.Sprint(a.id.slot) != slot {
+		if a.ended || fmt.Sprint(a.id.slot) != slot || a.id.worker != worker {
 			continue
 		}
 		switch {
+		case a.asked && !hooked && s.loaded.Before(time.Now()):
+			// One before it may have crashed under a hook, and a reload may come between the
+			// slot and the look at what is behind it.
+			s.t.Errorf("at %s: client %s was sent to slot %s, whose process is ending", time.Since(s.start), c.name, slot)
+			return nil, errors.New("connection refused")
 		case !a.listens || a.deaf:
 			return nil, errors.New("connection refused")
 		case a.guest != "":
