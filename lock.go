@@ -190,8 +190,8 @@ func wakeAll(places []*place) {
 }
 
 // shutDown lets the holders finish for as long as the settings say, refuses the line, and
-// then cuts who is left and ends the hooks and the service's processes. It is for the end of the process: a lock
-// does not come back from it.
+// then cuts who is left and ends the hooks and the service's processes. It is for the end
+// of the process: a lock does not come back from it.
 func (l *lock) shutDown() {
 	claim := l.inForce.Load()
 	if claim == nil {

@@ -3,7 +3,9 @@
 package tcplock_test
 
 import (
+	"bytes"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +16,7 @@ import (
 )
 
 // Processes that leave their worker's address to the test: each notes in a file that it has
-// started, and that it has ended, which takes it a while.
+// started, and that it has ended, which takes it a while after it was asked to.
 
 type slowEnders struct {
 	dir     string
@@ -32,12 +34,16 @@ func newSlowEnders(t *testing.T, workers int) *slowEnders {
 }
 
 // slow is a process that takes a while to end.
-const slow = "echo start $$ >>\"$0/$1\"; trap 'sleep 0.3; echo end $$ >>\"$0/$1\"; exit' TERM; while :; do sleep 0.02; done"
+const slow = "echo start $$ >>\"$0/$1\"; trap ': >\"$0/$1.asked\"; sleep 0.3; echo end $$ >>\"$0/$1\"; exit' TERM; while :; do sleep 0.02; done"
 
 // config is a lock in front of some of the workers, with a process for each that notes in the
 // file what is it called.
 func (s *slowEnders) config(notes, options string, workers ...int) string {
-	return s.configOf(fmt.Sprintf("service sh -c `%s` %s %s {\n%s\n}", slow, s.dir, notes, options), workers...)
+	return s.configOf(s.service(notes)+" {\n"+options+"\n}", workers...)
+}
+
+func (s *slowEnders) service(notes string) string {
+	return fmt.Sprintf("service sh -c `%s` %s %s", slow, s.dir, notes)
 }
 
 func (s *slowEnders) configOf(service string, workers ...int) string {
@@ -154,4 +160,69 @@ func TestServiceTakenAwayFromClient(t *testing.T) {
 		t.Errorf("found %q, expected start and end before the next client", notes)
 	}
 	s.workers[0].leave(conn)
+}
+
+// When Caddy ends, the processes are asked to end and get their time for it, also if a
+// client hangs to the last at a service that does not let go of it.
+func TestShutdownLetsProcessesEnd(t *testing.T) {
+	for name, held := range map[string]bool{"nobody is there": false, "a client stays": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newSlowEnders(t, 2)
+			p := startCaddy(t, 0, s.configOf("drain 200ms\n"+s.service("{l4.tcplock.slot}"), 0, 1))
+			s.oneAfterTheOther(t, "1", 1)
+			s.oneAfterTheOther(t, "2", 1)
+			if held {
+				plainly(t, s.addr, number(0))
+				s.workers[0].next(t) // and nothing else: it does not read, nor close
+			}
+			p.terminate(t)
+			p.endsWithin(t, prompt)
+			for _, file := range []string{"1", "2"} {
+				if notes := s.notes(t, file); len(notes) != 2 {
+					t.Errorf("found %q in %s, expected start and end", notes, file)
+				}
+			}
+		})
+	}
+}
+
+// A reload has removed the lock when Caddy is told to end, and no lock has come instead. A
+// client that is still there can go on, and a process that is ending gets its time for it.
+func TestShutdownAfterLockIsRemoved(t *testing.T) {
+	for name, stays := range map[string]bool{"client has gone": false, "client stays": true} {
+		t.Run(name, func(t *testing.T) {
+			s, admin := newSlowEnders(t, 1), freeAddr(t)
+			withAdmin := func(config string) string { return strings.Replace(config, "admin off", "admin "+admin, 1) }
+			p := startCaddy(t, 0, withAdmin(s.configOf("drain 1m\n"+s.service("1"), 0)))
+			client := plainly(t, s.addr, number(0))
+			conn := s.workers[0].gets(t, 0)
+			resp, err := http.Post("http://"+admin+"/load", "application/json", bytes.NewReader(adapt(t, withAdmin(global("")))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			end := func() {
+				client.Close()
+				s.workers[0].leave(conn)
+				eventually(t, "the process is asked to end", func() bool {
+					_, err := os.Stat(filepath.Join(s.dir, "1.asked"))
+					return err == nil
+				})
+			}
+			if !stays {
+				end()
+			}
+			p.terminate(t)
+			if stays {
+				p.prints(t, "exiting")
+				send(t, conn, "still here?")
+				expect(t, client, "still here?")
+				end()
+			}
+			p.endsWithin(t, prompt)
+			if notes := s.notes(t, "1"); len(notes) != 2 {
+				t.Errorf("found %q, expected start and end", notes)
+			}
+		})
+	}
 }
