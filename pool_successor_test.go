@@ -34,7 +34,7 @@ func newSlowEnders(t *testing.T, workers int) *slowEnders {
 }
 
 // slow is a process that takes a while to end.
-const slow = "echo start $$ >>\"$0/$1\"; trap ': >\"$0/$1.asked\"; sleep 0.3; echo end $$ >>\"$0/$1\"; exit' TERM; while :; do sleep 0.02; done"
+const slow = "trap ': >\"$0/$1.asked\"; sleep 0.3; echo end $$ >>\"$0/$1\"; exit' TERM; echo start $$ >>\"$0/$1\"; while :; do sleep 0.02; done"
 
 // config is a lock in front of some of the workers, with a process for each that notes in the
 // file what is it called.
@@ -144,6 +144,7 @@ func TestSuccessorWaits(t *testing.T) {
 func TestServiceTakenAwayFromClient(t *testing.T) {
 	s := newSlowEnders(t, 1)
 	load(t, s.config("{l4.tcplock.slot}", "", 0))
+	s.oneAfterTheOther(t, "1", 1)
 	client := plainly(t, s.addr, number(0))
 	conn := s.workers[0].gets(t, 0)
 	load(t, s.configOf("", 0))
@@ -194,6 +195,7 @@ func TestShutdownAfterLockIsRemoved(t *testing.T) {
 			s, admin := newSlowEnders(t, 1), freeAddr(t)
 			withAdmin := func(config string) string { return strings.Replace(config, "admin off", "admin "+admin, 1) }
 			p := startCaddy(t, 0, withAdmin(s.configOf("drain 1m\n"+s.service("1"), 0)))
+			s.oneAfterTheOther(t, "1", 1)
 			client := plainly(t, s.addr, number(0))
 			conn := s.workers[0].gets(t, 0)
 			resp, err := http.Post("http://"+admin+"/load", "application/json", bytes.NewReader(adapt(t, withAdmin(global("")))))
