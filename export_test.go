@@ -9,7 +9,10 @@ func LockStats(name string) (slots, held, waiting, leftOver int) {
 		}
 		l := value.(*lock)
 		s := l.queue.Stats()
-		slots, held, waiting, leftOver = s.Slots, s.Held, s.Waiting, int(l.leftOver.Load())
+		held, waiting, leftOver = s.Held, s.Waiting, int(l.leftOver.Load())
+		l.mu.Lock()
+		slots = l.slots
+		l.mu.Unlock()
 		return false
 	})
 	return slots, held, waiting, leftOver

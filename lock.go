@@ -42,9 +42,8 @@ type lock struct {
 	paused  *pause          // nil: not paused
 	slots   int             // of the claim in force
 
-	workers atomic.Pointer[[]*worker]
-
-	stopping sync.WaitGroup // processes that are being ended
+	workers   atomic.Pointer[[]*worker]
+	processes []*processSlot // those that have not ended; mu guards it
 
 	handling atomic.Int64    // connections in Handle
 	refusing atomic.Bool     // refuse hooks are running
@@ -150,10 +149,10 @@ func (l *lock) apply(c *claim) {
 	}
 	l.schedule.keep(hooks)
 	settings := &c.settings
-	budget.addSlots(settings.slots() - l.slots)
-	l.slots = settings.slots()
+	slots := settings.slots()
+	budget.addSlots(slots - l.slots)
 	b := bounds{
-		limit:            l.slots,
+		limit:            slots,
 		maxWaiting:       unlimited,
 		perClient:        settings.MaxPerClient,
 		waitingPerClient: settings.MaxWaitingPerClient,
@@ -191,8 +190,8 @@ func wakeAll(places []*place) {
 }
 
 // shutDown lets the holders finish for as long as the settings say, refuses the line, and
-// then cuts who is left and ends the hooks and the service's processes. It is for the end of the process: a lock
-// does not come back from it.
+// then cuts who is left and ends the hooks and the service's processes. It is for the end
+// of the process: a lock does not come back from it.
 func (l *lock) shutDown() {
 	claim := l.inForce.Load()
 	if claim == nil {
