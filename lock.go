@@ -64,6 +64,7 @@ type claim struct {
 	hookLog  *zap.Logger // one line for each run of a hook
 	events   *caddyevents.App
 	ctx      caddy.Context
+	started  atomic.Bool // all apps of the config have started
 }
 
 func enterLock(name string) *lock {
@@ -102,8 +103,9 @@ func (l *lock) Destruct() error {
 	return nil
 }
 
-// push puts c in force.
+// push puts c in force, whose config has started to the end.
 func (l *lock) push(c *claim) {
+	c.started.Store(true)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = append(l.claims, c)
