@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -175,6 +176,8 @@ func (w *worker) down(err error) {
 	}
 	w.retry = time.AfterFunc(leftOut, func() { w.putIn(outDown) })
 	w.mu.Unlock()
+	w.lock.record.workerFailures.WithLabelValues(strconv.Itoa(w.slot)).Inc()
+	w.lock.happened(Event{Event: eventWorkerDown, Slot: w.slot, Worker: w.address, Error: err.Error()})
 	w.lock.logger().Warn("worker cannot be reached, left out",
 		zap.String("lock", w.lock.name),
 		zap.Int("slot", w.slot),
@@ -186,9 +189,13 @@ func (w *worker) down(err error) {
 // reached notes that a connection has got through.
 func (w *worker) reached() {
 	w.mu.Lock()
+	up := w.failed > 0
 	w.failed = 0
 	p := w.process
 	w.mu.Unlock()
+	if up {
+		w.lock.happened(Event{Event: eventWorkerUp, Slot: w.slot, Worker: w.address})
+	}
 	if p != nil {
 		p.reached()
 	}

@@ -1,0 +1,109 @@
+//go:build unix
+
+package tcplock_test
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+)
+
+// Each restart is told with its reason: as a metric, as an event and in the status. One
+// that an operator asks for waits for the holder.
+func TestServiceRestartsAreTold(t *testing.T) {
+	w := newWebPool(t, 1)
+	config, a := withAdmin(t, w.config("restart every 2", "linger 0"))
+	config = strings.Replace(config, "layer4 {", "events {\non tcplock_started test_listen\non tcplock_restarted test_listen\n}\nlayer4 {", 1)
+	listening(nil)
+	load(t, config)
+	process := func() *tcplock.ProcessStatus { return a.lock(t, "default").Workers[0].Process }
+	ready := func(restarts int) (pid int) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("the process is ready after %d restarts", restarts), func() bool {
+			p, n := process(), 0
+			for _, times := range p.Restarts {
+				n += times
+			}
+			pid = p.PID
+			return p.State == "ready" && p.Due == "" && n == restarts
+		})
+		return pid
+	}
+	ready(0)
+	get := func() {
+		t.Helper()
+		conn := dial(t, w.lock)
+		send(t, conn, "GET / HTTP/1.0\r\n\r\n")
+		if all, err := io.ReadAll(conn); err != nil || len(all) == 0 {
+			t.Errorf("read %d bytes, error %v, expected an answer", len(all), err)
+		}
+	}
+	get()
+	get()
+	pid := ready(1)
+
+	holder := dial(t, w.lock)
+	send(t, holder, "GET / ")
+	inLine(t, "default", 1, 0)
+	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/restart?slot=1")
+	if p := process(); p.Due != "request" || p.PID != pid || p.State != "ready" {
+		t.Errorf("found %+v, expected the process of the holder, due for a request", p)
+	}
+	send(t, holder, "HTTP/1.0\r\n\r\n")
+	if all, err := io.ReadAll(holder); err != nil || len(all) == 0 {
+		t.Errorf("read %d bytes, error %v, expected an answer", len(all), err)
+	}
+	if pid = ready(2); process().LastReason != "request" {
+		t.Errorf("found %+v, expected a restart on request", process())
+	}
+	get() // one that has served nobody would back off
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ready(3)
+	a.measures(t, map[string]float64{
+		"service_restarts_total{lock=default reason=every slot=1}":    1,
+		"service_restarts_total{lock=default reason=request slot=1}":  1,
+		"service_restarts_total{lock=default reason=exit slot=1}":     1,
+		"service_restarts_total{lock=default reason=interval slot=1}": 0,
+		"service_failures_total{lock=default slot=1}":                 0,
+		"service_ready{lock=default slot=1}":                          1,
+		"worker_up{lock=default slot=1}":                              1,
+	})
+	want := []string{
+		"tcplock_started reason= slot=1",
+		"tcplock_restarted reason=every slot=1",
+		"tcplock_restarted reason=request slot=1",
+		"tcplock_restarted reason=exit slot=1",
+	}
+	told := hears(t, len(want), "reason", "slot")
+	if !slices.Equal(told, want) {
+		t.Errorf("heard %q, expected %q", told, want)
+	}
+}
+
+// That a worker could not be reached, and that it can be again, is told as well.
+func TestWorkerDownIsTold(t *testing.T) {
+	worker, addr := freeAddr(t), freeAddr(t)
+	config, a := withAdmin(t, poolConfig(addr, "", worker))
+	load(t, config)
+	client := dial(t, addr)
+	send(t, client, "hello")
+	a.measures(t, map[string]float64{"worker_failures_total{lock=default slot=1}": 1, "worker_up{lock=default slot=1}": 0})
+	if s := a.lock(t, "default"); s.Workers[0].State != "down" || s.Waiting != 1 {
+		t.Errorf("found %+v and %d waiting, expected the worker down and 1", s.Workers[0], s.Waiting)
+	}
+	newServiceAt(t, worker, echo)
+	expect(t, client, "hello")
+	client.Close()
+	eventually(t, "the worker is up", func() bool {
+		e := a.lock(t, "default").Events
+		return len(e) >= 2 && e[0].Event == "worker_up" && e[len(e)-1].Event == "worker_down" && e[0].Worker == worker
+	})
+	a.measures(t, map[string]float64{"worker_up{lock=default slot=1}": 1})
+}
