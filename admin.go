@@ -246,8 +246,8 @@ func (p *parameters) number(name string, least, otherwise int) int {
 // slot returns 0 if there is no such parameter.
 func (p *parameters) slot(l *lock) int {
 	slot := p.number("slot", 1, 0)
-	if most := l.status(0).Slots; p.err == nil && slot > most {
-		p.note("slot", fmt.Errorf("found %d, expected at most %d", slot, most))
+	if p.err == nil && slot > 0 && !l.hasSlot(slot) {
+		p.note("slot", fmt.Errorf("found %d, expected one of the lock's %d", slot, l.status(0).Slots))
 	}
 	return slot
 }
@@ -283,7 +283,7 @@ func asAPIError(err error) error {
 		status = http.StatusConflict
 	case errors.Is(err, errHolders):
 		status = http.StatusGatewayTimeout
-	case errors.Is(err, errShutdown):
+	case errors.Is(err, errClosed):
 		status = http.StatusServiceUnavailable
 	}
 	return caddy.APIError{HTTPStatus: status, Err: err}

@@ -160,17 +160,23 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 // Stop lets the holders of all locks finish if the process is ending. At a reload they
 // stay, and so do the waiters.
 func (a *App) Stop() error {
-	if !caddy.Exiting() {
-		return nil
+	if caddy.Exiting() {
+		shutDownAll()
 	}
-	var drains sync.WaitGroup
-	locks.Range(func(_, value any) bool {
-		drains.Go(value.(*lock).shutDown)
-		return true
-	})
-	drains.Wait()
 	return nil
 }
+
+// shutDownAll shuts all locks down, once in the life of the process. If the last config has
+// none, connections may still be in those of the configs before.
+var shutDownAll = sync.OnceFunc(func() {
+	var ends sync.WaitGroup
+	locks.Range(func(_, value any) bool {
+		ends.Go(value.(*lock).shutDown)
+		return true
+	})
+	ends.Wait()
+	waitForProcesses() // of locks that are no more
+})
 
 // Cleanup takes the config's settings out of force.
 func (a *App) Cleanup() error {

@@ -80,8 +80,8 @@ func locksLines(locks []LockStatus) []textLine {
 	return t.lines(0)
 }
 
-// shownEvents is how many of the last events status shows; --json has more.
-const shownEvents = 10
+// listedEvents is how many of the last events status shows; --json has more.
+const listedEvents = 10
 
 // lockLines are one lock with all that it has.
 func lockLines(s *LockStatus) []textLine {
@@ -95,7 +95,7 @@ func lockLines(s *LockStatus) []textLine {
 		add(workerSection(s))
 	}
 	last := *s
-	last.Events = s.Events[:min(len(s.Events), shownEvents)]
+	last.Events = s.Events[:min(len(s.Events), listedEvents)]
 	add(eventSection(&last))
 	return lines
 }

@@ -13,7 +13,7 @@ var sampleTime = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 func ago(d time.Duration) time.Time { return sampleTime.Add(-d) }
 
 // sample is a lock with something of everything. Its first waiter tries to paint.
-func sample() LockStatus {
+func sampleLocks() LockStatus {
 	until, most := sampleTime.Add(3*time.Minute), 50
 	return LockStatus{
 		Name: "soffice", Now: sampleTime, Slots: 3, Held: 2, Waiting: 4, MaxWaiting: &most, OldestWaitSeconds: 61, LeftOver: 1,
@@ -68,7 +68,7 @@ SLOT  WORKER          STATE    PROCESS        FOR   PID  SERVED  RESTARTS       
 
 // What status prints for one lock, to the letter.
 func TestStatusText(t *testing.T) {
-	s := sample()
+	s := sampleLocks()
 	if got := printed(lockLines(&s)); got != sampleText[1:] {
 		t.Errorf("got\n%swant%s", got, sampleText)
 	}

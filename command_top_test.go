@@ -199,7 +199,7 @@ const sampleScreen = `
 // What it shows on a small terminal, to the letter; and that it fits on any, without a
 // control character, whatever is chosen.
 func TestTopView(t *testing.T) {
-	top := topOf(sample())
+	top := topOf(sampleLocks())
 	got := screenOf(top, 80, 24)
 	if got != sampleScreen[1:] {
 		t.Errorf("got\n%swant%s", got, sampleScreen)
@@ -209,13 +209,13 @@ func TestTopView(t *testing.T) {
 			t.Errorf("found %d columns, expected 80 at most: %s", n, l)
 		}
 	}
-	busy := sample()
+	busy := sampleLocks()
 	busy.Name, busy.Slots, busy.Workers = "busy", 40, nil
 	for i := range 60 {
 		busy.Waiters = append(busy.Waiters, ConnectionStatus{ID: uint64(100 + i), Client: "\x1b[2J", Position: 3 + i})
 		busy.Events = append(busy.Events, Event{Event: "\x1b[2J", Time: sampleTime})
 	}
-	top = topOf(sample(), busy, LockStatus{Name: "idle", Slots: 1})
+	top = topOf(sampleLocks(), busy, LockStatus{Name: "idle", Slots: 1})
 	for _, keys := range []string{"", "→", "↓", "→→→→→→→→→→→→→→→→→→→→→→→→→→→→→→k", "n↓", "?", "x"} {
 		press(top, keys)
 		for width := 0; width < 200; width += 1 + width/20 {
@@ -262,7 +262,7 @@ func TestTopScrolls(t *testing.T) {
 // The program itself on a simulated terminal: it shows a lock, carries out keys, shows
 // that Caddy does not answer and that it does again, fits itself to a new size, and ends.
 func TestTopRuns(t *testing.T) {
-	api := newFakeAdmin(t, answerJSON(LockStatus{}), sample())
+	api := newFakeAdmin(t, answerJSON(LockStatus{}), sampleLocks())
 	client, err := newAdminClient(api.address())
 	if err != nil {
 		t.Fatal(err)

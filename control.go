@@ -13,7 +13,6 @@ var (
 	errUnknownConnection = errors.New("no such connection holds or waits")
 	errResumed           = errors.New("the lock was resumed before the last holder was gone")
 	errHolders           = errors.New("there are still other holders")
-	errShutdown          = errors.New("Caddy is shutting down")
 )
 
 // pause is a pause of a lock.
@@ -130,7 +129,7 @@ func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err er
 		case <-ctx.Done():
 			return 0, errHolders
 		case <-l.ctx.Done():
-			return 0, errShutdown
+			return 0, errClosed
 		}
 	}
 	for _, m := range l.momentsNow(on, slot) {

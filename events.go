@@ -36,13 +36,15 @@ const (
 
 // happened tells of an event those who look at the lock, and those who have subscribed to
 // it. It does not wait for them, and may be called with any mutex held but the record's.
+// A connection may come before its config has started to the end: until then the events
+// app still takes subscriptions, without a mutex, and must not be asked.
 func (l *lock) happened(e Event) {
 	e.Time = time.Now()
 	e.Error, _, _ = strings.Cut(e.Error, "\n") // the log has all of it
 	if e.Event != eventActivated && e.Event != eventReleased {
 		l.record.noteEvent(e)
 	}
-	if claim := l.inForce.Load(); claim != nil && claim.events.ShouldEmit(eventPrefix+e.Event) {
+	if claim := l.inForce.Load(); claim != nil && claim.started.Load() && claim.events.ShouldEmit(eventPrefix+e.Event) {
 		l.emitter.add(l, claim, e)
 	}
 }

@@ -9,7 +9,10 @@ func LockStats(name string) (slots, held, waiting, leftOver int) {
 		}
 		l := value.(*lock)
 		s := l.queue.Stats()
-		slots, held, waiting, leftOver = s.Slots, s.Held, s.Waiting, int(l.leftOver.Load())
+		held, waiting, leftOver = s.Held, s.Waiting, int(l.leftOver.Load())
+		l.mu.Lock()
+		slots = l.slots
+		l.mu.Unlock()
 		return false
 	})
 	return slots, held, waiting, leftOver
@@ -27,4 +30,10 @@ func SetDescriptorLimit(n int64) (restore func()) {
 	set := newDescriptors(n)
 	budget.limit, budget.refusals = set.limit, set.refusals
 	return func() { budget.limit, budget.refusals = limit, refusals }
+}
+
+// Boards counts the boards of status pages that are in use.
+func Boards() (n int) {
+	boards.Range(func(any, any) bool { n++; return true })
+	return n
 }

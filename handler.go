@@ -218,8 +218,11 @@ func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, 
 	used := c.used.Load()
 	taken, before = c.taken.Load()-taken, before-len(cx.MatchingBytes())
 	down := err != nil && !used && c.worker != nil && (taken == 0 && before == 0 || isDial(err))
-	if down {
+	switch {
+	case down:
 		c.worker.down(err)
+	case used && c.worker != nil && !isDial(err): // however it has ended then
+		c.worker.reached()
 	}
 	switch {
 	case down && taken+int64(before) == 0 && over.CompareAndSwap(false, true):
@@ -231,9 +234,6 @@ func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, 
 	case err != nil:
 		c.end(serviceError)
 		return "", err
-	}
-	if c.worker != nil {
-		c.worker.reached()
 	}
 	c.end(served)
 	if !used {
@@ -355,7 +355,7 @@ func (c *conn) giveBack() {
 	c.lock.record.noteEnd(outcome)
 	c.lock.giveBack(&c.place)
 	if w == nil {
-		w = c.lock.worker(c.slot) // the slot has got one meanwhile
+		w = at(c.lock.pool(), c.slot-1) // the slot has got one meanwhile, which may be removed again
 	}
 	if w != nil {
 		w.vacated()

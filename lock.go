@@ -42,9 +42,8 @@ type lock struct {
 	paused  *pause          // nil: not paused
 	slots   int             // of the claim in force
 
-	workers atomic.Pointer[[]*worker]
-
-	stopping sync.WaitGroup // processes that are being ended
+	workers   atomic.Pointer[[]*worker]
+	processes []*processSlot // those that have not ended; mu guards it
 
 	handling atomic.Int64    // connections in Handle
 	refusing atomic.Bool     // refuse hooks are running
@@ -65,6 +64,7 @@ type claim struct {
 	hookLog  *zap.Logger // one line for each run of a hook
 	events   *caddyevents.App
 	ctx      caddy.Context
+	started  atomic.Bool // all apps of the config have started
 }
 
 func enterLock(name string) *lock {
@@ -103,8 +103,9 @@ func (l *lock) Destruct() error {
 	return nil
 }
 
-// push puts c in force.
+// push puts c in force, whose config has started to the end.
 func (l *lock) push(c *claim) {
+	c.started.Store(true)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = append(l.claims, c)
@@ -150,10 +151,10 @@ func (l *lock) apply(c *claim) {
 	}
 	l.schedule.keep(hooks)
 	settings := &c.settings
-	budget.addSlots(settings.slots() - l.slots)
-	l.slots = settings.slots()
+	slots := settings.slots()
+	budget.addSlots(slots - l.slots)
 	b := bounds{
-		limit:            l.slots,
+		limit:            slots,
 		maxWaiting:       unlimited,
 		perClient:        settings.MaxPerClient,
 		waitingPerClient: settings.MaxWaitingPerClient,
@@ -191,8 +192,8 @@ func wakeAll(places []*place) {
 }
 
 // shutDown lets the holders finish for as long as the settings say, refuses the line, and
-// then cuts who is left and ends the hooks and the service's processes. It is for the end of the process: a lock
-// does not come back from it.
+// then cuts who is left and ends the hooks and the service's processes. It is for the end
+// of the process: a lock does not come back from it.
 func (l *lock) shutDown() {
 	claim := l.inForce.Load()
 	if claim == nil {

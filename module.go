@@ -9,6 +9,7 @@
 package tcplock
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 func init() {
 	caddy.RegisterModule(new(Handler))
 	caddy.RegisterModule(new(App))
+	caddy.OnExit(func(context.Context) { shutDownAll() })
 }
 
 // Handler is a layer4 handler that lets a limited number of connections at a time

@@ -157,13 +157,19 @@ func (w *worker) reach(ctx context.Context, check time.Duration) error {
 	return err
 }
 
-// down leaves the worker out for a while, after a connection has not reached it.
+// down leaves the worker out for a while, after a connection has not reached it. If its
+// process has ended meanwhile there is no need: the slot is out until another is ready.
 func (w *worker) down(err error) {
+	if p := w.running(); p != nil && !p.missed() {
+		return
+	}
 	w.mu.Lock()
 	leftOut := min(minLeftOut<<min(w.failed, 16), maxLeftOut)
 	w.failed++
+	if w.why&outRemoved == 0 { // the slot may be another worker's by now
+		w.lock.queue.Out(w.slot)
+	}
 	w.why |= outDown
-	w.lock.queue.Out(w.slot)
 	if w.retry != nil {
 		w.retry.Stop()
 	}
@@ -180,13 +186,28 @@ func (w *worker) down(err error) {
 // reached notes that a connection has got through.
 func (w *worker) reached() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.failed = 0
+	p := w.process
+	w.mu.Unlock()
+	if p != nil {
+		p.reached()
+	}
+}
+
+// restored ends the time for which the worker is left out, if it is.
+func (w *worker) restored() {
+	w.mu.Lock()
+	w.failed = 0
+	if w.retry != nil {
+		w.retry.Stop()
+	}
+	woken := w.end(outDown)
+	w.mu.Unlock()
+	wake(woken)
 }
 
 // pool returns what stands behind the slots, from slot 1 on; nil for a slot of which the
-// lock does not know. Slots without workers may have some left that had a holder when they
-// were removed: when they come back, they have to wait for it.
+// lock does not know. Workers that are removed are there until their holder has gone.
 func (l *lock) pool() []*worker {
 	if workers := l.workers.Load(); workers != nil {
 		return *workers
@@ -207,8 +228,10 @@ func (l *lock) worker(slot int) *worker {
 // A worker that stays keeps its slot, its process and its back-off. A new one takes a
 // slot that no other worker has; if somebody holds it, who came when slots had no worker,
 // it waits for that one's end. One that is removed leaves its slot out of service, and goes
-// when its holder has gone.
+// when its holder has gone: then it is as if it had never been there.
 func (l *lock) setSlots(s *Settings, b bounds) {
+	slots := max(l.slots, b.limit) // so many there are, or were
+	l.slots = b.limit
 	if l.workers.Load() == nil && !s.pooled() {
 		wakeAll(l.queue.Set(b, time.Now()))
 		return
@@ -222,7 +245,7 @@ func (l *lock) setSlots(s *Settings, b bounds) {
 	if s.pooled() {
 		b.limit = len(workers)
 	}
-	for slot := range max(b.limit, l.queue.Stats().Slots) {
+	for slot := range max(slots, len(workers), len(old)) {
 		// Nobody is granted a slot as long as it is open what stands behind it.
 		if w := at(workers, slot); w == nil || w != at(old, slot) {
 			l.queue.Out(slot + 1)
@@ -245,11 +268,42 @@ func (l *lock) setSlots(s *Settings, b bounds) {
 			w.remove()
 		}
 	}
-	if !s.pooled() {
-		for slot := range b.limit {
-			wake(l.queue.In(slot+1, time.Now()))
-		}
+	for slot := range b.limit {
+		l.open(slot + 1)
 	}
+}
+
+// drop forgets a worker that has been removed, when nobody holds its slot. l.mu is held.
+func (l *lock) drop(w *worker) {
+	workers := slices.Clone(l.pool())
+	if at(workers, w.slot-1) == w && w.takeOut(outRemoved) {
+		workers[w.slot-1] = nil
+		l.workers.Store(&workers)
+		l.open(w.slot)
+	}
+}
+
+// open puts a slot into service if it has no worker and needs none, when the last process
+// that was there has ended. l.mu is held.
+func (l *lock) open(slot int) {
+	if l.inForce.Load().settings.pooled() || slot > l.slots || at(l.pool(), slot-1) != nil {
+		return
+	}
+	if !slices.ContainsFunc(l.processes, func(p *processSlot) bool { return p.worker.slot == slot }) {
+		wake(l.queue.In(slot, time.Now()))
+	}
+}
+
+// hasSlot reports whether there is a slot of that number, in service or not. After reloads
+// of workers there may be gaps.
+func (l *lock) hasSlot(slot int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inForce.Load().settings.pooled() {
+		w := at(l.pool(), slot-1)
+		return w != nil && w.named
+	}
+	return 1 <= slot && slot <= l.slots
 }
 
 // assign gives each address a worker, and each worker a slot.

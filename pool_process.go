@@ -1,7 +1,17 @@
 package tcplock
 
+import (
+	"maps"
+	"slices"
+	"sync"
+)
+
 // A worker whose process is the lock's to run: what the slot's holders and the settings
 // tell its supervisor, and how that takes the slot out of service.
+//
+// A process that no config in force wants any more is dismissed: it ends as soon as nobody
+// holds its slot, which is out of service until it has ended. Whoever comes after it, in its
+// slot or at its address, waits for that.
 
 // ended is called when the slot's holder is done, before the slot is given back.
 func (w *worker) ended() {
@@ -17,24 +27,26 @@ func (w *worker) restart(reason string) {
 	}
 }
 
-// vacated is called when the slot has been given back.
+// vacated is called when the slot has been given back. The lock's mutex decides between
+// the end of the last holder and a config that wants the worker, or its process, again.
 func (w *worker) vacated() {
 	w.mu.Lock()
-	p, removed := w.process, w.why&outRemoved != 0
+	concerned := w.process != nil || w.why&outRemoved != 0
 	w.mu.Unlock()
-	switch {
+	if !concerned {
+		return
+	}
+	w.lock.mu.Lock()
+	defer w.lock.mu.Unlock()
+	switch p := w.running(); {
 	case p == nil:
-	case removed:
-		w.leave(p)
+	case p.dismissed:
+		w.dismiss(p)
 	default:
 		p.vacated()
 	}
-}
-
-// remove takes the worker out for good, or until a config names it again.
-func (w *worker) remove() {
-	if p := w.running(); w.takeOut(outRemoved) && p != nil {
-		w.leave(p)
+	if !w.named {
+		w.lock.drop(w)
 	}
 }
 
@@ -45,41 +57,78 @@ func (w *worker) running() *processSlot {
 	return w.process
 }
 
-// supervise makes the process behind the worker what the settings say.
+// All below, but what the supervisor calls and stopProcesses, is called with the lock's
+// mutex held.
+
+// remove takes the worker out until a config names it again.
+func (w *worker) remove() {
+	w.takeOut(outRemoved)
+	if p := w.running(); p != nil {
+		w.dismiss(p)
+	}
+}
+
+// supervise makes the process behind the worker what the settings say, nil being none.
 func (w *worker) supervise(s *Service) {
-	p := w.running()
-	switch {
+	switch p := w.running(); {
 	case p == nil && s != nil:
-		w.takeOut(outProcess)
-		p = &processSlot{worker: w}
-		p.supervisor = newSupervisor(s, processID{w.lock.name, w.slot, w.address}, p, w.lock.logger, w.lock.noteProcess)
+		w.launch(s)
+	case p == nil:
+		if w.lock.occupied(w.address) {
+			w.takeOut(outProcess) // until it has ended
+		}
+	case s == nil:
+		w.dismiss(p)
+	default:
 		w.mu.Lock()
-		w.process = p
+		p.dismissed = false
 		w.mu.Unlock()
-	case p != nil && s == nil:
-		w.leave(p)
-		w.putIn(outProcess)
-	case p != nil:
 		p.replace(s)
 	}
 }
 
-// leave ends p, which is the worker's process no longer.
-func (w *worker) leave(p *processSlot) {
-	w.mu.Lock()
-	if w.process == p {
-		w.process = nil
+func (w *worker) launch(s *Service) {
+	w.takeOut(outProcess)
+	p := &processSlot{worker: w}
+	ends.Lock()
+	var before []<-chan struct{}
+	for _, place := range p.places() {
+		if end := ends.last[place]; end != nil {
+			before = append(before, end)
+		}
 	}
-	p.over = true
+	p.supervisor = newSupervisor(s, processID{w.lock.name, w.slot, w.address}, p, w.lock.logger, w.lock.noteProcess, before...)
+	for _, place := range p.places() {
+		ends.last[place] = p.done
+	}
+	ends.Unlock()
+	w.lock.processes = append(w.lock.processes, p)
+	w.mu.Lock()
+	w.process = p
 	w.mu.Unlock()
-	w.lock.stopping.Go(p.stop)
 }
 
-// processSlot is a worker's process and how it takes its slot out of service.
+// dismiss ends p, or has vacated do it if somebody holds the slot.
+func (w *worker) dismiss(p *processSlot) {
+	w.mu.Lock()
+	p.dismissed = true
+	w.why |= outProcess
+	if p.over = w.lock.queue.Out(w.slot); p.over {
+		w.process = nil
+	}
+	w.mu.Unlock()
+	if p.over {
+		p.halt()
+	}
+}
+
+// processSlot is a worker's process and how it takes its slot out of service. Its two
+// variables are changed with the mutexes of both lock and worker held.
 type processSlot struct {
 	*supervisor
-	worker *worker
-	over   bool // another one may do that now; worker.mu guards it
+	worker    *worker
+	dismissed bool // no config in force wants it
+	over      bool // it is dismissed, and nobody holds the slot, which it has no say in any more
 }
 
 func (p *processSlot) out() (vacant bool) {
@@ -95,22 +144,80 @@ func (p *processSlot) out() (vacant bool) {
 func (p *processSlot) in() {
 	var woken *place
 	p.worker.mu.Lock()
-	if !p.over {
+	if !p.dismissed {
 		woken = p.worker.end(outProcess)
 	}
 	p.worker.mu.Unlock()
 	wake(woken)
 }
 
-// stopProcesses ends all of them, and returns when they have ended.
-func (l *lock) stopProcesses() {
-	for _, w := range l.pool() {
-		if w == nil {
-			continue
-		}
-		if p := w.running(); p != nil {
-			l.stopping.Go(p.stop)
+func (p *processSlot) fresh() { p.worker.restored() }
+
+// gone lets the next process come, or, if there is to be none, somebody else's.
+func (p *processSlot) gone() {
+	ends.Lock()
+	for _, place := range p.places() {
+		if ends.last[place] == p.done {
+			delete(ends.last, place)
 		}
 	}
-	l.stopping.Wait()
+	ends.Unlock()
+	l := p.worker.lock
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.processes = slices.DeleteFunc(l.processes, func(other *processSlot) bool { return other == p })
+	for _, w := range l.pool() {
+		if w != nil && w.running() == nil && !l.occupied(w.address) {
+			w.putIn(outProcess)
+		}
+	}
+	l.open(p.worker.slot)
+}
+
+// occupied reports whether one of the lock's processes is still at an address.
+func (l *lock) occupied(address string) bool {
+	return slices.ContainsFunc(l.processes, func(p *processSlot) bool { return p.worker.address == address })
+}
+
+// places are what only one process can have at a time: a slot, after which its directory
+// may be named, and an address.
+func (p *processSlot) places() []processID {
+	w := p.worker
+	places := []processID{{lock: w.lock.name, slot: w.slot}}
+	if w.address != "" {
+		places = append(places, processID{lock: w.lock.name, worker: w.address})
+	}
+	return places
+}
+
+// ends has, for each place, the end of the process that has come there last. All that came
+// before have ended by then, since each waits for its predecessor's end, whatever else it is
+// told. They may belong to another lock: one that a reload has removed, and whose name has
+// come back while its processes were ending.
+var ends = struct {
+	sync.Mutex
+	last map[processID]<-chan struct{}
+}{last: make(map[processID]<-chan struct{})}
+
+// waitForProcesses returns when those of all locks have ended, which all have been told.
+func waitForProcesses() {
+	ends.Lock()
+	last := slices.Collect(maps.Values(ends.last))
+	ends.Unlock()
+	for _, end := range last {
+		<-end
+	}
+}
+
+// stopProcesses ends all of the lock's, and returns when they have ended.
+func (l *lock) stopProcesses() {
+	l.mu.Lock()
+	processes := slices.Clone(l.processes)
+	l.mu.Unlock()
+	for _, p := range processes {
+		p.halt()
+	}
+	for _, p := range processes {
+		<-p.done
+	}
 }

@@ -55,7 +55,7 @@ func TestReloadWorkers(t *testing.T) {
 	w[0].leave(at0)
 	at0 = w[0].gets(t, 6)
 	p.reload(t, 3, 1, 2, 0) // in another order
-	at2, at3 = w[2].gets(t, 7), w[3].gets(t, 8)
+	at3, at2 = w[3].gets(t, 7), w[2].gets(t, 8)
 	w[0].leave(at0)
 	at0 = w[0].gets(t, 9)
 	for i, conn := range []*net.TCPConn{at0, at1, at2, at3} {

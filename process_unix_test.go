@@ -274,6 +274,8 @@ func (s *realSlot) set(out bool) {
 }
 func (s *realSlot) out() bool { s.set(true); return true }
 func (s *realSlot) in()       { s.set(false) }
+func (s *realSlot) fresh()    {}
+func (s *realSlot) gone()     {}
 
 // A supervised process that is killed, or is to be restarted, is another one soon; one that
 // ignores the request to end is killed; and after stop there is none.
@@ -294,7 +296,7 @@ func TestSupervisedProcess(t *testing.T) {
 		poll(t, what, func() bool {
 			now := sup.snapshot()
 			pid := strconv.Itoa(now.PID)
-			if now.State != processReady || len(pids) > 0 && pid == pids[len(pids)-1] {
+			if now.State != processReady || len(lines(logs)) == len(pids) {
 				return false
 			}
 			pids = append(pids, pid)

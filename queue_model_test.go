@@ -247,7 +247,7 @@ func (m *model) requeue(p *person) []*person {
 
 // seize is for who is nobody's connection and counts nowhere.
 func (m *model) seize(p *person) bool {
-	if len(m.holders) > 0 || len(m.line) > 0 || !m.admitting() {
+	if len(m.holders) > 0 || len(m.line) > 0 || m.paused || m.closed || len(m.secluding) > 0 {
 		return false
 	}
 	m.seclude(p)

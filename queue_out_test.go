@@ -52,13 +52,15 @@ func TestQueueOutAndInWhileHeld(t *testing.T) {
 }
 
 // With all slots out of service the line waits, in order and within its bounds, and who
-// joins a lock that is idle otherwise waits as well.
+// joins a lock that is idle otherwise waits as well. To be alone needs no slot.
 func TestQueueAllOut(t *testing.T) {
 	s := newScript(t, 2, 2)
 	s.out(1, true)
 	s.out(2, true)
-	s.seize("i", false)
+	s.seize("idle", true)
+	s.include("idle", "")
 	s.joins("a b", "waits")
+	s.seize("i", false)
 	s.joins("c", errFull.Error())
 	s.leave("a", true)
 	s.joins("d", "waits")
@@ -292,14 +294,14 @@ func TestQueueRequeueFigures(t *testing.T) {
 	q.Out(1)
 	q.Requeue(b, at(12)) // and held for 2
 	expect(b, place{state: placeWaiting, number: 2, joined: at(1), waited: 9 * time.Second, held: 2 * time.Second})
-	if got, want := q.Stats(), (queueStats{Slots: 1, Waiting: 1, Oldest: at(1), Total: totals{Joined: 2, Granted: 1}}); got != want {
+	if got, want := q.Stats(), (queueStats{Waiting: 1, Oldest: at(1), Total: totals{Joined: 2, Granted: 1}}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)
 	}
 	q.In(1, at(15)) // waited for 3 more
 	q.Requeue(b, at(20))
 	expect(b, place{state: placeHolding, slot: 1, number: 4, joined: at(1), waited: 12 * time.Second, held: 7 * time.Second})
 	q.Release(b, at(30))
-	if got, want := q.Stats(), (queueStats{Slots: 1, Total: totals{Joined: 2, Granted: 2}}); got != want {
+	if got, want := q.Stats(), (queueStats{Total: totals{Joined: 2, Granted: 2}}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)
 	}
 }

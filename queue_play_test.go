@@ -209,7 +209,7 @@ func (g *game) compare() {
 	most := m.steps % 8 // often fewer than wait
 	stats, holders, waiters := g.q.Snapshot(most)
 	want := queueStats{
-		Slots: m.limit, Held: len(m.holders), Waiting: len(m.line),
+		Held: len(m.holders), Waiting: len(m.line),
 		Paused: m.paused, Alone: len(m.secluding) > 0, Total: m.total,
 	}
 	if len(m.line) > 0 {

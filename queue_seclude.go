@@ -23,13 +23,14 @@ func (q *queue) Seclude(p *place) *place {
 	return q.alone()
 }
 
-// Seize makes p, which is new, alone at once if nobody holds or waits and a slot may be
-// granted; else it does nothing and returns false.
+// Seize makes p, which is new, alone at once if nobody holds, waits or wants to be alone,
+// and there is no pause; else it does nothing and returns false. Slots that are out of
+// service are no reason not to: p takes none.
 func (q *queue) Seize(p *place) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	p.mustBe(placeNew)
-	if q.held > 0 || !q.admitting() {
+	if q.held > 0 || q.waiting > 0 || q.paused || q.closed || len(q.seclusion) > 0 {
 		return false
 	}
 	q.seclude(p)

@@ -4,7 +4,6 @@ import "time"
 
 // queueStats is one moment of a queue, all figures of the same instant.
 type queueStats struct {
-	Slots   int
 	Held    int
 	Waiting int
 	Paused  bool
@@ -63,7 +62,7 @@ func (q *queue) Find(seq uint64) *place {
 func (q *queue) stats() queueStats {
 	t := q.total
 	t.Joined = t.Refused + t.Left + t.Granted + uint64(q.waiting)
-	return queueStats{q.limit, q.held, q.waiting, q.paused, len(q.seclusion) > 0, q.oldest(), t}
+	return queueStats{q.held, q.waiting, q.paused, len(q.seclusion) > 0, q.oldest(), t}
 }
 
 // oldest is when the one joined who waits longest.

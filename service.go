@@ -213,6 +213,12 @@ func (s *Service) sameProcess(other *Service) bool {
 		s.Dir == other.Dir && maps.Equal(s.Env, other.Env)
 }
 
+// sameReady reports whether a process is ready by s when it is by other.
+func (s *Service) sameReady(other *Service) bool {
+	return s.Ready == other.Ready && slices.Equal(s.ReadyCommand, other.ReadyCommand) &&
+		s.ReadyTimeout == other.ReadyTimeout
+}
+
 // processID says which slot a process stands behind.
 type processID struct {
 	lock   string

@@ -224,15 +224,18 @@ func (r *record) waitStatus() WaitStatus {
 		return WaitStatus{}
 	}
 	slices.Sort(waits)
-	// The smallest that so many of a hundred do not exceed.
-	percentile := func(p int) float64 { return waits[(len(waits)*p+99)/100-1].Seconds() }
 	return WaitStatus{
 		Count:      len(waits),
-		P50Seconds: percentile(50),
-		P90Seconds: percentile(90),
-		P99Seconds: percentile(99),
-		MaxSeconds: percentile(100),
+		P50Seconds: percentile(waits, 50),
+		P90Seconds: percentile(waits, 90),
+		P99Seconds: percentile(waits, 99),
+		MaxSeconds: percentile(waits, 100),
 	}
+}
+
+// percentile is the smallest of them that p of a hundred do not exceed, in seconds.
+func percentile(sorted []time.Duration, p int) float64 {
+	return sorted[(len(sorted)*p+99)/100-1].Seconds()
 }
 
 func (w *worker) status() WorkerStatus {

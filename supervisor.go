@@ -42,11 +42,13 @@ import (
 	"go.uber.org/zap"
 )
 
-// slotControl is the slot, as its supervisor sees it. Both are called with the
+// slotControl is the slot, as its supervisor sees it. All but gone are called with the
 // supervisor's mutex held: they must not block and not call the supervisor.
 type slotControl interface {
 	out() (vacant bool) // not granted from now on; says whether nobody holds it. Idempotent.
 	in()                // may be granted again. Idempotent.
+	fresh()             // the process has just become ready; in follows
+	gone()              // the supervisor has ended
 }
 
 // The states of a process.
@@ -109,6 +111,7 @@ type supervisor struct {
 	logger func() *zap.Logger
 	note   func(processEvent)
 	launch func(*Service) (process, error)
+	before []<-chan struct{} // the ends of those whose place this one takes
 
 	kick chan struct{} // capacity 1: look at what follows again
 	quit chan struct{} // closed by stop
@@ -121,18 +124,23 @@ type supervisor struct {
 	closed   bool          // by stop
 	failures int           // in a row
 	letIn    bool          // the holder was let to the process that runs now
+	doubted  bool          // it was let to one that has ended, which may not have been a failure
 	used     time.Time     // when the slot last had a connection
 	changed  chan struct{} // closed when the state has changed
 }
 
 // newSupervisor starts a supervisor, and the process unless it is lazy: then the
-// slot is out already when newSupervisor returns. logger returns the one in force. note, if
+// slot is out already when newSupervisor returns. It does nothing, and its slot is out, until
+// all channels in before are closed. logger returns the one in force. note, if
 // not nil, is told what happens, one thing after the other. End it with stop.
-func newSupervisor(spec *Service, id processID, slot slotControl, logger func() *zap.Logger, note func(processEvent)) *supervisor {
-	return superviseWith(startProcess, spec, id, slot, logger, note)
+func newSupervisor(spec *Service, id processID, slot slotControl, logger func() *zap.Logger, note func(processEvent), before ...<-chan struct{}) *supervisor {
+	return superviseWith(starting, spec, id, slot, logger, note, before...)
 }
 
-func superviseWith(launch starter, spec *Service, id processID, slot slotControl, logger func() *zap.Logger, note func(processEvent)) *supervisor {
+// starting starts the processes; tests have their own.
+var starting starter = startProcess
+
+func superviseWith(launch starter, spec *Service, id processID, slot slotControl, logger func() *zap.Logger, note func(processEvent), before ...<-chan struct{}) *supervisor {
 	s := &supervisor{
 		id:   id,
 		slot: slot,
@@ -143,6 +151,7 @@ func superviseWith(launch starter, spec *Service, id processID, slot slotControl
 		launch: func(s *Service) (process, error) {
 			return launch(s, id, func() *zap.Logger { return logger().Named("service") })
 		},
+		before:  before,
 		kick:    make(chan struct{}, 1),
 		quit:    make(chan struct{}),
 		done:    make(chan struct{}),
@@ -151,8 +160,12 @@ func superviseWith(launch starter, spec *Service, id processID, slot slotControl
 		wanted:  spec.Start != startLazy,
 	}
 	s.now.Restarts = make(map[string]int)
+	state := processStopped
+	if len(before) > 0 {
+		state = processStopping // which a predecessor is
+	}
 	s.mu.Lock()
-	s.set(processStopped)
+	s.set(state)
 	s.mu.Unlock()
 	go s.run()
 	return s
@@ -183,7 +196,7 @@ func (s *supervisor) enter() (wait <-chan struct{}, err error) {
 	case s.closed:
 		return nil, errNoService
 	case s.now.State == processReady:
-		s.letIn = true
+		s.letIn, s.doubted = true, false
 		return nil, nil
 	case s.now.Failed != "":
 		return nil, errors.New(s.now.Failed)
@@ -193,6 +206,27 @@ func (s *supervisor) enter() (wait <-chan struct{}, err error) {
 		s.wake()
 	}
 	return s.changed, nil
+}
+
+// missed is called when the holder has not reached the process that it was let to. It
+// reports whether that one runs still.
+func (s *supervisor) missed() (runs bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	runs = s.letIn
+	s.letIn = false
+	return runs
+}
+
+// reached is called when the holder has reached it. If it has ended since then it has
+// served somebody, and there is no reason to wait with the next one.
+func (s *supervisor) reached() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.doubted {
+		s.doubted, s.failures = false, 0
+		s.wake()
+	}
 }
 
 // ended is called when the holder's connection is over and its slot not given back
@@ -230,36 +264,42 @@ func (s *supervisor) restart(reason string) {
 	}
 }
 
-// replace puts other settings in force, but not after stop. The process is restarted if it would be another
-// one with them; a start that is under way is given up.
+// replace puts other settings in force, but not after stop. The process is restarted if it
+// would be another one with them; a start that is under way is given up, also if it would
+// be ready otherwise.
 func (s *supervisor) replace(spec *Service) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.spec
 	s.spec = spec
-	running := s.now.State != processStopped && s.now.State != processStopping
+	starts := s.now.State == processStarting || s.now.State == processBackingOff
 	switch {
-	case running && !spec.sameProcess(old):
+	case (starts || s.now.State == processReady) && !spec.sameProcess(old), starts && !spec.sameReady(old):
 		s.failures = 0
 		s.require(restartConfig)
-	case s.now.State == processStopped && old.Start == startLazy && spec.Start != startLazy:
+	case s.now.State != processReady && old.Start == startLazy && spec.Start != startLazy:
 		s.wanted = true
-		s.settle()
 	}
+	s.settle()
 	s.wake()
 }
 
 // stop ends the process, whoever holds the slot, and the supervisor, and waits for both.
 // The slot stays out.
 func (s *supervisor) stop() {
+	s.halt()
+	<-s.done
+}
+
+// halt is stop without the waiting.
+func (s *supervisor) halt() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.closed {
 		s.closed = true
 		close(s.quit)
 		s.set(s.now.State)
 	}
-	s.mu.Unlock()
-	<-s.done
 }
 
 func (s *supervisor) snapshot() ProcessStatus {

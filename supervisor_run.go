@@ -16,7 +16,14 @@ import (
 )
 
 func (s *supervisor) run() {
+	defer s.slot.gone()
 	defer close(s.done)
+	for _, end := range s.before {
+		<-end // also after stop: who waits for this one's end waits for that as well
+	}
+	s.mu.Lock()
+	s.set(processStopped)
+	s.mu.Unlock()
 	why := "" // the last process that was ready has ended; empty if there is none to replace
 	for s.rest() {
 		p, err := s.start(why)
@@ -52,7 +59,7 @@ func (s *supervisor) rest() bool {
 	}
 	for {
 		s.mu.Lock()
-		start, closed := s.wanted && (pause == 0 || s.now.Due != ""), s.closed
+		start, closed := s.wanted && (pause == 0 || s.failures == 0 || s.now.Due != ""), s.closed
 		s.mu.Unlock()
 		if start || closed {
 			return !closed
@@ -110,6 +117,7 @@ func (s *supervisor) start(why string) (process, error) {
 			s.now.Restarts[why]++
 		}
 		s.used = time.Now()
+		s.slot.fresh()
 		s.set(processReady)
 	case errors.Is(err, errAbandoned):
 		s.set(processStopping)
@@ -172,7 +180,9 @@ func (s *supervisor) watch(p process) (why string) {
 			s.logger().Warn("service has ended", zap.Int("pid", p.pid()), zap.String("status", ending(p)))
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			letIn := s.letIn
 			s.leave(restartExit, ending(p))
+			s.doubted = letIn && p.cause() == nil
 			return restartExit
 		case <-memory.C:
 			s.weigh(p)

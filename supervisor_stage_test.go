@@ -90,6 +90,9 @@ func (s *stage) in() {
 	}
 }
 
+func (s *stage) fresh() {}
+func (s *stage) gone()  {}
+
 func (s *stage) happened(e processEvent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,0 +1,47 @@
+package tcplock
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// hearer is a handler of Caddy's events app that writes down the names of what it gets
+// before the context is done.
+type hearer struct{ names []string }
+
+func (h *hearer) Handle(ctx context.Context, e caddy.Event) error {
+	if ctx.Err() == nil {
+		h.names = append(h.names, e.Name())
+	}
+	return nil
+}
+
+// A connection may come before its config's events app has started. That one takes
+// subscriptions meanwhile, into a map without a mutex: it must not be asked yet.
+func TestEventsBeforeStart(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		heard := new(hearer)
+		if err := s.events.On("", heard); err != nil {
+			t.Fatal(err)
+		}
+		s.load(Settings{})
+		s.handler.claim.started.Store(false)
+		s.lock.pause(0)
+		synctest.Wait()
+		if len(heard.names) > 0 {
+			t.Errorf("found events %v, expected none before the start", heard.names)
+		}
+		s.handler.claim.started.Store(true)
+		s.lock.resume()
+		synctest.Wait()
+		if len(heard.names) != 1 {
+			t.Errorf("found events %v, expected the one after the start", heard.names)
+		}
+		if events := s.lock.record.lastEvents(); len(events) != 2 {
+			t.Errorf("found %v, expected the status to have both", events)
+		}
+	})
+}

@@ -1,0 +1,268 @@
+package tcplock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+)
+
+// poolStage is a hookStage with workers behind the lock, and processes behind them if the
+// settings have a service. It looks that no two processes are ever in one slot or at one
+// address, that none is asked to end under a client, and that none has two clients.
+type poolStage struct {
+	*hookStage
+
+	// All below is guarded by the stage's mutex.
+	processes []*actor
+	down      map[string]bool // workers without a process that are not there
+	loaded    time.Time       // the last reload
+
+	// How the next process behaves.
+	readyAfter, endsAfter time.Duration
+	deaf                  bool // it is ready, and takes no connection
+}
+
+// playPool plays a script, as playHooks does, and looks that no process is left.
+func playPool(t *testing.T, script func(s *poolStage)) {
+	t.Helper()
+	var s *poolStage
+	starting = func(spec *Service, id processID, _ func() *zap.Logger) (process, error) { return s.launch(spec, id) }
+	defer func() { starting = startProcess }()
+	playHooks(t, func(h *hookStage) {
+		s = &poolStage{hookStage: h, down: make(map[string]bool), readyAfter: time.Second, endsAfter: time.Second}
+		script(s)
+	})
+	if n := s.alive(""); n > 0 || len(s.lock.processes) > 0 || len(ends.last) > 0 {
+		t.Errorf("found %d processes, %d the lock knows, and %v that others would wait for, expected none", n, len(s.lock.processes), ends.last)
+	}
+}
+
+// actor is a process of the stage.
+type actor struct {
+	s      *poolStage
+	id     processID
+	number int
+	over   chan struct{}
+
+	status  error
+	listens bool
+	asked   bool // to end
+	ended   bool
+	guest   string // its client
+	readyIn time.Duration
+	endsIn  time.Duration
+	deaf    bool
+}
+
+func (s *poolStage) launch(_ *Service, id processID) (process, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, other := range s.processes {
+		if other.ended {
+			continue
+		}
+		if other.id.slot == id.slot || id.worker != "" && other.id.worker == id.worker {
+			s.t.Errorf("at %s: process of slot %d at %q started beside that of slot %d at %q",
+				time.Since(s.start), id.slot, id.worker, other.id.slot, other.id.worker)
+		}
+	}
+	a := &actor{s: s, id: id, number: len(s.processes) + 1, over: make(chan struct{}),
+		readyIn: s.readyAfter, endsIn: s.endsAfter, deaf: s.deaf}
+	s.processes = append(s.processes, a)
+	return a, nil
+}
+
+func (a *actor) pid() int                { return a.number }
+func (a *actor) exited() <-chan struct{} { return a.over }
+func (a *actor) cause() error            { return a.status }
+func (a *actor) memory() (uint64, error) { return 0, nil }
+func (a *actor) release()                {}
+func (a *actor) kill()                   { a.exit(errors.New("killed")) }
+
+func (a *actor) ready(ctx context.Context) error {
+	if !sleep(ctx, a.readyIn) {
+		return ctx.Err()
+	}
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.listens = true
+	return nil
+}
+
+func (a *actor) terminate() {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	if a.asked || a.ended {
+		return
+	}
+	guest, at := a.guest, time.Since(a.s.start)
+	time.AfterFunc(1, func() { // one that has just been cut is gone by then
+		a.s.mu.Lock()
+		defer a.s.mu.Unlock()
+		if guest != "" && guest == a.guest {
+			a.s.t.Errorf("at %s: process of slot %d asked to end under client %s", at, a.id.slot, guest)
+		}
+	})
+	a.asked, a.listens = true, false
+	time.AfterFunc(a.endsIn, func() { a.exit(nil) })
+}
+
+// exit ends the process; all its connections end with it.
+func (a *actor) exit(status error) {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	if !a.ended {
+		a.status, a.listens, a.ended = status, false, true
+		close(a.over)
+	}
+}
+
+// load puts settings in force.
+func (s *poolStage) load(settings Settings, hooks ...*Hook) {
+	s.let(func() { s.loaded = time.Now() })
+	s.hookStage.load(settings, hooks...)
+}
+
+// alive counts the processes at an address, or all of them.
+func (s *poolStage) alive(worker string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.processes {
+		if !a.ended && (worker == "" || a.id.worker == worker) {
+			n++
+		}
+	}
+	return n
+}
+
+// last is the process that was started last.
+func (s *poolStage) last() *actor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.processes[len(s.processes)-1]
+}
+
+func (s *poolStage) let(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+// guest is a client of the stage.
+type guest struct {
+	name     string
+	ip       string // empty: it has none
+	priority int
+	stays    time.Duration
+	tail     time.Duration // how much longer if the process ends
+	wedges   bool          // it does not let go when the client is cut
+	fails    error         // how its connection ends
+}
+
+// addrConn is a connection from somewhere.
+type addrConn struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (c addrConn) RemoteAddr() net.Addr { return c.addr }
+
+// comes sends a client to the lock.
+func (s *poolStage) comes(c guest) {
+	ours, theirs := net.Pipe()
+	var from net.Addr = namedConn{name: c.name}
+	if c.ip != "" {
+		from = &net.TCPAddr{IP: net.ParseIP(c.ip), Port: 1}
+	}
+	cx := layer4.WrapConnection(addrConn{theirs, from}, nil, zap.NewNop())
+	handler := *s.handler // of the config in force now
+	handler.Priority = c.priority
+	cut := make(chan struct{})
+	s.ended.Go(func() {
+		defer close(cut)
+		for buf := make([]byte, 1); ; {
+			if _, err := ours.Read(buf); err != nil {
+				return
+			}
+		}
+	})
+	s.ended.Go(func() {
+		defer theirs.Close()
+		_ = handler.Handle(cx, layer4.HandlerFunc(func(cx *layer4.Connection) error { return s.serve(cx, c, cut) }))
+	})
+}
+
+// serve is the proxy and what is behind it.
+func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) error {
+	slot, _ := cx.Replacer().GetString("l4.tcplock.slot")
+	worker, _ := cx.Replacer().GetString("l4.tcplock.worker")
+	at := strings.TrimSpace(slot + " " + worker)
+	over, err := s.connect(slot, worker, c, cx.GetVar(connVar).(*conn).hooked > 0)
+	if err != nil {
+		s.say(c.name + " not at " + at)
+		return &net.OpError{Op: "dial", Err: err}
+	}
+	s.say(c.name + " at " + at)
+	if _, err := cx.Write([]byte("x")); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(c.stays):
+	case <-over:
+		time.Sleep(c.tail)
+	case <-cut:
+		s.leave(c)
+		if c.wedges {
+			<-over
+		}
+	}
+	s.leave(c)
+	return c.fails
+}
+
+// connect returns what is closed when the process ends.
+func (s *poolStage) connect(slot, worker string, c guest, hooked bool) (over <-chan struct{}, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.processes {
+		if a.ended || fmt.Sprint(a.id.slot) != slot || a.id.worker != worker {
+			continue
+		}
+		switch {
+		case a.asked && !hooked && s.loaded.Before(time.Now()):
+			// One before it may have crashed under a hook, and a reload may come between the
+			// slot and the look at what is behind it.
+			s.t.Errorf("at %s: client %s was sent to slot %s, whose process is ending", time.Since(s.start), c.name, slot)
+			return nil, errors.New("connection refused")
+		case !a.listens || a.deaf:
+			return nil, errors.New("connection refused")
+		case a.guest != "":
+			s.t.Errorf("at %s: client %s has come to %q beside %s", time.Since(s.start), c.name, worker, a.guest)
+		}
+		a.guest = c.name
+		return a.over, nil
+	}
+	if s.service() || s.down[worker] {
+		return nil, errors.New("connection refused")
+	}
+	return nil, nil
+}
+
+func (s *poolStage) service() bool { return s.lock.inForce.Load().settings.Service != nil }
+
+func (s *poolStage) leave(c guest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.processes {
+		if a.guest == c.name {
+			a.guest = ""
+		}
+	}
+}

@@ -1,0 +1,230 @@
+//go:build unix
+
+package tcplock_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+)
+
+// Processes that leave their worker's address to the test: each notes in a file that it has
+// started, and that it has ended, which takes it a while after it was asked to.
+
+type slowEnders struct {
+	dir     string
+	addr    string // the lock's
+	workers []*service
+}
+
+func newSlowEnders(t *testing.T, workers int) *slowEnders {
+	t.Helper()
+	s := &slowEnders{dir: t.TempDir(), addr: freeAddr(t)}
+	for range workers {
+		s.workers = append(s.workers, newService(t, nil))
+	}
+	return s
+}
+
+// slow is a process that takes a while to end.
+const slow = "trap ': >\"$0/$1.asked\"; sleep 0.3; echo end $$ >>\"$0/$1\"; exit' TERM; echo start $$ >>\"$0/$1\"; while :; do sleep 0.02; done"
+
+// config is a lock in front of some of the workers, with a process for each that notes in the
+// file what is it called.
+func (s *slowEnders) config(notes, options string, workers ...int) string {
+	return s.configOf(s.service(notes)+" {\n"+options+"\n}", workers...)
+}
+
+func (s *slowEnders) service(notes string) string {
+	return fmt.Sprintf("service sh -c `%s` %s %s", slow, s.dir, notes)
+}
+
+func (s *slowEnders) configOf(service string, workers ...int) string {
+	var addrs []string
+	for _, w := range workers {
+		addrs = append(addrs, s.workers[w].addr)
+	}
+	return poolConfig(s.addr, service, addrs...)
+}
+
+func (s *slowEnders) notes(t *testing.T, file string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.dir, file))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(text)), "\n")
+}
+
+// oneAfterTheOther waits for the nth start and looks that all before have ended before it.
+func (s *slowEnders) oneAfterTheOther(t *testing.T, file string, n int) {
+	t.Helper()
+	var notes []string
+	eventually(t, fmt.Sprintf("%d processes in %s have started", n, file), func() bool {
+		notes = s.notes(t, file)
+		return len(slices.DeleteFunc(slices.Clone(notes), func(note string) bool { return !strings.HasPrefix(note, "start") })) >= n
+	})
+	alive := ""
+	for _, note := range notes {
+		what, pid, _ := strings.Cut(note, " ")
+		switch {
+		case what == "end" && pid == alive:
+			alive = ""
+		case what == "start" && alive == "":
+			alive = pid
+		default:
+			t.Fatalf("found %q, expected each start after the end of the one before", notes)
+		}
+	}
+}
+
+// What stands behind a slot is taken away by a reload, and given back by the next, before
+// the process has ended: the next process is not started before that, and clients wait.
+func TestSuccessorWaits(t *testing.T) {
+	s := func(t *testing.T) *slowEnders { return newSlowEnders(t, 3) }
+	t.Run("worker", func(t *testing.T) {
+		s := s(t)
+		load(t, s.config("{l4.tcplock.worker_port}", "", 0, 1))
+		port := portOf(t, s.workers[1].addr)
+		s.oneAfterTheOther(t, port, 1)
+		load(t, s.config("{l4.tcplock.worker_port}", "", 0))
+		load(t, s.config("{l4.tcplock.worker_port}", "", 0, 1))
+		s.oneAfterTheOther(t, port, 2)
+	})
+	t.Run("worker in another slot", func(t *testing.T) {
+		s := s(t)
+		load(t, s.config("{l4.tcplock.worker_port}", "", 0, 1))
+		port := portOf(t, s.workers[0].addr)
+		s.oneAfterTheOther(t, port, 1)
+		load(t, s.config("{l4.tcplock.worker_port}", "", 1, 2))
+		load(t, s.config("{l4.tcplock.worker_port}", "", 1, 2, 0))
+		s.oneAfterTheOther(t, port, 2)
+	})
+	t.Run("slot of another worker", func(t *testing.T) {
+		s := s(t)
+		load(t, s.config("{l4.tcplock.slot}", "", 0, 1))
+		s.oneAfterTheOther(t, "2", 1)
+		load(t, s.config("{l4.tcplock.slot}", "", 0, 2))
+		s.oneAfterTheOther(t, "2", 2)
+	})
+	t.Run("service", func(t *testing.T) {
+		s := s(t)
+		load(t, s.config("{l4.tcplock.slot}", "", 0))
+		s.oneAfterTheOther(t, "1", 1)
+		load(t, s.configOf("", 0))
+		load(t, s.config("{l4.tcplock.slot}", "start lazy", 0))
+		plainly(t, s.addr, number(0))
+		s.workers[0].leave(s.workers[0].gets(t, 0))
+		s.oneAfterTheOther(t, "1", 2)
+	})
+	t.Run("lock", func(t *testing.T) {
+		s := s(t)
+		load(t, s.config("{l4.tcplock.slot}", "", 0))
+		s.oneAfterTheOther(t, "1", 1)
+		client := plainly(t, s.addr, number(0))
+		conn := s.workers[0].gets(t, 0)
+		load(t, global("")) // there is a client still
+		client.Close()
+		s.workers[0].leave(conn)
+		eventually(t, "the lock has gone", func() bool { return tcplock.Locks() == 0 })
+		load(t, s.config("{l4.tcplock.slot}", "", 0))
+		s.oneAfterTheOther(t, "1", 2)
+	})
+}
+
+// A reload takes the service away while a client is at it. The client is not cut, and the
+// process ends when it has gone; who comes then meets whoever has the address now.
+func TestServiceTakenAwayFromClient(t *testing.T) {
+	s := newSlowEnders(t, 1)
+	load(t, s.config("{l4.tcplock.slot}", "", 0))
+	s.oneAfterTheOther(t, "1", 1)
+	client := plainly(t, s.addr, number(0))
+	conn := s.workers[0].gets(t, 0)
+	load(t, s.configOf("", 0))
+	plainly(t, s.addr, number(1))
+	inLine(t, "default", 1, 1)
+	send(t, conn, "still here?")
+	expect(t, client, "still here?")
+	if notes := s.notes(t, "1"); len(notes) != 1 {
+		t.Errorf("found %q, expected the start only", notes)
+	}
+	s.workers[0].leave(conn)
+	conn = s.workers[0].gets(t, 1)
+	if notes := s.notes(t, "1"); len(notes) != 2 {
+		t.Errorf("found %q, expected start and end before the next client", notes)
+	}
+	s.workers[0].leave(conn)
+}
+
+// When Caddy ends, the processes are asked to end and get their time for it, also if a
+// client hangs to the last at a service that does not let go of it.
+func TestShutdownLetsProcessesEnd(t *testing.T) {
+	for name, held := range map[string]bool{"nobody is there": false, "a client stays": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newSlowEnders(t, 2)
+			p := startCaddy(t, 0, s.configOf("drain 200ms\n"+s.service("{l4.tcplock.slot}"), 0, 1))
+			s.oneAfterTheOther(t, "1", 1)
+			s.oneAfterTheOther(t, "2", 1)
+			if held {
+				plainly(t, s.addr, number(0))
+				s.workers[0].next(t) // and nothing else: it does not read, nor close
+			}
+			p.terminate(t)
+			p.endsWithin(t, prompt)
+			for _, file := range []string{"1", "2"} {
+				if notes := s.notes(t, file); len(notes) != 2 {
+					t.Errorf("found %q in %s, expected start and end", notes, file)
+				}
+			}
+		})
+	}
+}
+
+// A reload has removed the lock when Caddy is told to end, and no lock has come instead. A
+// client that is still there can go on, and a process that is ending gets its time for it.
+func TestShutdownAfterLockIsRemoved(t *testing.T) {
+	for name, stays := range map[string]bool{"client has gone": false, "client stays": true} {
+		t.Run(name, func(t *testing.T) {
+			s, admin := newSlowEnders(t, 1), freeAddr(t)
+			withAdmin := func(config string) string { return strings.Replace(config, "admin off", "admin "+admin, 1) }
+			p := startCaddy(t, 0, withAdmin(s.configOf("drain 1m\n"+s.service("1"), 0)))
+			s.oneAfterTheOther(t, "1", 1)
+			client := plainly(t, s.addr, number(0))
+			conn := s.workers[0].gets(t, 0)
+			resp, err := http.Post("http://"+admin+"/load", "application/json", bytes.NewReader(adapt(t, withAdmin(global("")))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			end := func() {
+				client.Close()
+				s.workers[0].leave(conn)
+				eventually(t, "the process is asked to end", func() bool {
+					_, err := os.Stat(filepath.Join(s.dir, "1.asked"))
+					return err == nil
+				})
+			}
+			if !stays {
+				end()
+			}
+			p.terminate(t)
+			if stays {
+				p.prints(t, "exiting")
+				send(t, conn, "still here?")
+				expect(t, client, "still here?")
+				end()
+			}
+			p.endsWithin(t, prompt)
+			if notes := s.notes(t, "1"); len(notes) != 2 {
+				t.Errorf("found %q, expected start and end", notes)
+			}
+		})
+	}
+}

@@ -1,0 +1,202 @@
+package tcplock
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(new(StatusPage))
+	httpcaddyfile.RegisterHandlerDirective("tcplock_status", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		p := new(StatusPage)
+		return p, p.UnmarshalCaddyfile(h.Dispenser)
+	})
+	httpcaddyfile.RegisterDirectiveOrder("tcplock_status", httpcaddyfile.Before, "respond")
+}
+
+// StatusPage is an HTTP handler that serves a page on which all locks of the process can
+// be watched: who holds, who waits, how long, and what has happened. It is read-only.
+//
+// The page is one document that asks for nothing else than a stream of news, from the
+// same URL: a request that accepts text/event-stream gets the stream, one that accepts
+// application/json what the locks look like now, any other one the page. So it may stand
+// at any path. Whoever may see it sees the clients' addresses: put authentication in
+// front.
+type StatusPage struct {
+	board *board
+	ctx   context.Context // done when streams have to end
+	end   context.CancelFunc
+}
+
+// CaddyModule returns the Caddy module information.
+func (*StatusPage) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.tcplock_status",
+		New: func() caddy.Module { return new(StatusPage) },
+	}
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	tcplock_status [<matcher>]
+func (*StatusPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
+	return flag(new(bool)).read(d, d.Val())
+}
+
+// Provision joins the board.
+func (p *StatusPage) Provision(ctx caddy.Context) error {
+	p.board = enterBoard()
+	p.ctx, p.end = context.WithCancel(ctx)
+	// A server that shuts down waits for its requests, and only then, maybe, the config
+	// is done.
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		server.RegisterOnShutdown(p.end)
+	}
+	return nil
+}
+
+// Cleanup leaves the board.
+func (p *StatusPage) Cleanup() error {
+	if p.board != nil {
+		p.end()
+		exitBoard()
+	}
+	return nil
+}
+
+const (
+	typePage   = "text/html"
+	typeJSON   = "application/json"
+	typeStream = "text/event-stream"
+)
+
+// ServeHTTP answers with the page, the stream or JSON.
+func (p *StatusPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	h := w.Header()
+	h.Set("Content-Security-Policy", pagePolicy) // in place of the site's
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+	h.Add("Vary", "Accept")
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		h.Set("Allow", "GET, HEAD")
+		return caddyhttp.Error(http.StatusMethodNotAllowed, fmt.Errorf("found method %s, expected GET or HEAD", r.Method))
+	}
+	accept := strings.Join(r.Header.Values("Accept"), ",")
+	offered := []string{typePage, typeJSON, typeStream}
+	asked := preferred(accept, offered)
+	if asked == "" {
+		return caddyhttp.Error(http.StatusNotAcceptable, fmt.Errorf("found Accept %q, expected one of %s", accept, strings.Join(offered, ", ")))
+	}
+	h.Set("Content-Type", asked)
+	switch asked {
+	case typeStream:
+		h.Set("X-Accel-Buffering", "no") // an nginx in front would hold it back
+		if r.Method == http.MethodHead {
+			return nil
+		}
+		return p.stream(w, r)
+	case typeJSON:
+		return answer(w, map[string]any{"locks": lockStatuses(defaultWaiters)})
+	default:
+		h.Set("Content-Type", typePage+"; charset=utf-8")
+		h.Set("Content-Length", strconv.Itoa(len(page)))
+		_, err := w.Write(page)
+		return err
+	}
+}
+
+// preferred returns the media type that an Accept header likes best, the first of equals;
+// "" if it wants none of them.
+func preferred(accept string, offered []string) (best string) {
+	if accept == "" {
+		return offered[0]
+	}
+	most := 0.0
+	for _, media := range offered {
+		liked, exact := 0.0, -1
+		for wanted := range strings.SplitSeq(accept, ",") {
+			pattern, params, err := mime.ParseMediaType(wanted)
+			prefix, wild := strings.CutSuffix(pattern, "*")
+			if err != nil || pattern != media && pattern != "*/*" && !(wild && strings.HasPrefix(media, prefix)) || len(prefix) <= exact {
+				continue // the one that says it most exactly counts
+			}
+			liked, exact = 1, len(prefix)
+			if q, found := params["q"]; found {
+				liked, _ = strconv.ParseFloat(q, 64)
+			}
+		}
+		if liked > most {
+			best, most = media, liked
+		}
+	}
+	return best
+}
+
+// The page is put together once, and only its own script and style may work in it: what
+// a browser should ever be made to insert in it does nothing.
+var (
+	//go:embed status_page.html
+	pageFrame string
+	//go:embed status_page.css
+	pageStyle string
+	//go:embed status_page.js
+	pageScript string
+	//go:embed status_page_card.js
+	pageCard string
+	//go:embed status_page_picture.js
+	pagePicture string
+	//go:embed status_page_plot.js
+	pagePlot string
+
+	page, pagePolicy = assemblePage()
+	pageHash         = sourceHash(string(page))
+)
+
+func assemblePage() (page []byte, policy string) {
+	script := pagePlot + pagePicture + pageCard + pageScript
+	page = []byte(strings.NewReplacer(
+		"<style></style>", "<style>"+pageStyle+"</style>",
+		"<script></script>", `<script type="module">`+script+"</script>",
+	).Replace(pageFrame))
+	return page, strings.Join([]string{
+		"default-src 'none'",
+		"script-src " + sourceHash(script),
+		"style-src " + sourceHash(pageStyle),
+		"connect-src 'self'",
+		"img-src data:",
+		"base-uri 'none'",
+		"form-action 'none'",
+		"frame-ancestors 'none'",
+		"require-trusted-types-for 'script'",
+		"trusted-types 'none'",
+	}, "; ")
+}
+
+// sourceHash is how a policy names a script or style by its text.
+func sourceHash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*StatusPage)(nil)
+	_ caddy.CleanerUpper          = (*StatusPage)(nil)
+	_ caddyfile.Unmarshaler       = (*StatusPage)(nil)
+	_ caddyhttp.MiddlewareHandler = (*StatusPage)(nil)
+)
