@@ -5,13 +5,16 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // fakeAdmin is an admin API that answers as the test wants.
@@ -196,5 +199,25 @@ func TestAdminClientErrors(t *testing.T) {
 		if err == nil || strings.ReplaceAll(err.Error(), address, "ADDRESS") != want {
 			t.Errorf("got  %v\nwant %s", err, want)
 		}
+	}
+}
+
+// The manual has each command as its help has it, and each flag.
+func TestCommandsDoc(t *testing.T) {
+	doc, err := os.ReadFile("docs/commands.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := regexp.MustCompile(` +`).ReplaceAllString(string(doc), " ")
+	for _, cmd := range adminCommands() {
+		name, usage, _ := strings.Cut(strings.TrimSuffix(cmd.Use, addressUsage), " ")
+		if want := "\ncaddy tcplock " + name + " " + usage + "\n"; !strings.Contains(text, want) {
+			t.Errorf("found no %q", want)
+		}
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if want := "\n- `--" + f.Name + "`"; !strings.Contains(text, want) {
+				t.Errorf("found no %q of %s", want, name)
+			}
+		})
 	}
 }

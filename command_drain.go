@@ -82,7 +82,7 @@ const (
 	unreachableFor = 10 * time.Second // after that nobody is expected to answer again
 )
 
-// wait returns nil when the last holder is gone.
+// wait returns nil when the last holder is gone, and no hook runs that must be alone.
 func (d *drainage) wait(ctx context.Context) error {
 	paused, begin := d.status.Paused, time.Now()
 	answered := begin
@@ -91,13 +91,16 @@ func (d *drainage) wait(ctx context.Context) error {
 		switch p := d.status.Paused; {
 		case p == nil || !p.Since.Equal(paused.Since):
 			return &codedError{exitResumed, fmt.Errorf("%s: somebody resumed it, or Caddy was restarted, before the last holder was gone", d.status.Name)}
-		case d.status.Held == 0:
+		case d.status.Held == 0 && !d.status.Exclusive:
 			return nil
 		case d.timeout == 0:
 			left = pause
 		case left <= 0:
-			return &codedError{exitOutOfTime, fmt.Errorf("%s: there were still %s after %s; it stays paused",
-				d.status.Name, count(d.status.Held, "holder"), brief(d.timeout))}
+			there := count(d.status.Held, "holder")
+			if d.status.Held == 0 {
+				there = "hooks at work"
+			}
+			return &codedError{exitOutOfTime, fmt.Errorf("%s: still %s after %s; it stays paused", d.status.Name, there, d.timeout)}
 		}
 		select {
 		case <-ctx.Done():

@@ -14,7 +14,7 @@ func TestDrainage(t *testing.T) {
 	const always = time.Hour
 	type span struct {
 		until  time.Duration // since the begin
-		held   int
+		held   int           // -1: none, but hooks that must be alone
 		paused bool
 		err    error
 	}
@@ -26,6 +26,8 @@ func TestDrainage(t *testing.T) {
 	}{
 		"nobody holds":        {0, []span{{always, 0, true, nil}}, 0, 0},
 		"the last goes":       {0, []span{{5 * time.Second, 2, true, nil}, {always, 0, true, nil}}, 0, 5 * time.Second},
+		"then a hook runs":    {0, []span{{5 * time.Second, 2, true, nil}, {9 * time.Second, -1, true, nil}, {always, 0, true, nil}}, 0, 9 * time.Second},
+		"a hook stays":        {time.Minute, []span{{always, -1, true, nil}}, exitOutOfTime, time.Minute},
 		"goes in time":        {time.Minute, []span{{5 * time.Second, 2, true, nil}, {always, 0, true, nil}}, 0, 5 * time.Second},
 		"goes at the last":    {time.Minute, []span{{time.Minute - time.Millisecond, 1, true, nil}, {always, 0, true, nil}}, 0, time.Minute},
 		"out of time":         {time.Minute, []span{{always, 1, true, nil}}, exitOutOfTime, time.Minute},
@@ -46,7 +48,8 @@ func TestDrainage(t *testing.T) {
 						if time.Since(begin) >= s.until {
 							continue
 						}
-						if status.Held = s.held; s.paused {
+						status.Held, status.Exclusive = max(s.held, 0), s.held < 0
+						if s.paused {
 							status.Paused = &PauseStatus{Since: begin}
 						}
 						return status, s.err

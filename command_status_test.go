@@ -103,6 +103,7 @@ func TestLockState(t *testing.T) {
 		"open ":                        {OldestWaitSeconds: 20, Waits: WaitStatus{MaxSeconds: 21}},
 		"slow ":                        {OldestWaitSeconds: 22, Waits: WaitStatus{MaxSeconds: 21}},
 		"open  ":                       {Workers: []WorkerStatus{{State: workerUnready, Process: new(ProcessStatus)}}},
+		"paused":                       {Now: sampleTime, Paused: &PauseStatus{Since: ago(999 * time.Millisecond)}},
 		"paused for 5.0s, 2 left over": {OldestWaitSeconds: 20, Now: sampleTime, LeftOver: 2, Paused: &PauseStatus{Since: ago(5 * time.Second)}},
 		"1 of 1 worker down":           {Workers: []WorkerStatus{{State: workerOut}}},
 	} {

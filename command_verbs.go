@@ -115,7 +115,7 @@ still holders after --wait.`,
 			err := c.client.do(c.Context(), http.MethodPost, lockPath(c.lock, "run"), query, &answer)
 			switch {
 			case statusOf(err) == http.StatusGatewayTimeout:
-				return &codedError{exitOutOfTime, fmt.Errorf("%s: there were still holders after %s, no hook has run", c.lock, brief(time.Duration(wait)))}
+				return &codedError{exitOutOfTime, fmt.Errorf("%s: there were still holders after %s, no hook has run", c.lock, time.Duration(wait))}
 			case err != nil:
 				return err
 			}

@@ -123,9 +123,12 @@ func lockState(s *LockStatus) span {
 		seen = max(seen, as)
 	}
 	if p := s.Paused; p != nil {
-		text := "paused for " + brief(s.Now.Sub(p.Since))
+		text := "paused"
+		if d := s.Now.Sub(p.Since); d >= time.Second {
+			text += " for " + brief(d)
+		}
 		if p.Until != nil {
-			text += " (" + brief(p.Until.Sub(s.Now)) + " left)"
+			text += " (" + brief(p.Until.Sub(s.Now).Round(time.Second)) + " left)"
 		}
 		add(styleNotice, text)
 	}
