@@ -35,7 +35,8 @@ Note that -h is the host. Durations are given with a unit (500ms, 20s, 1h);
 only --hold-timeout takes a bare number, for milliseconds.
 
 Hooks and refuse handlers need a config file, see the tcplock handler. The
-admin API is off.
+admin API is off, so that the commands below do not reach this lock: they are
+for the locks of a Caddy that runs by a config file.
 `,
 		CobraFunc: setUpCommand,
 	})
@@ -57,6 +58,7 @@ func setUpCommand(cmd *cobra.Command) {
 	line.define(cmd.Flags())
 	cmd.DisableFlagsInUseLine = true
 	cmd.SetFlagErrorFunc(usageError)
+	cmd.AddCommand(adminCommands()...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := line.config(args)
 		if err != nil {
@@ -106,7 +108,7 @@ func (l *commandLine) define(fs *pflag.FlagSet) {
 // checks as one from a file.
 func (l *commandLine) config(args []string) (*caddy.Config, error) {
 	if len(args) > 0 {
-		return nil, fmt.Errorf("found %q, expected nothing but options", args[0])
+		return nil, fmt.Errorf("found %q, expected options, or one of the commands that --help lists", args[0])
 	}
 	if l.listen == "" {
 		return nil, errors.New("found no --listen, expected the port to listen on")

@@ -89,7 +89,7 @@ func TestCommandErrors(t *testing.T) {
 		"-l 9000 -h localhost":            "found neither --port nor --to, expected one of them: where the service is",
 		"-l 9000 --to a:1 -p 8100":        "found --to beside --host or --port, expected one or the other",
 		"-l 9000 --to a:1 -h b":           "found --to beside --host or --port, expected one or the other",
-		"-l 9000 -p 8100 more":            `found "more", expected nothing but options`,
+		"-l 9000 -p 8100 more":            `found "more", expected options, or one of the commands that --help lists`,
 		"-l 0 -p 8100":                    `--listen: found "0", ` + listen,
 		"-l 65536 -p 8100":                `--listen: found "65536", ` + listen,
 		"-l 9000-9001 -p 8100":            `--listen: found "9000-9001", ` + listen,

@@ -189,7 +189,7 @@ func TestCommandsInOrder(t *testing.T) {
 	third := come()
 	expect(t, third, "refused_full")
 	expectClosed(t, third)
-	eventually(t, "the refuse hook has run", func() bool { return slices.Contains(c.lines("order"), "refuse-0") })
+	eventually(t, "the refuse hook has run", func() bool { return slices.Contains(c.lines("order"), "refuse-3") })
 	expectClosed(t, second)
 	inLine(t, "printer", 0, 0)
 	svc.leave(wedged)
@@ -197,7 +197,7 @@ func TestCommandsInOrder(t *testing.T) {
 	svc.leave(svc.next(t))
 	inLine(t, "printer", 0, 0)
 
-	order := []string{"activate-1", "release-1", "activate-2", "refuse-0", "timeout-2", "release-2", "activate-3", "release-3"}
+	order := []string{"activate-1", "release-1", "activate-2", "refuse-3", "timeout-2", "release-2", "activate-4", "release-4"}
 	if got := c.lines("order"); !slices.Equal(got, order) {
 		t.Errorf("found %s, expected %s", got, order)
 	}
@@ -213,9 +213,9 @@ func TestCommandsInOrder(t *testing.T) {
 		{"activate", 1, 2, 1, ""},
 		{"timeout", 1, 2, 1, "hold_timeout"},
 		{"release", 1, 2, 1, "hold_timeout"},
-		{"refuse", 2, 0, 0, "refused_full"},
-		{"activate", 3, 3, 1, ""},
-		{"release", 3, 3, 1, "served"},
+		{"refuse", 2, 3, 0, "refused_full"},
+		{"activate", 3, 4, 1, ""},
+		{"release", 3, 4, 1, "served"},
 	} {
 		want := []string{
 			"CLIENT=" + clients[run.client],

@@ -275,6 +275,31 @@ func TestHoldTimeoutMeetsEnd(t *testing.T) {
 	fill(t, addr, "default", slots, 2)
 }
 
+// A service that lets go of a client that was cut, if only after a while, never sees the
+// next one beside it, and nothing is left over.
+func TestTimeoutServiceLetsGo(t *testing.T) {
+	const clients = 5
+	svc := newService(t, func(conn *net.TCPConn) {
+		echo(conn)
+		time.Sleep(100 * time.Millisecond) // it is slow to close
+	})
+	addr := freeAddr(t)
+	config, a := withAdmin(t, lockConfig(addr, "tcplock {\nhold_timeout 50ms\n}", svc.addr))
+	load(t, config)
+	for range clients {
+		dial(t, addr)
+	}
+	eventually(t, "all are cut", func() bool { return a.lock(t, "default").Connections["hold_timeout"] == clients })
+	if _, most, total := svc.counts(); most != 1 || total != clients {
+		t.Errorf("found %d at once and %d in all at the service, expected 1 and %d", most, total, clients)
+	}
+	for _, e := range a.lock(t, "default").Events {
+		if e.Event != "timeout" {
+			t.Errorf("found %+v, expected only timeouts", e)
+		}
+	}
+}
+
 // Between a holder's end, however it ended, and the next activation the service has its
 // pause. It begins after the hooks. A pause of none is none.
 func TestSettle(t *testing.T) {
@@ -304,6 +329,9 @@ func TestSettle(t *testing.T) {
 					}
 					if end.hook != "" {
 						h := expectHook(t, hooks, end.hook, end.reason, uint64(i+1))
+						if end.hook == "timeout" { // else it gets a moment to let go
+							svc.leave(conn)
+						}
 						ended = time.Now()
 						close(h.goOn)
 					}

@@ -1,0 +1,101 @@
+package tcplock
+
+import (
+	"bytes"
+	"encoding/json"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+func statusCommand() *cobra.Command {
+	var asJSON bool
+	return adminCommand{
+		use:   "status [<lock>] [--json]",
+		short: "Shows the locks of the running Caddy",
+		long: `
+Shows all locks, a line for each. With a lock named: its holders, its line, its
+workers and what has happened there last.
+
+OLDEST is how long the first in line has been there, P50 and P99 are how long the
+last 256 that got a slot stood in line before. The other figures count
+connections that have ended since the lock exists: served; refused (refused_full,
+refused_paused, wait_timeout, shutdown); failed (hold_timeout, hook_failed,
+service_error); gone (client_gone, kicked). STATE is open, or
+
+	paused          until somebody resumes, or for the time that is left
+	hooks alone     nobody is admitted, while hooks run that must be alone
+	slow            the oldest waiter waits for more than 10s, and longer
+	                than any of the last 256 that got a slot
+	... down        workers could not be reached, or their process fails
+	... left over   connections that lost their slot and still hang at
+	                the service`,
+		lock: lockOrAll,
+		flags: func(fs *pflag.FlagSet) {
+			fs.BoolVar(&asJSON, "json", false, "print the JSON of the admin API as it is")
+		},
+		run: func(c *call) error {
+			if asJSON {
+				return showJSON(c)
+			}
+			if c.lock == "" {
+				locks, err := c.client.locks(c.Context(), 0)
+				if err != nil {
+					return err
+				}
+				return printLines(c.OutOrStdout(), locksLines(locks))
+			}
+			var status LockStatus
+			if err := c.client.get(c.Context(), lockPath(c.lock, ""), nil, &status); err != nil {
+				return err
+			}
+			return printLines(c.OutOrStdout(), lockLines(&status))
+		},
+	}.cobra()
+}
+
+// showJSON prints the answer of the admin API.
+func showJSON(c *call) error {
+	path := adminPath
+	if c.lock != "" {
+		path = lockPath(c.lock, "")
+	}
+	var answer json.RawMessage
+	err := c.client.get(c.Context(), path, nil, &answer)
+	if err == nil {
+		c.say("%s", bytes.TrimSpace(answer))
+	}
+	return err
+}
+
+// locksLines are all locks, a line for each.
+func locksLines(locks []LockStatus) []textLine {
+	if len(locks) == 0 {
+		return []textLine{{{text: "no locks"}}}
+	}
+	t := locksTable()
+	for i := range locks {
+		t.row(lockRow(&locks[i], nil)...)
+	}
+	return t.lines(0)
+}
+
+// listedEvents is how many of the last events status shows; --json has more.
+const listedEvents = 10
+
+// lockLines are one lock with all that it has.
+func lockLines(s *LockStatus) []textLine {
+	lines := locksLines([]LockStatus{*s})
+	add := func(part section) {
+		lines = append(append(lines, nil), part.lines()...)
+	}
+	add(holderSection(s))
+	add(lineSection(s))
+	if len(s.Workers) > 0 {
+		add(workerSection(s))
+	}
+	last := *s
+	last.Events = s.Events[:min(len(s.Events), listedEvents)]
+	add(eventSection(&last))
+	return lines
+}

@@ -1,0 +1,125 @@
+package tcplock
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// sampleTime is when the locks of these tests look like that.
+var sampleTime = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) time.Time { return sampleTime.Add(-d) }
+
+// sample is a lock with something of everything. Its first waiter tries to paint.
+func sampleLocks() LockStatus {
+	until, most := sampleTime.Add(3*time.Minute), 50
+	return LockStatus{
+		Name: "soffice", Now: sampleTime, Slots: 3, Held: 2, Waiting: 4, MaxWaiting: &most, OldestWaitSeconds: 61, LeftOver: 1,
+		Paused:      &PauseStatus{Since: ago(72 * time.Second), Until: &until},
+		Connections: map[string]uint64{served: 1000, refusedFull: 7, waitTimeout: 2, holdTimeout: 3, clientGone: 4},
+		Waits:       WaitStatus{Count: 256, P50Seconds: .004, P90Seconds: 2.5, P99Seconds: 30, MaxSeconds: 31},
+		Holders: []ConnectionStatus{
+			{ID: 17, Client: "127.0.0.1:51234", State: stateConnected, Since: ago(2500 * time.Millisecond), WaitedSeconds: .012, Slot: 1, Worker: "127.0.0.1:8101", BytesIn: 1234, BytesOut: 5 << 20},
+			{ID: 9, Client: "[2001:db8::1]:40000", State: stateEnding, Since: ago(time.Hour), WaitedSeconds: 0, Slot: 3, Worker: "127.0.0.1:8103"},
+		},
+		Waiters: []ConnectionStatus{
+			{ID: 18, Client: "unix\x1b[31m\x1b]0;title\a", State: stateWaiting, Position: 1, Priority: 10, WaitedSeconds: 61},
+			{ID: 20, Client: "127.0.0.1:51236", State: stateWaiting, Position: 2, WaitedSeconds: .5},
+		},
+		Workers: []WorkerStatus{
+			{Slot: 1, Address: "127.0.0.1:8101", State: workerUp, Process: &ProcessStatus{State: "ready", Since: ago(time.Hour), PID: 4711, Connections: 19, Due: "every", Restarts: map[string]int{"every": 5, "max_memory": 1}, LastReason: "every"}},
+			{Slot: 2, Address: "127.0.0.1:8102", State: workerUnready, Process: &ProcessStatus{State: "backing off", Since: ago(2 * time.Second), Failed: "exit status 1"}},
+			{Slot: 3, Address: "127.0.0.1:8103", State: workerOut},
+		},
+		Events: []Event{
+			{Time: ago(2 * time.Second), Event: "failed", Slot: 2, Error: "exit status 1", Count: 3},
+			{Time: ago(72 * time.Second), Event: "paused"},
+			{Time: ago(time.Hour), Event: "timeout", Slot: 3, Connection: 9, Client: "[2001:db8::1]:40000"},
+		},
+	}
+}
+
+const sampleText = `
+LOCK     SLOTS  WAITING  OLDEST  P50  P99  SERVED  REFUSED  FAILED  GONE  STATE
+soffice    2/3     4/50   1m01s  4ms  30s    1000        9       3     4  paused for 1m12s (3m00s left), 2 of 3 workers down, 1 left over
+
+SLOT  ID  HOLDER                HELD  WAITED       IN      OUT  STATE      WORKER
+   1  17  127.0.0.1:51234       2.5s    12ms  1.2 KiB  5.0 MiB  connected  127.0.0.1:8101
+   2      free
+   3   9  [2001:db8::1]:40000  1h00m      0s      0 B      0 B  ending     127.0.0.1:8103
+
+POSITION  ID  WAITER               WAITED  PRIORITY
+       1  18  unix?[31m?]0;title?   1m01s        10
+       2  20  127.0.0.1:51236       500ms
+... and 2 more
+
+SLOT  WORKER          STATE    PROCESS        FOR   PID  SERVED  RESTARTS               REASON
+   1  127.0.0.1:8101  up       ready        1h00m  4711      19  5 every, 1 max_memory  due: every
+   2  127.0.0.1:8102  unready  backing off   2.0s             0  0                      exit status 1
+   3  127.0.0.1:8103  down
+
+  AGO  EVENT    SLOT  ID  CLIENT               WHAT
+ 2.0s  failed      2                           exit status 1 (3 in a row)
+1m12s  paused
+1h00m  timeout     3   9  [2001:db8::1]:40000
+`
+
+// What status prints for one lock, to the letter.
+func TestStatusText(t *testing.T) {
+	s := sampleLocks()
+	if got := printed(lockLines(&s)); got != sampleText[1:] {
+		t.Errorf("got\n%swant%s", got, sampleText)
+	}
+}
+
+// A lock that nothing has happened at yet.
+func TestStatusOfIdleLock(t *testing.T) {
+	s := LockStatus{Name: "a", Slots: 100}
+	want := `
+LOCK  SLOTS  WAITING  OLDEST  P50  P99  SERVED  REFUSED  FAILED  GONE  STATE
+a     0/100        0       -    -    -       0        0       0     0  open
+
+no holders
+
+nobody waits
+
+no events
+`
+	if got := printed(lockLines(&s)); got != want[1:] {
+		t.Errorf("got\n%swant%s", got, want)
+	}
+	if got := printed(locksLines(nil)); got != "no locks\n" {
+		t.Errorf("without locks: got %q", got)
+	}
+}
+
+func TestLockState(t *testing.T) {
+	for want, s := range map[string]LockStatus{
+		"open":                         {OldestWaitSeconds: 10},
+		"slow":                         {OldestWaitSeconds: 10.1},
+		"hooks alone":                  {Exclusive: true},
+		"open ":                        {OldestWaitSeconds: 20, Waits: WaitStatus{MaxSeconds: 21}},
+		"slow ":                        {OldestWaitSeconds: 22, Waits: WaitStatus{MaxSeconds: 21}},
+		"open  ":                       {Workers: []WorkerStatus{{State: workerUnready, Process: new(ProcessStatus)}}},
+		"paused for 5.0s, 2 left over": {OldestWaitSeconds: 20, Now: sampleTime, LeftOver: 2, Paused: &PauseStatus{Since: ago(5 * time.Second)}},
+		"1 of 1 worker down":           {Workers: []WorkerStatus{{State: workerOut}}},
+	} {
+		if got := lockState(&s).text; got != strings.TrimRight(want, " ") {
+			t.Errorf("got %q, expected %q", got, want)
+		}
+	}
+}
+
+// --json prints what the API has answered, letter by letter, for all locks and for one.
+func TestStatusJSON(t *testing.T) {
+	const answer = `{"locks":[{"name":"a","field of a later version":1}]}`
+	api := newFakeAdmin(t, nil)
+	api.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(answer + "\n")) })
+	for _, args := range [][]string{{"status", "--json"}, {"status", "a", "--json"}} {
+		if got, err := execute(append(args, "--address", api.address())...); err != nil || got != answer+"\n" {
+			t.Errorf("%v: got %q, error %v, expected %q", args, got, err, answer)
+		}
+	}
+}

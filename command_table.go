@@ -1,0 +1,233 @@
+package tcplock
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// style is what a piece of text means. Whatever a style says, the text says too: there
+// are terminals without colours, and readers.
+type style int
+
+const (
+	stylePlain  style = iota
+	styleFaint        // less important, or out of date
+	styleStrong       // a title
+	styleNotice       // somebody should know
+	styleAlarm        // somebody should do something
+
+	styleChosen style = 1 << 8 // added to another one: the row that keys work on
+)
+
+// span is a piece of text that looks one way.
+type span struct {
+	text  string
+	style style
+}
+
+// textLine is one line of what is shown.
+type textLine []span
+
+func (l textLine) String() string {
+	var sb strings.Builder
+	for _, s := range l {
+		sb.WriteString(s.text)
+	}
+	return strings.TrimRight(sb.String(), " ")
+}
+
+// table is aligned by its contents.
+type table struct {
+	columns []column
+	rows    [][]span
+}
+
+// column is one column of a table. It is left out if it is empty in every row.
+type column struct {
+	title string
+	right bool // numbers end below each other
+	usual int  // its width where there is one to keep to, so that columns stay where they are
+	spare int  // where there is no room for all, the highest goes first; 0 stays
+	least int  // the width that it can do with, its text being cut; 0: it needs all
+}
+
+// row adds one; what cannot be printed is replaced, so that nothing that comes from
+// outside can move the cursor or paint.
+func (t *table) row(cells ...span) {
+	for i := range cells {
+		cells[i].text = printable(cells[i].text)
+	}
+	t.rows = append(t.rows, cells)
+}
+
+// gap is the space between two columns.
+const gap = 2
+
+// lines lays the table out: the title line, then a line for each row. They are as wide as
+// their contents are, or if width is not 0, for a screen of that width.
+func (t *table) lines(width int) []textLine {
+	widths := t.widths()
+	if width > 0 {
+		t.fit(widths, width)
+	}
+	titles := make([]span, len(t.columns))
+	for i, c := range t.columns {
+		titles[i] = span{c.title, styleStrong}
+	}
+	lines := []textLine{t.line(titles, widths)}
+	for _, row := range t.rows {
+		lines = append(lines, t.line(row, widths))
+	}
+	return lines
+}
+
+// widths are those of the columns' contents, 0 for one that is left out.
+func (t *table) widths() []int {
+	widths := make([]int, len(t.columns))
+	for i, c := range t.columns {
+		for _, row := range t.rows {
+			widths[i] = max(widths[i], utf8.RuneCountInString(row[i].text))
+		}
+		if widths[i] > 0 {
+			widths[i] = max(widths[i], utf8.RuneCountInString(c.title))
+		}
+	}
+	return widths
+}
+
+// fit widens columns to what they usually need, and leaves out those that can be spared
+// until the rest fits.
+func (t *table) fit(widths []int, width int) {
+	needed := -gap
+	for i, c := range t.columns {
+		if widths[i] == 0 {
+			continue
+		}
+		widths[i] = max(widths[i], c.usual)
+		needed += gap + cmp.Or(c.least, widths[i])
+	}
+	for needed > width {
+		last := -1
+		for i, c := range t.columns {
+			if widths[i] > 0 && c.spare > 0 && (last < 0 || c.spare > t.columns[last].spare) {
+				last = i
+			}
+		}
+		if last < 0 {
+			return
+		}
+		needed -= gap + cmp.Or(t.columns[last].least, widths[last])
+		widths[last] = 0
+	}
+}
+
+func (t *table) line(cells []span, widths []int) (l textLine) {
+	for i, c := range cells {
+		if widths[i] == 0 {
+			continue
+		}
+		if len(l) > 0 {
+			l = append(l, span{text: strings.Repeat(" ", gap)})
+		}
+		pad := span{text: strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text))}
+		if t.columns[i].right {
+			l = append(l, pad, c)
+		} else {
+			l = append(l, c, pad)
+		}
+	}
+	return l
+}
+
+// cut shortens a line to a width.
+func (l textLine) cut(width int) textLine {
+	for i, s := range l {
+		n := utf8.RuneCountInString(s.text)
+		if n <= width {
+			width -= n
+			continue
+		}
+		cut := "…"
+		if width == 0 || l[i:].String() == "" {
+			cut = ""
+		}
+		s.text = string([]rune(s.text)[:max(width-1, 0)]) + cut
+		return append(slices.Clone(l[:i]), s)
+	}
+	return l
+}
+
+// pad makes a line as wide as that.
+func (l textLine) pad(width int) textLine {
+	for _, s := range l {
+		width -= utf8.RuneCountInString(s.text)
+	}
+	return append(slices.Clip(l), span{text: strings.Repeat(" ", max(0, width))})
+}
+
+// with adds a style to a whole line.
+func (l textLine) with(add style) textLine {
+	l = slices.Clone(l)
+	for i := range l {
+		l[i].style |= add
+	}
+	return l
+}
+
+// printLines writes lines as plain text.
+func printLines(w io.Writer, lines []textLine) error {
+	var sb strings.Builder
+	for _, l := range lines {
+		sb.WriteString(l.String())
+		sb.WriteByte('\n')
+	}
+	_, err := io.WriteString(w, sb.String())
+	return err
+}
+
+// printable replaces all that is not a character to be seen: control characters,
+// escape sequences, marks that turn the direction of writing.
+func printable(s string) string {
+	seen := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError }
+	if !slices.ContainsFunc([]rune(s), func(r rune) bool { return !seen(r) }) {
+		return s
+	}
+	return strings.Map(func(r rune) rune {
+		if seen(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
+// brief writes a duration for people: two units at most.
+func brief(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return "0s"
+	case d < time.Millisecond:
+		return "<1ms"
+	case d < time.Second:
+		return fmt.Sprintf("%dms", d.Milliseconds())
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1fs", d.Truncate(100*time.Millisecond).Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
+
+// seconds is a number of seconds as a duration.
+func seconds(s float64) time.Duration {
+	return time.Duration(s * float64(time.Second))
+}

@@ -1,0 +1,74 @@
+package tcplock
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// printed is lines as plain text.
+func printed(lines []textLine) string {
+	var out strings.Builder
+	_ = printLines(&out, lines)
+	return out.String()
+}
+
+// Columns are as wide as their contents; empty ones are left out; what cannot be printed
+// is replaced.
+func TestTable(t *testing.T) {
+	table := table{columns: []column{{title: "NAME"}, {title: "N", right: true}, {title: "EMPTY"}, {title: "LAST"}}}
+	table.row(span{text: "a"}, span{text: "1"}, span{}, span{text: "x\x1b[31my\u202e"})
+	table.row(span{text: "longer"}, span{text: "1000"}, span{}, span{text: "größe"})
+	want := `
+NAME       N  LAST
+a          1  x?[31my?
+longer  1000  größe
+`
+	if got := printed(table.lines(0)); got != want[1:] {
+		t.Errorf("got\n%swant%s", got, want)
+	}
+}
+
+// On a narrow screen the columns that can be spared go, the highest first; a column that
+// can do with less is cut.
+func TestTableFits(t *testing.T) {
+	table := table{columns: []column{{title: "A"}, {title: "B", spare: 1}, {title: "C", usual: 4, spare: 2}, {title: "D", least: 3}}}
+	table.row(span{text: "aaaa"}, span{text: "bbbb"}, span{text: "c"}, span{text: "dddddddd"})
+	for width, want := range map[int]string{
+		80: "aaaa  bbbb  c     dddddddd",
+		21: "aaaa  bbbb  c     dd…",
+		20: "aaaa  bbbb  dddddddd",
+		15: "aaaa  bbbb  dd…",
+		14: "aaaa  dddddddd",
+		9:  "aaaa  dd…",
+		5:  "aaaa…",
+		1:  "…",
+	} {
+		if got := table.lines(width)[1].cut(width).String(); got != want {
+			t.Errorf("%d columns: got %q, expected %q", width, got, want)
+		}
+	}
+}
+
+func TestBrief(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second:                 "0s",
+		0:                            "0s",
+		time.Microsecond:             "<1ms",
+		350 * time.Millisecond:       "350ms",
+		999999 * time.Microsecond:    "999ms",
+		time.Second:                  "1.0s",
+		9999 * time.Millisecond:      "9.9s",
+		59999 * time.Millisecond:     "59s",
+		time.Minute:                  "1m00s",
+		59*time.Minute + time.Second: "59m01s",
+		time.Hour:                    "1h00m",
+		23*time.Hour + 59*time.Minute + 59*time.Second: "23h59m",
+		24 * time.Hour:   "1d00h",
+		1000 * time.Hour: "41d16h",
+	} {
+		if got := brief(d); got != want {
+			t.Errorf("%s: got %q, expected %q", d, got, want)
+		}
+	}
+}

@@ -1,0 +1,207 @@
+package tcplock
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/gdamore/tcell/v2"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+func topCommand() *cobra.Command {
+	var (
+		interval = caddy.Duration(time.Second)
+		once     bool
+	)
+	return adminCommand{
+		use:   "top [--interval <duration>] [--once]",
+		short: "Watches the locks of the running Caddy",
+		long: `
+Watches the locks in the terminal, and pauses, resumes and kicks by single keys;
+? lists them. It goes on when Caddy does not answer, and shows so.
+
+Where the output is no terminal, or with --once, it prints what status prints.`,
+		flags: func(fs *pflag.FlagSet) {
+			durationFlag(fs, &interval, "interval", "`duration` from one look to the next (default 1s)")
+			fs.BoolVar(&once, "once", false, "look once, print it, and end")
+		},
+		run: func(c *call) error {
+			c.client.answerWithin = topAnswer
+			if once || !term.IsTerminal(int(os.Stdout.Fd())) {
+				return printTop(c, time.Duration(interval), once)
+			}
+			tcell.SetEncodingFallback(tcell.EncodingFallbackASCII)
+			screen, err := tcell.NewScreen()
+			if err == nil {
+				err = screen.Init()
+			}
+			if err != nil {
+				return fmt.Errorf("this terminal cannot show it, --once can: %w", err)
+			}
+			defer screen.Fini()
+			inASCII(screen)
+			return watch(c, screen, time.Duration(interval))
+		},
+	}.cobra()
+}
+
+const (
+	topAnswer  = 3 * time.Second // how long a look may take
+	topWaiters = 200             // how many waiters of each lock it gets
+)
+
+// printTop prints the table of status, once or again and again.
+func printTop(c *call, interval time.Duration, once bool) error {
+	for {
+		locks, err := c.client.locks(c.Context(), 0)
+		if once && err != nil {
+			return err
+		}
+		lines := locksLines(locks)
+		if err != nil {
+			lines = []textLine{{{text: printable(err.Error())}}}
+		}
+		if !once {
+			lines = append([]textLine{{{text: time.Now().Format(time.DateTime)}}}, append(lines, nil)...)
+		}
+		if err := printLines(c.OutOrStdout(), lines); err != nil || once {
+			return err
+		}
+		select {
+		case <-c.Context().Done():
+			return nil
+		case <-time.After(interval):
+		}
+	}
+}
+
+// watch shows the locks on the screen until the user has seen enough.
+func watch(c *call, screen tcell.Screen, interval time.Duration) error {
+	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer stop()
+
+	events, quit := make(chan tcell.Event), make(chan struct{})
+	defer close(quit)
+	go screen.ChannelEvents(events, quit)
+
+	looks, again := make(chan looked), make(chan struct{}, 1)
+	helpers.Go(func() {
+		for ctx.Err() == nil {
+			locks, err := c.client.locks(ctx, topWaiters)
+			select {
+			case looks <- looked{time.Now(), locks, err}:
+			case <-ctx.Done():
+			}
+			select {
+			case <-time.After(interval):
+			case <-again:
+			case <-ctx.Done():
+			}
+		}
+	})
+
+	t := &top{address: c.client.address, interval: interval}
+	done := make(chan span)
+	for {
+		draw(screen, t)
+		select {
+		case <-ctx.Done():
+			return nil
+		case l := <-looks:
+			t.look(l)
+		case note := <-done:
+			t.note, t.busy = note, false
+			select {
+			case again <- struct{}{}:
+			default:
+			}
+		case event := <-events:
+			switch event := event.(type) {
+			case nil: // the terminal is gone
+				return nil
+			case *tcell.EventResize:
+				screen.Sync()
+			case *tcell.EventKey:
+				order, over := t.key(event.Key(), event.Rune())
+				if over {
+					return nil
+				}
+				if order != nil {
+					t.busy = true
+					helpers.Go(func() { carryOut(ctx, c.client, order, done) })
+				}
+			}
+		}
+	}
+}
+
+// carryOut does it, and tells what came of it.
+func carryOut(ctx context.Context, client *adminClient, o *order, done chan<- span) {
+	_, err := client.verb(ctx, o.lock, o.verb, o.query)
+	note := span{text: o.lock + ": " + o.said}
+	if err != nil {
+		note = span{o.lock + ": " + printable(err.Error()), styleAlarm}
+	}
+	select {
+	case done <- note:
+	case <-ctx.Done():
+	}
+}
+
+// inASCII says what stands for the view's other characters where there are none.
+func inASCII(screen tcell.Screen) {
+	screen.RegisterRuneFallback('▸', ">")
+	screen.RegisterRuneFallback('…', "~")
+	for i, r := range []rune(levels) {
+		screen.RegisterRuneFallback(r, strconv.Itoa(i))
+	}
+}
+
+// draw puts the view on the screen.
+func draw(screen tcell.Screen, t *top) {
+	screen.Clear()
+	width, height := screen.Size()
+	for y, l := range t.view(width, height) {
+		x := 0
+		for _, s := range l {
+			style, rest := tcellStyle(s.style, screen.Colors() > 0), s.text
+			for n := 0; rest != "" && x < width; x += n {
+				if rest, n = screen.Put(x, y, rest, style); n == 0 {
+					break
+				}
+			}
+		}
+	}
+	screen.Show()
+}
+
+// tcellStyle says how a style looks on a terminal. Without colours (there are none, or
+// NO_COLOR is set) tcell would guess.
+func tcellStyle(s style, colours bool) tcell.Style {
+	is, chosen := tcell.StyleDefault, s&styleChosen != 0
+	switch s &^ styleChosen {
+	case styleFaint:
+		is = is.Dim(!chosen)
+	case styleStrong:
+		is = is.Bold(true)
+	case styleNotice:
+		is = is.Foreground(tcell.ColorOlive).Bold(!colours)
+	case styleAlarm:
+		is = is.Foreground(tcell.ColorMaroon).Bold(true)
+	}
+	if !colours {
+		is = is.Foreground(tcell.ColorDefault)
+	}
+	return is.Reverse(chosen)
+}

@@ -1,0 +1,214 @@
+package tcplock
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// adminCommands are the sub-commands of tcplock.
+func adminCommands() []*cobra.Command {
+	return []*cobra.Command{
+		statusCommand(), topCommand(),
+		pauseCommand(), resumeCommand(), drainCommand(), kickCommand(), runCommand(), restartCommand(),
+	}
+}
+
+func pauseCommand() *cobra.Command {
+	var pause caddy.Duration
+	return adminCommand{
+		use:   "pause [<lock>] [--for <duration>]",
+		short: "Admits nobody to a lock, for a time or until it is resumed",
+		long: `
+Pauses a lock: nobody is admitted, holders stay, waiters keep their places, and
+the line grows. A pause survives a reload of the config, and ends with Caddy.`,
+		lock:  lockOne,
+		flags: func(fs *pflag.FlagSet) { forFlag(fs, &pause) },
+		run: func(c *call) error {
+			_, err := c.verb("pause", optionalQuery("for", pause))
+			return err
+		},
+	}.cobra()
+}
+
+func resumeCommand() *cobra.Command {
+	return adminCommand{
+		use:   "resume [<lock>]",
+		short: "Ends the pause of a lock",
+		long: `
+Ends the pause of a lock, however many have asked for it: those in line go on in
+their order.`,
+		lock: lockOne,
+		run: func(c *call) error {
+			_, err := c.verb("resume", nil)
+			return err
+		},
+	}.cobra()
+}
+
+func kickCommand() *cobra.Command {
+	return adminCommand{
+		use:   "kick [<lock>] <id>",
+		short: "Throws a connection out of a lock",
+		long: `
+Throws out a connection, whether it holds a slot or stands in line. The command
+status shows its id.`,
+		lock: lockOne,
+		args: []string{"the id of a connection"},
+		check: func(args []string) error {
+			if _, err := strconv.ParseUint(args[0], 10, 64); err != nil {
+				return fmt.Errorf("found %q, expected the id of a connection, a whole number", args[0])
+			}
+			return nil
+		},
+		run: func(c *call) error {
+			id := c.args[0]
+			_, err := c.client.verb(c.Context(), c.lock, "kick", url.Values{"id": {id}})
+			if statusOf(err) == http.StatusNotFound {
+				return fmt.Errorf("%s: found no connection %s, expected one that holds a slot or waits", c.lock, id)
+			}
+			if err == nil {
+				c.say("%s: kicked connection %s", c.lock, id)
+			}
+			return err
+		},
+	}.cobra()
+}
+
+func runCommand() *cobra.Command {
+	var (
+		slot int
+		wait caddy.Duration
+	)
+	return adminCommand{
+		use:   "run [<lock>] <moment> [--slot <n>] [--wait <duration>]",
+		short: "Runs the hooks of a moment now",
+		long: `
+Runs the hooks that a lock has for a moment (activate, release, timeout, refuse,
+idle), whether they are due or not: when the holders are gone, with nobody
+admitted meanwhile. It is over when they are done.
+
+Exit codes: 0, they are done; 1, one has failed, or there are none; 4, there were
+still holders after --wait.`,
+		lock: lockOne,
+		args: []string{"a moment"},
+		flags: func(fs *pflag.FlagSet) {
+			slotFlag(fs, &slot, "run them for this slot's `worker` only")
+			durationFlag(fs, &wait, "wait", "how long to wait until the holders are gone (default no limit)")
+		},
+		run: func(c *call) error {
+			query := optionalQuery("wait", wait)
+			query.Set("moment", c.args[0])
+			if slot > 0 {
+				query.Set("slot", strconv.Itoa(slot))
+			}
+			var answer struct {
+				Hooks int `json:"hooks"`
+			}
+			// Hooks take their time, which Caddy bounds.
+			err := c.client.do(c.Context(), http.MethodPost, lockPath(c.lock, "run"), query, &answer)
+			switch {
+			case statusOf(err) == http.StatusGatewayTimeout:
+				return &codedError{exitOutOfTime, fmt.Errorf("%s: there were still holders after %s, no hook has run", c.lock, brief(time.Duration(wait)))}
+			case err != nil:
+				return err
+			}
+			c.say("%s: ran %s of %s", c.lock, count(answer.Hooks, "hook"), c.args[0])
+			return nil
+		},
+	}.cobra()
+}
+
+func restartCommand() *cobra.Command {
+	var slot int
+	return adminCommand{
+		use:   "restart [<lock>] [--slot <n>]",
+		short: "Restarts the service that a lock runs",
+		long: `
+Restarts the processes of a lock's service: each as soon as its slot has no
+holder. The command does not wait for that. A process that does not run, or is
+just being started, is left alone.`,
+		lock:  lockOne,
+		flags: func(fs *pflag.FlagSet) { slotFlag(fs, &slot, "restart that of this slot only") },
+		run: func(c *call) error {
+			query := url.Values{}
+			if slot > 0 {
+				query.Set("slot", strconv.Itoa(slot))
+			}
+			status, err := c.client.verb(c.Context(), c.lock, "restart", query)
+			if err != nil {
+				return err
+			}
+			for _, w := range status.Workers {
+				if w.Process != nil && (slot == 0 || slot == w.Slot) {
+					c.say("%s: slot %d: %s", c.lock, w.Slot, restartText(&status, &w))
+				}
+			}
+			return nil
+		},
+	}.cobra()
+}
+
+// restartText says when a process is restarted that somebody has asked to restart. One
+// that does not run, or is on its way up or down, is left alone.
+func restartText(s *LockStatus, w *WorkerStatus) string {
+	if w.Process.Due == "" {
+		return "is " + w.Process.State
+	}
+	for _, c := range s.Holders {
+		if c.Slot == w.Slot {
+			return fmt.Sprintf("restarts when connection %d (%s) has ended", c.ID, printable(c.Client))
+		}
+	}
+	return "restarts now"
+}
+
+// verb does something to the lock and says what the lock looks like then.
+func (c *call) verb(verb string, query url.Values) (s LockStatus, err error) {
+	if s, err = c.client.verb(c.Context(), c.lock, verb, query); err == nil {
+		c.say("%s: %s; %d of %s held, %d waiting", c.lock, lockState(&s).text, s.Held, count(s.Slots, "slot"), s.Waiting)
+	}
+	return s, err
+}
+
+// The flags and parameters that several commands have.
+
+func forFlag(fs *pflag.FlagSet, d *caddy.Duration) {
+	durationFlag(fs, d, "for", "resume by itself after this `duration` (default: not by itself)")
+}
+
+func durationFlag(fs *pflag.FlagSet, d *caddy.Duration, name, usage string) {
+	fs.Func(name, usage, func(s string) error {
+		value, err := duration(s)
+		if err == nil && value <= 0 {
+			err = fmt.Errorf("found %s, expected a duration of more than 0", s)
+		}
+		*d = value
+		return err
+	})
+}
+
+func slotFlag(fs *pflag.FlagSet, slot *int, usage string) {
+	fs.Func("slot", usage, func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			return fmt.Errorf("found %q, expected the number of a slot, from 1", s)
+		}
+		*slot = n
+		return nil
+	})
+}
+
+func optionalQuery(name string, d caddy.Duration) url.Values {
+	query := url.Values{}
+	if d > 0 {
+		query.Set(name, time.Duration(d).String())
+	}
+	return query
+}
