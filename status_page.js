@@ -12,7 +12,7 @@ const now = () => (Date.now() + (clock ?? 0)) / 1000;
 // The stream. EventSource connects again by itself, as after a reload, but not after every
 // kind of failure, and it does not notice a peer that is silent.
 const silence = 5000, giveUp = 15000;
-let stream, last = Date.now(), since;
+let stream, last = Date.now(), since, lost = false;
 
 function connect() {
 	stream?.close();
@@ -37,12 +37,12 @@ function watch() {
 }
 
 function live() {
-	const lost = since && Date.now() - since > 1000;
+	lost = since !== undefined && Date.now() - since > 1000; // a reload takes less
 	const state = lost ? 'lost' : version ? 'live' : 'wait';
 	set(byId('state'), 'data-state', state);
 	say(byId('live'), { lost: 'no connection to Caddy, trying again', live: 'live', wait: 'connecting' }[state]);
 	say(byId('lost'), lost ? age((Date.now() - since) / 1000) : ''); // not for those who hear the page, each second
-	document.body.toggleAttribute('data-lost', Boolean(lost));
+	document.body.toggleAttribute('data-lost', lost);
 	title();
 }
 
@@ -138,7 +138,7 @@ function sum() {
 let said = '';
 
 function title() {
-	const text = `${since ? 'no connection · ' : said}tcplock`;
+	const text = `${lost ? 'no connection · ' : said}tcplock`;
 	if (document.title !== text) document.title = text;
 }
 

@@ -86,7 +86,7 @@ func TestLost(t *testing.T) {
 	c := newCaddy(t, quickstart, "LOCK", "SERVICE")
 	p := open(t, c.url())
 	c.stop(t)
-	took := p.until(t, "the connection is lost", says("#live", "no connection to Caddy")+" && document.body.hasAttribute('data-lost')")
+	took := p.until(t, "the connection is lost", says("#live", "no connection to Caddy")+" && document.body.hasAttribute('data-lost') && document.title === 'no connection · tcplock'")
 	t.Logf("shown %s after Caddy's end", took.Round(time.Millisecond))
 	c.start(t, quickstart)
 	took = p.until(t, "it is back", `document.querySelector('#live').textContent === 'live' && !document.body.hasAttribute('data-lost')`)
