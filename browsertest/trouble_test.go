@@ -44,6 +44,7 @@ func TestTrouble(t *testing.T) {
 	in("full", ".marks .bad", "line full")
 	in("full", ".events .bad", "hold_timeout")
 	in("workers", ".marks .bad", "1 of 2 workers down")
+	in("workers", ".events .bad", "worker down")
 	in("processes", ".marks .warn", "1 of 2 workers not ready")
 	in("processes", ".events .bad", "service failed")
 	in("processes", ".events .warn", "service restarted · every")
