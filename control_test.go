@@ -269,3 +269,41 @@ func TestKick(t *testing.T) {
 		}
 	})
 }
+
+// Who is kicked while its exclusive hook waits for the other holders does not hold up the
+// line any longer: the hook is due again, for the next one.
+func TestKickWhoWantsToBeAlone(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{Slots: 2}, s.hook(Hook{On: onActivate, Every: Every{Count: 2}, Exclusive: true}, &fakeStep{name: "restart"}))
+		s.comes("a", 5*sec)
+		s.until(sec)
+		s.comes("b", time.Hour) // not its turn
+		s.until(2 * sec)
+		if err := s.lock.kick(2); err != nil {
+			t.Error(err)
+		}
+		s.until(3 * sec)
+		s.comes("c", time.Hour)
+		s.until(4 * sec)
+		if err := s.lock.kick(3); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if held := s.lock.status(0).Held; held != 1 {
+			t.Errorf("found %d holders, expected the one who was let through", held)
+		}
+		s.comes("d", 0)
+		s.expect(`
+			0s restart a
+			0s a in
+			1s b in
+			2s b cut
+			5s a out
+			5s restart d
+			5s d in
+			5s d out`)
+		if got := s.lock.status(0).Connections; got[kicked] != 2 || got[served] != 2 {
+			t.Errorf("found %v, expected 2 kicked and 2 served", got)
+		}
+	})
+}

@@ -148,12 +148,15 @@ func (c *conn) await() (ended string) {
 			until = time.Now().Add(c.waitTimeout - p.waited)
 		}
 		result := c.park(until)
-		if result == parkWoken || !c.lock.queue.Leave(&c.place) {
+		if result == parkWoken && !c.kicked.Load() || !c.lock.queue.Leave(&c.place) {
 			continue
 		}
 		c.waited = time.Since(p.joined) - p.held
 		c.lock.noteIdle()
-		if result == parkTimeout {
+		switch {
+		case c.kicked.Load(): // when it had a slot, whose worker could not be reached
+			return kicked
+		case result == parkTimeout:
 			return waitTimeout
 		}
 		return clientGone
@@ -184,18 +187,20 @@ func (c *conn) backInLine() string {
 func (c *conn) activate() (ended string) {
 	check := time.Duration(c.lock.inForce.Load().settings.WorkerCheck)
 	switch {
+	case c.kicked.Load(): // before it knew that it had been granted a slot
 	case c.worker != nil && c.worker.reach(c.lock.ctx, check) != nil:
 		return c.backInLine()
 	case c.lock.runHooks(onActivate, c) != nil:
 		ended = hookFailed
-	case c.kicked.Load():
-		ended = kicked
 	case c.gone():
 		ended = clientGone
-	default:
-		return ""
 	}
-	c.end(ended)
+	if c.kicked.Load() {
+		ended = kicked
+	}
+	if ended != "" {
+		c.end(ended)
+	}
 	return ended
 }
 
