@@ -83,6 +83,8 @@ func (l *lock) drain(ctx context.Context, d time.Duration) error {
 		return errResumed
 	case <-ctx.Done():
 		return errHolders
+	case <-l.ctx.Done(): // there may be holders who never go
+		return errShutdown
 	}
 }
 

@@ -127,6 +127,28 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// A drain does not outlive the lock, whose last holder may never go.
+func TestDrainEndsAtShutdown(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		drain := caddy.Duration(0)
+		s.load(Settings{Drain: &drain}, s.hook(Hook{On: onRelease}, &fakeStep{name: "wedged", does: func(Moment) { time.Sleep(time.Minute) }}))
+		s.comes("a", sec)
+		s.until(2 * sec)
+		time.AfterFunc(sec, s.lock.shutDown)
+		if err := s.lock.drain(s.t.Context(), 0); !errors.Is(err, errShutdown) {
+			t.Errorf("found %v, expected %v", err, errShutdown)
+		}
+		if at := time.Since(s.start); at != 3*sec {
+			t.Errorf("found the drain over after %s, expected 3 s", at)
+		}
+		s.until(2 * time.Minute)
+		s.expect(`
+			0s a in
+			1s a out
+			1m1s wedged a`)
+	})
+}
+
 // An operator's run goes before the line, waits for the holders, runs all hooks of the
 // moment whether they are due or not, and lets nobody in meanwhile. It counts as a run.
 func TestRunNow(t *testing.T) {
