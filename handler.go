@@ -177,7 +177,7 @@ func (c *conn) hold(p place) {
 func (c *conn) backInLine() string {
 	wake(c.lock.queue.Requeue(&c.place, time.Now())) // which may be c itself
 	c.worker.vacated()
-	c.granted, c.slot, c.worker = false, 0, nil
+	c.granted, c.slot, c.worker, c.letIn = false, 0, nil, time.Time{}
 	c.users.Add(-1)
 	return workerDown
 }
@@ -208,7 +208,8 @@ func (c *conn) activate() (ended string) {
 // come to its end, which for the proxy means: the service has closed, and the proxy
 // has closed its socket to it. It returns "" and the next handler's error, or workerDown.
 func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, err error) {
-	if c.letIn.IsZero() { // else it has been at another worker, in vain
+	if !c.noted { // else it has been at another worker, in vain
+		c.noted = true
 		c.lock.record.noteWait(c.waited)
 	}
 	c.letIn = time.Now()
