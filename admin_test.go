@@ -339,3 +339,22 @@ func TestAdminDoc(t *testing.T) {
 		}
 	}
 }
+
+// Who is kicked on its way back into line, because its worker is down, is out: its end is
+// the kick's, not that it has left.
+func TestAdminKickBetweenWorkers(t *testing.T) {
+	dead := freeAddr(t)
+	addr := freeAddr(t)
+	config, a := withAdmin(t, lockConfig(addr, "tcplock {\nworkers "+dead+"\non release test_call\n}", "{l4.tcplock.worker}"))
+	kick := func(m tcplock.Moment) error {
+		asks[tcplock.LockStatus](t, a, "POST", fmt.Sprintf("/tcplock/locks/default/kick?id=%d", m.Connection))
+		return nil
+	}
+	called.Store(&kick)
+	load(t, config)
+	c := dial(t, addr)
+	send(t, c, "hello")
+	expectClosed(t, c)
+	inLine(t, "default", 0, 0)
+	eventually(t, "its end is counted", func() bool { return a.lock(t, "default").Connections["kicked"] == 1 })
+}

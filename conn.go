@@ -46,7 +46,8 @@ type conn struct {
 	id       uint64        // running number of those who came to the lock; 0 if it could not even join
 	position int           // in line when it came, from 1; 0 if it did not have to wait
 	phase    atomic.Value  // string: its state, when it holds a slot
-	letIn    time.Time     // when it was last let through to the service
+	letIn    time.Time     // when it was let through to the service; zero: it was not, or to a worker that could not be reached
+	noted    bool          // how long it has waited is in the metrics
 	hooked   time.Duration // how long its hooks have run
 	held     time.Duration // how long it was at the service
 	in, out  atomic.Int64  // bytes from and to the client

@@ -82,6 +82,8 @@ func (l *lock) drain(ctx context.Context, d time.Duration) error {
 		return errResumed
 	case <-ctx.Done():
 		return errHolders
+	case <-l.ctx.Done(): // there may be holders who never go
+		return errShutdown
 	}
 }
 
@@ -95,11 +97,11 @@ func (l *lock) kick(id uint64) error {
 	c.kicked.Store(true)
 	if l.queue.Leave(p) {
 		l.noteIdle()
-		c.wake()
 	} else {
 		c.cut()
 		time.AfterFunc(letGoGrace, c.handOn)
 	}
+	c.wake() // a holder may be on its way back into line, or wait to be alone
 	l.happened(Event{Event: eventKicked, Slot: l.queue.Look(p).slot, Connection: id, Client: c.client})
 	return nil
 }

@@ -127,6 +127,28 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// A drain does not outlive the lock, whose last holder may never go.
+func TestDrainEndsAtShutdown(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		drain := caddy.Duration(0)
+		s.load(Settings{Drain: &drain}, s.hook(Hook{On: onRelease}, &fakeStep{name: "wedged", does: func(Moment) { time.Sleep(time.Minute) }}))
+		s.comes("a", sec)
+		s.until(2 * sec)
+		time.AfterFunc(sec, s.lock.shutDown)
+		if err := s.lock.drain(s.t.Context(), 0); !errors.Is(err, errShutdown) {
+			t.Errorf("found %v, expected %v", err, errShutdown)
+		}
+		if at := time.Since(s.start); at != 3*sec {
+			t.Errorf("found the drain over after %s, expected 3 s", at)
+		}
+		s.until(2 * time.Minute)
+		s.expect(`
+			0s a in
+			1s a out
+			1m1s wedged a`)
+	})
+}
+
 // An operator's run goes before the line, waits for the holders, runs all hooks of the
 // moment whether they are due or not, and lets nobody in meanwhile. It counts as a run.
 func TestRunNow(t *testing.T) {
@@ -266,6 +288,44 @@ func TestKick(t *testing.T) {
 			5s d cut, clean d`)
 		if got := s.lock.status(0).Connections[kicked]; got != 4 {
 			t.Errorf("found %d kicked, expected 4", got)
+		}
+	})
+}
+
+// Who is kicked while its exclusive hook waits for the other holders does not hold up the
+// line any longer: the hook is due again, for the next one.
+func TestKickWhoWantsToBeAlone(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{Slots: 2}, s.hook(Hook{On: onActivate, Every: Every{Count: 2}, Exclusive: true}, &fakeStep{name: "restart"}))
+		s.comes("a", 5*sec)
+		s.until(sec)
+		s.comes("b", time.Hour) // not its turn
+		s.until(2 * sec)
+		if err := s.lock.kick(2); err != nil {
+			t.Error(err)
+		}
+		s.until(3 * sec)
+		s.comes("c", time.Hour)
+		s.until(4 * sec)
+		if err := s.lock.kick(3); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if held := s.lock.status(0).Held; held != 1 {
+			t.Errorf("found %d holders, expected the one who was let through", held)
+		}
+		s.comes("d", 0)
+		s.expect(`
+			0s restart a
+			0s a in
+			1s b in
+			2s b cut
+			5s a out
+			5s restart d
+			5s d in
+			5s d out`)
+		if got := s.lock.status(0).Connections; got[kicked] != 2 || got[served] != 2 {
+			t.Errorf("found %v, expected 2 kicked and 2 served", got)
 		}
 	})
 }

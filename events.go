@@ -114,9 +114,10 @@ func (c *claim) emit(l *lock, e Event) {
 			c.logger.Error("event handler panicked", zap.String("event", e.Event), zap.Error(fmt.Errorf("%v\n%s", r, debug.Stack())))
 		}
 	}()
-	// The claim's context names the origin, but is done after a reload.
+	// The claim's context names the origin, but is done after a reload, and the lock's
+	// before the last things happen.
 	origin := c.ctx
-	origin.Context = context.WithValue(l.ctx, caddy.ReplacerCtxKey, caddy.NewReplacer())
+	origin.Context = context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
 	c.events.Emit(origin, eventPrefix+e.Event, e.data(l.name))
 }
 

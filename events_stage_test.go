@@ -45,3 +45,38 @@ func TestEventsBeforeStart(t *testing.T) {
 		}
 	})
 }
+
+// What happens last at a lock, when its hooks have been ended and its processes are, is
+// still heard, and the end of the process waits for that.
+func TestEventsAtShutdown(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		heard := new(hearer)
+		if err := s.events.On("", heard); err != nil {
+			t.Fatal(err)
+		}
+		s.load(Settings{})
+		s.lock.cancel()
+		s.lock.noteProcess(processEvent{event: processEnded, reason: stopAsked})
+		s.lock.shutDown()
+		if len(heard.names) != 1 || heard.names[0] != "tcplock_stopped" {
+			t.Errorf("found events %v, expected tcplock_stopped", heard.names)
+		}
+	})
+}
+
+// Those who were refused at the end of the process, and have no line of their own in the
+// log, are counted in it before that.
+func TestRefusalsAtShutdown(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{})
+		told := 0
+		s.lock.refusals.tell = func(n int) { told += n }
+		for range refusalsLogged + 7 {
+			s.lock.refusals.allow()
+		}
+		s.lock.shutDown()
+		if told != 7 {
+			t.Errorf("found %d counted, expected 7", told)
+		}
+	})
+}

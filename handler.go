@@ -146,12 +146,15 @@ func (c *conn) await() (ended string) {
 			until = time.Now().Add(c.waitTimeout - p.waited)
 		}
 		result := c.park(until)
-		if result == parkWoken || !c.lock.queue.Leave(&c.place) {
+		if result == parkWoken && !c.kicked.Load() || !c.lock.queue.Leave(&c.place) {
 			continue
 		}
 		c.waited = time.Since(p.joined) - p.held
 		c.lock.noteIdle()
-		if result == parkTimeout {
+		switch {
+		case c.kicked.Load(): // when it had a slot, whose worker could not be reached
+			return kicked
+		case result == parkTimeout:
 			return waitTimeout
 		}
 		return clientGone
@@ -172,7 +175,7 @@ func (c *conn) hold(p place) {
 func (c *conn) backInLine() string {
 	wake(c.lock.queue.Requeue(&c.place, time.Now())) // which may be c itself
 	c.worker.vacated()
-	c.granted, c.slot, c.worker = false, 0, nil
+	c.granted, c.slot, c.worker, c.letIn = false, 0, nil, time.Time{}
 	c.users.Add(-1)
 	return workerDown
 }
@@ -182,18 +185,20 @@ func (c *conn) backInLine() string {
 func (c *conn) activate() (ended string) {
 	check := time.Duration(c.lock.inForce.Load().settings.WorkerCheck)
 	switch {
+	case c.kicked.Load(): // before it knew that it had been granted a slot
 	case c.worker != nil && c.worker.reach(c.lock.ctx, check) != nil:
 		return c.backInLine()
 	case c.lock.runHooks(onActivate, c) != nil:
 		ended = hookFailed
-	case c.kicked.Load():
-		ended = kicked
 	case c.gone():
 		ended = clientGone
-	default:
-		return ""
 	}
-	c.end(ended)
+	if c.kicked.Load() {
+		ended = kicked
+	}
+	if ended != "" {
+		c.end(ended)
+	}
 	return ended
 }
 
@@ -201,7 +206,8 @@ func (c *conn) activate() (ended string) {
 // come to its end, which for the proxy means: the service has closed, and the proxy
 // has closed its socket to it. It returns "" and the next handler's error, or workerDown.
 func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, err error) {
-	if c.letIn.IsZero() { // else it has been at another worker, in vain
+	if !c.noted { // else it has been at another worker, in vain
+		c.noted = true
 		c.lock.record.noteWait(c.waited)
 	}
 	c.letIn = time.Now()

@@ -217,6 +217,8 @@ func (l *lock) shutDown() {
 	l.cancel()
 	l.settleDown(func() bool { return l.handling.Load() == 0 && !l.refusing.Load() })
 	l.stopProcesses()
+	l.settleDown(l.emitter.idle)
+	l.refusals.flush()
 }
 
 // lastGrace is how long a cut connection may take to come back from its handlers, how long

@@ -203,3 +203,27 @@ func TestMetricsNativeHistogram(t *testing.T) {
 		return
 	}
 }
+
+// A connection that was let through to a worker that could not be reached, and then was
+// turned away, has not been at the service since.
+func TestMetricsOfTurnedAwayAfterWorkerDown(t *testing.T) {
+	addr := freeAddr(t)
+	config, a := withAdmin(t, lockConfig(addr, "tcplock {\nworkers "+freeAddr(t)+"\non activate test_call\n}", "{l4.tcplock.worker}"))
+	var calls atomic.Int32
+	call := func(tcplock.Moment) error {
+		if calls.Add(1) > 1 {
+			return errors.New("not a second time")
+		}
+		return nil
+	}
+	called.Store(&call)
+	load(t, config)
+	c := dial(t, addr)
+	send(t, c, "hello")
+	expectClosed(t, c)
+	a.measures(t, map[string]float64{
+		"connections_total{lock=default outcome=hook_failed}": 1,
+		"wait_seconds{lock=default}":                          1,
+		"hold_seconds{lock=default}":                          0,
+	})
+}

@@ -2,6 +2,7 @@ package tcplock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -78,6 +79,9 @@ func (l *lock) seclude(c *conn, longest time.Duration) error {
 	}
 	wake(l.queue.Seclude(p)) // which may be p itself
 	for !l.queue.Alone(p) {
+		if c.kicked.Load() && c.state() == stateActivating {
+			return errors.New("exclusive: the connection that it was to run for was kicked")
+		}
 		if c.parkOnChannel(time.Time{}, ctx.Done()) == parkGone {
 			return fmt.Errorf("exclusive: the other holders have not finished: %w", ctx.Err())
 		}

@@ -351,7 +351,7 @@ func (q *queue) grantNext(now time.Time) *place {
 		}
 		q.unlink(p)
 		q.grant(p)
-		p.waited = now.Sub(p.joined) - p.held
+		p.waited = max(0, now.Sub(p.joined)-p.held) // p may have come just after now was read
 		return p
 	}
 	return nil

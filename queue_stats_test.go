@@ -230,3 +230,14 @@ func isDone(c <-chan struct{}) bool {
 		return false
 	}
 }
+
+// Who came just after the clock was read for the grant has not waited for less than no time.
+func TestQueueWaitedNeverNegative(t *testing.T) {
+	q, now := newQueue(bounds{limit: 1, maxWaiting: unlimited}), time.Now()
+	a, b := new(place), new(place)
+	_, _ = q.Join(a, now)
+	_, _ = q.Join(b, now.Add(time.Second))
+	if q.Release(a, now); b.waited != 0 {
+		t.Errorf("found %s, expected 0", b.waited)
+	}
+}
