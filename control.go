@@ -83,7 +83,7 @@ func (l *lock) drain(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return errHolders
 	case <-l.ctx.Done(): // there may be holders who never go
-		return errShutdown
+		return errClosed
 	}
 }
 

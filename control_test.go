@@ -135,8 +135,8 @@ func TestDrainEndsAtShutdown(t *testing.T) {
 		s.comes("a", sec)
 		s.until(2 * sec)
 		time.AfterFunc(sec, s.lock.shutDown)
-		if err := s.lock.drain(s.t.Context(), 0); !errors.Is(err, errShutdown) {
-			t.Errorf("found %v, expected %v", err, errShutdown)
+		if err := s.lock.drain(s.t.Context(), 0); !errors.Is(err, errClosed) {
+			t.Errorf("found %v, expected %v", err, errClosed)
 		}
 		if at := time.Since(s.start); at != 3*sec {
 			t.Errorf("found the drain over after %s, expected 3 s", at)
