@@ -121,7 +121,6 @@ func (v visitor) wake() {
 // and admits nobody meanwhile. With workers it runs them for each, or for the one of the
 // slot. It returns how many have run; the first that fails is the last.
 func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err error) {
-	hooks := l.inForce.Load().hooks[on]
 	v := make(visitor, 1)
 	p := &place{owner: v}
 	wake(l.queue.Seclude(p))
@@ -135,6 +134,7 @@ func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err er
 			return 0, errShutdown
 		}
 	}
+	hooks := l.inForce.Load().hooks[on] // there may have been a reload
 	for _, m := range l.momentsNow(on, slot) {
 		for _, h := range hooks {
 			l.schedule.book(h, time.Now())
