@@ -253,8 +253,8 @@ func (p *parameters) number(name string, least, otherwise int) int {
 // slot returns 0 if there is no such parameter.
 func (p *parameters) slot(l *lock) int {
 	slot := p.number("slot", 1, 0)
-	if most := l.status(0).Slots; p.err == nil && slot > most {
-		p.note("slot", fmt.Errorf("found %d, expected at most %d", slot, most))
+	if slot > 0 && !l.hasSlot(slot) {
+		p.note("slot", fmt.Errorf("found %d, expected one that lock %s has", slot, l.name))
 	}
 	return slot
 }

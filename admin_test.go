@@ -162,7 +162,7 @@ func TestAdminStatus(t *testing.T) {
 		{"POST", "/tcplock/locks/office/kick?id=77", 404, "no such connection holds or waits"},
 		{"POST", "/tcplock/locks/office/run?moment=activate", 400, `moment: found "activate", expected one that lock office has hooks for: (there is none)`},
 		{"POST", "/tcplock/locks/office/restart", 400, "lock office: found no service, expected one to restart"},
-		{"POST", "/tcplock/locks/office/restart?slot=3", 400, "slot: found 3, expected at most 2"},
+		{"POST", "/tcplock/locks/office/restart?slot=3", 400, "slot: found 3, expected one that lock office has"},
 		{"POST", "/tcplock/locks/office/drain?wait=10ms", 504, "there are still other holders"},
 	} {
 		a.refuses(t, c.method, c.path, c.status, c.want)
@@ -391,4 +391,56 @@ func TestAdminRunGivenUp(t *testing.T) {
 	inLine(t, "default", 1, 1)
 	giveUp()
 	expect(t, second, "two")
+}
+
+// After a reload that has removed workers the others have the slots that they had, which is
+// how an operator names them; one that is removed is there as long as it has its holder.
+func TestAdminSlotsAfterReload(t *testing.T) {
+	svcs := []*service{newService(t, nil), newService(t, nil), newService(t, nil)}
+	addr := freeAddr(t)
+	config := func(workers ...*service) string {
+		route := "tcplock {\non release test_call\nworkers"
+		for _, w := range workers {
+			route += " " + w.addr
+		}
+		return lockConfig(addr, route+"\n}", "{l4.tcplock.worker}")
+	}
+	var ran []string
+	call := func(m tcplock.Moment) error {
+		if m.Connection == 0 {
+			ran = append(ran, fmt.Sprintf("%d %s", m.Slot, m.Worker))
+		}
+		return nil
+	}
+	called.Store(&call)
+	first, a := withAdmin(t, config(svcs...))
+	load(t, first)
+	client := dial(t, addr)
+	send(t, client, "one")
+	holder := svcs[0].next(t)
+	workers := func() (states string) {
+		for _, w := range a.lock(t, "default").Workers {
+			states += fmt.Sprintf("%d %s, ", w.Slot, w.State)
+		}
+		return states
+	}
+	load(t, a.in(config(svcs[2])))
+	if got := workers(); got != "1 removed, 3 up, " {
+		t.Errorf("found workers %s, expected the one with the holder and the third", got)
+	}
+	svcs[0].leave(holder)
+	inLine(t, "default", 0, 0)
+	if got := workers(); got != "3 up, " {
+		t.Errorf("found workers %s, expected the third", got)
+	}
+	for _, path := range []string{"moment=release", "moment=release&slot=3"} {
+		if got := asks[struct{ Hooks int }](t, a, "POST", "/tcplock/locks/default/run?"+path); got.Hooks != 1 {
+			t.Errorf("%s: found %d hooks, expected 1", path, got.Hooks)
+		}
+	}
+	third := "3 " + svcs[2].addr
+	if got := strings.Join(ran, ", "); got != third+", "+third {
+		t.Errorf("found hooks for %s, expected them for %s", got, third)
+	}
+	a.refuses(t, "POST", "/tcplock/locks/default/run?moment=release&slot=2", 400, "slot: found 2, expected one that lock default has")
 }

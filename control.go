@@ -158,20 +158,32 @@ func (l *lock) letGo(p *place) {
 
 // momentsNow says for which slots hooks run that nobody's connection has brought about.
 func (l *lock) momentsNow(on string, slot int) (moments []Moment) {
-	for _, w := range l.pool() {
-		if w != nil && (slot == 0 || slot == w.slot) {
-			moments = append(moments, Moment{On: on, Lock: l.name, Slot: w.slot, Worker: w.address})
-		}
-	}
-	if len(moments) > 0 {
-		return moments
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.inForce.Load().settings.pooled() {
+		for _, w := range l.pool() {
+			if w != nil && w.named && (slot == 0 || slot == w.slot) {
+				moments = append(moments, Moment{On: on, Lock: l.name, Slot: w.slot, Worker: w.address})
+			}
+		}
+		return moments
+	}
 	if l.slots == 1 {
 		slot = 1
 	}
 	return []Moment{{On: on, Lock: l.name, Slot: slot}}
+}
+
+// hasSlot reports whether the lock has a slot of that number. Those of workers have gaps
+// after a reload that has removed some.
+func (l *lock) hasSlot(slot int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.inForce.Load().settings.pooled() {
+		w := at(l.pool(), slot-1)
+		return w != nil && w.named
+	}
+	return slot <= l.slots
 }
 
 // restart has the slot's process restarted, or with slot 0 all of them, each between two
