@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -162,6 +163,7 @@ func (w *worker) down(err error) {
 	w.mu.Lock()
 	leftOut := min(minLeftOut<<min(w.failed, 16), maxLeftOut)
 	w.failed++
+	first := w.failed == 1
 	w.why |= outDown
 	w.lock.queue.Out(w.slot)
 	if w.retry != nil {
@@ -175,13 +177,21 @@ func (w *worker) down(err error) {
 		zap.String("worker", w.address),
 		zap.Duration("for", leftOut),
 		zap.Error(err))
+	w.lock.record.workerFailures.WithLabelValues(strconv.Itoa(w.slot)).Inc()
+	if first {
+		w.lock.happened(Event{Event: eventWorkerDown, Slot: w.slot, Worker: w.address, Error: err.Error()})
+	}
 }
 
 // reached notes that a connection has got through.
 func (w *worker) reached() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
+	again := w.failed > 0
 	w.failed = 0
+	w.mu.Unlock()
+	if again {
+		w.lock.happened(Event{Event: eventWorkerUp, Slot: w.slot, Worker: w.address})
+	}
 }
 
 // pool returns what stands behind the slots, from slot 1 on; nil for a slot of which the
