@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -69,7 +70,7 @@ func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
 		return err
 	}
-	p, err := parse(r.URL.Query(), "waiters")
+	p, err := parse(r, "waiters")
 	if err != nil {
 		return err
 	}
@@ -101,11 +102,13 @@ func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error 
 	if err := allow(w, r, http.MethodPost); err != nil {
 		return err
 	}
-	p, err := parse(r.URL.Query(), verb.parameters...)
+	p, err := parse(r, verb.parameters...)
 	if err != nil {
 		return err
 	}
-	// The admin server's read timeout would end the request's context.
+	// That the client goes is noticed only when the body has been read. After that, the
+	// admin server's read timeout would end the request's context.
+	_, _ = io.Copy(io.Discard, r.Body)
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	result, err := verb.do(r.Context(), l, p)
 	if err == nil && result == nil {
@@ -204,7 +207,11 @@ type parameters struct {
 	err    error
 }
 
-func parse(values url.Values, known ...string) (*parameters, error) {
+func parse(r *http.Request, known ...string) (*parameters, error) {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, apiError(http.StatusBadRequest, "query: %w", err)
+	}
 	for name, value := range values {
 		switch {
 		case len(known) == 0:

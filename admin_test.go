@@ -1,6 +1,7 @@
 package tcplock_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -154,6 +156,8 @@ func TestAdminStatus(t *testing.T) {
 		{"POST", "/tcplock/locks/office/pause?for=-5s", 400, `for: found "-5s", expected more than 0`},
 		{"POST", "/tcplock/locks/office/pause?for=1s&for=2s", 400, "for: found it 2 times, expected it once"},
 		{"POST", "/tcplock/locks/office/resume?for=5s", 400, `found parameter "for", expected none`},
+		{"POST", "/tcplock/locks/office/pause?for=5%", 400, `query: invalid URL escape "%"`},
+		{"POST", "/tcplock/locks/office/pause?x;for=5m", 400, "query: invalid semicolon separator in query"},
 		{"POST", "/tcplock/locks/office/kick", 400, `id: found "", expected the id of a holder or waiter`},
 		{"POST", "/tcplock/locks/office/kick?id=77", 404, "no such connection holds or waits"},
 		{"POST", "/tcplock/locks/office/run?moment=activate", 400, `moment: found "activate", expected one that lock office has hooks for: (there is none)`},
@@ -357,4 +361,86 @@ func TestAdminKickBetweenWorkers(t *testing.T) {
 	expectClosed(t, c)
 	inLine(t, "default", 0, 0)
 	eventually(t, "its end is counted", func() bool { return a.lock(t, "default").Connections["kicked"] == 1 })
+}
+
+// An operator who gives up a run that still waits for the holders does not hold up the line,
+// whatever the request's body.
+func TestAdminRunGivenUp(t *testing.T) {
+	svc := newService(t, echo)
+	addr := freeAddr(t)
+	config, a := withAdmin(t, lockConfig(addr, "tcplock 2 {\non release exec true\n}", svc.addr))
+	load(t, config)
+	leakCheck(t)
+	holder := dial(t, addr)
+	send(t, holder, "one")
+	expect(t, holder, "one")
+	ctx, giveUp := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	defer run.Wait()
+	defer giveUp()
+	run.Go(func() {
+		req, _ := http.NewRequestWithContext(ctx, "POST", "http://"+a.addr+"/tcplock/locks/default/run?moment=release", strings.NewReader("{}"))
+		req.Close = true
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	})
+	eventually(t, "the run waits", func() bool { return a.lock(t, "default").Exclusive })
+	second := dial(t, addr)
+	send(t, second, "two")
+	inLine(t, "default", 1, 1)
+	giveUp()
+	expect(t, second, "two")
+}
+
+// After a reload that has removed workers the others have the slots that they had, which is
+// how an operator names them; one that is removed is there as long as it has its holder.
+func TestAdminSlotsAfterReload(t *testing.T) {
+	svcs := []*service{newService(t, nil), newService(t, nil), newService(t, nil)}
+	addr := freeAddr(t)
+	config := func(workers ...*service) string {
+		route := "tcplock {\non release test_call\nworkers"
+		for _, w := range workers {
+			route += " " + w.addr
+		}
+		return lockConfig(addr, route+"\n}", "{l4.tcplock.worker}")
+	}
+	var ran []string
+	call := func(m tcplock.Moment) error {
+		if m.Connection == 0 {
+			ran = append(ran, fmt.Sprintf("%d %s", m.Slot, m.Worker))
+		}
+		return nil
+	}
+	called.Store(&call)
+	first, a := withAdmin(t, config(svcs...))
+	load(t, first)
+	client := dial(t, addr)
+	send(t, client, "one")
+	holder := svcs[0].next(t)
+	workers := func() (states string) {
+		for _, w := range a.lock(t, "default").Workers {
+			states += fmt.Sprintf("%d %s, ", w.Slot, w.State)
+		}
+		return states
+	}
+	load(t, a.in(config(svcs[2])))
+	if got := workers(); got != "1 removed, 3 up, " {
+		t.Errorf("found workers %s, expected the one with the holder and the third", got)
+	}
+	svcs[0].leave(holder)
+	inLine(t, "default", 0, 0)
+	if got := workers(); got != "3 up, " {
+		t.Errorf("found workers %s, expected the third", got)
+	}
+	for _, path := range []string{"moment=release", "moment=release&slot=3"} {
+		if got := asks[struct{ Hooks int }](t, a, "POST", "/tcplock/locks/default/run?"+path); got.Hooks != 1 {
+			t.Errorf("%s: found %d hooks, expected 1", path, got.Hooks)
+		}
+	}
+	third := "3 " + svcs[2].addr
+	if got := strings.Join(ran, ", "); got != third+", "+third {
+		t.Errorf("found hooks for %s, expected them for %s", got, third)
+	}
+	a.refuses(t, "POST", "/tcplock/locks/default/run?moment=release&slot=2", 400, "slot: found 2, expected one that lock default has")
 }

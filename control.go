@@ -120,7 +120,6 @@ func (v visitor) wake() {
 // and admits nobody meanwhile. With workers it runs them for each, or for the one of the
 // slot. It returns how many have run; the first that fails is the last.
 func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err error) {
-	hooks := l.inForce.Load().hooks[on]
 	v := make(visitor, 1)
 	p := &place{owner: v}
 	wake(l.queue.Seclude(p))
@@ -134,6 +133,7 @@ func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err er
 			return 0, errClosed
 		}
 	}
+	hooks := l.inForce.Load().hooks[on] // there may have been a reload
 	for _, m := range l.momentsNow(on, slot) {
 		for _, h := range hooks {
 			l.schedule.book(h, time.Now())
@@ -157,16 +157,16 @@ func (l *lock) letGo(p *place) {
 
 // momentsNow says for which slots hooks run that nobody's connection has brought about.
 func (l *lock) momentsNow(on string, slot int) (moments []Moment) {
-	for _, w := range l.pool() {
-		if w != nil && (slot == 0 || slot == w.slot) {
-			moments = append(moments, Moment{On: on, Lock: l.name, Slot: w.slot, Worker: w.address})
-		}
-	}
-	if len(moments) > 0 {
-		return moments
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.inForce.Load().settings.pooled() {
+		for _, w := range l.pool() {
+			if w != nil && w.named && (slot == 0 || slot == w.slot) {
+				moments = append(moments, Moment{On: on, Lock: l.name, Slot: w.slot, Worker: w.address})
+			}
+		}
+		return moments
+	}
 	if l.slots == 1 {
 		slot = 1
 	}

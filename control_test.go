@@ -231,6 +231,24 @@ func TestRunNowInVain(t *testing.T) {
 	})
 }
 
+// A run that has waited for the holders runs the hooks of the config that is in force then.
+func TestRunNowAfterReload(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{}, s.hook(Hook{On: onRelease}, &fakeStep{name: "old"}))
+		s.comes("a", 2*sec)
+		s.until(sec)
+		time.AfterFunc(sec/2, func() { s.load(Settings{}, s.hook(Hook{On: onRelease}, &fakeStep{name: "new"})) })
+		if ran, err := s.lock.runNow(s.t.Context(), onRelease, 0); ran != 1 || err != nil {
+			t.Errorf("found %d hooks and error %v, expected 1 and none", ran, err)
+		}
+		s.expect(`
+			0s a in
+			2s a out
+			2s new a
+			2s new`)
+	})
+}
+
 // Idle hooks whose time comes while an operator's hooks run have their turn after them.
 func TestRunNowKeepsIdleHooks(t *testing.T) {
 	playHooks(t, func(s *hookStage) {

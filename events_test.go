@@ -176,3 +176,25 @@ func TestEventsDropped(t *testing.T) {
 		t.Errorf("found events %+v, expected one that counts %d", e, more+1)
 	}
 }
+
+// A worker that cannot be reached is told of once, and each time counted; and so is that
+// it can be again.
+func TestEventsOfWorkers(t *testing.T) {
+	addr, down := freeAddr(t), freeAddr(t)
+	options := "events {\non tcplock_worker_down test_listen\non tcplock_worker_up test_listen\n}\n"
+	config, a := withAdmin(t, strings.Replace(poolConfig(addr, "", down), "layer4 {", options+"layer4 {", 1))
+	listening(nil)
+	load(t, config)
+	c := dial(t, addr)
+	send(t, c, "one")
+	eventually(t, "it has been tried twice", func() bool {
+		return a.scrape(t)["worker_failures_total{lock=default slot=1}"] >= 2
+	})
+	svc := newServiceAt(t, down, echo)
+	expect(t, c, "one")
+	c.Close()
+	want := []string{"tcplock_worker_down slot=1 worker=" + svc.addr, "tcplock_worker_up slot=1 worker=" + svc.addr}
+	if got := hears(t, 2, "slot", "worker"); !slices.Equal(got, want) {
+		t.Errorf("heard %q, expected %q", got, want)
+	}
+}

@@ -166,6 +166,7 @@ func (w *worker) down(err error) {
 	}
 	w.mu.Lock()
 	leftOut := min(minLeftOut<<min(w.failed, 16), maxLeftOut)
+	first := w.failed == 0
 	w.failed++
 	if w.why&outRemoved == 0 { // the slot may be another worker's by now
 		w.lock.queue.Out(w.slot)
@@ -177,7 +178,9 @@ func (w *worker) down(err error) {
 	w.retry = time.AfterFunc(leftOut, func() { w.putIn(outDown) })
 	w.mu.Unlock()
 	w.lock.record.workerFailures.WithLabelValues(strconv.Itoa(w.slot)).Inc()
-	w.lock.happened(Event{Event: eventWorkerDown, Slot: w.slot, Worker: w.address, Error: err.Error()})
+	if first {
+		w.lock.happened(Event{Event: eventWorkerDown, Slot: w.slot, Worker: w.address, Error: err.Error()})
+	}
 	w.lock.logger().Warn("worker cannot be reached, left out",
 		zap.String("lock", w.lock.name),
 		zap.Int("slot", w.slot),

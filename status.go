@@ -186,9 +186,15 @@ func (l *lock) status(most int) LockStatus {
 		s.Waiters = append(s.Waiters, w)
 	}
 	for _, w := range l.pool() {
-		if w != nil {
-			s.Workers = append(s.Workers, w.status())
+		if w == nil {
+			continue
 		}
+		status := w.status()
+		if status.State == workerRemoved && status.Process == nil &&
+			!slices.ContainsFunc(holders, func(p place) bool { return p.slot == w.slot }) {
+			continue // it is kept in case it comes back
+		}
+		s.Workers = append(s.Workers, status)
 	}
 	return s
 }
