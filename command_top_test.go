@@ -318,6 +318,18 @@ func TestTopRuns(t *testing.T) {
 	}
 }
 
+// Where there are no colours none is set: tcell would make up something for them.
+func TestStylesWithoutColours(t *testing.T) {
+	for s := stylePlain; s <= styleAlarm; s++ {
+		if colour, _, _ := tcellStyle(s, false).Decompose(); colour != tcell.ColorDefault {
+			t.Errorf("style %d: got colour %v, expected none", s, colour)
+		}
+		if tcellStyle(s, true) == tcellStyle(s|styleChosen, true) {
+			t.Errorf("style %d looks the same when it is chosen", s)
+		}
+	}
+}
+
 // contents is what stands on a simulated terminal.
 func contents(screen tcell.Screen) string {
 	width, height := screen.Size()
