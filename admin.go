@@ -254,7 +254,7 @@ func (p *parameters) number(name string, least, otherwise int) int {
 func (p *parameters) slot(l *lock) int {
 	slot := p.number("slot", 1, 0)
 	if p.err == nil && slot > 0 && !l.hasSlot(slot) {
-		p.note("slot", fmt.Errorf("found %d, expected one of the lock's %d", slot, l.status(0).Slots))
+		p.note("slot", fmt.Errorf("found %d, expected one that lock %s has", slot, l.name))
 	}
 	return slot
 }

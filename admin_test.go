@@ -162,7 +162,7 @@ func TestAdminStatus(t *testing.T) {
 		{"POST", "/tcplock/locks/office/kick?id=77", 404, "no such connection holds or waits"},
 		{"POST", "/tcplock/locks/office/run?moment=activate", 400, `moment: found "activate", expected one that lock office has hooks for: (there is none)`},
 		{"POST", "/tcplock/locks/office/restart", 400, "lock office: found no service, expected one to restart"},
-		{"POST", "/tcplock/locks/office/restart?slot=3", 400, "slot: found 3, expected one of the lock's 2"},
+		{"POST", "/tcplock/locks/office/restart?slot=3", 400, "slot: found 3, expected one that lock office has"},
 		{"POST", "/tcplock/locks/office/drain?wait=10ms", 504, "there are still other holders"},
 	} {
 		a.refuses(t, c.method, c.path, c.status, c.want)
