@@ -113,6 +113,13 @@ func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 
 	t := &top{address: c.client.address, interval: interval}
 	done := make(chan span)
+	var orders []*order // one after the other, in the order of the keys; the first is being carried out
+	carryOutFirst := func() {
+		if len(orders) > 0 {
+			first := orders[0]
+			helpers.Go(func() { carryOut(ctx, c.client, first, done) })
+		}
+	}
 	for {
 		draw(screen, t)
 		select {
@@ -121,7 +128,8 @@ func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 		case l := <-looks:
 			t.look(l)
 		case note := <-done:
-			t.note, t.busy = note, false
+			t.note, orders = note, orders[1:]
+			carryOutFirst()
 			select {
 			case again <- struct{}{}:
 			default:
@@ -137,9 +145,11 @@ func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 				if over {
 					return nil
 				}
-				if order != nil {
-					t.busy = true
-					helpers.Go(func() { carryOut(ctx, c.client, order, done) })
+				if order == nil {
+					continue
+				}
+				if orders = append(orders, order); len(orders) == 1 {
+					carryOutFirst()
 				}
 			}
 		}

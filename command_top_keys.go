@@ -24,7 +24,6 @@ type top struct {
 	lock       string            // that is chosen
 	connection *ConnectionStatus // of this lock, that is chosen, or nil
 	question   *order            // carried out if the answer is yes
-	busy       bool              // an order is being carried out
 	note       span              // what came of the last one
 	help       bool
 }
@@ -186,7 +185,7 @@ func (t *top) key(key tcell.Key, r rune) (o *order, over bool) {
 // command is a key that does something to the chosen lock.
 func (t *top) command(r rune) *order {
 	s := t.chosen()
-	if s == nil || t.busy || t.err != nil {
+	if s == nil || t.err != nil {
 		return nil
 	}
 	switch r {

@@ -97,14 +97,9 @@ func TestTopKeys(t *testing.T) {
 	}
 }
 
-// Keys do nothing while an order is on its way, nor when Caddy does not answer.
+// Keys do nothing when Caddy does not answer.
 func TestTopKeysInVain(t *testing.T) {
 	top := topOf(LockStatus{Name: "a"})
-	top.busy = true
-	if orders, _ := press(top, "p"); orders != nil {
-		t.Errorf("busy: got %v", orders)
-	}
-	top.busy = false
 	top.look(looked{at: sampleTime, err: errors.New("refused")})
 	if orders, _ := press(top, "p"); orders != nil {
 		t.Errorf("without an answer: got %v", orders)
