@@ -225,6 +225,37 @@ func TestServiceKilled(t *testing.T) {
 	ended(t, killed)
 }
 
+// A server that takes one client and ends, which is no failure: the next is started at once,
+// and no client meets one that is ending.
+func TestServiceForOneClient(t *testing.T) {
+	const clients = 6
+	const server = `import os, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+open(sys.argv[2], "w").close()
+client, _ = listener.accept()
+os.remove(sys.argv[2])
+client.sendall(b"%d" % os.getpid())`
+	needs(t, python, exec.Command(python, "--version").Run() == nil)
+	dir, addr := t.TempDir(), freeAddr(t)
+	if err := os.WriteFile(filepath.Join(dir, "server.py"), []byte(server), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	load(t, poolConfig(addr, fmt.Sprintf("service %s %s/server.py {l4.tcplock.worker_port} %[2]s/ready {\nready exec test -e %[2]s/ready\nrestart every 1\n}", python, dir), freeAddr(t)))
+	start, served := time.Now(), make(map[string]bool)
+	for range clients {
+		conn := dial(t, addr)
+		pid, err := io.ReadAll(conn)
+		if err != nil || len(pid) == 0 || served[string(pid)] {
+			t.Errorf("found %q, error %v, expected the pid of another server each time", pid, err)
+		}
+		served[string(pid)] = true
+		conn.Close()
+	}
+	if took := time.Since(start); took > patience/2 {
+		t.Errorf("%d clients took %s, expected no pauses", clients, took)
+	}
+}
+
 // When nobody comes, the server is stopped and stays so. The next client has another one
 // started.
 func TestServiceStopIdle(t *testing.T) {

@@ -254,6 +254,34 @@ func TestSupervisorReplace(t *testing.T) {
 		"14.5s: out, term 4", "15.5s: exit 4, start d5", "16.5s: in, restarted interval")
 }
 
+// Settings that say when the process is ready are about its start: one that is under way is
+// given up for them, a back-off ends, and a process that is ready stays. One that is being
+// stopped because nobody comes is started again if it is to be there at once now.
+func TestSupervisorReplaceStart(t *testing.T) {
+	perform(t, &Service{Ready: "a:1"}, func(s *stage) {
+		s.sleep(500 * time.Millisecond)
+		s.replace(&Service{Ready: "b:1"})
+		s.sleep(4 * time.Second)
+		s.replace(&Service{Ready: "a:1", ReadyTimeout: 1})
+		s.sleep(time.Second)
+		s.let(func() { s.startErr = errors.New("no such file") })
+		s.last().exit()
+		s.sleep(1500 * time.Millisecond)
+		s.let(func() { s.startErr = nil })
+		s.replace(&Service{Ready: "a:1", ReadyTimeout: 2})
+		s.sleep(2 * time.Second)
+		s.replace(&Service{Ready: "a:1", ReadyTimeout: 2, Start: startLazy, StopIdle: second})
+		s.sleep(500 * time.Millisecond)
+		s.replace(&Service{Ready: "a:1", ReadyTimeout: 2})
+		s.sleep(5 * time.Second)
+	},
+		"0s: out, start 1",
+		"500ms: term 1", "1.5s: exit 1, start 2", "2.5s: in, started",
+		"5.5s: exit 2, out", "6.5s: no start, failed exit",
+		"7s: start 3", "8s: in, restarted exit",
+		"9s: out, term 3", "10s: exit 3, stopped idle, start 4", "11s: in, started")
+}
+
 // After 10 seconds without a connection the process is stopped, and started for the next
 // client. A client who is there, or came just then, keeps it.
 func TestSupervisorIdle(t *testing.T) {
