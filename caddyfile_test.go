@@ -138,7 +138,7 @@ func TestJSONRefused(t *testing.T) {
 		`"slot": 1`:           `unknown field "slot"`,
 		`"slots": -1`:         "slots: found -1, expected a number from 1 to 1000000",
 		`"slots": 1000001`:    "slots: found 1000001, expected a number from 1 to 1000000",
-		`"name": "a b"`:       `name: found "a b", expected 1 to 64 letters, digits or any of . _ -`,
+		`"name": "a b"`:       `name: found "a b", expected 1 to 64 letters, digits or any of . _ -, and not just dots`,
 		`"name": "a\n"`:       `name: found "a\n", expected`,
 		`"max_waiting": -1`:   "max_waiting: found -1, expected 0 or more",
 		`"wait_timeout": -1`:  "wait_timeout: found -1ns, expected a duration of 0 or more",

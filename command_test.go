@@ -111,7 +111,7 @@ func TestCommandErrors(t *testing.T) {
 		"-l 9000 -p 8100 --linger 5":      `--linger: found "5" without a unit, expected a duration such as 5s`,
 		"-l 9000 -p 8100 --max-waiting x": `--max-waiting: found "x", expected a whole number`,
 		"-l 9000 -p 8100 --half-closed a": `half_closed: found "a", expected keep or drop`,
-		"-l 9000 -p 8100 --name a/b":      `name: found "a/b", expected 1 to 64 letters, digits or any of . _ -`,
+		"-l 9000 -p 8100 --name a/b":      `name: found "a/b", expected 1 to 64 letters, digits or any of . _ -, and not just dots`,
 		"-l 9000 -p 8100 -h":              "flag needs an argument: 'h' in -h",
 		"-l 9000 -p 8100 --restart":       "unknown flag: --restart",
 	} {

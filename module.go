@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -43,7 +44,7 @@ type Handler struct {
 	// The lock's name: handlers with one name share one lock, across servers and
 	// listener wrappers. A handler that sets nothing else (but maybe refuse) joins
 	// the lock that another handler of the config defines. Letters, digits and
-	// . _ - , at most 64. Default: "default", which only one handler may rely on.
+	// . _ - , at most 64, and not just dots. Default: "default", which only one handler may rely on.
 	Name string `json:"name,omitempty"`
 
 	// What the lock does. Handlers that share a lock set the same, or nothing.
@@ -204,8 +205,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // check refuses values that are out of range. The Caddyfile calls it after each
 // option, so that its error carries the option's file and line.
 func (h *Handler) check() error {
-	if h.Name != "" && !validName.MatchString(h.Name) {
-		return fmt.Errorf("name: found %q, expected 1 to 64 letters, digits or any of . _ -", h.Name)
+	// Dots alone would be no path of the admin API.
+	if h.Name != "" && (!validName.MatchString(h.Name) || strings.Trim(h.Name, ".") == "") {
+		return fmt.Errorf("name: found %q, expected 1 to 64 letters, digits or any of . _ -, and not just dots", h.Name)
 	}
 	if h.Priority < -maxPriority || h.Priority > maxPriority {
 		return fmt.Errorf("priority: found %d, expected a number from %d to %d", h.Priority, -maxPriority, maxPriority)
