@@ -2,6 +2,7 @@ package tcplock
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -77,6 +78,25 @@ func TestRefusalsAtShutdown(t *testing.T) {
 		s.lock.shutDown()
 		if told != 7 {
 			t.Errorf("found %d counted, expected 7", told)
+		}
+	})
+}
+
+// A worker that is down is up again when its process has been replaced, and that is told.
+func TestEventWorkerUpAfterRestart(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{Workers: []string{"127.0.0.1:1"}})
+		w := s.lock.worker(1)
+		w.restored() // nothing new
+		w.down(errStep)
+		w.down(errStep)
+		w.restored()
+		var told []string
+		for _, e := range s.lock.record.lastEvents() {
+			told = append(told, e.Event)
+		}
+		if want := []string{eventWorkerUp, eventWorkerDown}; !slices.Equal(told, want) {
+			t.Errorf("found %v, expected %v, the newest first", told, want)
 		}
 	})
 }

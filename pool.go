@@ -207,12 +207,16 @@ func (w *worker) reached() {
 // restored ends the time for which the worker is left out, if it is.
 func (w *worker) restored() {
 	w.mu.Lock()
+	up := w.failed > 0
 	w.failed = 0
 	if w.retry != nil {
 		w.retry.Stop()
 	}
 	woken := w.end(outDown)
 	w.mu.Unlock()
+	if up {
+		w.lock.happened(Event{Event: eventWorkerUp, Slot: w.slot, Worker: w.address})
+	}
 	wake(woken)
 }
 
