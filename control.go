@@ -94,6 +94,9 @@ func (l *lock) kick(id uint64) error {
 		return errUnknownConnection
 	}
 	c := p.owner.(*conn)
+	if c.phase.Load() == stateEnding { // there is nobody to throw out any more
+		return errUnknownConnection
+	}
 	c.kicked.Store(true)
 	if l.queue.Leave(p) {
 		l.noteIdle()

@@ -75,8 +75,8 @@ func hears(t *testing.T, n int, data ...string) (lines []string) {
 	return lines
 }
 
-// Whoever subscribes hears what happens at a lock, in order, with its data; a slow handler
-// holds up nobody.
+// Whoever subscribes hears what happens at a lock, with its data; a slow handler holds up
+// nobody.
 func TestEvents(t *testing.T) {
 	svc := newService(t, echo)
 	addr := freeAddr(t)

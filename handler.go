@@ -62,6 +62,9 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 	if reason == clientGone || reason == kicked && c.granted { // and so cut
 		return nil
 	}
+	for outer := c.outer; outer != nil; outer = outer.outer {
+		outer.used.Store(true) // by this one, which is no fault of the route
+	}
 	c.reason.Store(reason)
 	c.lock.happened(c.event(eventRefused, reason))
 	c.lock.refused(c)

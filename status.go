@@ -151,8 +151,8 @@ func (l *lock) status(most int) LockStatus {
 	l.mu.Lock()
 	slots, paused := l.slots, l.paused
 	l.mu.Unlock()
-	now := time.Now()
 	stats, holders, waiters := l.queue.Snapshot(most)
+	now := time.Now()
 	s := LockStatus{
 		Name:        l.name,
 		Now:         now,
