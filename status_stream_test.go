@@ -26,7 +26,8 @@ type viewer struct {
 	samples map[string][]float64 // of the figure "waiting"
 }
 
-// view opens a stream.
+// view opens a stream. Just after a reload a request may meet the server of the old config,
+// which closes it.
 func view(t *testing.T, client *http.Client, url, encoding string) *viewer {
 	t.Helper()
 	req, err := http.NewRequest("GET", url, nil)
@@ -37,10 +38,11 @@ func view(t *testing.T, client *http.Client, url, encoding string) *viewer {
 	if encoding != "" {
 		req.Header.Set("Accept-Encoding", encoding)
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var resp *http.Response
+	eventually(t, "the page's server answers", func() bool {
+		resp, err = client.Do(req)
+		return err == nil
+	})
 	t.Cleanup(func() { resp.Body.Close() })
 	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("Content-Encoding") != encoding {
 		t.Fatalf("found %s %v, expected a stream, with encoding %q", resp.Status, resp.Header, encoding)
