@@ -300,7 +300,7 @@ func (l *lock) drop(w *worker) {
 // open puts a slot into service if it has no worker and needs none, when the last process
 // that was there has ended. l.mu is held.
 func (l *lock) open(slot int) {
-	if l.inForce.Load().settings.pooled() || slot > l.slots || at(l.pool(), slot-1) != nil {
+	if l.inForce.Load().settings.pooled() || at(l.pool(), slot-1) != nil {
 		return
 	}
 	if !slices.ContainsFunc(l.processes, func(p *processSlot) bool { return p.worker.slot == slot }) {

@@ -88,7 +88,7 @@ func (w *worker) supervise(s *Service) {
 }
 
 func (w *worker) launch(s *Service) {
-	w.takeOut(outProcess)
+	w.takeOut(outRemoved) // until setSlots has done with it, also if nothing is started yet
 	p := &processSlot{worker: w}
 	ends.Lock()
 	var before []<-chan struct{}

@@ -2,6 +2,7 @@ package tcplock
 
 import (
 	"errors"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,26 +69,35 @@ func TestMissedProcessHasEnded(t *testing.T) {
 }
 
 // A client reaches the worker, and then its connection ends with an error. The worker is
-// there again, so when it is not the next time, it is left out for the shortest time.
+// there again, so when it is not the next time, it is left out for the shortest time. An
+// error that says that nobody was reached tells nothing of the kind.
 func TestReachedThenFailed(t *testing.T) {
-	playPool(t, func(s *poolStage) {
-		s.load(Settings{Workers: []string{"a:1"}})
-		s.down["a:1"] = true
-		s.comes(guest{name: "x", stays: time.Second, fails: errCrash})
-		s.until(time.Second)
-		s.let(func() { s.down["a:1"] = false })
-		s.until(2 * time.Second)
-		s.let(func() { s.down["a:1"] = true })
-		s.comes(guest{name: "y", stays: time.Second})
-		s.until(2900 * time.Millisecond)
-		s.let(func() { s.down["a:1"] = false })
-		s.expect(`
-			0s x not at 1 a:1
-			500ms x not at 1 a:1
-			1.5s x at 1 a:1
-			2.5s y not at 1 a:1
-			3s y at 1 a:1`)
-	})
+	for _, c := range []struct {
+		fails error
+		again string
+	}{
+		{errCrash, "3s"},
+		{&net.OpError{Op: "dial", Err: errCrash}, "4.5s"},
+	} {
+		playPool(t, func(s *poolStage) {
+			s.load(Settings{Workers: []string{"a:1"}})
+			s.down["a:1"] = true
+			s.comes(guest{name: "x", stays: time.Second, fails: c.fails})
+			s.until(time.Second)
+			s.let(func() { s.down["a:1"] = false })
+			s.until(2 * time.Second)
+			s.let(func() { s.down["a:1"] = true })
+			s.comes(guest{name: "y", stays: time.Second})
+			s.until(2900 * time.Millisecond)
+			s.let(func() { s.down["a:1"] = false })
+			s.expect(`
+				0s x not at 1 a:1
+				500ms x not at 1 a:1
+				1.5s x at 1 a:1
+				2.5s y not at 1 a:1
+				` + c.again + ` y at 1 a:1`)
+		})
+	}
 }
 
 // A client's connection to a worker hangs until hold_timeout, and its slot goes on. When it
@@ -196,6 +206,22 @@ func TestServiceTakenAway(t *testing.T) {
 	})
 }
 
+// A worker takes the slot of another whose process is still ending. It has none, so it
+// serves at once, and the end of that process changes nothing.
+func TestSlotOfEndingProcess(t *testing.T) {
+	playPool(t, func(s *poolStage) {
+		s.load(service(Service{}, "a:1"))
+		s.until(time.Second)
+		s.load(Settings{Workers: []string{"b:1"}})
+		s.comes(guest{name: "x", stays: 200 * time.Millisecond})
+		s.until(3 * time.Second)
+		s.comes(guest{name: "y", stays: time.Second})
+		s.expect(`
+			1s x at 1 b:1
+			3s y at 1 b:1`)
+	})
+}
+
 // A worker that is given back while its process is ending is out of service until then, even
 // if its next process is not to be started before a client comes: the others serve.
 func TestSuccessorIsOut(t *testing.T) {
@@ -260,5 +286,21 @@ func TestIdleHookWhileRestarting(t *testing.T) {
 		s.expect(`
 			1s x at 1 a:1
 			4.5s idle`)
+	})
+}
+
+// A restart that was asked for begins in the instant in which the client has gone, and not
+// when somebody happens to look.
+func TestRestartWhenHolderHasGone(t *testing.T) {
+	playPool(t, func(s *poolStage) {
+		s.load(service(Service{}, "a:1"))
+		s.until(time.Second)
+		s.comes(guest{name: "x", stays: 2 * time.Second})
+		s.until(2 * time.Second)
+		s.lock.restart(0)
+		s.comes(guest{name: "y", stays: time.Second})
+		s.expect(`
+			1s x at 1 a:1
+			5s y at 1 a:1`)
 	})
 }

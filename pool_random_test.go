@@ -30,17 +30,19 @@ func TestPoolAtRandom(t *testing.T) {
 			}
 			s.lock.resume()
 			s.let(func() { s.endsAfter, s.readyAfter, s.deaf, s.down = 0, 0, false, make(map[string]bool) })
-			s.load([]Settings{service(Service{}, addresses...), {Workers: addresses}, {Slots: len(addresses)}}[seed%3])
+			n := len(addresses)
+			last := []Settings{service(Service{}, addresses...), {Workers: addresses}, {Slots: n, Service: &Service{}}, {Slots: n}}[seed%4]
+			s.load(last)
 			s.until(time.Since(s.start) + time.Hour)
-			if status := s.lock.status(0); seed%3 < 2 && len(status.Workers) != len(addresses) || seed%3 == 2 && len(status.Workers) > 0 {
-				t.Errorf("found workers %+v at the end", status.Workers)
+			if workers := s.lock.status(0).Workers; last.pooled() && len(workers) != n || !last.pooled() && len(workers) > 0 {
+				t.Errorf("found workers %+v at the end, expected only those of the config", workers)
 			}
 			for i := range addresses {
 				s.comes(guest{name: fmt.Sprint("last", i), stays: time.Minute})
 			}
 			s.until(time.Since(s.start) + time.Second)
-			if held := s.lock.queue.Stats().Held; held != len(addresses) {
-				t.Errorf("found %d clients that are served at the end, expected %d: %+v", held, len(addresses), s.lock.status(0).Workers)
+			if held := s.lock.queue.Stats().Held; held != n {
+				t.Errorf("found %d clients that are served at the end, expected %d: %+v", held, n, s.lock.status(0).Workers)
 			}
 			if t.Failed() {
 				t.Fatalf("seed %d:\n%s", seed, strings.Join(s.said, "\n"))

@@ -196,7 +196,7 @@ func (s *supervisor) enter() (wait <-chan struct{}, err error) {
 	case s.closed:
 		return nil, errNoService
 	case s.now.State == processReady:
-		s.letIn, s.doubted = true, false
+		s.letIn = true
 		return nil, nil
 	case s.now.Failed != "":
 		return nil, errors.New(s.now.Failed)

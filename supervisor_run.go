@@ -21,9 +21,6 @@ func (s *supervisor) run() {
 	for _, end := range s.before {
 		<-end // also after stop: who waits for this one's end waits for that as well
 	}
-	s.mu.Lock()
-	s.set(processStopped)
-	s.mu.Unlock()
 	why := "" // the last process that was ready has ended; empty if there is none to replace
 	for s.rest() {
 		p, err := s.start(why)
