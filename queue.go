@@ -122,8 +122,9 @@ type queue struct {
 	line    line
 	waiting int // in line and aside
 	clients map[clientKey]*client
-	arrived uint64 // the last seq
-	grants  uint64 // the last number
+	spare   *client // one that has gone; nil: none
+	arrived uint64  // the last seq
+	grants  uint64  // the last number
 
 	// Those who want to be alone, in the order they asked. While there is one, nobody
 	// is granted a slot. The first of them is alone once every other holder has gone

@@ -99,15 +99,21 @@ func (q *queue) know(p *place) {
 	}
 	p.from = q.clients[p.client]
 	if p.from == nil {
-		p.from = new(client)
+		if p.from = q.spare; p.from == nil {
+			p.from = new(client)
+		}
+		q.spare = nil
 		q.clients[p.client] = p.from
 	}
 }
 
 // forget forgets p's client, if that was its last place.
 func (q *queue) forget(p *place) {
-	if c := p.from; c != nil && c.held == 0 && c.waiting == 0 {
+	c := p.from
+	p.from = nil
+	if c != nil && c.held == 0 && c.waiting == 0 {
 		delete(q.clients, p.client)
+		q.spare = c // so that the next one costs no memory
 	}
 }
 

@@ -345,3 +345,19 @@ func TestQueueForgetsClients(t *testing.T) {
 		})
 	}
 }
+
+// Clients that come and go, a new one each time, leave nothing behind and cost no memory.
+func TestQueueClientsCostNothing(t *testing.T) {
+	q, p, client := newQueue(bounds{limit: 1, maxWaiting: unlimited, perClient: 1}), new(place), clientKey(0)
+	allocs := testing.AllocsPerRun(1000, func() {
+		client++
+		*p = place{client: client}
+		if holds, err := q.Join(p, time.Time{}); !holds {
+			t.Fatal(err)
+		}
+		q.Release(p, time.Time{})
+	})
+	if allocs != 0 || len(q.clients) != 0 {
+		t.Errorf("found %v allocations each and %d clients left, expected 0", allocs, len(q.clients))
+	}
+}
