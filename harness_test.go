@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,15 +94,31 @@ func lockConfig(addr, route, service string) string {
 	return global(fmt.Sprintf("layer4 {\n%s {\nroute {\n%s\nproxy %s\n}\n}\n}", addr, route, service))
 }
 
-// freeAddr returns a loopback address that nobody listens on.
+// The ports that freeAddr goes through, from somewhere among them. They are below those that
+// systems give to outgoing connections: one of these would be taken by a client before the
+// server gets to listen.
+const (
+	firstPort = 10_000
+	manyPorts = 22_000
+)
+
+var (
+	portsStart = rand.Int32N(manyPorts)
+	portsSeen  atomic.Int32
+)
+
+// freeAddr returns a loopback address that nobody listens on, another each time.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+(portsStart+portsSeen.Add(1))%manyPorts)
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("found no port that is free")
+	return ""
 }
 
 // service is a TCP service that counts its connections.

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -152,14 +153,19 @@ func (c *caddy) dial(t *testing.T, name string) net.Conn {
 	return conn
 }
 
+// freeAddr returns a loopback address that nobody listens on, from below the ports that
+// systems give to outgoing connections.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("found no port that is free")
+	return ""
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
