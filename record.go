@@ -42,6 +42,7 @@ type record struct {
 const (
 	keptWaits  = 256
 	keptEvents = 50
+	lastFew    = 8
 )
 
 func (r *record) noteEnd(outcome string) {
@@ -70,15 +71,17 @@ func (r *record) waitsSince(n uint64) (waits []time.Duration, admitted uint64) {
 	return waits, r.admitted
 }
 
-// noteEvent keeps e. One that is like the last one counts with it, so that a flood of one
-// kind does not wash away all others.
+// noteEvent keeps e. One that is like one of the last few counts with it, so that a flood of
+// some kinds does not wash away all others.
 func (r *record) noteEvent(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if n := len(r.events) - 1; n >= 0 && r.events[n].alike(&e) {
-		e.Count = max(1, r.events[n].Count) + 1
-		r.events[n] = e
-		return
+	for n := len(r.events) - 1; n >= max(0, len(r.events)-lastFew); n-- {
+		if r.events[n].alike(&e) {
+			e.Count = max(1, r.events[n].Count) + 1
+			r.events = append(slices.Delete(r.events, n, n+1), e)
+			return
+		}
 	}
 	if len(r.events) == keptEvents {
 		r.events = slices.Delete(r.events, 0, 1)

@@ -117,7 +117,7 @@ type Event struct {
 	WaitedSeconds float64 `json:"waited_seconds,omitempty"` // in line
 	HeldSeconds   float64 `json:"held_seconds,omitempty"`   // with a slot
 
-	Count int `json:"count,omitempty"` // how many like this one came in a row, if more than 1; the rest is of the last
+	Count int `json:"count,omitempty"` // how many like this one came with at most 7 others in between, if more than 1; the rest is of the last
 }
 
 // alike reports whether two are the same but for when and to whom it happened.
