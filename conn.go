@@ -116,6 +116,9 @@ func (c *conn) state() string {
 // address and a port it may have chosen itself, such as the path of a unix socket.
 func clientAddress(addr net.Addr) string {
 	s := addr.String()
+	if _, ok := addr.(*net.TCPAddr); ok {
+		return s
+	}
 	if _, err := netip.ParseAddrPort(s); err != nil {
 		return addr.Network()
 	}
@@ -289,7 +292,7 @@ func (c *conn) drain() {
 		return
 	}
 	last := time.Now().Add(drainTotal)
-	buf := make([]byte, 4096)
+	buf := make([]byte, 512) // as a rule there is nothing to come
 	for {
 		until := time.Now().Add(drainSilence)
 		if until.After(last) {

@@ -1,0 +1,74 @@
+package tcplock
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// What the lock adds to a connection that need not wait: all of Handle but the handler after
+// it, which here answers with nothing. No socket is opened, since the system's work would
+// hide it; the client's is looked at once, as always.
+func BenchmarkConnection(b *testing.B) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer client.Close()
+	conn, err := ln.Accept()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+
+	ctx, err := caddy.ProvisionContext(new(caddy.Config)) // for a log without debug lines of each event
+	if err != nil {
+		b.Fatal(err)
+	}
+	events, err := ctx.App("events")
+	if err != nil {
+		b.Fatal(err)
+	}
+
+	answer := layer4.HandlerFunc(func(cx *layer4.Connection) error {
+		_, err := cx.Write(nil)
+		return err
+	})
+	run := func(b *testing.B, handle func(cx *layer4.Connection) error) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := handle(layer4.WrapConnection(conn, nil, zap.NewNop())); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.Run("lock=none", func(b *testing.B) { run(b, answer.Handle) })
+	locked := func(log *zap.Logger, settings Settings) func(b *testing.B) {
+		return func(b *testing.B) {
+			h := &Handler{Name: b.Name(), logger: zap.NewNop()}
+			l := enterLock(h.Name)
+			defer l.exit()
+			h.claim = &claim{lock: l, defined: true, settings: settings, events: events.(*caddyevents.App)}
+			h.claim.logTo(log)
+			l.push(h.claim)
+			defer l.pop(h.claim)
+			run(b, func(cx *layer4.Connection) error { return h.Handle(cx, answer) })
+		}
+	}
+	json := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(io.Discard), zap.InfoLevel))
+	b.Run("lock=quiet", locked(zap.NewNop(), Settings{}))
+	b.Run("lock=logging", locked(json, Settings{}))
+	b.Run("lock=hold_timeout", locked(zap.NewNop(), Settings{HoldTimeout: caddy.Duration(time.Minute)}))
+}
