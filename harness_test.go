@@ -2,6 +2,7 @@ package tcplock_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -161,7 +162,8 @@ func newServiceAt(t *testing.T, addr string, serve func(*net.TCPConn)) *service 
 			s.enter()
 			tcp := conn.(*net.TCPConn)
 			if serve == nil {
-				t.Cleanup(func() { tcp.Close() })
+				// Not by Cleanup: it may come so late that the lock is waited for then.
+				context.AfterFunc(t.Context(), func() { tcp.Close() })
 				s.came <- tcp
 				continue
 			}
