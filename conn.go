@@ -29,10 +29,10 @@ type conn struct {
 	socket  net.Conn        // the innermost connection in reach: deadlines are set here
 	raw     syscall.RawConn // the client's socket, nil if it is out of reach
 	layered bool            // something that may have read ahead stands above the socket
-	sent    bool            // the client has sent data that is not in its socket any more
-	early   []byte          // some of it, to be read first
 	drop    bool            // half_closed drop
 	fin     bool            // the client's FIN has been seen
+	sent    bool            // the client has sent data that is not in its socket any more
+	early   []byte          // some of it, to be read first
 	wakeUp  wakeUp
 
 	// What it was granted: written before it is served.
@@ -67,8 +67,8 @@ type conn struct {
 	reason   atomic.Value                // string
 	users    atomic.Int32                // who uses the lock for this connection
 	mu       sync.Mutex                  // guards what is below
-	returned bool                        // the next handler has returned
-	back     chan struct{}               // closed when it has, if not nil
+	back     chan struct{}               // closed when the next handler has returned, if not nil
+	returned bool                        // it has
 	leftOver bool                        // it had not when the slot was given back
 }
 

@@ -26,14 +26,17 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 	if err := c.lock.provide(h.claim); err != nil {
 		return err
 	}
-	if err := c.introduce(cx); err != nil {
+	if err := c.meet(cx); err != nil {
 		return err
 	}
-	view := cx.Wrap(c)
 	ended := c.join(h.Priority)
+	var view *layer4.Connection
 	for {
 		if ended == "" {
 			ended = c.await()
+		}
+		if view == nil {
+			view = c.introduce(cx) // not before, since that takes memory, and there may be many in line
 		}
 		if ended == "" {
 			ended = c.activate()
@@ -77,18 +80,24 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 	return err
 }
 
-// introduce makes the connection known to the handlers to come, and refuses one that
-// already has a slot of this lock.
-func (c *conn) introduce(cx *layer4.Connection) error {
+// meet finds the locks that the connection has come through before, and refuses one that
+// has a slot of this lock already.
+func (c *conn) meet(cx *layer4.Connection) error {
 	c.outer, _ = cx.GetVar(connVar).(*conn)
 	for outer := c.outer; outer != nil; outer = outer.outer {
 		if outer.lock == c.lock && outer.granted && !outer.over.Load().Load() {
 			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", c.lock.name)
 		}
 	}
+	return nil
+}
+
+// introduce makes the connection known to the handlers to come, and returns it as they see
+// it.
+func (c *conn) introduce(cx *layer4.Connection) *layer4.Connection {
 	cx.SetVar(connVar, c)
-	if c.outer != nil {
-		return nil
+	if c.outer != nil { // which has told of the placeholders
+		return cx.Wrap(c)
 	}
 	cx.Replacer().Map(func(key string) (any, bool) {
 		name, ours := strings.CutPrefix(key, "l4.tcplock.")
@@ -98,7 +107,7 @@ func (c *conn) introduce(cx *layer4.Connection) error {
 		value, ok := cx.GetVar(connVar).(*conn).moment("").values()[name]
 		return value, ok
 	})
-	return nil
+	return cx.Wrap(c)
 }
 
 // connVar names the connection variable that holds the connection's newest *conn.
