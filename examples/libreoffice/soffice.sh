@@ -64,13 +64,17 @@ alive() {
 
 # end kills soffice whole: it is a script, a starter and soffice.bin. It has nothing to
 # save, and one that hangs would not listen to a gentler signal. It returns when all
-# are gone, because a new soffice would hand over to an old one with the same profile.
+# are gone, because a new soffice would hand over to an old one with the same profile; and
+# gone is what nothing but its exit status is left of: before that, when its command line
+# does not show any more, it may still listen.
 end() {
 	sid=$(cat "$dir/pid" 2>/dev/null) || return 0
-	while alive; do
-		kill -s KILL -- "-$sid" 2>/dev/null || :
-		sleep 0.05
-	done
+	if alive; then
+		while ps -o stat= -s "$sid" | grep -q '^[^Z]'; do
+			kill -s KILL -- "-$sid" 2>/dev/null || :
+			sleep 0.05
+		done
+	fi
 	rm "$dir/pid"
 }
 
