@@ -179,8 +179,8 @@ func (a *planAnswer) advised() *forecast {
 
 // lines are what the user reads.
 func (a *planAnswer) lines() []textLine {
-	text := []string{fmt.Sprintf("%s/s, each with a slot for %s, keep %s busy on average.",
-		figure(a.RatePerSecond), brief(seconds(a.HoldSeconds)), figureOf(a.Load, "slot")), ""}
+	text := []string{fmt.Sprintf("%s, each with a slot for %s, keep %s busy on average.",
+		rateText(a.RatePerSecond), brief(seconds(a.HoldSeconds)), figureOf(a.Load, "slot")), ""}
 	t := &table{columns: []column{
 		{title: "SLOTS", right: true}, {title: "BUSY", right: true}, {title: "REFUSED", right: true}, {title: "MUST WAIT", right: true},
 		{title: "MEAN WAIT", right: true}, {title: "P50", right: true}, {title: "P90", right: true}, {title: "P99", right: true},
@@ -323,6 +323,17 @@ func figure(n float64) string {
 		return "<0.01"
 	}
 	return strconv.FormatFloat(n, 'g', 3, 64)
+}
+
+// rateText writes a rate in the unit in which it is not less than 1.
+func rateText(perSecond float64) string {
+	switch {
+	case perSecond*60 < 1:
+		return figure(perSecond*3600) + "/h"
+	case perSecond < 1:
+		return figure(perSecond*60) + "/m"
+	}
+	return figure(perSecond) + "/s"
 }
 
 func figureOf(n float64, what string) string {

@@ -61,7 +61,7 @@ func watchLock(ctx context.Context, watch time.Duration, look func(context.Conte
 		return nil, err
 	}
 	last, held, n := first, 0, 0
-	for last.Now.Sub(first.Now) < watch {
+	for begin := time.Now(); time.Since(begin) < watch; {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
