@@ -16,7 +16,7 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-var update = stdflag.Bool("update", false, "rewrite the expected parts of testdata/adapt")
+var update = stdflag.Bool("update", false, "rewrite the expected parts of testdata/adapt, and docs/capacity.svg")
 
 const (
 	goldenPattern   = "testdata/adapt/*.caddytest"

@@ -83,25 +83,27 @@ func usageError(cmd *cobra.Command, err error) error {
 func (l *commandLine) define(fs *pflag.FlagSet) {
 	h := &l.handler
 	fs.SortFlags = false
-	set := func(opt option) func(string) error {
-		return func(value string) error { return opt.set(nil, []string{value}) }
-	}
-	fs.FuncP("listen", "l", "`port` to listen on, on all interfaces, or host:port or unix/<path> (required)", set(one(&l.listen, listenAddress)))
-	fs.FuncP("port", "p", "`port` of the service (required, or --to)", set(one(&l.port, port)))
-	fs.FuncP("host", "h", "`host` of the service (default localhost)", set(one(&l.host, host)))
-	fs.Func("to", "`address` of the service, host:port or unix/<path>, instead of --host and --port", set(one(&l.to, address)))
-	fs.FuncP("slots", "n", "`number` of connections that may be at the service at once (default 1)", set(one(&h.Slots, slots)))
-	fs.FuncP("hold-timeout", "t", "longest `duration` with a slot; a bare number is milliseconds (default none)", set(one(&h.HoldTimeout, durationOrMillis)))
-	fs.Func("max-waiting", "`number` of connections that may stand in line (default: what file descriptors allow)", set(optional(&h.MaxWaiting, number)))
-	fs.Func("wait-timeout", "longest `duration` in line (default none)", set(one(&h.WaitTimeout, duration)))
-	fs.Func("linger", "`duration` a silent client may keep a slot after the service has closed (default "+defaultLinger.String()+")", set(optional(&h.Linger, duration)))
-	fs.Func("half-closed", "`keep` or drop waiters that have sent data and closed their side (default keep)", set(one(&h.HalfClosed, text)))
-	fs.Func("settle", "`duration` of the pause before a slot is handed on (default none)", set(one(&h.Settle, duration)))
-	fs.Func("drain", "`duration` holders may go on at shutdown (default "+defaultDrain.String()+")", set(optional(&h.Drain, duration)))
-	fs.Func("name", "`name` of the lock in logs and placeholders (default "+defaultName+")", set(one(&h.Name, text)))
+	fs.FuncP("listen", "l", "`port` to listen on, on all interfaces, or host:port or unix/<path> (required)", flagValue(one(&l.listen, listenAddress)))
+	fs.FuncP("port", "p", "`port` of the service (required, or --to)", flagValue(one(&l.port, port)))
+	fs.FuncP("host", "h", "`host` of the service (default localhost)", flagValue(one(&l.host, host)))
+	fs.Func("to", "`address` of the service, host:port or unix/<path>, instead of --host and --port", flagValue(one(&l.to, address)))
+	fs.FuncP("slots", "n", "`number` of connections that may be at the service at once (default 1)", flagValue(one(&h.Slots, slots)))
+	fs.FuncP("hold-timeout", "t", "longest `duration` with a slot; a bare number is milliseconds (default none)", flagValue(one(&h.HoldTimeout, durationOrMillis)))
+	fs.Func("max-waiting", "`number` of connections that may stand in line (default: what file descriptors allow)", flagValue(optional(&h.MaxWaiting, number)))
+	fs.Func("wait-timeout", "longest `duration` in line (default none)", flagValue(one(&h.WaitTimeout, duration)))
+	fs.Func("linger", "`duration` a silent client may keep a slot after the service has closed (default "+defaultLinger.String()+")", flagValue(optional(&h.Linger, duration)))
+	fs.Func("half-closed", "`keep` or drop waiters that have sent data and closed their side (default keep)", flagValue(one(&h.HalfClosed, text)))
+	fs.Func("settle", "`duration` of the pause before a slot is handed on (default none)", flagValue(one(&h.Settle, duration)))
+	fs.Func("drain", "`duration` holders may go on at shutdown (default "+defaultDrain.String()+")", flagValue(optional(&h.Drain, duration)))
+	fs.Func("name", "`name` of the lock in logs and placeholders (default "+defaultName+")", flagValue(one(&h.Name, text)))
 	fs.BoolVarP(&l.debug, "debug", "v", false, "write the debug log")
 	// Cobra would add it with the shorthand -h.
 	fs.Bool("help", false, "show this help")
+}
+
+// flagValue reads the value of a flag as that of an option with one argument.
+func flagValue(opt option) func(string) error {
+	return func(value string) error { return opt.set(nil, []string{value}) }
 }
 
 // config is what the command line says, as Caddy's config: it goes through the same

@@ -28,6 +28,7 @@ import (
 const (
 	exitOutOfTime = 4 // what was waited for did not happen in the time given
 	exitResumed   = 5 // somebody resumed the lock that was to drain
+	exitTooSlow   = 6 // what was planned does not meet its target
 )
 
 // codedError ends the program with an exit code of its own.

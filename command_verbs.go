@@ -17,6 +17,7 @@ func adminCommands() []*cobra.Command {
 	return []*cobra.Command{
 		statusCommand(), topCommand(),
 		pauseCommand(), resumeCommand(), drainCommand(), kickCommand(), runCommand(), restartCommand(),
+		planCommand(),
 	}
 }
 

@@ -20,6 +20,7 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 		if r := recover(); r != nil {
 			// One client's trouble must not end the process, and keep no slot.
 			err = fmt.Errorf("panic behind lock %s: %v\n%s", c.lock.name, r, debug.Stack())
+			c.stepOut()
 		}
 		c.leave(err)
 	}()
@@ -263,6 +264,22 @@ func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, 
 func isDial(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// stepOut takes c out of the line, if a panic has left it there. A slot that it was granted
+// meanwhile it takes: leave gives that back.
+func (c *conn) stepOut() {
+	switch {
+	case c.granted:
+	case c.lock.queue.Leave(&c.place):
+		c.lock.noteIdle()
+		c.lock.record.noteEnd(clientGone)
+		c.logEnd(clientGone)
+	default:
+		if p := c.lock.queue.Look(&c.place); p.state == placeHolding {
+			c.hold(p)
+		}
+	}
 }
 
 // leave is Handle's end.

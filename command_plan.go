@@ -1,0 +1,359 @@
+package tcplock
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+func planCommand() *cobra.Command {
+	q := question{watch: caddy.Duration(time.Minute)}
+	return adminCommand{
+		use:   "plan [<lock>] [--rate <n>/s] [--hold <duration>] [--slots <n>] [--wait-p99 <duration>] [...]",
+		short: "Says how many slots a lock needs, and how long its line will be",
+		long: `
+Says how long clients will stand in line, from how many come and how long each
+holds a slot, provided that they come independently of each other:
+
+	$ caddy tcplock plan --rate 3/s --hold 2s --slots 8 --wait-p99 10s
+
+With --wait-p99 it says how many slots are needed for that. It asks no Caddy,
+unless a lock is named: then it watches that one for a while, and --rate, --hold
+and --slots are by default what it finds there.
+
+Exit codes: 0, the slots are enough; 1, it failed; 6, they are too few.`,
+		lock:  lockOrAll,
+		flags: q.define,
+		check: func([]string) error { return q.check() },
+		run: func(c *call) error {
+			if c.lock != "" {
+				if err := q.askLock(c); err != nil {
+					return err
+				}
+			}
+			if err := q.complete(); err != nil {
+				return usageError(c.Command, err)
+			}
+			a := q.answer()
+			if !q.asJSON {
+				if err := printLines(c.OutOrStdout(), a.lines()); err != nil {
+					return err
+				}
+				return a.verdict()
+			}
+			text, err := json.Marshal(a)
+			if err != nil {
+				return err
+			}
+			c.say("%s", text)
+			return a.verdict()
+		},
+	}.cobra()
+}
+
+// question is what the user wants to know; nil and 0: not given.
+type question struct {
+	rate        float64
+	hold        caddy.Duration
+	slots       int
+	target      *caddy.Duration // what 99 of 100 are to wait at most
+	variability *float64
+	maxWaiting  *int
+	watch       caddy.Duration
+	asJSON      bool
+}
+
+func (q *question) define(fs *pflag.FlagSet) {
+	fs.Func("rate", "how many connections come: `n/s`, or n/m, or n/h", flagValue(one(&q.rate, rate)))
+	durationFlag(fs, &q.hold, "hold", "how long one holds a slot on average, a `duration`")
+	fs.Func("slots", "`number` of slots (default: as many as --wait-p99 needs)", flagValue(one(&q.slots, slots)))
+	fs.Func("wait-p99", "the `duration` that 99 of 100 are to stand in line at most", flagValue(optional(&q.target, plannedWait)))
+	fs.Func("variability", "of the time with a slot, its standard deviation divided by its mean, a `number`; 0: all alike (default 1: exponential)", flagValue(optional(&q.variability, variability)))
+	fs.Func("max-waiting", "`number` of connections that may stand in line (default no limit)", flagValue(optional(&q.maxWaiting, plannedLine)))
+	durationFlag(fs, &q.watch, "watch", "how long to watch the lock, a `duration` (default 1m)")
+	fs.BoolVar(&q.asJSON, "json", false, "print the figures as JSON")
+}
+
+// check says which flags do not go together.
+func (q *question) check() error {
+	if q.variability != nil && q.maxWaiting != nil {
+		return errors.New("found --variability beside --max-waiting, expected one or the other: refusals are known for a variability of 1 only")
+	}
+	return nil
+}
+
+// complete says what is missing.
+func (q *question) complete() error {
+	switch {
+	case q.rate == 0:
+		return errors.New("found no --rate, expected how many connections come, such as 3/s, 90/m or 500/h")
+	case q.hold == 0:
+		return errors.New("found no --hold, expected how long one holds a slot on average, such as 2s")
+	case q.slots == 0 && q.target == nil:
+		return errors.New("found neither --slots nor --wait-p99, expected one of them or both")
+	}
+	return nil
+}
+
+// plan is what is asked about, with no number of slots yet.
+func (q *question) plan() plan {
+	p := plan{rate: q.rate, hold: time.Duration(q.hold).Seconds(), variability: 1, maxWaiting: unlimited}
+	if q.variability != nil {
+		p.variability = *q.variability
+	}
+	if q.maxWaiting != nil {
+		p.maxWaiting = *q.maxWaiting
+	}
+	return p
+}
+
+// planAnswer is what plan prints.
+type planAnswer struct {
+	RatePerSecond float64    `json:"rate_per_second"`
+	HoldSeconds   float64    `json:"hold_seconds"`
+	Variability   float64    `json:"variability"`
+	MaxWaiting    *int       `json:"max_waiting,omitempty"`
+	TargetSeconds *float64   `json:"wait_p99_seconds,omitempty"`
+	Load          float64    `json:"load"`                   // how many slots are busy on average if there are enough
+	Slots         int        `json:"slots,omitempty"`        // as asked
+	SlotsNeeded   int        `json:"slots_needed,omitempty"` // for the target if there is one, else for a line that has an end; absent: more than there may be
+	Enough        bool       `json:"enough"`                 // the slots are, or there could be enough
+	Forecasts     []forecast `json:"forecasts"`              // for these and for those needed
+}
+
+func (q *question) answer() *planAnswer {
+	p := q.plan()
+	a := &planAnswer{
+		RatePerSecond: p.rate, HoldSeconds: p.hold, Variability: p.variability, MaxWaiting: q.maxWaiting,
+		Load: p.load(), Slots: q.slots,
+	}
+	well := func(p plan) bool { return !p.endless() }
+	if q.target != nil {
+		target := time.Duration(*q.target).Seconds()
+		a.TargetSeconds = &target
+		well = func(p plan) bool { return p.meets(target) }
+	}
+	needed, ok := p.slotsFor(well, maxSlots)
+	if ok {
+		a.SlotsNeeded = needed
+	}
+	a.Enough = ok && (q.slots == 0 || q.slots >= needed)
+	about := []int{q.slots, needed}
+	switch {
+	case q.slots == 0: // one less and one more show what a slot is worth
+		about = []int{needed - 1, needed, needed + 1}
+	case a.Enough && q.target == nil:
+		about = []int{q.slots}
+	}
+	slices.Sort(about)
+	for _, p.slots = range slices.Compact(about) {
+		if p.slots > 0 && p.slots <= maxSlots {
+			a.Forecasts = append(a.Forecasts, p.forecast())
+		}
+	}
+	return a
+}
+
+// advised is the forecast for the number of slots to take: those asked about, if they are
+// enough. It is nil where nothing is to be advised.
+func (a *planAnswer) advised() *forecast {
+	slots := a.Slots
+	if !a.Enough || slots == 0 {
+		slots = a.SlotsNeeded
+	}
+	for i := range a.Forecasts {
+		if f := &a.Forecasts[i]; f.Slots == slots && (a.Enough || a.TargetSeconds != nil) {
+			return f
+		}
+	}
+	return nil
+}
+
+// lines are what the user reads.
+func (a *planAnswer) lines() []textLine {
+	text := []string{fmt.Sprintf("%s, each with a slot for %s, keep %s busy on average.",
+		rateText(a.RatePerSecond), brief(seconds(a.HoldSeconds)), figureOf(a.Load, "slot")), ""}
+	t := &table{columns: []column{
+		{title: "SLOTS", right: true}, {title: "BUSY", right: true}, {title: "REFUSED", right: true}, {title: "MUST WAIT", right: true},
+		{title: "MEAN WAIT", right: true}, {title: "P50", right: true}, {title: "P90", right: true}, {title: "P99", right: true},
+		{title: "MEAN LINE", right: true}, {title: "P99 LINE", right: true},
+	}}
+	for _, f := range a.Forecasts {
+		t.row(a.row(&f)...)
+	}
+	for _, l := range t.lines(0) {
+		text = append(text, l.String())
+	}
+	text = append(text, "")
+	for _, f := range a.Forecasts {
+		if f.Line == nil {
+			text = append(text, fmt.Sprintf("With %s the line grows for ever%s.", count(f.Slots, "slot"), f.pace()))
+		}
+	}
+	text = append(text, a.advice()...)
+	lines := make([]textLine, len(text))
+	for i, s := range text {
+		lines[i] = textLine{{text: s}}
+	}
+	return lines
+}
+
+// pace is how fast a line grows. One whose slots are as fast as its clients come grows as
+// well, only ever more slowly.
+func (f *forecast) pace() string {
+	if f.GrowthPerMinute < 0.01 {
+		return ", if slowly"
+	}
+	return ", by " + figure(f.GrowthPerMinute) + " a minute"
+}
+
+func (a *planAnswer) row(f *forecast) []span {
+	cells := []string{strconv.Itoa(f.Slots), percent(f.Busy), "", "100%", "-", "-", "-", "-", "-", "-"}
+	if l := f.Line; l != nil {
+		wait := func(s float64) string { return brief(seconds(s)) }
+		cells = append(cells[:3], percent(l.MustWait), wait(l.MeanWaitSeconds), wait(l.P50WaitSeconds), wait(l.P90WaitSeconds), wait(l.P99WaitSeconds),
+			figure(l.MeanWaiting), strconv.Itoa(l.P99Waiting))
+		if a.MaxWaiting != nil {
+			cells[2] = percent(l.Refused)
+		}
+	}
+	spans := make([]span, len(cells))
+	for i, text := range cells {
+		spans[i].text = text
+	}
+	return spans
+}
+
+// advice says what to write into the Caddyfile.
+func (a *planAnswer) advice() (text []string) {
+	needed := count(a.SlotsNeeded, "slot")
+	switch {
+	case a.SlotsNeeded == 0:
+		text = append(text, fmt.Sprintf("A lock may have %d slots, and that is not enough.", maxSlots))
+	case !a.Enough && a.TargetSeconds == nil:
+		text = append(text, fmt.Sprintf("It takes %s for a line that has an end.", needed))
+	case a.TargetSeconds == nil:
+	case !a.Enough || a.Slots == 0:
+		text = append(text, fmt.Sprintf("It takes %s.", needed))
+	case a.Slots == a.SlotsNeeded:
+		text = append(text, fmt.Sprintf("%s will just do.", needed))
+	default:
+		text = append(text, fmt.Sprintf("%s will do, %d would be enough.", count(a.Slots, "slot"), a.SlotsNeeded))
+	}
+	f := a.advised()
+	if f == nil {
+		return text
+	}
+	most, refused := f.Line.P99Waiting+1, "fewer than 1 of 100"
+	if a.MaxWaiting != nil {
+		most, refused = *a.MaxWaiting, percent(f.Line.Refused)
+	}
+	return append(text, fmt.Sprintf("With a line of up to %d, %s are refused:", most, refused), "",
+		fmt.Sprintf("\ttcplock %d {", f.Slots), fmt.Sprintf("\t\tmax_waiting %d", most), "\t}")
+}
+
+// verdict is an error if the slots are too few.
+func (a *planAnswer) verdict() error {
+	if a.Enough {
+		return nil
+	}
+	slots, expected := a.Slots, "a line that has an end"
+	if slots == 0 {
+		slots = maxSlots
+	}
+	if a.TargetSeconds != nil {
+		expected = fmt.Sprintf("99 of 100 to have a slot within %s", seconds(*a.TargetSeconds))
+	}
+	return &codedError{exitTooSlow, fmt.Errorf("found %s to be too few, expected %s", count(slots, "slot"), expected)}
+}
+
+// The values of the flags.
+
+func rate(s string) (float64, error) {
+	number, unit, _ := strings.Cut(s, "/")
+	n, err := strconv.ParseFloat(number, 64)
+	seconds, ok := map[string]float64{"s": 1, "m": 60, "h": 3600}[unit]
+	if n /= seconds; err != nil || !ok || !(n >= 1e-9 && n <= 1e9) {
+		return 0, fmt.Errorf("found %q, expected a rate such as 3/s, 90/m or 500/h", s)
+	}
+	return n, nil
+}
+
+func plannedWait(s string) (caddy.Duration, error) {
+	d, err := duration(s)
+	if err == nil && d < 0 {
+		err = fmt.Errorf("found %s, expected a duration of 0 or more", s)
+	}
+	return d, err
+}
+
+func variability(s string) (float64, error) {
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(n >= 0 && n <= 100) {
+		return 0, fmt.Errorf("found %q, expected a number from 0 to 100", s)
+	}
+	return n, nil
+}
+
+func plannedLine(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 || n > maxLine {
+		return 0, fmt.Errorf("found %q, expected a whole number from 0 to %d", s, maxLine)
+	}
+	return n, nil
+}
+
+// maxLine bounds the line that is planned. The process has descriptors for fewer.
+const maxLine = 1_000_000
+
+// figure writes a number for people.
+func figure(n float64) string {
+	switch {
+	case n >= 100:
+		return strconv.FormatFloat(n, 'f', 0, 64)
+	case n > 0 && n < 0.01:
+		return "<0.01"
+	}
+	return strconv.FormatFloat(n, 'g', 3, 64)
+}
+
+// rateText writes a rate in the unit in which it is not less than 1.
+func rateText(perSecond float64) string {
+	switch {
+	case perSecond*60 < 1:
+		return figure(perSecond*3600) + "/h"
+	case perSecond < 1:
+		return figure(perSecond*60) + "/m"
+	}
+	return figure(perSecond) + "/s"
+}
+
+func figureOf(n float64, what string) string {
+	text := figure(n)
+	if text != "1" {
+		what += "s"
+	}
+	return text + " " + what
+}
+
+// percent writes a part of the whole; only nothing is 0%, and only all is 100%.
+func percent(part float64) string {
+	n := 100 * part
+	switch {
+	case n > 0 && n < 0.1:
+		return "<0.1%"
+	case n > 99.9 && n < 100:
+		return ">99.9%"
+	case n > 0 && n < 1 || n > 99 && n < 100:
+		return fmt.Sprintf("%.1f%%", n)
+	}
+	return fmt.Sprintf("%.0f%%", n)
+}

@@ -1,0 +1,108 @@
+package tcplock
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// askLock fills in what the user has not said with what the lock is and does.
+func (q *question) askLock(c *call) error {
+	look := func(ctx context.Context) (status LockStatus, err error) {
+		err = c.client.get(ctx, lockPath(c.lock, ""), url.Values{"waiters": {"0"}}, &status)
+		return status, err
+	}
+	if q.rate > 0 && q.hold > 0 {
+		status, err := look(c.Context())
+		if q.slots == 0 {
+			q.slots = status.Slots
+		}
+		return err
+	}
+	c.PrintErrf("watching %s for %s\n", c.lock, time.Duration(q.watch))
+	found, err := watchLock(c.Context(), time.Duration(q.watch), look)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.lock, err)
+	}
+	if q.rate == 0 {
+		q.rate = found.rate
+	}
+	if q.hold == 0 {
+		q.hold = caddy.Duration(found.hold)
+	}
+	if q.slots == 0 {
+		q.slots = found.slots
+	}
+	return nil
+}
+
+// observed is what has been seen of a lock.
+type observed struct {
+	rate  float64       // connections that came, a second
+	hold  time.Duration // with a slot, on average
+	slots int
+}
+
+// manyLooks is how many looks make a picture, if there is time for so many.
+const (
+	manyLooks = 300
+	shortLook = 100 * time.Millisecond
+)
+
+// watchLock looks at a lock again and again. How long one holds a slot, with its hooks and
+// all, is told by Little's law: it is the mean number of holders, divided by how many
+// leave in a time.
+func watchLock(ctx context.Context, watch time.Duration, look func(context.Context) (LockStatus, error)) (*observed, error) {
+	first, err := look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	last, held, n := first, 0, 0
+	for begin := time.Now(); time.Since(begin) < watch; {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(max(watch/manyLooks, shortLook)):
+		}
+		if last, err = look(ctx); err != nil {
+			return nil, err
+		}
+		held += last.Held
+		n++
+		if last.Paused != nil || last.Exclusive {
+			return nil, fmt.Errorf("found it %s, expected it to let clients through", lockState(&last).text)
+		}
+	}
+	came := int64(arrivals(&last) - arrivals(&first))
+	left := int64(departures(&last) - departures(&first))
+	switch {
+	case came < 0 || left < 0:
+		return nil, fmt.Errorf("found it started anew, expected it to last: watch it again")
+	case came == 0 || left == 0 || held == 0:
+		return nil, fmt.Errorf("found %s that came, %d that left and %s within %s, expected some of each: watch it for longer",
+			count(int(came), "connection"), left, count(held, "holder"), watch)
+	}
+	took := last.Now.Sub(first.Now)
+	return &observed{
+		rate:  float64(came) / took.Seconds(),
+		hold:  seconds(float64(held) / float64(n) * took.Seconds() / float64(left)),
+		slots: last.Slots,
+	}, nil
+}
+
+// arrivals are all who have come.
+func arrivals(s *LockStatus) uint64 {
+	n := uint64(s.Held + s.Waiting)
+	for _, ended := range s.Connections {
+		n += ended
+	}
+	return n
+}
+
+// departures are those who have left a slot.
+func departures(s *LockStatus) uint64 {
+	return s.Connections[served] + s.Connections[holdTimeout] + s.Connections[serviceError] + s.Connections[hookFailed]
+}

@@ -1,0 +1,259 @@
+package tcplock
+
+import (
+	"encoding/json"
+	"math"
+	"math/big"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// about reports whether two figures are the same but for rounding.
+func about(a, b, within float64) bool {
+	return math.Abs(a-b) <= within*max(math.Abs(a), math.Abs(b), 1e-300)
+}
+
+// exact is a lock's states by the definition, in fractions: the parts of the time in which
+// n hold or wait, for n up to slots and maxWaiting.
+func exact(load *big.Rat, slots, maxWaiting int) []*big.Rat {
+	states, sum := []*big.Rat{big.NewRat(1, 1)}, big.NewRat(1, 1)
+	for n := 1; n <= slots+maxWaiting; n++ {
+		next := new(big.Rat).Mul(states[n-1], load)
+		next.Quo(next, big.NewRat(int64(min(n, slots)), 1))
+		states = append(states, next)
+		sum.Add(sum, next)
+	}
+	for _, s := range states {
+		s.Quo(s, sum)
+	}
+	return states
+}
+
+func float(r *big.Rat) float64 { f, _ := r.Float64(); return f }
+
+// exactWait is the part that has to wait without a limit of the line (Erlang C), by its
+// definition.
+func exactWait(load *big.Rat, slots int) float64 {
+	states := exact(load, slots, 0) // the parts without a line; with one, the last is 1 / (1 - busy) as large
+	last := new(big.Rat).Quo(states[slots], new(big.Rat).Sub(big.NewRat(1, 1), new(big.Rat).Quo(load, big.NewRat(int64(slots), 1))))
+	all := new(big.Rat).Sub(big.NewRat(1, 1), states[slots])
+	return float(new(big.Rat).Quo(last, all.Add(all, last)))
+}
+
+// The figures that textbooks have for the part that has to wait.
+func TestPlanTextbook(t *testing.T) {
+	for _, test := range []struct {
+		load  float64
+		slots int
+		wait  float64
+	}{
+		{.5, 1, 1. / 2}, // with one slot it is the load
+		{.9, 1, 9. / 10},
+		{1, 2, 1. / 3},
+		{2, 3, 4. / 9},
+		{1.5, 2, 9. / 14},
+		{3, 4, 0.5094},
+		{5, 6, 0.5875},
+		{10, 14, 0.1741},
+	} {
+		f := plan{rate: test.load, hold: 1, variability: 1, slots: test.slots, maxWaiting: unlimited}.forecast()
+		if got := f.Line.MustWait; math.Abs(got-test.wait) > 0.00005 {
+			t.Errorf("load %g, %d slots: found that %.5f have to wait, expected %.5f", test.load, test.slots, got, test.wait)
+		}
+	}
+}
+
+// Without a limit of the line, the figures are those of the definition, in fractions.
+func TestPlanExact(t *testing.T) {
+	for _, slots := range []int{1, 2, 3, 4, 7, 16, 50, 200} {
+		for _, busy := range []*big.Rat{big.NewRat(1, 100), big.NewRat(1, 2), big.NewRat(3, 4), big.NewRat(9, 10), big.NewRat(999, 1000)} {
+			const hold = 2
+			load := new(big.Rat).Mul(busy, big.NewRat(int64(slots), 1))
+			p := plan{rate: float(load) / hold, hold: hold, variability: 1, slots: slots, maxWaiting: unlimited}
+			line, wait := p.forecast().Line, exactWait(load, slots)
+			mean := wait * hold / (float64(slots) - float(load))
+			for what, figures := range map[string][2]float64{
+				"part that waits": {line.MustWait, wait},
+				"mean wait":       {line.MeanWaitSeconds, mean},
+				"mean line":       {line.MeanWaiting, mean * p.rate},
+				"p99":             {line.P99WaitSeconds, max(0, hold/(float64(slots)-float(load))*math.Log(wait/.01))},
+			} {
+				if !about(figures[0], figures[1], 1e-9) {
+					t.Errorf("%d slots, busy %s: %s: found %g, expected %g", slots, busy, what, figures[0], figures[1])
+				}
+			}
+		}
+	}
+}
+
+// With one, too, be there more who come than the slots can serve or fewer.
+func TestPlanExactWithLimit(t *testing.T) {
+	for _, slots := range []int{1, 3, 16} {
+		for _, maxWaiting := range []int{0, 1, 2, 10, 60} {
+			for _, busy := range []*big.Rat{big.NewRat(1, 100), big.NewRat(3, 4), big.NewRat(1, 1), big.NewRat(5, 4), big.NewRat(20, 1)} {
+				const hold, after = 2., 1.5
+				load := new(big.Rat).Mul(busy, big.NewRat(int64(slots), 1))
+				states := exact(load, slots, maxWaiting)
+				var mustWait, held, waiting, late float64
+				for n, state := range states {
+					held += float(state) * float64(min(n, slots))
+					if n < slots {
+						continue
+					}
+					waiting += float(state) * float64(n-slots)
+					if n < slots+maxWaiting {
+						mustWait += float(state)
+						late += float(state) * atMost(n-slots, after*float64(slots)/hold)
+					}
+				}
+				refused := float(states[slots+maxWaiting])
+				p := plan{rate: float(load) / hold, hold: hold, variability: 1, slots: slots, maxWaiting: maxWaiting}
+				f, o := p.forecast(), p.outlook()
+				for what, figures := range map[string][2]float64{
+					"busy":            {f.Busy, held / float64(slots)},
+					"refused":         {f.Line.Refused, refused},
+					"part that waits": {f.Line.MustWait, mustWait / (1 - refused)},
+					"mean line":       {f.Line.MeanWaiting, waiting},
+					"mean wait":       {f.Line.MeanWaitSeconds, waiting / (p.rate * (1 - refused))},
+					"late":            {o.later(after), late},
+				} {
+					if !about(figures[0], figures[1], 1e-9) {
+						t.Errorf("%d slots, line of %d, busy %s: %s: found %g, expected %g", slots, maxWaiting, busy, what, figures[0], figures[1])
+					}
+				}
+			}
+		}
+	}
+}
+
+// atMost is the chance that no more than n events of a Poisson process come, with that mean.
+func atMost(n int, mean float64) (chance float64) {
+	term := math.Exp(-mean)
+	for i := 0; i <= n; i++ {
+		chance += term
+		term *= mean / float64(i+1)
+	}
+	return chance
+}
+
+// anyPlan draws a plan of any size.
+func anyPlan(t *rapid.T) plan {
+	p := plan{
+		hold:        math.Pow(10, rapid.Float64Range(-9, 9).Draw(t, "log hold")),
+		variability: 1,
+		slots:       int(math.Pow(10, rapid.Float64Range(0, 4).Draw(t, "log slots"))),
+		maxWaiting:  unlimited,
+	}
+	switch rapid.IntRange(0, 2).Draw(t, "kind") {
+	case 0:
+		p.maxWaiting = rapid.IntRange(0, 5000).Draw(t, "max waiting")
+	case 1:
+		p.variability = rapid.Float64Range(0, 100).Draw(t, "variability")
+	}
+	busy := rapid.OneOf(rapid.Float64Range(1e-9, 3), rapid.Float64Range(.99, 1.01), rapid.Float64Range(3, 1e9)).Draw(t, "busy")
+	p.rate = busy * float64(p.slots) / p.hold
+	return p
+}
+
+// Whatever is asked: all figures are figures, parts are parts, and percentiles are in
+// order and are what they say.
+func TestPlanFigures(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := anyPlan(t)
+		f := p.forecast()
+		if text, err := json.Marshal(f); err != nil {
+			t.Fatalf("%+v: %v %s", p, err, text)
+		}
+		if p.endless() != (f.Line == nil) || f.Busy < 0 || f.Busy > 1 || f.GrowthPerMinute < 0 {
+			t.Fatalf("%+v: found %+v", p, f)
+		}
+		if f.Line == nil {
+			return
+		}
+		l, o := *f.Line, p.outlook()
+		if l.Refused < 0 || l.Refused > 1 || l.MustWait < 0 || l.MustWait > 1 || l.MeanWaitSeconds < 0 || l.MeanWaiting < 0 ||
+			l.P50WaitSeconds > l.P90WaitSeconds || l.P90WaitSeconds > l.P99WaitSeconds ||
+			p.maxWaiting != unlimited && (l.P99Waiting > p.maxWaiting || l.MeanWaiting > float64(p.maxWaiting)*1.000001) {
+			t.Fatalf("%+v: found %+v", p, l)
+		}
+		for percent, wait := range map[float64]float64{50: l.P50WaitSeconds, 90: l.P90WaitSeconds, 99: l.P99WaitSeconds} {
+			if got := o.later(wait) / o.admitted; wait > 0 && !about(got, 1-percent/100, 1e-6) || got > (1-percent/100)*1.000001 {
+				t.Fatalf("%+v: found that %g wait longer than p%g, %g", p, got, percent, wait)
+			}
+		}
+		if n := l.P99Waiting; o.moreWaiting(n) > 0.01 || n > 0 && o.moreWaiting(n-1) <= 0.01 {
+			t.Fatalf("%+v: found p99 of the line %d", p, n)
+		}
+	})
+}
+
+// The mean wait, which comes from the length of the line, is that of the waits.
+func TestPlanMeanOfWaits(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := anyPlan(t)
+		p.maxWaiting = max(p.maxWaiting, rapid.IntRange(1, 200).Draw(t, "limit"))
+		p.variability = 1
+		o := p.outlook()
+		if o.later(0)/o.admitted < 0.01 {
+			return
+		}
+		const steps = 20_000
+		until := o.waitOf(99.9999)
+		sum := -o.later(0) / 2
+		for i := range steps {
+			sum += o.later(until * float64(i) / steps)
+		}
+		mean := p.forecast().Line.MeanWaitSeconds
+		if got := sum * until / steps / o.admitted; !about(got, mean, 0.002) {
+			t.Fatalf("%+v: found mean %g, expected %g", p, mean, got)
+		}
+	})
+}
+
+// More slots never make it worse; the number that is said to be needed is enough, and one
+// less is not.
+func TestPlanSlotsFor(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := anyPlan(t)
+		p.rate = min(p.rate, 5000/p.hold)
+		target := p.hold * rapid.SampledFrom([]float64{0, .01, .1, 1, 10, 1000}).Draw(t, "target")
+		well := func(p plan) bool { return p.meets(target) }
+		slots, ok := p.slotsFor(well, maxSlots)
+		p.slots = slots
+		if !ok || !well(p) {
+			t.Fatalf("%+v, target %g: found %d slots, %t", p, target, slots, ok)
+		}
+		f := p.forecast()
+		if f.Line.Refused > 0.01 || f.Line.P99WaitSeconds > target*1.000001 {
+			t.Fatalf("%+v, target %g: found %+v", p, target, f.Line)
+		}
+		if p.slots--; p.slots > 0 && well(p) {
+			t.Fatalf("%+v, target %g: found %d slots to be needed, but one less is enough", p, target, slots)
+		}
+	})
+}
+
+// A line without a limit is what a longer and longer one comes to.
+func TestPlanLimitVanishes(t *testing.T) {
+	for _, slots := range []int{1, 5, 100} {
+		p := plan{rate: .9 * float64(slots), hold: 1, variability: 1, slots: slots, maxWaiting: unlimited}
+		want := *p.forecast().Line
+		p.maxWaiting = 2000
+		got := *p.forecast().Line
+		for what, figures := range map[string][2]float64{
+			"refused":   {1 + got.Refused, 1},
+			"must wait": {got.MustWait, want.MustWait},
+			"mean wait": {got.MeanWaitSeconds, want.MeanWaitSeconds},
+			"p50":       {got.P50WaitSeconds, want.P50WaitSeconds},
+			"p90":       {got.P90WaitSeconds, want.P90WaitSeconds},
+			"p99":       {got.P99WaitSeconds, want.P99WaitSeconds},
+			"mean line": {got.MeanWaiting, want.MeanWaiting},
+			"p99 line":  {float64(got.P99Waiting), float64(want.P99Waiting)},
+		} {
+			if !about(figures[0], figures[1], 1e-9) {
+				t.Errorf("%d slots: %s: found %g, expected %g", slots, what, figures[0], figures[1])
+			}
+		}
+	}
+}
