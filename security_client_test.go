@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -102,22 +103,29 @@ func TestSilentHandshake(t *testing.T) {
 }
 
 // A client claims to be somebody else. It is believed unless the config rejects that: in
-// caddy-l4, an allow list alone keeps nobody out.
+// caddy-l4, an allow list alone keeps nobody out, of which tcplock warns.
 func TestSpoofedProxyHeader(t *testing.T) {
-	for _, c := range []struct{ name, option, want string }{
-		{"it is allowed", "proxy_protocol {\nallow 127.0.0.1/32\nfallback_policy REJECT\n}", "192.0.2.1:1000"},
-		{"another one is", "proxy_protocol {\nallow 192.0.2.7/32\nfallback_policy REJECT\n}", "127.0.0.1:"},
-		{"another one is, but nobody is rejected", "proxy_protocol {\nallow 192.0.2.7/32\n}", "192.0.2.1:1000"},
+	for _, c := range []struct{ name, options, want string }{
+		{"it is allowed", "allow 127.0.0.1/32\nfallback_policy REJECT", "192.0.2.1:1000"},
+		{"another one is", "allow 192.0.2.7/32\nfallback_policy REJECT", "127.0.0.1:"},
+		{"another one is, but nobody is rejected", "allow 192.0.2.7/32", "192.0.2.1:1000"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			svc := newService(t, echo)
 			addr := freeAddr(t)
-			config, a := withAdmin(t, lockConfig(addr, c.option+"\ntcplock", svc.addr))
+			config, a := withAdmin(t, lockConfig(addr, "proxy_protocol {\n"+c.options+"\n}\ntcplock", svc.addr))
+			config, lines := logged(t, config, "")
 			load(t, config)
 			withHeader(t, addr, "hello")
 			inLine(t, "default", 1, 0)
 			if got := a.lock(t, "default").Holders[0].Client; !strings.HasPrefix(got, c.want) {
 				t.Errorf("found client %s, expected %s", got, c.want)
+			}
+			warned := slices.ContainsFunc(lines("", 0), func(line map[string]any) bool {
+				return strings.Contains(line["msg"].(string), "set fallback_policy REJECT")
+			})
+			if rejects := strings.Contains(c.options, "REJECT"); warned == rejects {
+				t.Errorf("found a warning: %t, expected %t", warned, !rejects)
 			}
 		})
 	}
