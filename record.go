@@ -71,14 +71,20 @@ func (r *record) waitsSince(n uint64) (waits []time.Duration, admitted uint64) {
 }
 
 // noteEvent keeps e. One that is like the last one counts with it, so that a flood of one
-// kind does not wash away all others.
+// kind does not wash away all others; and since clients can be refused for two reasons by
+// turns, a refusal counts with one like it that only refusals have come after.
 func (r *record) noteEvent(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if n := len(r.events) - 1; n >= 0 && r.events[n].alike(&e) {
-		e.Count = max(1, r.events[n].Count) + 1
-		r.events[n] = e
-		return
+	for i := len(r.events) - 1; i >= 0; i-- {
+		if before := r.events[i]; before.alike(&e) {
+			e.Count = max(1, before.Count) + 1
+			r.events = slices.Delete(r.events, i, i+1)
+			break
+		}
+		if e.Event != eventRefused || r.events[i].Event != eventRefused {
+			break
+		}
 	}
 	if len(r.events) == keptEvents {
 		r.events = slices.Delete(r.events, 0, 1)

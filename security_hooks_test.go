@@ -4,10 +4,10 @@ package tcplock
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -107,6 +107,26 @@ func TestOutputCannotPaint(t *testing.T) {
 	}
 }
 
+// Clients bring refusals about for two reasons by turns. What was before is still on the
+// list of events, and each reason is there once, with its count.
+func TestRefusalsByTurns(t *testing.T) {
+	var r record
+	r.noteEvent(Event{Event: eventTimeout, Slot: 1})
+	for range 200 {
+		r.noteEvent(Event{Event: eventRefused, Reason: refusedFull})
+		r.noteEvent(Event{Event: eventRefused, Reason: waitTimeout})
+	}
+	events := r.lastEvents()
+	if len(events) != 3 || events[0].Reason != waitTimeout || events[0].Count != 200 || events[1].Count != 200 || events[2].Event != eventTimeout {
+		t.Errorf("found %+v, expected a timeout, and each reason 200 times", events)
+	}
+	r.noteEvent(Event{Event: eventPaused})
+	r.noteEvent(Event{Event: eventRefused, Reason: refusedFull})
+	if events = r.lastEvents(); len(events) != 5 || events[0].Count != 0 {
+		t.Errorf("found %+v, expected another refusal after the pause", events)
+	}
+}
+
 // A client that goes on sending when its slot has been handed on is listened to for 30
 // seconds, one that is silent for 5. Nothing of what it sends is kept.
 func TestDrainIsBounded(t *testing.T) {
@@ -170,11 +190,29 @@ func TestCommandOutlivesKilledCaddy(t *testing.T) {
 	}
 }
 
-// An empty value takes a variable of Caddy's environment away from a command.
-func TestEnvironmentTakenAway(t *testing.T) {
+// Commands and processes have all of Caddy's environment, secrets too; an empty value takes a
+// variable away from one. What a command is given is not in the log.
+func TestEnvironmentReachesCommands(t *testing.T) {
 	t.Setenv("TCPLOCK_TEST_TOKEN", "secret")
-	logs := runExec(t, &ExecStep{Command: "env", Env: map[string]string{"TCPLOCK_TEST_TOKEN": ""}})
-	if got := strings.Split(ended(t, logs)["output"].(string), "\n"); !slices.Contains(got, "TCPLOCK_TEST_TOKEN=") {
-		t.Errorf("found %q, expected the variable to be empty", got)
+	const show = `test "$1" = secret || exit 9; test "$TCPLOCK_TEST_TOKEN" = secret && echo has it`
+	for value, want := range map[string]string{"{env.TCPLOCK_TEST_TOKEN}": "has it", "": ""} {
+		env := map[string]string{"TCPLOCK_TEST_TOKEN": value}
+		logs := runExec(t, &ExecStep{Command: "sh", Args: []string{"-c", show + "; true", "sh", "{env.TCPLOCK_TEST_TOKEN}"}, Env: env})
+		if got := strings.TrimSpace(ended(t, logs)["output"].(string)); got != want {
+			t.Errorf("value %q: found %q of a hook's command, expected %q", value, got, want)
+		}
+		for _, entry := range logs.All() {
+			if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, "secret") {
+				t.Errorf("found %s in the log, expected no argument", text)
+			}
+		}
+		s := shell(show, "secret")
+		s.Env = env
+		p, output := startReal(t, s)
+		wantExit(t, p)
+		p.release()
+		if got := strings.Join(lines(output), ""); got != want {
+			t.Errorf("value %q: found %q of a process, expected %q", value, got, want)
+		}
 	}
 }

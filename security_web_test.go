@@ -65,6 +65,21 @@ func TestAdminFromForeignPage(t *testing.T) {
 	}
 }
 
+// The admin API is asked for at a site, and at its status page. It is not there.
+func TestAdminOnItsListenerOnly(t *testing.T) {
+	svc, site := newService(t, echo), freeAddr(t)
+	config, a := withAdmin(t, pageConfig(freeAddr(t), svc.addr, site, "tcplock_status /tcplock/*"))
+	load(t, config)
+	for _, path := range []string{"/tcplock/locks", "/tcplock/locks/default", "/tcplock/locks/default/pause"} {
+		if resp, _ := fetch(t, "POST", "http://"+site+path, ""); resp.StatusCode != http.StatusMethodNotAllowed {
+			t.Errorf("POST %s: found %s, expected that the page refuses it", path, resp.Status)
+		}
+	}
+	if s := a.lock(t, "default"); s.Paused != nil {
+		t.Error("found the lock paused by a site's request")
+	}
+}
+
 // Requests to the admin API that are as large as can be. None of them makes a lock, takes
 // time or is answered by much.
 func TestAdminHugeRequests(t *testing.T) {
