@@ -14,11 +14,10 @@ func (c *conn) log(level zapcore.Level, msg string) {
 }
 
 // logEnd writes the connection's line into the log: when its slot has been given back and
-// the next handler has returned, or when it has been turned away. Of those who never held
-// a slot there may be any number, so not all of them get one.
+// the next handler has returned, or when it has been turned away.
 func (c *conn) logEnd(outcome string) {
 	logger := c.lock.inForce.Load().access
-	if !logger.Core().Enabled(zapcore.InfoLevel) || !c.granted && !c.lock.refusals.allow() {
+	if !logger.Core().Enabled(zapcore.InfoLevel) {
 		return
 	}
 	logger.Info("connection ended",
@@ -36,7 +35,8 @@ func (c *conn) logEnd(outcome string) {
 		zap.String("worker", c.workerAddress()))
 }
 
-// refusalsLogged is how many of those who never held a slot are logged a second.
+// refusalsLogged is how many of those who never held a slot are logged a second: there may
+// be any number of them.
 const refusalsLogged = 50
 
 func (l *lock) tellRefusals(dropped int) {

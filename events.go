@@ -34,6 +34,10 @@ const (
 	eventPrefix = "tcplock_"
 )
 
+// longestError is how many bytes of an error are told. It may quote what a service has
+// sent, such as the names in its certificate.
+const longestError = 500
+
 // happened tells of an event those who look at the lock, and those who have subscribed to
 // it. It does not wait for them, and may be called with any mutex held but the record's.
 // A connection may come before its config has started to the end: until then the events
@@ -41,6 +45,9 @@ const (
 func (l *lock) happened(e Event) {
 	e.Time = time.Now()
 	e.Error, _, _ = strings.Cut(e.Error, "\n") // the log has all of it
+	if len(e.Error) > longestError {
+		e.Error = strings.ToValidUTF8(e.Error[:longestError], "") + "…"
+	}
 	if e.Event != eventActivated && e.Event != eventReleased {
 		l.record.noteEvent(e)
 	}

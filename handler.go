@@ -59,9 +59,12 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 
 // turnAway ends a connection that does not reach the service.
 func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error {
+	quiet := false
 	if !c.granted { // else giving back the slot does that
 		c.lock.record.noteEnd(reason)
-		defer c.logEnd(reason)
+		if quiet = !c.lock.refusals.allow(); !quiet {
+			defer c.logEnd(reason)
+		}
 	}
 	if reason == clientGone || reason == kicked && c.granted { // and so cut
 		return nil
@@ -78,6 +81,9 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 	defer budget.leaveRefusal()
 	err := h.refuse.Handle(cx)
 	c.drain()
+	if quiet {
+		return nil // an error would be a line in the log as well
+	}
 	return err
 }
 

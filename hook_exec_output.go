@@ -3,8 +3,11 @@ package tcplock
 import (
 	"bytes"
 	"io"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 const (
@@ -65,5 +68,16 @@ func (o *output) result() (first, end string, dropped int64) {
 	if _, whole, ok := bytes.Cut(last, []byte("\n")); ok && dropped > outputEnd {
 		last = whole
 	}
-	return string(o.first), string(last), dropped
+	return tame(string(o.first)), tame(string(last)), dropped
+}
+
+// tame replaces what the log's encoders let through although it moves the cursor of a
+// terminal, or turns the direction of writing. (All below a space they escape.)
+func tame(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '\x7f' && unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
 }

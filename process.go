@@ -256,7 +256,7 @@ func copyLines(r io.Reader, logger func() *zap.Logger) {
 		if !limit.allow() {
 			continue
 		}
-		fields := []zap.Field{zap.String("line", line)}
+		fields := []zap.Field{zap.String("line", tame(line))}
 		if cut > 0 {
 			fields = append(fields, zap.Int("bytes_cut", cut))
 		}

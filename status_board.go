@@ -117,9 +117,17 @@ type viewer struct {
 	samples uint64
 }
 
+// mostViewers is how many there may be at once: each has a connection, and what it is
+// slow to read takes memory.
+const mostViewers = 200
+
+// enter returns nil if there are as many viewers as there may be.
 func (b *board) enter() *viewer {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.viewers == mostViewers {
+		return nil
+	}
 	if b.viewers++; b.viewers == 1 {
 		b.show(time.Now(), b.look(), true)
 		b.listed = b.looks

@@ -2,8 +2,11 @@ package tcplock
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // The stream: server-sent events that tell a viewer what is new on the board. Nothing
@@ -24,8 +27,11 @@ const (
 
 // stream sends what is new to one viewer until it goes, or the config does.
 func (p *StatusPage) stream(w http.ResponseWriter, r *http.Request) error {
-	defer p.board.leave()
 	v := p.board.enter()
+	if v == nil { // the page asks again
+		return caddyhttp.Error(http.StatusServiceUnavailable, fmt.Errorf("found %d viewers, expected no more", mostViewers))
+	}
+	defer p.board.leave()
 	out := http.NewResponseController(w)
 	defer func() { _ = out.SetWriteDeadline(time.Time{}) }() // the connection may serve other requests
 	var message bytes.Buffer

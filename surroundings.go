@@ -70,8 +70,33 @@ func checkRoutes(routes layer4.RouteList, logger *zap.Logger) error {
 		if err := checkTerminal(route.HandlersRaw, logger); err != nil {
 			return err
 		}
+		warnOfHeaders(route.HandlersRaw, logger)
 	}
 	return nil
+}
+
+// warnOfHeaders looks for a proxy_protocol before a tcplock that is told whom to believe:
+// caddy-l4 (v0.1.2) believes all others as well, unless they are rejected.
+func warnOfHeaders(handlers []json.RawMessage, logger *zap.Logger) {
+	believed := false
+	for _, raw := range handlers {
+		var handler struct {
+			Handler  string   `json:"handler"`
+			Allow    []string `json:"allow"`
+			Fallback string   `json:"fallback_policy"`
+		}
+		_ = json.Unmarshal(raw, &handler)
+		switch handler.Handler {
+		case "proxy_protocol":
+			believed = len(handler.Allow) > 0 && !strings.EqualFold(handler.Fallback, "REJECT")
+		case "tcplock":
+			if believed {
+				logger.Warn("proxy_protocol believes the headers of clients outside its allow list too, so that they choose the address " +
+					"that logs show and max_per_client counts; set fallback_policy REJECT")
+			}
+			return
+		}
+	}
 }
 
 // checkTerminal refuses a tcplock that nothing but handlers which pass the connection
