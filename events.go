@@ -46,8 +46,9 @@ func (l *lock) happened(e Event) {
 	e.Time = time.Now()
 	e.Error, _, _ = strings.Cut(e.Error, "\n") // the log has all of it
 	if len(e.Error) > longestError {
-		e.Error = strings.ToValidUTF8(e.Error[:longestError], "") + "…"
+		e.Error = e.Error[:longestError] + "…"
 	}
+	e.Error = printable(e.Error)
 	if e.Event != eventActivated && e.Event != eventReleased {
 		l.record.noteEvent(e)
 	}

@@ -2,6 +2,7 @@ package tcplock_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -70,6 +71,9 @@ func TestHoldTimeoutEndsStubbornClients(t *testing.T) {
 				_, _, total := svc.counts()
 				return total == 2
 			})
+			if _, err := io.Copy(io.Discard, attacker); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the attacker's connection is still there")
+			}
 		})
 	}
 }
