@@ -1,0 +1,3 @@
+module github.com/seed-4dbef00f/caddy-tcplock/bench
+
+go 1.26.0
