@@ -8,18 +8,35 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// dialer spares the system calls that keep idle connections alive.
-var dialer = net.Dialer{KeepAlive: -1, Timeout: patience}
-
-// ask connects, sends a request, reads the answer to its end and closes.
-func ask(ctx context.Context, addr netip.AddrPort, buf []byte) error {
-	c, err := dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, addr)
-	if err != nil {
+// dial connects as client number i. It spares the system calls that keep idle connections
+// alive.
+func dial(ctx context.Context, i int, addr netip.AddrPort) (*net.TCPConn, error) {
+	d := net.Dialer{KeepAlive: -1, Timeout: patience}
+	// One address has some 28,000 ports to connect from.
+	const perAddress = 20_000
+	if i < perAddress {
+		return d.DialTCP(ctx, "tcp", netip.AddrPort{}, addr)
+	}
+	d.Control = func(_, _ string, raw syscall.RawConn) (err error) {
+		if e := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		}); e != nil {
+			return e
+		}
 		return err
 	}
+	from := netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + i/perAddress)})
+	return d.DialTCP(ctx, "tcp", netip.AddrPortFrom(from, 0), addr)
+}
+
+// converse sends a request, reads the answer to its end and closes.
+func converse(c *net.TCPConn, buf []byte) error {
 	defer c.Close()
 	if _, err := c.Write(request); err != nil {
 		return err
@@ -38,27 +55,30 @@ func ask(ctx context.Context, addr netip.AddrPort, buf []byte) error {
 	}
 }
 
-// shortConnections has clients ask again and again, and returns how many were answered
-// a second.
-func shortConnections(ctx context.Context, target string, clients int, d time.Duration) (float64, error) {
-	addr, err := netip.ParseAddrPort(target)
-	if err != nil {
-		return 0, err
-	}
+// askAgainAndAgain has clients make short connections, to each address in turn, and
+// returns how many were answered a second.
+func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, d time.Duration) (float64, error) {
 	var (
-		done   atomic.Int64
-		over   atomic.Bool
-		failed = make(chan error, clients)
-		all    sync.WaitGroup
+		answered atomic.Int64
+		over     atomic.Bool
+		failed   = make(chan error, clients)
+		all      sync.WaitGroup
+		err      error
 	)
 	start := time.Now()
-	for range clients {
+	for i := range clients {
 		all.Go(func() {
-			for buf := make([]byte, 1024); !over.Load(); done.Add(1) {
-				if err := ask(ctx, addr, buf); err != nil {
+			buf := make([]byte, 1024)
+			for n := i; !over.Load(); n += clients {
+				c, err := dial(ctx, i, addrs[n%len(addrs)])
+				if err == nil {
+					err = converse(c, buf)
+				}
+				if err != nil {
 					failed <- err
 					return
 				}
+				answered.Add(1)
 			}
 		})
 	}
@@ -68,8 +88,8 @@ func shortConnections(ctx context.Context, target string, clients int, d time.Du
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	answered, took := done.Load(), time.Since(start)
+	rate := float64(answered.Load()) / time.Since(start).Seconds()
 	over.Store(true)
 	all.Wait()
-	return float64(answered) / took.Seconds(), err
+	return rate, err
 }

@@ -5,7 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"math"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,21 +55,38 @@ func (p *process) stop() {
 }
 
 // listening waits until the process accepts connections at addr.
-func (p *process) listening(ctx context.Context, addr string) error {
-	for until := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			return c.Close()
-		}
+func (p *process) listening(ctx context.Context, addr netip.AddrPort) error {
+	return until(ctx, fmt.Sprintf("somebody listens at %v", addr), func() (bool, error) {
 		select {
 		case <-p.ended:
-			return p.failure("found it ended, expected it to listen at " + addr)
-		case <-ctx.Done():
-			return ctx.Err()
+			return false, p.failure("it has ended")
 		default:
 		}
-		if time.Now().After(until) {
-			return p.failure("found nobody listening at " + addr)
+		c, err := dial(ctx, 0, addr)
+		if err != nil {
+			return false, nil
+		}
+		return true, c.Close()
+	})
+}
+
+// until polls for a condition.
+func until(ctx context.Context, what string, holds func() (bool, error)) error {
+	for end := time.Now().Add(patience); ; {
+		ok, err := holds()
+		if err != nil {
+			return fmt.Errorf("waiting until %s: %w", what, err)
+		}
+		if ok {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("waiting until %s: found that it did not within %v", what, patience)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
@@ -104,6 +122,50 @@ func (p *process) cpu() (time.Duration, error) {
 	}
 	const perSecond = 100 // USER_HZ, which Linux has the same for all
 	return time.Duration(ticks) * time.Second / perSecond, nil
+}
+
+// descriptors is how many the process has open.
+func (p *process) descriptors() (int, error) {
+	dir, err := os.Open(p.proc("fd"))
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	return len(names), err
+}
+
+// rss is the memory the process has, in KiB.
+func (p *process) rss() (float64, error) {
+	// Unlike that in status, this one is exact.
+	rollup, err := os.ReadFile(p.proc("smaps_rollup"))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(rollup)) {
+		if kib, ok := strings.CutPrefix(line, "Rss:"); ok {
+			return strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(kib), "kB")), 64)
+		}
+	}
+	return 0, errors.New("found no Rss in " + p.proc("smaps_rollup"))
+}
+
+// settledRSS waits until the memory does not change any more, but for a little.
+func (p *process) settledRSS(ctx context.Context, settle time.Duration) (float64, error) {
+	last, err := p.rss()
+	since, end := time.Now(), time.Now().Add(patience)
+	for err == nil && time.Since(since) < settle && time.Now().Before(end) {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(settle / 10):
+		}
+		var now float64
+		if now, err = p.rss(); math.Abs(now-last) > last/200 {
+			last, since = now, time.Now()
+		}
+	}
+	return last, err
 }
 
 func (p *process) proc(file string) string {

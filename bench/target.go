@@ -4,119 +4,110 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 )
 
-// target is something that clients connect to in order to reach the service.
+// target is a server that runs, or the service itself.
 type target struct {
-	name     string
-	addr     string
-	*process // nil: it is the service itself
+	server
+	*process // nil: the service itself
+	addrs    []netip.AddrPort
+	admin    string // Caddy's admin API
+	config   string // Caddy's
 }
 
-// bench is what all measurements share.
-type bench struct {
-	settings
-	dir string // for configs and logs, removed in the end
-}
+// addr is where a target with one lock listens.
+func (t *target) addr() netip.AddrPort { return t.addrs[0] }
 
-// direct is the service with nothing in front of it: the floor of the cost.
-func direct(service string) *target { return &target{name: "no proxy", addr: service} }
-
-// haproxy starts HAProxy with a limit on the connections to the service.
-func (b *bench) haproxy(ctx context.Context, service string, slots int) (*target, error) {
-	addr, err := freeAddr()
-	if err != nil {
-		return nil, err
-	}
-	return b.start(ctx, "haproxy", addr, haproxyConfig(addr, service, slots), func(config string) []string {
-		return []string{"haproxy", "-db", "-f", config}
-	})
-}
-
-func haproxyConfig(addr, service string, slots int) string {
-	return fmt.Sprintf(`global
-	no strict-limits
-	maxconn 15000
-defaults
-	mode tcp
-	timeout connect 1h
-	timeout client 1h
-	timeout server 1h
-	timeout queue 1h
-listen bench
-	bind %s
-	server service %s maxconn %d
-`, addr, service, slots)
-}
-
-// caddyServer says how Caddy stands in front of the service.
-type caddyServer struct {
-	name string
-	lock string // the tcplock handler, empty: none
-	logs bool   // a line for each connection, as Caddy does if nobody says otherwise
-}
-
-// caddyL4 starts Caddy with caddy-l4's proxy, behind a lock or not.
-func (b *bench) caddyL4(ctx context.Context, service string, s caddyServer) (*target, error) {
-	addr, err := freeAddr()
-	if err != nil {
-		return nil, err
-	}
-	return b.start(ctx, s.name, addr, caddyfile(addr, service, s), func(config string) []string {
-		return []string{b.caddy, "run", "--adapter", "caddyfile", "--config", config}
-	})
-}
-
-func caddyfile(addr, service string, s caddyServer) string {
-	log := "log {\n\t\texclude layer4.handlers.tcplock.access\n\t}"
-	if s.logs {
-		log = ""
-	}
-	return fmt.Sprintf(`{
-	admin off
-	persist_config off
-	%s
-	layer4 {
-		%s {
-			route {
-				%s
-				proxy %s
-			}
+// put starts servers in front of a service. They run until the measurement is over.
+func (b *bench) put(ctx context.Context, f front, servers ...server) ([]*target, error) {
+	var targets []*target
+	for _, s := range servers {
+		t, err := b.start(ctx, f, s)
+		if err != nil {
+			return nil, err
 		}
+		targets = append(targets, t)
 	}
-}
-`, log, addr, s.lock, service)
+	return targets, nil
 }
 
-// start runs a server with a config and waits until it listens.
-func (b *bench) start(ctx context.Context, name, addr, config string, command func(config string) []string) (*target, error) {
+// start runs a server and waits until it listens.
+func (b *bench) start(ctx context.Context, f front, s server) (*target, error) {
+	t := &target{server: s}
+	if s.kind == noProxy {
+		addr, err := netip.ParseAddrPort(f.service)
+		t.addrs = []netip.AddrPort{addr}
+		return t, err
+	}
+	addrs, err := addresses(f.locks)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	for _, addr := range addrs {
+		texts = append(texts, addr.String())
+	}
+	t.addrs = addrs
 	dir, err := os.MkdirTemp(b.dir, "")
 	if err != nil {
 		return nil, err
 	}
 	file := filepath.Join(dir, "config")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+	command := []string{"haproxy", "-db", "-f", file}
+	if s.kind == haproxy {
+		t.config = s.haproxyConfig(f, texts, b.waiters()+1000)
+	} else {
+		if t.admin, err = freeAddr(); err != nil {
+			return nil, err
+		}
+		t.config = s.caddyfile(f, texts, t.admin)
+		command = []string{b.caddy, "run", "--adapter", "caddyfile", "--config", file}
+	}
+	if err := os.WriteFile(file, []byte(t.config), 0o600); err != nil {
 		return nil, err
 	}
-	p, err := start(dir, "output", command(file)...)
+	if t.process, err = start(dir, "output", command...); err != nil {
+		return nil, err
+	}
+	b.running = append(b.running, t)
+	for _, addr := range []netip.AddrPort{addrs[0], addrs[len(addrs)-1]} {
+		if err := t.listening(ctx, addr); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// stopAll ends all that put has started.
+func (b *bench) stopAll() {
+	for _, t := range b.running {
+		t.stop()
+	}
+	b.running = nil
+}
+
+// addresses are n loopback addresses that nobody listens on, of one port if they are many.
+func addresses(n int) ([]netip.AddrPort, error) {
+	free, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
-	if err := p.listening(ctx, addr); err != nil {
-		p.stop()
-		return nil, err
+	first, err := netip.ParseAddrPort(free)
+	if err != nil || n == 1 {
+		return []netip.AddrPort{first}, err
 	}
-	return &target{name: name, addr: addr, process: p}, nil
-}
-
-func stopAll(targets []*target) {
-	for _, t := range targets {
-		if t.process != nil {
-			t.stop()
-		}
+	if n > 250*250 {
+		return nil, fmt.Errorf("found %d locks, expected at most %d", n, 250*250)
 	}
+	addrs := make([]netip.AddrPort, n)
+	for i := range addrs {
+		ip := netip.AddrFrom4([4]byte{127, 1, byte(i / 250), byte(1 + i%250)})
+		addrs[i] = netip.AddrPortFrom(ip, first.Port())
+	}
+	return addrs, nil
 }
 
 // freeAddr is a loopback address that nobody listens on.
