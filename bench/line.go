@@ -124,6 +124,9 @@ func (l *line) ask(ctx context.Context, i int, dialing chan struct{}) bool {
 	return true
 }
 
+// ended is how many have been answered or lost.
+func (l *line) ended() int { return int(l.answered.Load()) + len(l.failed) }
+
 // cut has all clients leave at once.
 func (l *line) cut() {
 	l.over.Store(true)

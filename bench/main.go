@@ -37,7 +37,11 @@ var measurements = []struct {
 	{"short-4", short(4)},
 	{"short-16", short(16)},
 	{"handoff", handOff},
+	{"memory", memory},
+	{"bulk", bulk},
 	{"hooks", undueHooks},
+	{"locks", manyLocks},
+	{"reload", reload},
 }
 
 func main() {

@@ -109,7 +109,7 @@ func (r *result) print(out io.Writer) {
 	for i, q := range r.Quantities {
 		fmt.Fprintf(w, "\t%s\tfrom .. to", q.Name)
 		if ref := r.reference(i); ref != nil {
-			fmt.Fprintf(w, "\tx %s", ref.Target)
+			fmt.Fprint(w, "\tratio")
 		}
 	}
 	fmt.Fprintln(w)
@@ -125,6 +125,11 @@ func (r *result) print(out io.Writer) {
 		fmt.Fprintln(w)
 	}
 	w.Flush()
+	for i, q := range r.Quantities {
+		if ref := r.reference(i); ref != nil {
+			fmt.Fprintf(out, "  ratio of %s: to %s\n", q.Name, ref.Target)
+		}
+	}
 }
 
 // number writes three digits, or all before the point.

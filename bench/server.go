@@ -30,7 +30,7 @@ const (
 var (
 	direct           = server{name: "no proxy", kind: noProxy}
 	haproxyDefault   = server{name: "haproxy", kind: haproxy}
-	haproxyOneThread = server{name: "haproxy, nbthread 1", kind: haproxy, threads: 1}
+	haproxyOneThread = server{name: "haproxy, 1 thread", kind: haproxy, threads: 1}
 	bareCaddy        = server{name: "caddy-l4 without a lock", kind: noLock}
 	lockLinger0      = server{name: "tcplock, linger 0", options: "linger 0"}
 	lockDefault      = server{name: "tcplock"}
