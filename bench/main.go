@@ -3,14 +3,19 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -23,6 +28,8 @@ type settings struct {
 	only     *regexp.Regexp // the measurements to run
 	lines    []int          // how many wait
 	locks    int            // how many there are in one process
+	svg      string         // the directory for the plots
+	json     string         // the file for all figures
 }
 
 // waiters is the length of the longest line.
@@ -42,25 +49,51 @@ var measurements = []struct {
 	{"hooks", undueHooks},
 	{"locks", manyLocks},
 	{"reload", reload},
+	{"queue", queue},
 }
 
 func main() {
 	s := settings{settle: 3 * time.Second, lines: []int{10, 500, 10_000}, locks: 1_000}
-	only := flag.String("only", "", "run the measurements whose names match this `regexp`")
-	flag.StringVar(&s.caddy, "caddy", "", "Caddy with this plugin, `file`; default: it is built from the tree")
-	flag.IntVar(&s.rounds, "rounds", 5, "how `often` each target is measured")
+	only := flag.String("only", "", "run the measurements whose names match this `regexp`, of:"+names())
+	flag.StringVar(&s.caddy, "caddy", "", "Caddy with this plugin, a `file`; default: it is built from this tree")
+	flag.IntVar(&s.rounds, "rounds", 7, "how `often` each target is measured")
 	flag.DurationVar(&s.duration, "duration", 2*time.Second, "how `long` a round at one target takes")
+	flag.StringVar(&s.svg, "svg", "out", "the `directory` for the plots")
+	flag.StringVar(&s.json, "json", "out/bench.json", "the `file` for all figures")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	s.only = regexp.MustCompile(*only)
-	if err := run(ctx, s); err != nil {
+	err := errors.New("found rounds or duration of 0, expected more")
+	if s.rounds > 0 && s.duration > 0 {
+		if s.only, err = regexp.Compile(*only); err == nil {
+			err = run(ctx, s, os.Stdout)
+		}
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, s settings) error {
+func names() (names string) {
+	for _, m := range measurements {
+		names += " " + m.name
+	}
+	return names
+}
+
+// report is what is written down.
+type report struct {
+	Machine  machine       `json:"machine"`
+	Began    time.Time     `json:"began"`
+	Rounds   int           `json:"rounds"`
+	Duration time.Duration `json:"duration_ns"`
+	Results  findings      `json:"results"`
+	Goals    []goal        `json:"goals"`
+}
+
+func run(ctx context.Context, s settings, out io.Writer) error {
+	debug.SetGCPercent(400) // clients and service are to disturb as little as they can
 	dir, err := os.MkdirTemp("", "tcplock-bench")
 	if err != nil {
 		return err
@@ -72,20 +105,41 @@ func run(ctx context.Context, s settings) error {
 			return err
 		}
 	}
+	r := report{Began: time.Now().UTC(), Rounds: s.rounds, Duration: s.duration}
+	if r.Machine, err = thisMachine(); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, r.Machine)
+	var failed []error // one that fails takes nothing from the others
 	for _, m := range measurements {
-		if !s.only.MatchString(m.name) {
+		if ctx.Err() != nil || !s.only.MatchString(m.name) {
 			continue
 		}
 		results, err := m.run(ctx, b)
 		b.stopAll()
 		if err != nil {
-			return err
+			failed = append(failed, fmt.Errorf("%s: %w", m.name, err))
+			continue
 		}
-		for _, r := range results {
-			r.print(os.Stdout)
+		for _, found := range results {
+			found.print(out)
 		}
+		r.Results = append(r.Results, results...)
 	}
-	return nil
+	r.Goals = r.Results.goals(s.lines)
+	printGoals(out, r.Goals)
+	return errors.Join(append(failed, ctx.Err(), r.save(s.json), r.Results.plot(s.svg, s.lines))...)
+}
+
+func (r *report) save(file string) error {
+	text, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
 }
 
 // build compiles Caddy with this tree's plugin.

@@ -65,7 +65,11 @@ func (r *result) reference(quantity int) *series {
 	return best
 }
 
+// values of no series are none.
 func (s *series) values(quantity int) []float64 {
+	if s == nil {
+		return nil
+	}
 	values := make([]float64, len(s.Rounds))
 	for i, round := range s.Rounds {
 		values[i] = round[quantity]
@@ -75,17 +79,17 @@ func (s *series) values(quantity int) []float64 {
 
 func (s *series) median(quantity int) float64 { return median(s.values(quantity)) }
 
-// ratio is how s compares with another: the median of the ratios within each round, in
-// which both have met the same machine. NaN if they were not measured alike.
-func (s *series) ratio(other *series, quantity int) float64 {
+// ratios are how s compares with another in each round, in which both have met the same
+// machine. None if they were not measured alike.
+func (s *series) ratios(other *series, quantity int) []float64 {
 	if s == nil || other == nil || len(s.Rounds) != len(other.Rounds) {
-		return math.NaN()
+		return nil
 	}
 	ratios, others := s.values(quantity), other.values(quantity)
 	for i := range ratios {
 		ratios[i] /= others[i]
 	}
-	return median(ratios)
+	return ratios
 }
 
 func median(values []float64) float64 {
@@ -119,7 +123,7 @@ func (r *result) print(out io.Writer) {
 			v := s.values(i)
 			fmt.Fprintf(w, "\t%s\t%s .. %s", number(median(v)), number(slices.Min(v)), number(slices.Max(v)))
 			if ref := r.reference(i); ref != nil {
-				fmt.Fprintf(w, "\t%s", number(s.ratio(ref, i)))
+				fmt.Fprintf(w, "\t%s", number(median(s.ratios(ref, i))))
 			}
 		}
 		fmt.Fprintln(w)
