@@ -25,7 +25,8 @@ import (
 // a lock's limits must not change for a config that is refused half-way.
 type App struct {
 	claims  map[string]*claim
-	unnamed bool // there is a handler without a name
+	unnamed bool                  // there is a handler without a name
+	seen    map[caddy.Module]bool // the places in the config that have been checked
 	ctx     caddy.Context
 	unwatch func() // see watchListeners; nil before
 }
@@ -34,7 +35,7 @@ type App struct {
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "tcplock",
-		New: func() caddy.Module { return &App{claims: make(map[string]*claim)} },
+		New: func() caddy.Module { return &App{claims: make(map[string]*claim), seen: make(map[caddy.Module]bool)} },
 	}
 }
 

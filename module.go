@@ -180,7 +180,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.checkWorkers(); err != nil {
 		return err
 	}
-	if err := checkSurroundings(ctx.Modules(), h.logger); err != nil {
+	loaded, err := ctx.App("tcplock")
+	if err != nil {
+		return err
+	}
+	app := loaded.(*App)
+	if err := app.checkSurroundings(ctx.Modules(), h.logger); err != nil {
 		return err
 	}
 	if h.RefuseRaw != nil {
@@ -194,11 +199,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		}
 		h.refuse = handlers.Compile()
 	}
-	app, err := ctx.App("tcplock")
-	if err != nil {
-		return err
-	}
-	h.claim, err = app.(*App).register(ctx, h)
+	h.claim, err = app.register(ctx, h)
 	return err
 }
 

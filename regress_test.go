@@ -5,13 +5,38 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
 
 	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
 )
 
 // What once went wrong, a test for each that belongs to no other file.
+
+// Each handler looked at all servers of the config, and a thousand took seconds.
+func TestLockCostsTheSameAmongMany(t *testing.T) {
+	allocations := func(locks int) uint64 {
+		var servers strings.Builder
+		for i := range locks {
+			fmt.Fprintf(&servers, "127.0.0.1:%d {\nroute {\ntcplock {\nname lock%d\n}\nproxy 127.0.0.1:1\n}\n}\n", 1000+i, i)
+		}
+		cfg := config(t, global("layer4 {\n"+servers.String()+"}"))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if err := caddy.Validate(cfg); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		return after.Mallocs - before.Mallocs
+	}
+	few, many := allocations(100), allocations(800)
+	if many > 16*few {
+		t.Errorf("found %d allocations for 800 locks, and %d for 100, expected them to grow with the number of locks", many, few)
+	}
+}
 
 // A hook emits an event of the name that Caddy gives to its own when a config has started.
 // The config it belongs to has been replaced meanwhile, and does not come back for that.

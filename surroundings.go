@@ -32,35 +32,40 @@ var hideEnd = []string{"proxy_protocol", "tee", "throttle"}
 // checkSurroundings refuses the places in a config at which a lock would not hold, or
 // would stop more than its own connection. modules are those that lead to the handler,
 // itself at the end. Only Caddy's module tree tells a handler where it stands; the raw
-// configs in it are there until all modules of their route are loaded, so every
-// handler sees its own.
-func checkSurroundings(modules []caddy.Module, logger *zap.Logger) error {
-	if app, ok := modules[0].(*layer4.App); ok {
-		for name, server := range app.Servers {
-			if err := checkNotUDP(server); err != nil {
-				return fmt.Errorf("server %s: %w", name, err)
-			}
-		}
+// configs in it are there until all modules of their route are loaded, so the first
+// handler sees all that there is to see in a place, and those after it need not look: of
+// a thousand, each would look at a thousand.
+func (a *App) checkSurroundings(modules []caddy.Module, logger *zap.Logger) error {
+	if err := a.checkPlace(modules[0], logger); err != nil {
+		return err
 	}
 	if slices.ContainsFunc(modules, func(m caddy.Module) bool { _, tee := m.(*l4tee.Handler); return tee }) {
 		return errTee
 	}
-	if len(modules) < 2 {
+	return a.checkPlace(modules[max(0, len(modules)-2)], logger)
+}
+
+func (a *App) checkPlace(place caddy.Module, logger *zap.Logger) error {
+	if a.seen[place] {
 		return nil
 	}
-	switch parent := modules[len(modules)-2].(type) {
+	a.seen[place] = true
+	switch place := place.(type) {
 	case *layer4.App:
-		for _, server := range parent.Servers {
+		for name, server := range place.Servers {
+			if err := checkNotUDP(server); err != nil {
+				return fmt.Errorf("server %s: %w", name, err)
+			}
 			if err := checkRoutes(server.Routes, logger); err != nil {
 				return err
 			}
 		}
 	case *layer4.ListenerWrapper:
-		return checkRoutes(parent.Routes, logger)
+		return checkRoutes(place.Routes, logger)
 	case *l4subroute.Handler:
-		return checkRoutes(parent.Routes, logger)
+		return checkRoutes(place.Routes, logger)
 	case *Handler:
-		return checkTerminal(parent.RefuseRaw, logger)
+		return checkTerminal(place.RefuseRaw, logger)
 	}
 	return nil
 }

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// doorway is a target with a service of its own, which serves one connection after the
+// other and only while its gate is open.
+type doorway struct {
+	*target
+	*gated
+}
+
+// doorway starts a server that has served some connections already. The gate is shut.
+func (b *bench) doorway(ctx context.Context, s server) (*doorway, error) {
+	g, err := newGated()
+	if err != nil {
+		return nil, err
+	}
+	d := &doorway{gated: g}
+	d.target, err = b.start(ctx, front{service: g.addr(), slots: 1, locks: 1}, s)
+	if err != nil {
+		d.shut()
+		d.stop()
+		return nil, err
+	}
+	_, err = askAgainAndAgain(ctx, clients, d.addrs, b.duration/4)
+	d.shut()
+	if err != nil {
+		d.stop()
+	}
+	return d, err
+}
+
+// stop is called with the gate shut.
+func (d *doorway) stop() {
+	if d.target != nil {
+		d.target.stop()
+	}
+	d.gate.Unlock()
+	d.gated.stop()
+}
+
+// line is the clients that stand in line at a doorway, and the one that has the slot.
+type line struct {
+	at       *doorway
+	before   int // how many descriptors the server had without it
+	conns    []atomic.Pointer[net.TCPConn]
+	over     atomic.Bool
+	failed   chan error
+	answered atomic.Int64
+	all      sync.WaitGroup
+}
+
+// quiet is how many descriptors the server has when nothing happens.
+func (d *doorway) quiet() (now int, err error) {
+	before := 0
+	for since := time.Now(); err == nil && time.Since(since) < 100*time.Millisecond; time.Sleep(10 * time.Millisecond) {
+		if now, err = d.descriptors(); now != before {
+			before, since = now, time.Now()
+		}
+	}
+	return now, err
+}
+
+// line has n clients wait, and one more at the service. Whoever has been answered asks
+// once more, if again is set.
+func (d *doorway) line(ctx context.Context, n int, again bool) (*line, error) {
+	before, err := d.quiet()
+	if err != nil {
+		return nil, err
+	}
+	l := &line{at: d, before: before, conns: make([]atomic.Pointer[net.TCPConn], n+1), failed: make(chan error, n+1)}
+	// More at a time than a listener's backlog would have to come again a second later.
+	dialing := make(chan struct{}, 64)
+	for i := range l.conns {
+		l.all.Go(func() {
+			for l.ask(ctx, i, dialing) && again {
+			}
+		})
+	}
+	// Each has a descriptor of the server, and the one at the service a second.
+	err = until(ctx, fmt.Sprintf("%d clients wait", n), func() (bool, error) {
+		select {
+		case err := <-l.failed:
+			return false, err
+		default:
+		}
+		now, err := d.descriptors()
+		return now >= before+n+2, err
+	})
+	if err != nil {
+		l.cut()
+	}
+	return l, err
+}
+
+// ask is client number i. It returns false when the line is over, or a client is lost.
+func (l *line) ask(ctx context.Context, i int, dialing chan struct{}) bool {
+	dialing <- struct{}{}
+	c, err := dial(ctx, i, l.at.addr())
+	<-dialing
+	if err == nil {
+		l.conns[i].Store(c)
+		if l.over.Load() {
+			leave(c)
+		}
+		err = converse(c, make([]byte, len(answer)+1))
+	}
+	switch {
+	case l.over.Load():
+		return false
+	case err != nil:
+		l.failed <- err
+		return false
+	}
+	l.answered.Add(1)
+	return true
+}
+
+// ended is how many have been answered or lost.
+func (l *line) ended() int { return int(l.answered.Load()) + len(l.failed) }
+
+// cut has all clients leave at once.
+func (l *line) cut() {
+	l.over.Store(true)
+	for i := range l.conns {
+		if c := l.conns[i].Load(); c != nil {
+			leave(c)
+		}
+	}
+	l.all.Wait()
+}
+
+// leave resets the connection. A server may take one that was only closed for a client
+// that still waits for its answer.
+func leave(c *net.TCPConn) {
+	_ = c.SetLinger(0)
+	_ = c.Close()
+}
+
+// clear cuts the line, at a gate that is shut, and waits until nothing is left of it. For
+// that the gate is open: a slot is not free before the service lets go of it.
+func (l *line) clear(ctx context.Context) error {
+	d := l.at
+	l.cut()
+	d.open()
+	defer d.shut()
+	if err := until(ctx, "the server has let go of the line", func() (bool, error) {
+		now, err := d.descriptors()
+		return now <= l.before+1, err // tcplock may have a second one for its listener now
+	}); err != nil {
+		return err
+	}
+	// Those that were sent on in the middle of that may still wait for the service to
+	// accept them. They come before this one.
+	service, err := netip.ParseAddrPort(d.gated.addr())
+	if err != nil {
+		return err
+	}
+	c, err := dial(ctx, 0, service)
+	if err != nil {
+		return err
+	}
+	return converse(c, make([]byte, len(answer)+1))
+}

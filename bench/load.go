@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// dial connects as client number i. It spares the system calls that keep idle connections
+// alive.
+func dial(ctx context.Context, i int, addr netip.AddrPort) (*net.TCPConn, error) {
+	d := net.Dialer{KeepAlive: -1, Timeout: patience}
+	// One address has some 28,000 ports to connect from.
+	const perAddress = 20_000
+	if i < perAddress {
+		return d.DialTCP(ctx, "tcp", netip.AddrPort{}, addr)
+	}
+	d.Control = func(_, _ string, raw syscall.RawConn) (err error) {
+		if e := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		}); e != nil {
+			return e
+		}
+		return err
+	}
+	from := netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + i/perAddress)})
+	return d.DialTCP(ctx, "tcp", netip.AddrPortFrom(from, 0), addr)
+}
+
+// converse sends a request, reads the answer to its end and closes.
+func converse(c *net.TCPConn, buf []byte) error {
+	defer c.Close()
+	if _, err := c.Write(request); err != nil {
+		return err
+	}
+	for got := 0; ; {
+		n, err := c.Read(buf)
+		got += n
+		switch {
+		case err == io.EOF && got == len(answer):
+			return nil
+		case err == io.EOF:
+			return fmt.Errorf("found an answer of %d bytes, expected %d", got, len(answer))
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// askAgainAndAgain has clients make short connections, to each address in turn, and
+// returns how many were answered a second.
+func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, d time.Duration) (float64, error) {
+	var (
+		answered atomic.Int64
+		over     atomic.Bool
+		failed   = make(chan error, clients)
+		all      sync.WaitGroup
+		err      error
+	)
+	start := time.Now()
+	for i := range clients {
+		all.Go(func() {
+			buf := make([]byte, 1024)
+			for n := i; !over.Load(); n += clients {
+				c, err := dial(ctx, i, addrs[n%len(addrs)])
+				if err == nil {
+					err = converse(c, buf)
+				}
+				if err != nil {
+					failed <- err
+					return
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	select {
+	case <-time.After(d):
+	case err = <-failed:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	rate := float64(answered.Load()) / time.Since(start).Seconds()
+	over.Store(true)
+	all.Wait()
+	return rate, err
+}

@@ -1,0 +1,154 @@
+// Command bench measures tcplock beside its peers: HAProxy, and caddy-l4 without a lock.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// settings are what the flags say, and what the tests make smaller.
+type settings struct {
+	caddy    string         // the program, with this plugin
+	rounds   int            // how often each target is measured
+	duration time.Duration  // of a round at one target
+	settle   time.Duration  // how long a process's memory must stay the same
+	only     *regexp.Regexp // the measurements to run
+	lines    []int          // how many wait
+	locks    int            // how many there are in one process
+	svg      string         // the directory for the plots
+	json     string         // the file for all figures
+}
+
+// waiters is the length of the longest line.
+func (s *settings) waiters() int { return slices.Max(s.lines) }
+
+// measurements are run in this order. Each may have several results.
+var measurements = []struct {
+	name string
+	run  func(context.Context, *bench) ([]*result, error)
+}{
+	{"short-1", short(1)},
+	{"short-4", short(4)},
+	{"short-16", short(16)},
+	{"handoff", handOff},
+	{"memory", memory},
+	{"bulk", bulk},
+	{"hooks", undueHooks},
+	{"locks", manyLocks},
+	{"reload", reload},
+	{"queue", queue},
+}
+
+func main() {
+	s := settings{settle: 3 * time.Second, lines: []int{10, 500, 10_000}, locks: 1_000}
+	only := flag.String("only", "", "run the measurements whose names match this `regexp`, of:"+names())
+	flag.StringVar(&s.caddy, "caddy", "", "Caddy with this plugin, a `file`; default: it is built from this tree")
+	flag.IntVar(&s.rounds, "rounds", 7, "how `often` each target is measured")
+	flag.DurationVar(&s.duration, "duration", 2*time.Second, "how `long` a round at one target takes")
+	flag.StringVar(&s.svg, "svg", "out", "the `directory` for the plots")
+	flag.StringVar(&s.json, "json", "out/bench.json", "the `file` for all figures")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := errors.New("found rounds or duration of 0, expected more")
+	if s.rounds > 0 && s.duration > 0 {
+		if s.only, err = regexp.Compile(*only); err == nil {
+			err = run(ctx, s, os.Stdout)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func names() (names string) {
+	for _, m := range measurements {
+		names += " " + m.name
+	}
+	return names
+}
+
+// report is what is written down.
+type report struct {
+	Machine  machine       `json:"machine"`
+	Began    time.Time     `json:"began"`
+	Rounds   int           `json:"rounds"`
+	Duration time.Duration `json:"duration_ns"`
+	Results  findings      `json:"results"`
+	Goals    []goal        `json:"goals"`
+}
+
+func run(ctx context.Context, s settings, out io.Writer) error {
+	debug.SetGCPercent(400) // clients and service are to disturb as little as they can
+	dir, err := os.MkdirTemp("", "tcplock-bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{settings: s, dir: dir}
+	if b.caddy == "" {
+		if b.caddy, err = build(ctx, dir); err != nil {
+			return err
+		}
+	}
+	r := report{Began: time.Now().UTC(), Rounds: s.rounds, Duration: s.duration}
+	if r.Machine, err = thisMachine(); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, r.Machine)
+	var failed []error // one that fails takes nothing from the others
+	for _, m := range measurements {
+		if ctx.Err() != nil || !s.only.MatchString(m.name) {
+			continue
+		}
+		results, err := m.run(ctx, b)
+		b.stopAll()
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", m.name, err))
+			continue
+		}
+		for _, found := range results {
+			found.print(out)
+		}
+		r.Results = append(r.Results, results...)
+	}
+	r.Goals = r.Results.goals(s.lines)
+	printGoals(out, r.Goals)
+	return errors.Join(append(failed, ctx.Err(), r.save(s.json), r.Results.plot(s.svg, s.lines))...)
+}
+
+func (r *report) save(file string) error {
+	text, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
+}
+
+// build compiles Caddy with this tree's plugin.
+func build(ctx context.Context, dir string) (program string, err error) {
+	program = filepath.Join(dir, "caddy")
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", program, "./cmd/caddy")
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build ./cmd/caddy: %w\n%s", err, out)
+	}
+	return program, nil
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"fmt"
+	"image/color"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// Colours that the colour-blind can tell apart, on a background of their own: a page may
+// be dark.
+var (
+	background = color.RGBA{0xff, 0xff, 0xff, 0xff}
+	ink        = color.RGBA{0x22, 0x22, 0x22, 0xff}
+	colours    = []color.Color{
+		color.RGBA{0x00, 0x72, 0xb2, 0xff},
+		color.RGBA{0xe6, 0x9f, 0x00, 0xff},
+		color.RGBA{0x00, 0x9e, 0x73, 0xff},
+		color.RGBA{0xcc, 0x79, 0xa7, 0xff},
+	}
+)
+
+// bars are the results that belong into one picture, a quantity of each.
+type bars struct {
+	file, title, unit string
+	quantity          int
+	results           []string // by name ...
+	legend            []string // ... and what they are called
+}
+
+// plot draws what was measured into SVG files of a directory.
+func (f findings) plot(dir string, lines []int) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, b := range []bars{
+		{"short.svg", "Short connections, 32 clients", "connections a second (more is better)", 0,
+			[]string{"short-1", "short-4", "short-16"}, []string{"1 slot", "4 slots", "16 slots"}},
+		{"memory.svg", "Memory for each waiter", "KiB (less is better)", 0, []string{"memory"}, []string{"as it stands"}},
+		{"bulk.svg", "One connection that carries as much as it can", "GiB/s (more is better)", 0,
+			[]string{"bulk-down", "bulk-up"}, []string{"to the client", "to the service"}},
+		{"locks.svg", "Short connections, spread over many locks", "connections a second (more is better)", 0,
+			[]string{"locks"}, []string{"1 slot each"}},
+	} {
+		if err := f.drawBars(dir, b); err != nil {
+			return err
+		}
+	}
+	return f.drawHandOff(filepath.Join(dir, "handoff.svg"), lines)
+}
+
+func newPlot(title string) *plot.Plot {
+	p := plot.New()
+	p.Title.Text, p.BackgroundColor = title, background
+	p.Title.Padding = vg.Points(8)
+	for _, style := range []*draw.TextStyle{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle,
+		&p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+		style.Color, style.Font.Variant = ink, "Sans"
+		style.Font.Size = font.Length(11)
+	}
+	p.Title.TextStyle.Font.Size = font.Length(13)
+	p.Legend.Top = true
+	grid := plotter.NewGrid()
+	grid.Vertical.Color, grid.Horizontal.Color = color.Gray{0xdd}, color.Gray{0xdd}
+	p.Add(grid)
+	return p
+}
+
+// drawBars draws a bar for each target, the first target on top, with its figure.
+func (f findings) drawBars(dir string, b bars) error {
+	p := newPlot(b.title)
+	p.X.Label.Text, p.X.Min = b.unit, 0
+	const width = vg.Length(11)
+	var names []string
+	for i, name := range b.results {
+		r := f.named(name)
+		if r == nil {
+			continue
+		}
+		values, labels := plotter.Values{}, plotter.XYLabels{}
+		offset := width * vg.Length(float64(len(b.results)-1)/2-float64(i))
+		names = names[:0]
+		for _, s := range slices.Backward(r.Targets) {
+			names = append(names, s.Target)
+			labels.XYs = append(labels.XYs, plotter.XY{X: s.median(b.quantity), Y: float64(len(values))})
+			labels.Labels = append(labels.Labels, " "+number(s.median(b.quantity)))
+			values = append(values, s.median(b.quantity))
+		}
+		chart, err := plotter.NewBarChart(values, width)
+		if err != nil {
+			return err
+		}
+		chart.Horizontal, chart.Offset = true, offset
+		chart.Color, chart.LineStyle.Width = colours[i%len(colours)], 0
+		figures, err := plotter.NewLabels(labels)
+		if err != nil {
+			return err
+		}
+		for i := range figures.TextStyle {
+			figures.TextStyle[i].Color, figures.TextStyle[i].YAlign = ink, draw.YCenter
+			figures.TextStyle[i].Font.Variant, figures.TextStyle[i].Font.Size = "Sans", font.Length(9)
+		}
+		figures.Offset.Y = offset
+		p.Add(chart, figures)
+		if len(b.results) > 1 {
+			p.Legend.Add(b.legend[i], chart)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	p.NominalY(names...)
+	p.X.Max *= 1.12 // for the last figure
+	height := width*vg.Length(len(names)*(len(b.results)+1)) + 80
+	return p.Save(560, height, filepath.Join(dir, b.file))
+}
+
+// drawHandOff draws the gap of each target over the length of the line.
+func (f findings) drawHandOff(file string, lines []int) error {
+	first := f.named(fmt.Sprintf("handoff-%d", lines[0]))
+	if first == nil {
+		return nil
+	}
+	p := newPlot("Hand-off: the service closes, the service accepts the next")
+	p.X.Label.Text, p.Y.Label.Text = "waiters", "microseconds (less is better)"
+	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
+	p.X.Tick.Marker, p.Y.Tick.Marker = plot.LogTicks{Prec: -1}, plot.LogTicks{Prec: -1}
+	p.Legend.Top, p.Legend.Left = false, true
+	for i, s := range first.Targets {
+		for quantity, name := range []string{"p50", "p99"} {
+			var points plotter.XYs
+			for _, n := range lines {
+				if r := f.named(fmt.Sprintf("handoff-%d", n)); r != nil {
+					points = append(points, plotter.XY{X: float64(n), Y: r.of(s.Target).median(quantity)})
+				}
+			}
+			line, marks, err := plotter.NewLinePoints(points)
+			if err != nil {
+				return err
+			}
+			line.Color, line.Width = colours[i%len(colours)], vg.Points(2)
+			marks.Color, marks.Shape = line.Color, draw.CircleGlyph{}
+			if quantity == 1 {
+				line.Dashes = []vg.Length{vg.Points(5), vg.Points(3)}
+			}
+			p.Add(line, marks)
+			p.Legend.Add(s.Target+", "+name, line, marks)
+		}
+	}
+	return p.Save(560, 420, file)
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// reload measures how long Caddy takes for a new config while clients wait, and counts
+// those that do not get their answer after that.
+func reload(ctx context.Context, b *bench) ([]*result, error) {
+	r := &result{
+		Name:       "reload",
+		Title:      "Reload with another wait_timeout, while clients wait",
+		Quantities: []quantity{{"ms", false}, {"slowest ms", false}, {"lost", false}},
+	}
+	d, err := b.doorway(ctx, server{name: "tcplock", options: "wait_timeout 1h"})
+	if err != nil {
+		return nil, err
+	}
+	defer d.stop()
+	var trials []trial
+	for _, n := range []int{0, b.waiters()} {
+		if r.Missing = missingDescriptors(n); r.Missing != "" {
+			return []*result{r}, nil
+		}
+		trials = append(trials, trial{r, waitersTarget(n), func(ctx context.Context, _ time.Duration) ([]float64, error) {
+			return d.reloads(ctx, n)
+		}})
+	}
+	return []*result{r}, b.alternate(ctx, trials)
+}
+
+func waitersTarget(n int) string { return fmt.Sprintf("waiters: %d", n) }
+
+func (d *doorway) reloads(ctx context.Context, n int) ([]float64, error) {
+	l, err := d.line(ctx, n, false)
+	if err != nil {
+		return nil, err
+	}
+	defer l.cut()
+	var took []float64
+	for range 2 {
+		for _, wait := range []string{"2h", "1h"} {
+			config := strings.Replace(d.config, "wait_timeout 1h", "wait_timeout "+wait, 1)
+			start := time.Now()
+			if err := d.call(ctx, http.MethodPost, "/load", strings.NewReader(config)); err != nil {
+				return nil, err
+			}
+			took = append(took, float64(time.Since(start))/float64(time.Millisecond))
+		}
+	}
+	d.open()
+	defer d.shut()
+	err = until(ctx, "all who wait have been answered, or lost", func() (bool, error) {
+		return l.ended() == n+1, nil
+	})
+	return []float64{median(took), slices.Max(took), float64(len(l.failed))}, err
+}

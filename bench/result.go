@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"text/tabwriter"
+)
+
+// quantity is something that is measured.
+type quantity struct {
+	Name string `json:"name"` // with its unit
+	More bool   `json:"more"` // the more the better, else the less
+}
+
+// result is what a measurement has found.
+type result struct {
+	Name       string     `json:"name"`
+	Title      string     `json:"title"`
+	References []string   `json:"references"` // the targets that the others are compared with
+	Quantities []quantity `json:"quantities"`
+	Targets    []*series  `json:"targets"`
+	Missing    string     `json:"missing,omitempty"` // why it could not be measured
+}
+
+// series has what was found at one target.
+type series struct {
+	Target string      `json:"target"`
+	Rounds [][]float64 `json:"rounds"` // the quantities of each round
+}
+
+func (r *result) add(target string, values ...float64) {
+	s := r.of(target)
+	if s == nil {
+		s = &series{Target: target}
+		r.Targets = append(r.Targets, s)
+	}
+	s.Rounds = append(s.Rounds, values)
+}
+
+// of returns what was found at a target, nil if that was not measured.
+func (r *result) of(target string) *series {
+	for _, s := range r.Targets {
+		if s.Target == target {
+			return s
+		}
+	}
+	return nil
+}
+
+// reference is the best of the targets that the others are compared with, nil if none
+// was measured.
+func (r *result) reference(quantity int) *series {
+	var best *series
+	for _, name := range r.References {
+		s := r.of(name)
+		if s == nil {
+			continue
+		}
+		if best == nil || (s.median(quantity) > best.median(quantity)) == r.Quantities[quantity].More {
+			best = s
+		}
+	}
+	return best
+}
+
+// values of no series are none.
+func (s *series) values(quantity int) []float64 {
+	if s == nil {
+		return nil
+	}
+	values := make([]float64, len(s.Rounds))
+	for i, round := range s.Rounds {
+		values[i] = round[quantity]
+	}
+	return values
+}
+
+func (s *series) median(quantity int) float64 { return median(s.values(quantity)) }
+
+// ratios are how s compares with another in each round, in which both have met the same
+// machine. None if they were not measured alike.
+func (s *series) ratios(other *series, quantity int) []float64 {
+	if s == nil || other == nil || len(s.Rounds) != len(other.Rounds) {
+		return nil
+	}
+	ratios, others := s.values(quantity), other.values(quantity)
+	for i := range ratios {
+		ratios[i] /= others[i]
+	}
+	return ratios
+}
+
+func median(values []float64) float64 {
+	v := slices.Sorted(slices.Values(values))
+	n := len(v)
+	if n == 0 {
+		return math.NaN()
+	}
+	return (v[(n-1)/2] + v[n/2]) / 2
+}
+
+// print writes a table: for each quantity the median of the rounds, the lowest and the
+// highest, and the ratio to the reference.
+func (r *result) print(out io.Writer) {
+	fmt.Fprintf(out, "\n%s\n", r.Title)
+	if r.Missing != "" {
+		fmt.Fprintf(out, "  not measured: %s\n", r.Missing)
+		return
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for i, q := range r.Quantities {
+		fmt.Fprintf(w, "\t%s\tfrom .. to", q.Name)
+		if ref := r.reference(i); ref != nil {
+			fmt.Fprint(w, "\tratio")
+		}
+	}
+	fmt.Fprintln(w)
+	for _, s := range r.Targets {
+		fmt.Fprintf(w, "  %s", s.Target)
+		for i := range r.Quantities {
+			v := s.values(i)
+			fmt.Fprintf(w, "\t%s\t%s .. %s", number(median(v)), number(slices.Min(v)), number(slices.Max(v)))
+			if ref := r.reference(i); ref != nil {
+				fmt.Fprintf(w, "\t%s", number(median(s.ratios(ref, i))))
+			}
+		}
+		fmt.Fprintln(w)
+	}
+	w.Flush()
+	for i, q := range r.Quantities {
+		if ref := r.reference(i); ref != nil {
+			fmt.Fprintf(out, "  ratio of %s: to %s\n", q.Name, ref.Target)
+		}
+	}
+}
+
+// number writes three digits, or all before the point.
+func number(v float64) string {
+	switch {
+	case math.IsNaN(v) || math.IsInf(v, 0):
+		return "-"
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	default:
+		return fmt.Sprintf("%.2f", v)
+	}
+}

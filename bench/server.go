@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// server says what stands in front of the service. The zero value is Caddy with
+// caddy-l4's proxy behind tcplock, as it is by default but for the log.
+type server struct {
+	name    string
+	options string // more lines for tcplock
+	logs    bool   // a line for each connection, as Caddy has if nobody says otherwise
+
+	kind    kind
+	threads int // of HAProxy, 0: one for each processor, which is its default
+}
+
+type kind int
+
+const (
+	lock    kind = iota
+	noLock       // caddy-l4's proxy alone
+	noProxy      // the service itself
+	haproxy
+)
+
+// The servers that are compared. HAProxy hands on a single slot faster with one thread
+// than with several, so it is run both ways, and the goals are about the faster one.
+var (
+	direct           = server{name: "no proxy", kind: noProxy}
+	haproxyDefault   = server{name: "haproxy", kind: haproxy}
+	haproxyOneThread = server{name: "haproxy, 1 thread", kind: haproxy, threads: 1}
+	bareCaddy        = server{name: "caddy-l4 without a lock", kind: noLock}
+	lockLinger0      = server{name: "tcplock, linger 0", options: "linger 0"}
+	lockDefault      = server{name: "tcplock"}
+	loggingLinger0   = server{name: "tcplock, linger 0, access log", options: "linger 0", logs: true}
+	loggingDefault   = server{name: "tcplock, access log", logs: true}
+)
+
+// haproxies are what the others are compared with.
+var haproxies = []string{haproxyDefault.name, haproxyOneThread.name}
+
+// front is where servers stand: before this service, with so many slots for it.
+type front struct {
+	service string
+	slots   int
+	locks   int // each with an address of its own and so many slots
+}
+
+// haproxyConfig limits the connections to the service as tcplock does. HAProxy writes no
+// log unless it is told to.
+func (s server) haproxyConfig(f front, addrs []string, clients int) string {
+	var c strings.Builder
+	fmt.Fprintf(&c, "global\n\tno strict-limits\n\tmaxconn %d\n", clients)
+	if s.threads > 0 {
+		fmt.Fprintf(&c, "\tnbthread %d\n", s.threads)
+	}
+	c.WriteString("defaults\n\tmode tcp\n\ttimeout connect 1h\n\ttimeout client 1h\n\ttimeout server 1h\n\ttimeout queue 1h\n")
+	for i, addr := range addrs {
+		fmt.Fprintf(&c, "listen lock%d\n\tbind %s\n\tserver service %s maxconn %d\n", i, addr, f.service, f.slots)
+	}
+	return c.String()
+}
+
+func (s server) caddyfile(f front, addrs []string, admin string) string {
+	var c strings.Builder
+	fmt.Fprintf(&c, "{\n\tadmin %s\n\tpersist_config off\n", admin)
+	if !s.logs {
+		c.WriteString("\tlog {\n\t\texclude layer4.handlers.tcplock.access\n\t}\n")
+	}
+	c.WriteString("\tlayer4 {\n")
+	for i, addr := range addrs {
+		fmt.Fprintf(&c, "\t\t%s {\n\t\t\troute {\n", addr)
+		if s.kind == lock {
+			fmt.Fprintf(&c, "\t\t\t\ttcplock %d {\n\t\t\t\t\tname lock%d\n\t\t\t\t\t%s\n\t\t\t\t}\n", f.slots, i, s.options)
+		}
+		fmt.Fprintf(&c, "\t\t\t\tproxy %s\n\t\t\t}\n\t\t}\n", f.service)
+	}
+	c.WriteString("\t}\n}\n")
+	return c.String()
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+// target is a server that runs, or the service itself.
+type target struct {
+	server
+	*process // nil: the service itself
+	addrs    []netip.AddrPort
+	admin    string // Caddy's admin API
+	config   string // Caddy's
+}
+
+// addr is where a target with one lock listens.
+func (t *target) addr() netip.AddrPort { return t.addrs[0] }
+
+// put starts servers in front of a service. They run until the measurement is over.
+func (b *bench) put(ctx context.Context, f front, servers ...server) ([]*target, error) {
+	var targets []*target
+	for _, s := range servers {
+		t, err := b.start(ctx, f, s)
+		if err != nil {
+			return nil, err
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
+}
+
+// start runs a server and waits until it listens.
+func (b *bench) start(ctx context.Context, f front, s server) (*target, error) {
+	t := &target{server: s}
+	if s.kind == noProxy {
+		addr, err := netip.ParseAddrPort(f.service)
+		t.addrs = []netip.AddrPort{addr}
+		return t, err
+	}
+	addrs, err := addresses(f.locks)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	for _, addr := range addrs {
+		texts = append(texts, addr.String())
+	}
+	t.addrs = addrs
+	dir, err := os.MkdirTemp(b.dir, "")
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(dir, "config")
+	command := []string{"haproxy", "-db", "-f", file}
+	if s.kind == haproxy {
+		t.config = s.haproxyConfig(f, texts, b.waiters()+1000)
+	} else {
+		if t.admin, err = freeAddr(); err != nil {
+			return nil, err
+		}
+		t.config = s.caddyfile(f, texts, t.admin)
+		command = []string{b.caddy, "run", "--adapter", "caddyfile", "--config", file}
+	}
+	if err := os.WriteFile(file, []byte(t.config), 0o600); err != nil {
+		return nil, err
+	}
+	if t.process, err = start(dir, "output", command...); err != nil {
+		return nil, err
+	}
+	b.running = append(b.running, t)
+	for _, addr := range []netip.AddrPort{addrs[0], addrs[len(addrs)-1]} {
+		if err := t.listening(ctx, addr); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// stopAll ends all that put has started.
+func (b *bench) stopAll() {
+	for _, t := range b.running {
+		t.stop()
+	}
+	b.running = nil
+}
+
+// addresses are n loopback addresses that nobody listens on, of one port if they are many.
+func addresses(n int) ([]netip.AddrPort, error) {
+	free, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	first, err := netip.ParseAddrPort(free)
+	if err != nil || n == 1 {
+		return []netip.AddrPort{first}, err
+	}
+	if n > 250*250 {
+		return nil, fmt.Errorf("found %d locks, expected at most %d", n, 250*250)
+	}
+	addrs := make([]netip.AddrPort, n)
+	for i := range addrs {
+		ip := netip.AddrFrom4([4]byte{127, 1, byte(i / 250), byte(1 + i%250)})
+		addrs[i] = netip.AddrPortFrom(ip, first.Port())
+	}
+	return addrs, nil
+}
+
+// freeAddr is a loopback address that nobody listens on.
+func freeAddr() (string, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return ln.Addr().String(), ln.Close()
+}
