@@ -15,7 +15,8 @@ import (
 // only when the first has been cut, after as many milliseconds as -t says. An interrupt
 // ends the program, with success.
 func TestCommandRuns(t *testing.T) {
-	const hold = time.Second
+	const hold = 3 * time.Second
+	buildCaddy(t) // before an address is chosen: it takes a while
 	svc, addr := newService(t, echo), freeAddr(t)
 	caddy := startCommand(t, "-l", portOf(t, addr), "-p", portOf(t, svc.addr), "-h", "127.0.0.1",
 		"-n", "1", "-t", strconv.FormatInt(hold.Milliseconds(), 10))
