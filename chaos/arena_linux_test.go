@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -140,17 +141,15 @@ func othersHere(t *testing.T) []int {
 // farSide is where the far clients are.
 type farSide struct {
 	namespace *os.File
-	near      *os.File
+
+	mu  sync.Mutex
+	cut chan struct{} // closed when the link is cut
 }
 
 // furnish makes the arena's interfaces and the far side.
 func furnish(t *testing.T) *farSide {
 	t.Helper()
-	far, made := new(farSide), make(chan error)
-	var err error
-	if far.near, err = os.Open("/proc/self/ns/net"); err != nil {
-		t.Fatal(err)
-	}
+	far, made := &farSide{cut: make(chan struct{})}, make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this function
 		err := unix.Unshare(unix.CLONE_NEWNET)
@@ -162,10 +161,7 @@ func furnish(t *testing.T) *farSide {
 	if err := <-made; err != nil {
 		lacks(t, "a second network namespace: %v", err)
 	}
-	t.Cleanup(func() {
-		far.near.Close()
-		far.namespace.Close()
-	})
+	t.Cleanup(func() { far.namespace.Close() })
 	ip := func(args ...string) {
 		t.Helper()
 		if err := run("ip", args...); err != nil {
@@ -200,7 +196,7 @@ func run(name string, args ...string) error {
 	return nil
 }
 
-// do calls f on the far side.
+// do calls fn on the far side.
 func (f *farSide) do(fn func() error) error {
 	result := make(chan error)
 	go func() {
@@ -220,13 +216,35 @@ func (f *farSide) connect(up bool) error {
 	if up {
 		state = "up"
 	}
-	return f.do(func() error { return run("ip", "link", "set", "far", state) })
+	if err := f.do(func() error { return run("ip", "link", "set", "far", state) }); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if up {
+		f.cut = make(chan struct{})
+	} else {
+		close(f.cut)
+	}
+	return nil
+}
+
+// awaitCut waits until the link is cut, if it is soon.
+func (f *farSide) awaitCut() {
+	f.mu.Lock()
+	cut := f.cut
+	f.mu.Unlock()
+	select {
+	case <-cut:
+	case <-time.After(5 * time.Second):
+	}
 }
 
 // dialFrom connects from an address of one's own.
 func dialFrom(far *farSide, from netip.AddrPort, to string) (conn *net.TCPConn, err error) {
 	dial := func() error {
-		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(from), Timeout: 10 * time.Second, KeepAlive: -1}
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(from), Timeout: 10 * time.Second}
+		d.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 60} // a reset may be lost
 		c, err := d.Dial("tcp", to)
 		if err == nil {
 			conn = c.(*net.TCPConn)

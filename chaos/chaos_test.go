@@ -71,6 +71,7 @@ type arena struct {
 	born     atomic.Int64
 	before   map[string]*status // this round
 	began    size
+	verdicts verdicts
 }
 
 func newArena(t *testing.T, seed uint64) *arena {
@@ -82,23 +83,28 @@ func newArena(t *testing.T, seed uint64) *arena {
 		}
 	}
 	a.record.Store(newRecords())
+	a.verdicts = verdicts{random: a.random(0, 1000), given: make(map[string]int)}
 	for _, l := range a.locks {
-		if l.service == "" {
+		addrs := l.workers
+		switch {
+		case l.run:
 			continue
+		case l.service != "":
+			addrs = []string{l.service}
 		}
-		s, err := newService(l.service, func(v *visit) { a.record.Load().came(l.name, v) })
-		if err != nil {
-			t.Fatal(err)
+		for _, addr := range addrs {
+			s, err := newService(addr, func(v *visit) { a.record.Load().came(l.name, v) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.services[addr] = s
 		}
-		a.services[l.service] = s
 	}
+	a.listen(t)
+	t.Setenv(recorderEnv, a.recorder())
 	refuse(t)
 	random := rand.New(rand.NewPCG(seed, 0))
-	slots := make(map[string]int)
-	for _, l := range a.locks {
-		slots[l.name] = l.slots[1]
-	}
-	a.caddy = startCaddy(t, a.dir, config(a.locks, random, slots), func(line []byte) { a.record.Load().seen(line) })
+	a.caddy = startCaddy(t, a.dir, config(a.locks, random, mostSlots(a.locks)), func(line []byte) { a.record.Load().seen(line) })
 	a.round(t, -1, time.Second) // what is made once is made now
 	a.began = a.settled(t)
 	t.Logf("at the start: %s", a.began)
@@ -145,14 +151,17 @@ func (a *arena) round(t *testing.T, number int, d time.Duration) {
 		crowds = append(crowds, c)
 		all.Go(func() { c.come(ctx) })
 	}
-	op := &operator{arena: a, record: record}
+	op := &operator{arena: a, record: record, slots: mostSlots(a.locks), deeds: make(map[string]int)}
 	all.Go(func() { op.reload(ctx, a.random(number, 1001)) })
+	all.Go(func() { op.act(ctx, a.random(number, 1002)) })
+	all.Go(func() { op.trouble(ctx, a.random(number, 1003)) })
 	all.Wait()
 	quiet := time.Now()
-	op.rest(t, a.random(number, 1003))
+	op.rest(t, a.random(number, 1004))
 	for _, c := range crowds {
 		c.all.Wait()
 	}
+	op.all.Wait()
 	a.last(t, crowds)
 	after := a.rest(t)
 	(&judge{t: t, arena: a, records: record, before: a.before, after: after}).judge()
@@ -202,8 +211,13 @@ func (a *arena) rest(t *testing.T) (all map[string]*status) {
 			if s.Held+s.Waiting+s.LeftOver > 0 || s.Paused != nil {
 				return false
 			}
-			logged := 0
+			logged, staying := 0, 0
 			record.note(func() {
+				for _, v := range record.visits[s.Name] {
+					if v.stays() {
+						staying++
+					}
+				}
 				logged = record.unlogged[s.Name]
 				for _, e := range record.endings {
 					if e.Lock == s.Name {
@@ -211,7 +225,7 @@ func (a *arena) rest(t *testing.T) (all map[string]*status) {
 					}
 				}
 			})
-			if logged < s.ended()-a.before[s.Name].ended() {
+			if staying > 0 || logged < s.ended()-a.before[s.Name].ended() {
 				return false
 			}
 		}

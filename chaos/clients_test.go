@@ -52,7 +52,7 @@ type client struct {
 	sent      bool // its job is sent whole, with its end if it has one
 	saw       string
 	err       error
-	end       time.Time // when it saw that, or left
+	end       time.Time // when it saw that, or was about to leave
 }
 
 // refusal is what the refuse handlers answer.
@@ -76,16 +76,20 @@ func (c *client) run(far *farSide, to string, longest time.Duration) {
 	c.connected = true
 	_ = conn.SetDeadline(time.Now().Add(longest))
 	switch c.kind {
-	case silent:
+	case silent, leaving:
+		if c.kind == leaving {
+			_, _ = io.WriteString(conn, c.job.String())
+		}
 		c.wait(conn, c.stay)
-		return
-	case leaving:
-		_, _ = io.WriteString(conn, c.job.String())
-		c.wait(conn, c.stay)
+		c.end = time.Now()
 		return
 	case resetting, vanishing:
 		_ = c.send(conn)
 		c.wait(conn, c.stay)
+		if c.kind == vanishing {
+			far.awaitCut()
+		}
+		c.end = time.Now()
 		_ = conn.SetLinger(0)
 		return
 	}
@@ -98,6 +102,7 @@ func (c *client) run(far *farSide, to string, longest time.Duration) {
 	}()
 	sendError := c.send(conn)
 	if c.kind == forgets {
+		c.end = time.Now()
 		conn.Close()
 		c.sent = sendError == nil
 		<-answer

@@ -41,7 +41,13 @@ func (j *judge) judge() {
 		if l.fifo {
 			j.order(l)
 		}
+		j.arrivals(l)
 		j.totals(l)
+	}
+	for _, hook := range j.alone {
+		if others := j.present(hook.others, hook.at); len(others) > 0 {
+			j.complain("alone", "lock %s: while hook %s ran, %v were at the service, expected nobody", hook.lock, hook.hook, j.tellAll(others))
+		}
 	}
 	for _, c := range j.clients {
 		j.client(c)
@@ -53,9 +59,9 @@ func (j *judge) judge() {
 	}
 }
 
-// letGo is how long the service has after its client was cut, before the next comes.
-// (README.md: A connection takes too long.)
-const letGo = 250 * time.Millisecond
+// letGo is how long a service has at least, after its client has gone or was cut, before
+// the next one comes: 200 ms if it talks on, 250 ms if it is silent.
+const letGo = 190 * time.Millisecond
 
 // cutBefore reports whether a client had gone, or been cut, so long before the moment that
 // its slot may have been handed on although the service had not let go of it.
@@ -66,7 +72,7 @@ func (j *judge) cutBefore(addr netip.AddrPort, at time.Time) bool {
 			cut, ok = c.end, !c.end.IsZero()
 		}
 	}
-	return ok && at.Sub(cut) >= letGo-10*time.Millisecond
+	return ok && at.Sub(cut) >= letGo
 }
 
 // present are those of others who count at that moment.
@@ -78,8 +84,16 @@ func (j *judge) present(others []netip.AddrPort, at time.Time) []netip.AddrPort 
 func (j *judge) slots(l *arenaLock) {
 	for _, v := range j.visits[l.name] {
 		most := j.limitAt(l, v.At)
+		if l.service == "" {
+			most = 1 // of each worker
+		}
 		if others := j.present(v.Others, v.At); len(others)+1 > most {
 			j.complain("slots", "lock %s: %s came to the service where %v were, expected %d at most", l.name, j.tell(v.Client), j.tellAll(others), most)
+		} else if l.perHost > 0 {
+			same := slices.DeleteFunc(others, func(addr netip.AddrPort) bool { return addr.Addr() != v.Client.Addr() })
+			if len(same)+1 > l.perHost {
+				j.complain("share", "lock %s: %s came to the service where %v of the same host were, expected %d at most", l.name, j.tell(v.Client), j.tellAll(same), l.perHost)
+			}
 		}
 	}
 }
@@ -131,6 +145,22 @@ func (j *judge) order(l *arenaLock) {
 	}
 }
 
+// arrivals: who came to the lock later has a higher number than all that were seen there
+// before it even connected.
+func (j *judge) arrivals(l *arenaLock) {
+	seen := j.sightings[l.name] // in order of time
+	for addr, e := range j.endings {
+		c := j.clients[addr]
+		if e.Lock != l.name || c == nil {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(seen, c.begin, func(s sighting, begin time.Time) int { return s.at.Compare(begin) })
+		if i > 0 && e.Connection <= seen[i-1].id {
+			j.complain("arrivals", "connection %d was at lock %s before this one: %s", seen[i-1].id, l.name, j.tell(addr))
+		}
+	}
+}
+
 // totals: whoever has arrived has ended, each in one way, and the log, the admin API and
 // the clients tell the same of it.
 func (j *judge) totals(l *arenaLock) {
@@ -177,12 +207,18 @@ var always = map[string]bool{"served": true, "hold_timeout": true, "service_erro
 // client: what one client has seen fits what the lock and the service tell of it.
 func (j *judge) client(c *client) {
 	e, logged := j.endings[c.addr]
-	v := j.byClient[c.addr]
+	v, l := j.byClient[c.addr], j.lock(c.lock)
 	complain := func(invariant string) { j.complain(invariant, "%s", j.tell(c.addr)) }
 	switch {
 	case c.saw == sawNoEnd:
 		complain("budgets")
-	case c.saw == sawNobody && !j.arena.mayFail(c.lock):
+	case e.Outcome == "kicked" && !j.kicked[c.addr]:
+		complain("kicks: nobody has kicked this one")
+	case e.Outcome == "wait_timeout" && e.Waited < (l.wait/2).Seconds():
+		complain("times: refused before wait_timeout was over")
+	case e.Outcome == "hold_timeout" && e.Held < (l.hold/2).Seconds():
+		complain("times: cut before hold_timeout was over")
+	case c.saw == sawNobody && !l.far:
 		complain("connects")
 	case c.saw == sawAnswer && (v == nil || !v.Answered):
 		complain("answers: one that the service did not give")
@@ -196,7 +232,7 @@ func (j *judge) client(c *client) {
 	if e.Outcome == "served" && v == nil {
 		complain("answers: served without a service")
 	}
-	if c.job.fin && c.sent && j.lock(c.lock).keep {
+	if c.job.fin && c.sent && l.keep {
 		switch {
 		case e.Outcome == "client_gone":
 			complain("jobs: a half-closing client is taken for gone")
@@ -255,9 +291,4 @@ func (r *records) String() string {
 		outcomes[e.Outcome]++
 	}
 	return fmt.Sprintf("%d clients saw %v; in the log %v", len(r.clients), saw, outcomes)
-}
-
-func (a *arena) mayFail(lock string) bool {
-	i := slices.IndexFunc(a.locks, func(l *arenaLock) bool { return l.name == lock })
-	return a.locks[i].far
 }

@@ -5,6 +5,7 @@ package chaos
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"time"
 )
@@ -43,15 +44,57 @@ const (
 // arenaLocks are the locks under test. All their limits may change with each reload, but
 // for what is said here.
 func arenaLocks() []*arenaLock {
+	everybody := map[string]int{plain: 6, slow: 2, halfClose: 6, forgets: 4, silent: 1, resetting: 3, leaving: 2, lingering: 1}
+	harmless := map[string]int{answers: 10, trickles: 2, halfDone: 2, hangsUp: 1, resets: 1}
+	anything := map[string]int{answers: 15, trickles: 3, halfDone: 3, hangsUp: 1, resets: 1, neverEnds: 1}
 	return []*arenaLock{
-		{
+		{ // one slot, for ever
 			name: "one", listen: []string{base + "9001"}, service: base + "9101",
 			slots: [2]int{1, 1}, fifo: true, keep: true, waiting: 20, wait: 4 * time.Second,
-			kinds: map[string]int{plain: 6, slow: 2, halfClose: 6, forgets: 4, silent: 1, resetting: 3, leaving: 2, lingering: 1},
-			deeds: map[string]int{answers: 8, trickles: 2, halfDone: 2, hangsUp: 1, resets: 1},
-			pause: 50 * time.Millisecond, busy: 20 * time.Millisecond,
+			kinds: everybody, deeds: harmless, pause: 50 * time.Millisecond, busy: 20 * time.Millisecond,
+		},
+		{ // more, and not always as many
+			name: "many", listen: []string{base + "9002"}, service: base + "9102",
+			slots: [2]int{1, 6}, fifo: true, waiting: 20, wait: 4 * time.Second, hold: 2 * time.Second,
+			kinds: everybody, deeds: anything, pause: 40 * time.Millisecond, busy: 50 * time.Millisecond,
+		},
+		{ // processes of the lock's own, which are killed
+			name: "pool", listen: []string{base + "9003"}, workers: []string{base + "9131", base + "9132", base + "9133"}, run: true,
+			slots: [2]int{1, 3}, keep: true, waiting: 20, wait: 6 * time.Second, hold: 2 * time.Second,
+			kinds: everybody, deeds: anything, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
+		},
+		{ // workers that somebody else runs, and that refuse for a while
+			name: "shared", listen: []string{base + "9004"}, workers: []string{base + "9141", base + "9142"},
+			slots: [2]int{2, 2}, keep: true, waiting: 20, wait: 6 * time.Second, hold: 2 * time.Second,
+			kinds: everybody, deeds: anything, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
+		},
+		{ // few hosts, each with a share, and two priorities
+			name: "fair", listen: []string{base + "9005", base + "9006"}, service: base + "9105",
+			slots: [2]int{3, 3}, keep: true, waiting: 20, wait: 4 * time.Second, hosts: 4, perHost: 1,
+			kinds: everybody, deeds: harmless, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
+		},
+		{ // hooks that fail and hang
+			name: "hooked", listen: []string{base + "9007"}, service: base + "9107",
+			slots: [2]int{2, 2}, fifo: true, keep: true, waiting: 10, wait: 4 * time.Second, hold: 2 * time.Second,
+			hooks: hooks(), hookTime: hookTime,
+			kinds: everybody, deeds: anything, pause: 150 * time.Millisecond, busy: 20 * time.Millisecond,
+		},
+		{ // clients behind a link that is cut
+			name: "far", listen: []string{nearAddress + ":9008"}, service: base + "9108", far: true,
+			slots: [2]int{2, 2}, waiting: 20, wait: 4 * time.Second, hold: 2 * time.Second,
+			kinds: map[string]int{plain: 6, slow: 2, halfClose: 4, forgets: 2, silent: 1, resetting: 2, vanishing: 3},
+			deeds: anything, pause: 100 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
 	}
+}
+
+// mostSlots are the slots of a round's begin and end.
+func mostSlots(locks []*arenaLock) map[string]int {
+	slots := make(map[string]int)
+	for _, l := range locks {
+		slots[l.name] = l.slots[1]
+	}
+	return slots
 }
 
 // config is a Caddyfile with all locks, with limits drawn from the generator.
@@ -85,7 +128,7 @@ func (l *arenaLock) settings(random *rand.Rand, slots int) string {
 	say := func(format string, args ...any) { fmt.Fprintf(&text, format+"\n", args...) }
 	if l.service == "" {
 		say("tcplock {")
-		say("workers %s", strings.Join(l.workers, " "))
+		say("workers %s", strings.Join(l.workers[:slots], " "))
 	} else {
 		say("tcplock %d {", slots)
 	}
@@ -109,6 +152,10 @@ func (l *arenaLock) settings(random *rand.Rand, slots int) string {
 	}
 	if l.hooks != "" {
 		say("%s", l.hooks)
+	}
+	if l.run {
+		self, _ := os.Executable()
+		say("service %s worker {l4.tcplock.worker} {\nrestart every 25\nstop_timeout 1s\n}", self)
 	}
 	say("drain 5s")
 	say("refuse {\nproxy %s\n}", busyServer)
@@ -177,6 +224,9 @@ func (l *arenaLock) script(random *rand.Rand, number int) *client {
 	}
 	if c.job.deed == neverEnds {
 		c.job.delay = time.Second + upTo(random, 3*time.Second)
+		if random.IntN(5) == 0 {
+			c.job.delay = time.Hour // that is, as long as the others come
+		}
 	}
 	return c
 }

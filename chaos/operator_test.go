@@ -4,8 +4,14 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -18,14 +24,30 @@ type operator struct {
 
 	reloads int
 	slowest time.Duration
-	deeds   map[string]int
+
+	all   sync.WaitGroup // of what goes on by itself
+	mu    sync.Mutex
+	deeds map[string]int
+}
+
+// did counts what was done.
+func (o *operator) did(what string, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if refused := (*apiError)(nil); errors.As(err, &refused) {
+		what += fmt.Sprintf(" (%d)", refused.status)
+	} else if err != nil {
+		o.record.note(func() { o.record.broken = append(o.record.broken, what+": "+err.Error()) })
+	}
+	o.deeds[what]++
 }
 
 func (o *operator) String() string {
 	return fmt.Sprintf("%d reloads, the slowest took %s; %v", o.reloads, o.slowest.Round(time.Millisecond), o.deeds)
 }
 
-// reload loads another config every 200 ms.
+// reload loads another config every 200 ms, in which a lock has another number of slots
+// now and then.
 func (o *operator) reload(ctx context.Context, random *rand.Rand) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -35,22 +57,19 @@ func (o *operator) reload(ctx context.Context, random *rand.Rand) {
 			return
 		case <-tick.C:
 		}
+		for _, l := range o.arena.locks {
+			if random.IntN(8) == 0 {
+				o.slots[l.name] = l.slots[0] + random.IntN(l.slots[1]-l.slots[0]+1)
+			}
+		}
 		if err := o.load(random); err != nil {
 			o.record.note(func() { o.record.broken = append(o.record.broken, "reload: "+err.Error()) })
 		}
 	}
 }
 
-// load loads a config, in which a lock has another number of slots now and then.
+// load loads a config with that many slots.
 func (o *operator) load(random *rand.Rand) error {
-	if o.slots == nil {
-		o.slots = make(map[string]int)
-	}
-	for _, l := range o.arena.locks {
-		if o.slots[l.name] == 0 || random.IntN(8) == 0 {
-			o.slots[l.name] = l.slots[0] + random.IntN(l.slots[1]-l.slots[0]+1)
-		}
-	}
 	begin := time.Now()
 	err := o.arena.caddy.call("POST", "/load", config(o.arena.locks, random, o.slots), nil)
 	end := time.Now()
@@ -64,10 +83,144 @@ func (o *operator) load(random *rand.Rand) error {
 	return err
 }
 
+// act looks at the locks again and again, and does to one of them what an operator can do.
+func (o *operator) act(ctx context.Context, random *rand.Rand) {
+	for sleep(ctx, upTo(random, 200*time.Millisecond)) {
+		all, err := o.arena.caddy.locks()
+		if err != nil {
+			o.did("look", err)
+			continue
+		}
+		now := time.Now()
+		o.record.note(func() {
+			for name, s := range all {
+				if id := s.newest(); id > 0 {
+					o.record.sightings[name] = append(o.record.sightings[name], sighting{now, id})
+				}
+			}
+		})
+		l := o.arena.locks[random.IntN(len(o.arena.locks))]
+		o.verb(l, all[l.name], random)
+	}
+}
+
+// newest is the newest connection there is.
+func (s *status) newest() (id uint64) {
+	for _, p := range slices.Concat(s.Holders, s.Waiters) {
+		id = max(id, p.ID)
+	}
+	return id
+}
+
+func (o *operator) verb(l *arenaLock, s *status, random *rand.Rand) {
+	post := func(what string) {
+		o.did(what, o.arena.caddy.call("POST", "/tcplock/locks/"+l.name+"/"+what, "", nil))
+	}
+	// later does it while the operator goes on.
+	later := func(what string) { o.all.Go(func() { post(what) }) }
+	switch n := random.IntN(20); {
+	case n < 6:
+		if all := slices.Concat(s.Holders, s.Waiters); len(all) > 0 {
+			o.kick(l, all[random.IntN(len(all))])
+		}
+	case n < 8:
+		post("pause?for=300ms")
+	case n < 9:
+		post("pause")
+		wait := upTo(random, time.Second)
+		o.all.Go(func() {
+			time.Sleep(wait)
+			post("resume")
+		})
+	case n < 10:
+		later("drain?for=500ms&wait=400ms")
+	case n < 12 && l.hooks != "":
+		later("run?moment=idle&wait=1s")
+	case n < 13 && l.hooks != "":
+		later("run?moment=release&wait=1s")
+	case n < 14 && l.run:
+		post("restart")
+	}
+}
+
+func (o *operator) kick(l *arenaLock, p place) {
+	begin := time.Now()
+	err := o.arena.caddy.call("POST", fmt.Sprintf("/tcplock/locks/%s/kick?id=%d", l.name, p.ID), "", nil)
+	o.did("kick", err)
+	if err == nil {
+		o.record.note(func() {
+			o.record.kicked[p.Client] = true
+			if _, cut := o.record.cut[p.Client]; !cut {
+				o.record.cut[p.Client] = begin
+			}
+		})
+	}
+}
+
+// trouble happens to the services and the net: listeners that are closed for a while,
+// workers that are killed, the link that is cut.
+func (o *operator) trouble(ctx context.Context, random *rand.Rand) {
+	for sleep(ctx, upTo(random, 2*time.Second)) {
+		wait := upTo(random, 800*time.Millisecond)
+		switch random.IntN(3) {
+		case 0:
+			addrs := slices.Sorted(maps.Keys(o.arena.services))
+			s := o.arena.services[addrs[random.IntN(len(addrs))]]
+			s.close()
+			sleep(ctx, wait)
+			o.did("refuse", s.open())
+		case 1:
+			o.kill(random)
+		case 2:
+			o.did("cut", o.arena.far.connect(false))
+			sleep(ctx, 5*wait)
+			o.did("mend", o.arena.far.connect(true))
+		}
+	}
+}
+
+// kill kills a worker.
+func (o *operator) kill(random *rand.Rand) {
+	all, err := o.arena.caddy.locks()
+	if err != nil {
+		o.did("look", err)
+		return
+	}
+	var pids []int
+	for _, l := range o.arena.locks {
+		if !l.run {
+			continue
+		}
+		for _, w := range all[l.name].Workers {
+			if w.Process != nil && w.Process.State == "ready" && strings.Contains(commandLine(w.Process.PID), " worker ") {
+				pids = append(pids, w.Process.PID)
+			}
+		}
+	}
+	if len(pids) > 0 {
+		_ = syscall.Kill(pids[random.IntN(len(pids))], syscall.SIGKILL)
+		o.did("kill", nil)
+	}
+}
+
+// sleep returns false if ctx was done before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
 // rest ends what goes on by itself, so that all can go quiet.
 func (o *operator) rest(t *testing.T, random *rand.Rand) {
 	t.Helper()
+	o.slots = mostSlots(o.arena.locks)
 	if err := o.load(random); err != nil {
 		t.Errorf("the last reload: %v", err)
+	}
+	for _, s := range o.arena.services {
+		s.release()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -18,6 +19,7 @@ type visit struct {
 	At     time.Time
 	Others []netip.AddrPort // who was at the service when it came
 	Worker string           // which service it was
+	PID    int              // its process
 
 	Left     time.Time // zero: it has not yet, or its process was killed
 	Whole    bool      // the job was read whole, with its end if it has one
@@ -35,11 +37,16 @@ type ending struct {
 	Slot       int
 }
 
+// stays reports whether it goes on: its process may have been killed.
+func (v *visit) stays() bool {
+	return v.Left.IsZero() && syscall.Kill(v.PID, 0) == nil
+}
+
 // alone is what a hook that has to be alone has found at the service, from its begin to
 // its end.
 type alone struct {
 	lock   string
-	moment string
+	hook   string
 	at     time.Time
 	others []netip.AddrPort
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -53,11 +54,10 @@ func (j job) answer() string {
 // service is behind a lock, or is one of its workers. It counts who is there.
 type service struct {
 	addr string
-	name string // what its visits are noted under
 	note func(*visit)
-	quit chan struct{} // closed: nobody hangs on any more
 
 	mu       sync.Mutex
+	quit     chan struct{} // closed: nobody hangs on any more
 	listener net.Listener
 	here     map[*guest]bool
 }
@@ -78,7 +78,7 @@ func newService(addr string, note func(*visit)) (*service, error) {
 func (s *service) open() error {
 	ln, err := net.Listen("tcp", s.addr)
 	if err != nil {
-		return err
+		return fmt.Errorf("service: %w", err)
 	}
 	s.mu.Lock()
 	s.listener = ln
@@ -101,6 +101,14 @@ func (s *service) close() {
 	s.listener.Close()
 }
 
+// release ends what hangs on.
+func (s *service) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.quit)
+	s.quit = make(chan struct{})
+}
+
 // enter lets a guest in and serves it. Who it is, the proxy says at once: only then it
 // counts, since a worker is also looked at by connections that say nothing.
 func (s *service) enter(g *guest) {
@@ -115,7 +123,7 @@ func (s *service) enter(g *guest) {
 	_ = g.SetReadDeadline(time.Time{})
 	g.from, _ = netip.ParseAddrPort(words[2] + ":" + words[4])
 	s.mu.Lock()
-	v := &visit{Client: g.from, At: time.Now(), Others: s.others(), Worker: s.addr}
+	v := &visit{Client: g.from, At: time.Now(), Others: s.others(), Worker: s.addr, PID: os.Getpid()}
 	s.here[g] = true
 	s.note(v)
 	s.mu.Unlock()
@@ -214,8 +222,11 @@ func (s *service) serve(g *guest, r *bufio.Reader, v *visit) {
 
 // wait waits, for less if nobody is to hang on any more.
 func (s *service) wait(d time.Duration) {
+	s.mu.Lock()
+	quit := s.quit
+	s.mu.Unlock()
 	select {
 	case <-time.After(d):
-	case <-s.quit:
+	case <-quit:
 	}
 }
