@@ -58,7 +58,11 @@ func runInArena(t *testing.T, arg, env string) {
 	if err := <-ended; err != nil {
 		t.Errorf("inside: %v", err)
 	}
-	for _, pid := range processesIn(arena) {
+	left := processesIn(arena)
+	for end := time.Now().Add(patience); len(left) > 0 && t.Failed() && time.Now().Before(end); left = processesIn(arena) {
+		time.Sleep(50 * time.Millisecond) // what Caddy runs learns that it was killed
+	}
+	for _, pid := range left {
 		t.Errorf("left behind: process %d, %s", pid, commandLine(pid))
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}

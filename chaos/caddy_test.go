@@ -69,7 +69,12 @@ func startCaddy(t *testing.T, dir, config string, seen func([]byte)) *caddy {
 			_ = c.cmd.Process.Kill()
 		}
 	})
-	eventually(t, "the admin API answers", func() bool { return c.call("GET", "/config/", "", nil) == nil })
+	eventually(t, "the admin API answers", func() string {
+		if err := c.call("GET", "/config/", "", nil); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	return c
 }
 

@@ -52,11 +52,6 @@ func TestChaos(t *testing.T) {
 			t.Errorf("left behind by Caddy: process %d, %s", pid, commandLine(pid))
 		}
 	}
-	if t.Failed() {
-		t.Logf("seed %d, log %s", seed, a.dir)
-	} else if *keepLogs == "" {
-		os.RemoveAll(a.dir)
-	}
 }
 
 // arena is everything there is.
@@ -82,6 +77,13 @@ func newArena(t *testing.T, seed uint64) *arena {
 			t.Fatal(err)
 		}
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d, log in %s", seed, a.dir)
+		} else if *keepLogs == "" {
+			os.RemoveAll(a.dir)
+		}
+	})
 	a.record.Store(newRecords())
 	a.verdicts = verdicts{random: a.random(0, 1000), given: make(map[string]int)}
 	for _, l := range a.locks {
@@ -93,7 +95,7 @@ func newArena(t *testing.T, seed uint64) *arena {
 			addrs = []string{l.service}
 		}
 		for _, addr := range addrs {
-			s, err := newService(addr, func(v *visit) { a.record.Load().came(l.name, v) })
+			s, err := newService(addr, l.name, func(v *visit) { a.record.Load().came(l.name, v) })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -182,7 +184,7 @@ func (a *arena) status(t *testing.T) map[string]*status {
 	t.Helper()
 	all, err := a.caddy.locks()
 	if err != nil {
-		t.Fatalf("seed %d, log %s: %v", a.seed, a.dir, err)
+		t.Fatal(err)
 	}
 	return all
 }
@@ -204,12 +206,15 @@ func (a *arena) last(t *testing.T, crowds []*crowd) {
 // told then.
 func (a *arena) rest(t *testing.T) (all map[string]*status) {
 	t.Helper()
-	eventually(t, "all locks are vacant, and all endings in the log", func() bool {
+	eventually(t, "all locks are vacant, and all endings in the log", func() (lacking string) {
+		for _, s := range a.services {
+			s.release()
+		}
 		all = a.status(t)
 		record := a.record.Load()
 		for _, s := range all {
 			if s.Held+s.Waiting+s.LeftOver > 0 || s.Paused != nil {
-				return false
+				return fmt.Sprintf("%+v", *s)
 			}
 			logged, staying := 0, 0
 			record.note(func() {
@@ -225,11 +230,11 @@ func (a *arena) rest(t *testing.T) (all map[string]*status) {
 					}
 				}
 			})
-			if staying > 0 || logged < s.ended()-a.before[s.Name].ended() {
-				return false
+			if ended := s.ended() - a.before[s.Name].ended(); staying > 0 || logged < ended {
+				return fmt.Sprintf("lock %s: %d are at the service, %d have ended, %d in the log", s.Name, staying, ended, logged)
 			}
 		}
-		return true
+		return ""
 	})
 	return all
 }
@@ -271,11 +276,14 @@ func (a *arena) checkSize(t *testing.T) {
 	t.Errorf("leak: found %s, expected at most %s\n%s", s, most, stacks)
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+// eventually waits until nothing is lacking.
+func eventually(t *testing.T, what string, check func() (lacking string)) {
 	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("did not come true in %s: %s", patience, what)
+	var lacking string
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if lacking = check(); lacking == "" {
+			return
 		}
 	}
+	t.Fatalf("did not come true in %s: %s: found %s", patience, what, lacking)
 }

@@ -71,7 +71,7 @@ func child(recorder, role, what string) error {
 		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			tell(report{Trouble: "a second process at " + what})
 		}
-		if _, err := newService(what, func(v *visit) { tell(report{Visit: v}) }); err != nil {
+		if _, err := newService(what, lock, func(v *visit) { tell(report{Visit: v}) }); err != nil {
 			return err
 		}
 		select {}

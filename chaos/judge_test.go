@@ -220,7 +220,7 @@ func (j *judge) client(c *client) {
 		complain("times: cut before hold_timeout was over")
 	case c.saw == sawNobody && !l.far:
 		complain("connects")
-	case c.saw == sawAnswer && (v == nil || !v.Answered):
+	case c.saw == sawAnswer && (v == nil || v.told() && !v.Answered):
 		complain("answers: one that the service did not give")
 	case c.saw == sawAnswer && logged && e.Outcome != "served" && e.Outcome != "kicked" && e.Outcome != "hold_timeout":
 		complain("answers: one that the lock knows nothing of")
@@ -229,14 +229,15 @@ func (j *judge) client(c *client) {
 	case c.stays() && v != nil && v.Answered && e.Outcome == "served" && c.saw != sawAnswer:
 		complain("answers: not the whole")
 	}
-	if e.Outcome == "served" && v == nil {
+	// One that the service has not accepted is reset when the listener is closed.
+	if e.Outcome == "served" && v == nil && !l.run && !j.closed[l.name] {
 		complain("answers: served without a service")
 	}
 	if c.job.fin && c.sent && l.keep {
 		switch {
 		case e.Outcome == "client_gone":
 			complain("jobs: a half-closing client is taken for gone")
-		case e.Outcome == "served" && v != nil && !v.Whole && !j.spoils(c):
+		case e.Outcome == "served" && v != nil && v.told() && !v.Whole && !j.spoils(c):
 			complain("jobs: lost")
 		}
 	}

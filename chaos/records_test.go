@@ -39,8 +39,11 @@ type ending struct {
 
 // stays reports whether it goes on: its process may have been killed.
 func (v *visit) stays() bool {
-	return v.Left.IsZero() && syscall.Kill(v.PID, 0) == nil
+	return !v.told() && syscall.Kill(v.PID, 0) == nil
 }
+
+// told reports whether the service has told how it ended.
+func (v *visit) told() bool { return !v.Left.IsZero() }
 
 // alone is what a hook that has to be alone has found at the service, from its begin to
 // its end.
@@ -72,6 +75,7 @@ type records struct {
 	unlogged  map[string]int // by lock
 	cut       map[netip.AddrPort]time.Time
 	kicked    map[netip.AddrPort]bool
+	closed    map[string]bool // by lock: its service's listener was, for a while
 	alone     []alone
 	limits    map[string][]limit
 	sightings map[string][]sighting
@@ -87,6 +91,7 @@ func newRecords() *records {
 		unlogged:  make(map[string]int),
 		cut:       make(map[netip.AddrPort]time.Time),
 		kicked:    make(map[netip.AddrPort]bool),
+		closed:    make(map[string]bool),
 		limits:    make(map[string][]limit),
 		sightings: make(map[string][]sighting),
 	}

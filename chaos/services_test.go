@@ -54,6 +54,7 @@ func (j job) answer() string {
 // service is behind a lock, or is one of its workers. It counts who is there.
 type service struct {
 	addr string
+	lock string
 	note func(*visit)
 
 	mu       sync.Mutex
@@ -69,8 +70,8 @@ type guest struct {
 	half bool // the service has closed its sending side
 }
 
-func newService(addr string, note func(*visit)) (*service, error) {
-	s := &service{addr: addr, note: note, quit: make(chan struct{}), here: make(map[*guest]bool)}
+func newService(addr, lock string, note func(*visit)) (*service, error) {
+	s := &service{addr: addr, lock: lock, note: note, quit: make(chan struct{}), here: make(map[*guest]bool)}
 	return s, s.open()
 }
 
