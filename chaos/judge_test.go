@@ -45,7 +45,7 @@ func (j *judge) judge() {
 		j.totals(l)
 	}
 	for _, hook := range j.alone {
-		if others := j.present(hook.others, hook.at); len(others) > 0 {
+		if others := j.present(j.lock(hook.lock), hook.others, hook.at); len(others) > 0 {
 			j.complain("alone", "lock %s: while hook %s ran, %v were at the service, expected nobody", hook.lock, hook.hook, j.tellAll(others))
 		}
 	}
@@ -75,9 +75,13 @@ func (j *judge) cutBefore(addr netip.AddrPort, at time.Time) bool {
 	return ok && at.Sub(cut) >= letGo
 }
 
-// present are those of others who count at that moment.
-func (j *judge) present(others []netip.AddrPort, at time.Time) []netip.AddrPort {
-	return slices.DeleteFunc(slices.Clone(others), func(addr netip.AddrPort) bool { return j.cutBefore(addr, at) })
+// present are those of others who count at that moment. With linger 0, the end of a
+// service's answer is the end, even if it reads on: so it has asked for it.
+func (j *judge) present(l *arenaLock, others []netip.AddrPort, at time.Time) []netip.AddrPort {
+	return slices.DeleteFunc(slices.Clone(others), func(addr netip.AddrPort) bool {
+		c := j.clients[addr]
+		return l.linger == "0" && c != nil && c.job.deed == halfDone || j.cutBefore(addr, at)
+	})
 }
 
 // slots: never more at the service than there are slots.
@@ -87,7 +91,7 @@ func (j *judge) slots(l *arenaLock) {
 		if l.service == "" {
 			most = 1 // of each worker
 		}
-		if others := j.present(v.Others, v.At); len(others)+1 > most {
+		if others := j.present(l, v.Others, v.At); len(others)+1 > most {
 			j.complain("slots", "lock %s: %s came to the service where %v were, expected %d at most", l.name, j.tell(v.Client), j.tellAll(others), most)
 		} else if l.perHost > 0 {
 			same := slices.DeleteFunc(others, func(addr netip.AddrPort) bool { return addr.Addr() != v.Client.Addr() })

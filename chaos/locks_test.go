@@ -21,6 +21,7 @@ type arenaLock struct {
 	slots    [2]int // the least and the most
 	fifo     bool   // the service sees clients in the order in which they came
 	keep     bool   // half_closed keep, always
+	linger   string // empty: sometimes 0 and sometimes the default
 	far      bool   // its clients are on the far side
 	hosts    int    // how many addresses its clients share; 0: each has its own
 	perHost  int    // max_per_client
@@ -47,35 +48,36 @@ func arenaLocks() []*arenaLock {
 	everybody := map[string]int{plain: 6, slow: 2, halfClose: 6, forgets: 4, silent: 1, resetting: 3, leaving: 2, lingering: 1}
 	harmless := map[string]int{answers: 10, trickles: 2, halfDone: 2, hangsUp: 1, resets: 1}
 	anything := map[string]int{answers: 15, trickles: 3, halfDone: 3, hangsUp: 1, resets: 1, neverEnds: 1}
+	plainer := map[string]int{answers: 15, trickles: 4, hangsUp: 1, resets: 1, neverEnds: 1}
 	return []*arenaLock{
 		{ // one slot, for ever
 			name: "one", listen: []string{base + "9001"}, service: base + "9101",
-			slots: [2]int{1, 1}, fifo: true, keep: true, waiting: 20, wait: 4 * time.Second,
+			linger: "1s", slots: [2]int{1, 1}, fifo: true, keep: true, waiting: 20, wait: 4 * time.Second,
 			kinds: everybody, deeds: harmless, pause: 50 * time.Millisecond, busy: 20 * time.Millisecond,
 		},
 		{ // more, and not always as many
 			name: "many", listen: []string{base + "9002"}, service: base + "9102",
 			slots: [2]int{1, 6}, fifo: true, waiting: 20, wait: 4 * time.Second, hold: 2 * time.Second,
-			kinds: everybody, deeds: anything, pause: 40 * time.Millisecond, busy: 50 * time.Millisecond,
+			kinds: everybody, deeds: plainer, pause: 40 * time.Millisecond, busy: 50 * time.Millisecond,
 		},
 		{ // processes of the lock's own, which are killed
 			name: "pool", listen: []string{base + "9003"}, workers: []string{base + "9131", base + "9132", base + "9133"}, run: true,
-			slots: [2]int{1, 3}, keep: true, waiting: 20, wait: 6 * time.Second, hold: 2 * time.Second,
+			linger: "0", slots: [2]int{1, 3}, keep: true, waiting: 20, wait: 6 * time.Second, hold: 2 * time.Second,
 			kinds: everybody, deeds: anything, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
 		{ // workers that somebody else runs, and that refuse for a while
 			name: "shared", listen: []string{base + "9004"}, workers: []string{base + "9141", base + "9142"},
-			slots: [2]int{2, 2}, keep: true, waiting: 20, wait: 6 * time.Second, hold: 2 * time.Second,
+			linger: "1s", slots: [2]int{2, 2}, keep: true, waiting: 20, wait: 6 * time.Second, hold: 2 * time.Second,
 			kinds: everybody, deeds: anything, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
 		{ // few hosts, each with a share, and two priorities
 			name: "fair", listen: []string{base + "9005", base + "9006"}, service: base + "9105",
-			slots: [2]int{3, 3}, keep: true, waiting: 20, wait: 4 * time.Second, hosts: 4, perHost: 1,
+			linger: "0", slots: [2]int{3, 3}, keep: true, waiting: 20, wait: 4 * time.Second, hosts: 4, perHost: 1,
 			kinds: everybody, deeds: harmless, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
 		{ // hooks that fail and hang
 			name: "hooked", listen: []string{base + "9007"}, service: base + "9107",
-			slots: [2]int{2, 2}, fifo: true, keep: true, waiting: 10, wait: 4 * time.Second, hold: 2 * time.Second,
+			linger: "1s", slots: [2]int{2, 2}, fifo: true, keep: true, waiting: 10, wait: 4 * time.Second, hold: 2 * time.Second,
 			hooks: hooks(), hookTime: hookTime,
 			kinds: everybody, deeds: anything, pause: 150 * time.Millisecond, busy: 20 * time.Millisecond,
 		},
@@ -83,7 +85,7 @@ func arenaLocks() []*arenaLock {
 			name: "far", listen: []string{nearAddress + ":9008"}, service: base + "9108", far: true,
 			slots: [2]int{2, 2}, waiting: 20, wait: 4 * time.Second, hold: 2 * time.Second,
 			kinds: map[string]int{plain: 6, slow: 2, halfClose: 4, forgets: 2, silent: 1, resetting: 2, vanishing: 3},
-			deeds: anything, pause: 100 * time.Millisecond, busy: 30 * time.Millisecond,
+			deeds: plainer, pause: 100 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
 	}
 }
@@ -135,7 +137,10 @@ func (l *arenaLock) settings(random *rand.Rand, slots int) string {
 	say("name %s", l.name)
 	say("max_waiting %d", l.waiting+random.IntN(l.waiting))
 	say("wait_timeout %s", l.wait/2+upTo(random, l.wait/2))
-	if random.IntN(2) == 0 {
+	switch {
+	case l.linger != "":
+		say("linger %s", l.linger)
+	case random.IntN(2) == 0:
 		say("linger 0")
 	}
 	if random.IntN(4) == 0 {
