@@ -46,6 +46,7 @@ func TestChaos(t *testing.T) {
 		*chaosFor -= d
 		a.round(t, i, d)
 	}
+	t.Logf("hooks: %v", a.verdicts.given)
 	a.caddy.stop(t)
 	if left := othersHere(t); len(left) > 0 {
 		for _, pid := range left {
@@ -153,7 +154,7 @@ func (a *arena) round(t *testing.T, number int, d time.Duration) {
 		crowds = append(crowds, c)
 		all.Go(func() { c.come(ctx) })
 	}
-	op := &operator{arena: a, record: record, slots: mostSlots(a.locks), deeds: make(map[string]int)}
+	op := &operator{arena: a, record: record, slots: mostSlots(a.locks), deeds: make(map[string]int), pausing: make(map[*arenaLock]bool)}
 	all.Go(func() { op.reload(ctx, a.random(number, 1001)) })
 	all.Go(func() { op.act(ctx, a.random(number, 1002)) })
 	all.Go(func() { op.trouble(ctx, a.random(number, 1003)) })
@@ -164,7 +165,9 @@ func (a *arena) round(t *testing.T, number int, d time.Duration) {
 		c.all.Wait()
 	}
 	op.all.Wait()
+	a.verdicts.setKind(true)
 	a.last(t, crowds)
+	a.verdicts.setKind(false)
 	after := a.rest(t)
 	(&judge{t: t, arena: a, records: record, before: a.before, after: after}).judge()
 	if number >= 0 {
@@ -194,9 +197,9 @@ func (a *arena) status(t *testing.T) map[string]*status {
 func (a *arena) last(t *testing.T, crowds []*crowd) {
 	for _, c := range crowds {
 		n := int(a.born.Add(1))
-		cl := &client{lock: c.lock.name, kind: plain, job: job{number: n, deed: answers}, addr: c.address(n)}
+		cl := &client{lock: c.lock.name, kind: plain, job: job{number: n, deed: answers}, addr: c.address(n), to: c.lock.listen[0]}
 		c.record.note(func() { c.record.clients[cl.addr] = cl })
-		if cl.run(c.far, c.lock.listen[0], patience); cl.saw != sawAnswer {
+		if cl.run(c.far, patience); cl.saw != sawAnswer {
 			t.Errorf("lock %s: the last client saw %s (%v), expected its answer", c.lock.name, cl.saw, cl.err)
 		}
 	}

@@ -46,6 +46,7 @@ type client struct {
 	job   job
 	stay  time.Duration // how long those stay who do not wait for an answer
 	addr  netip.AddrPort
+	to    string    // the lock's address
 	begin time.Time // before it connects
 
 	connected bool
@@ -59,7 +60,7 @@ type client struct {
 const refusal = "refused\n"
 
 // run is a client's life. longest is how long an answer, or the end, may take.
-func (c *client) run(far *farSide, to string, longest time.Duration) {
+func (c *client) run(far *farSide, longest time.Duration) {
 	c.begin = time.Now()
 	defer func() {
 		if c.end.IsZero() {
@@ -67,7 +68,7 @@ func (c *client) run(far *farSide, to string, longest time.Duration) {
 		}
 	}()
 	c.saw = sawNothing
-	conn, err := dialFrom(far, c.addr, to)
+	conn, err := dialFrom(far, c.addr, c.to)
 	if err != nil {
 		c.saw, c.err = sawNobody, err
 		return

@@ -52,11 +52,11 @@ func (c *crowd) one() *client {
 	n := int(c.born.Add(1))
 	cl := c.lock.script(c.random, n)
 	cl.addr = c.address(n)
-	to := c.lock.listen[c.random.IntN(len(c.lock.listen))]
+	cl.to = c.lock.listen[c.random.IntN(len(c.lock.listen))]
 	c.record.note(func() { c.record.clients[cl.addr] = cl })
 	c.there.Add(1)
 	c.all.Go(func() {
-		cl.run(c.far, to, c.lock.budget())
+		cl.run(c.far, c.lock.budget())
 		c.there.Add(-1)
 	})
 	return cl

@@ -19,7 +19,6 @@ func hooks() string {
 	}
 	return fmt.Sprintf(`on activate {
 every 3
-retry 1 50ms
 exec %[1]s hook activate {
 timeout 1s
 }
@@ -27,6 +26,7 @@ timeout 1s
 on activate {
 every 20
 exclusive 2s
+retry 1 50ms
 exec %[1]s hook exclusive {
 timeout 1s
 }
@@ -52,13 +52,20 @@ timeout 1s
 }
 
 // hookTime is how long these can take for one connection, before it is at the service.
-const hookTime = 2*time.Second + 2*time.Second + time.Second
+const hookTime = time.Second + 2*time.Second + 2*time.Second
 
 // verdicts decides what hooks do.
 type verdicts struct {
 	mu     sync.Mutex
 	random *rand.Rand
 	given  map[string]int
+	kind   bool // nothing fails, for a while
+}
+
+func (v *verdicts) setKind(kind bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.kind = kind
 }
 
 // judgeHook looks whether the hook is alone, if it has to be, and returns its verdict:
@@ -67,9 +74,10 @@ func (a *arena) judgeHook(record *records, lock, hook string) (verdict string) {
 	a.verdicts.mu.Lock()
 	verdict = "ok"
 	switch n := a.verdicts.random.IntN(20); {
-	case n < 2:
-		verdict = "fail"
+	case a.verdicts.kind:
 	case n < 3:
+		verdict = "fail"
+	case n < 4:
 		verdict = "" // it is killed when its time is over
 	}
 	stays := upTo(a.verdicts.random, 30*time.Millisecond)

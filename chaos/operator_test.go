@@ -26,9 +26,10 @@ type operator struct {
 	reloads int
 	slowest time.Duration
 
-	all   sync.WaitGroup // of what goes on by itself
-	mu    sync.Mutex
-	deeds map[string]int
+	all     sync.WaitGroup // of what goes on by itself
+	mu      sync.Mutex
+	deeds   map[string]int
+	pausing map[*arenaLock]bool
 }
 
 // did counts what was done. At a reload Caddy may hang up on who has just come to its admin
@@ -126,34 +127,55 @@ func (s *status) newest() (id uint64) {
 }
 
 func (o *operator) verb(l *arenaLock, s *status, random *rand.Rand) {
-	post := func(what string) {
-		o.did(what, o.arena.caddy.call("POST", "/tcplock/locks/"+l.name+"/"+what, "", nil))
+	post := func(what string) error {
+		err := o.arena.caddy.call("POST", "/tcplock/locks/"+l.name+"/"+what, "", nil)
+		o.did(what, err)
+		return err
 	}
 	// later does it while the operator goes on.
-	later := func(what string) { o.all.Go(func() { post(what) }) }
+	later := func(what string) { o.all.Go(func() { _ = post(what) }) }
+	o.mu.Lock()
+	pausing := o.pausing[l] // somebody else may not change that pause
+	o.mu.Unlock()
+	pause := func(f func()) {
+		o.pauses(l, true)
+		o.all.Go(func() {
+			f()
+			o.pauses(l, false)
+		})
+	}
 	switch n := random.IntN(20); {
 	case n < 6:
 		if all := slices.Concat(s.Holders, s.Waiters); len(all) > 0 {
 			o.kick(l, all[random.IntN(len(all))])
 		}
-	case n < 8:
-		post("pause?for=300ms")
-	case n < 9:
-		post("pause")
-		wait := upTo(random, time.Second)
-		o.all.Go(func() {
-			time.Sleep(wait)
-			post("resume")
+	case n < 8 && !pausing:
+		_ = post("pause?for=300ms")
+	case n < 9 && !pausing:
+		wait := upTo(random, 3*time.Second)
+		pause(func() {
+			if post("pause") == nil {
+				begin := time.Now()
+				time.Sleep(wait)
+				o.record.note(func() { o.record.paused[l.name] = append(o.record.paused[l.name], span{begin, time.Now()}) })
+			}
+			_ = post("resume")
 		})
-	case n < 10:
-		later("drain?for=500ms&wait=400ms")
+	case n < 10 && !pausing:
+		pause(func() { _ = post("drain?for=500ms&wait=400ms") })
 	case n < 12 && l.hooks != "":
 		later("run?moment=idle&wait=1s")
 	case n < 13 && l.hooks != "":
 		later("run?moment=release&wait=1s")
 	case n < 14 && l.run:
-		post("restart")
+		_ = post("restart")
 	}
+}
+
+func (o *operator) pauses(l *arenaLock, yes bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.pausing[l] = yes
 }
 
 func (o *operator) kick(l *arenaLock, p place) {

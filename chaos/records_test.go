@@ -60,6 +60,9 @@ type limit struct {
 	slots      int
 }
 
+// span is a time.
+type span struct{ begin, end time.Time }
+
 // sighting is the newest connection that the admin API has shown at a moment.
 type sighting struct {
 	at time.Time
@@ -75,7 +78,9 @@ type records struct {
 	unlogged  map[string]int // by lock
 	cut       map[netip.AddrPort]time.Time
 	kicked    map[netip.AddrPort]bool
-	closed    map[string]bool // by lock: its service's listener was, for a while
+	leftOver  map[netip.AddrPort]time.Time // since when
+	paused    map[string][]span            // by lock: when it certainly was
+	closed    map[string]bool              // by lock: its service's listener was, for a while
 	alone     []alone
 	limits    map[string][]limit
 	sightings map[string][]sighting
@@ -91,6 +96,8 @@ func newRecords() *records {
 		unlogged:  make(map[string]int),
 		cut:       make(map[netip.AddrPort]time.Time),
 		kicked:    make(map[netip.AddrPort]bool),
+		leftOver:  make(map[netip.AddrPort]time.Time),
+		paused:    make(map[string][]span),
 		closed:    make(map[string]bool),
 		limits:    make(map[string][]limit),
 		sightings: make(map[string][]sighting),
@@ -133,6 +140,7 @@ func (r *records) seen(line []byte) {
 	if json.Unmarshal(line, &entry) != nil {
 		return
 	}
+	at := time.UnixMicro(int64(entry.TS * 1e6))
 	r.note(func() {
 		switch entry.Msg {
 		case "connection ended":
@@ -143,7 +151,9 @@ func (r *records) seen(line []byte) {
 		case "connections ended without a slot, and without a line of their own: there were too many":
 			r.unlogged[entry.Lock] += entry.Connections
 		case "hold_timeout is over, client cut":
-			r.cut[entry.Client] = time.UnixMicro(int64(entry.TS * 1e6))
+			r.cut[entry.Client] = at
+		case "slot handed on, but the service has not let go of the connection: it is left over":
+			r.leftOver[entry.Client] = at
 		}
 	})
 }
