@@ -67,6 +67,8 @@ func (j *judge) client(c *client) {
 		complain("times: cut before hold_timeout was over")
 	case v != nil && !l.far && (c.kind == silent || c.kind == resetting) && v.At.Sub(c.end) > onTheWay*2:
 		complain("dead: came to the service")
+	case e.Outcome == "client_gone" && !l.far && e.At.Sub(c.end) > onTheWay*2:
+		complain("dead: it took long to notice")
 	case c.saw == sawNobody && !l.far:
 		complain("connects")
 	case c.saw == sawAnswer && (v == nil || v.told() && !v.Answered):

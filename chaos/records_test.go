@@ -35,6 +35,7 @@ type ending struct {
 	Waited     float64
 	Held       float64
 	Slot       int
+	At         time.Time `json:"-"` // of the line
 }
 
 // stays reports whether it goes on: its process may have been killed.
@@ -147,6 +148,7 @@ func (r *records) seen(line []byte) {
 			if _, twice := r.endings[entry.Client]; twice {
 				r.broken = append(r.broken, "has ended twice in the log: "+string(line))
 			}
+			entry.At = at
 			r.endings[entry.Client] = entry.ending
 		case "connections ended without a slot, and without a line of their own: there were too many":
 			r.unlogged[entry.Lock] += entry.Connections
