@@ -164,7 +164,6 @@ func (a *arena) round(t *testing.T, number int, d time.Duration) {
 	for _, c := range crowds {
 		c.all.Wait()
 	}
-	op.all.Wait()
 	a.verdicts.setKind(true)
 	a.last(t, crowds)
 	a.verdicts.setKind(false)

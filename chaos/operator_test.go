@@ -114,7 +114,7 @@ func (o *operator) act(ctx context.Context, random *rand.Rand) {
 			}
 		})
 		l := o.arena.locks[random.IntN(len(o.arena.locks))]
-		o.verb(l, all[l.name], random)
+		o.verb(ctx, l, all[l.name], random)
 	}
 }
 
@@ -126,7 +126,7 @@ func (s *status) newest() (id uint64) {
 	return id
 }
 
-func (o *operator) verb(l *arenaLock, s *status, random *rand.Rand) {
+func (o *operator) verb(ctx context.Context, l *arenaLock, s *status, random *rand.Rand) {
 	post := func(what string) error {
 		err := o.arena.caddy.call("POST", "/tcplock/locks/"+l.name+"/"+what, "", nil)
 		o.did(what, err)
@@ -156,7 +156,7 @@ func (o *operator) verb(l *arenaLock, s *status, random *rand.Rand) {
 		pause(func() {
 			if post("pause") == nil {
 				begin := time.Now()
-				time.Sleep(wait)
+				sleep(ctx, wait)
 				o.record.note(func() { o.record.paused[l.name] = append(o.record.paused[l.name], span{begin, time.Now()}) })
 			}
 			_ = post("resume")
@@ -252,6 +252,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // rest ends what goes on by itself, so that all can go quiet.
 func (o *operator) rest(t *testing.T, random *rand.Rand) {
 	t.Helper()
+	o.all.Wait()
 	o.slots = mostSlots(o.arena.locks)
 	if err := o.load(random); err != nil {
 		t.Errorf("the last reload: %v", err)
