@@ -80,12 +80,9 @@ func newArena(t *testing.T, seed uint64) *arena {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			record := a.record.Load()
-			record.note(func() { // it may have been too early for the judge
-				for _, text := range record.broken[:min(len(record.broken), toldOfEach)] {
-					t.Logf("in the last round: %s", text)
-				}
-			})
+			for _, text := range a.record.Load().wrong(toldOfEach) { // it may have been too early for the judge
+				t.Logf("in the last round: %s", text)
+			}
 			t.Logf("seed %d, log in %s", seed, a.dir)
 		} else if *keepLogs == "" {
 			os.RemoveAll(a.dir)

@@ -33,7 +33,7 @@ func (j *judge) judge() {
 	j.complaints = make(map[string]int)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, text := range j.broken {
+	for _, text := range slices.Concat(j.logged, j.broken) {
 		j.complain("at once", "%s", text)
 	}
 	for _, l := range j.arena.locks {

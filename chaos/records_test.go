@@ -5,6 +5,7 @@ package chaos
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -85,7 +86,8 @@ type records struct {
 	alone     []alone
 	limits    map[string][]limit
 	sightings map[string][]sighting
-	broken    []string // what was wrong at once
+	logged    []string // what must not be in Caddy's log
+	broken    []string // what else was wrong at once
 }
 
 func newRecords() *records {
@@ -111,6 +113,14 @@ func (r *records) note(f func()) {
 	f()
 }
 
+// wrong tells some of what was wrong at once.
+func (r *records) wrong(most int) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := slices.Concat(r.logged, r.broken)
+	return all[:min(len(all), most)]
+}
+
 // came notes a visit when it begins, or when it ends.
 func (r *records) came(lock string, v *visit) {
 	r.note(func() {
@@ -130,7 +140,7 @@ func (r *records) came(lock string, v *visit) {
 // seen takes in a line of Caddy's log.
 func (r *records) seen(line []byte) {
 	if troubled(line) {
-		r.note(func() { r.broken = append(r.broken, "in Caddy's log: "+string(line)) })
+		r.note(func() { r.logged = append(r.logged, "in Caddy's log: "+string(line)) })
 	}
 	var entry struct {
 		Msg         string
