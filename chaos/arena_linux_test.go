@@ -37,7 +37,7 @@ const (
 
 // runInArena runs this test again, inside, and has it end before this one does.
 func runInArena(t *testing.T, arg, env string) {
-	cmd := exec.Command("/proc/self/exe", append(os.Args[1:], arg, "-test.run=^"+t.Name()+"$", "-test.v=true")...)
+	cmd := exec.Command("/proc/self/exe", append(os.Args[1:], arg, "-test.run=^"+t.Name()+"$", "-test.v=true", "-test.count=1")...)
 	cmd.Env = append(os.Environ(), arenaEnv+"=1", env)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if uid := os.Getuid(); uid != 0 {
@@ -45,7 +45,11 @@ func runInArena(t *testing.T, arg, env string) {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: uid, Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
 	}
-	cmd.Stdout = &lines{line: func(line []byte) { t.Log(string(line)) }}
+	skipped := false
+	cmd.Stdout = &lines{line: func(line []byte) {
+		t.Log(string(line))
+		skipped = skipped || bytes.HasPrefix(line, []byte("--- SKIP"))
+	}}
 	cmd.Stderr = cmd.Stdout
 	ended, err := startBound(cmd)
 	if err != nil {
@@ -65,6 +69,9 @@ func runInArena(t *testing.T, arg, env string) {
 	for _, pid := range left {
 		t.Errorf("left behind: process %d, %s", pid, commandLine(pid))
 		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if skipped {
+		t.SkipNow()
 	}
 }
 
