@@ -51,8 +51,9 @@ timeout 1s
 }`, self)
 }
 
-// hookTime is how long these can take for one connection, before it is at the service.
-const hookTime = time.Second + 2*time.Second + 2*time.Second
+// hookTime is how long these can take for one connection: to activate it, first alone and
+// then not, and to release it.
+const hookTime = time.Second + 2*time.Second + 2*time.Second + time.Second
 
 // verdicts decides what hooks do.
 type verdicts struct {

@@ -65,9 +65,9 @@ func (j *judge) client(c *client) {
 		complain("times: refused before wait_timeout was over")
 	case e.Outcome == "hold_timeout" && e.Held < (l.hold/2).Seconds():
 		complain("times: cut before hold_timeout was over")
-	case v != nil && !l.far && (c.kind == silent || c.kind == resetting) && v.At.Sub(c.end) > onTheWay*2:
+	case v != nil && !l.far && (c.kind == silent || c.kind == resetting) && v.At.Sub(c.end) > 2*onTheWay+l.hookTime:
 		complain("dead: came to the service")
-	case e.Outcome == "client_gone" && !l.far && e.At.Sub(c.end) > onTheWay*2:
+	case e.Outcome == "client_gone" && !l.far && e.At.Sub(c.end) > 2*onTheWay+l.hookTime:
 		complain("dead: it took long to notice")
 	case c.saw == sawNobody && !l.far:
 		complain("connects")

@@ -180,7 +180,7 @@ func (j *judge) arrivals(l *arenaLock) {
 func (j *judge) pauses(l *arenaLock) {
 	for _, p := range j.paused[l.name] {
 		for _, v := range j.visits[l.name] {
-			if v.At.After(p.begin.Add(onTheWay)) && v.At.Before(p.end) {
+			if v.At.After(p.begin.Add(onTheWay+l.hookTime)) && v.At.Before(p.end) {
 				j.complain("pauses", "lock %s was paused from %s to %s: %s came to the service", l.name, p.begin.Format(clock), p.end.Format(clock), j.tell(v.Client))
 			}
 		}
