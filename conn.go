@@ -65,6 +65,7 @@ type conn struct {
 	over     atomic.Pointer[atomic.Bool] // the slot is on its way back; a new one for each slot
 	kicked   atomic.Bool                 // an operator has thrown it out
 	reason   atomic.Value                // string
+	goneAt   atomic.Pointer[time.Time]   // when the client had gone, or was cut; nil: not that it is known
 	users    atomic.Int32                // who uses the lock for this connection
 	mu       sync.Mutex                  // guards what is below
 	back     chan struct{}               // closed when the next handler has returned, if not nil
@@ -228,6 +229,9 @@ func (c *conn) Write(b []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(b)
 	c.out.Add(int64(n))
+	if err != nil && c.hearOut() {
+		return len(b), nil
+	}
 	return n, err
 }
 
@@ -275,6 +279,7 @@ func closeWrite(conn net.Conn) error {
 
 // cut ends the connection now, whatever the handlers after tcplock are doing with it.
 func (c *conn) cut() {
+	c.noteGone()
 	_ = c.socket.Close()
 }
 

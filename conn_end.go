@@ -57,6 +57,26 @@ func (c *conn) overstay(over *atomic.Bool) {
 // been cut, before its slot is handed on all the same.
 const letGoGrace = 250 * time.Millisecond
 
+// hearOutGrace is how long a service may go on answering a client that has gone, or was
+// cut. It is less than letGoGrace: one that talks on then loses its connection, and has a
+// moment left to notice.
+const hearOutGrace = letGoGrace * 4 / 5
+
+// hearOut reports whether the service is to be heard although its client cannot be. If the
+// proxy were told at once, it would close its socket and return while the service is in the
+// middle of its answer, and the slot's next connection would be one too many for it. Who
+// closes in time is seen to close.
+func (c *conn) hearOut() bool {
+	return c.granted && !c.serviceDone.Load() && c.noteGone() < hearOutGrace
+}
+
+// noteGone notes that the client has gone, and returns how long ago that was noted first.
+func (c *conn) noteGone() time.Duration {
+	now := time.Now()
+	c.goneAt.CompareAndSwap(nil, &now)
+	return now.Sub(*c.goneAt.Load())
+}
+
 // awaitReturn waits for the next handler to return, for no longer than until then. Most
 // services let go of a client that was cut at once, and are to see no second one before.
 func (c *conn) awaitReturn(until time.Time) {

@@ -1,0 +1,294 @@
+//go:build chaos && linux
+
+package chaos
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	chaosFor  = flag.Duration("chaos.for", 20*time.Second, "how long clients come, in all rounds")
+	chaosSeed = flag.Uint64("chaos.seed", 0, "of the random choices; 0: another one each time")
+	keepLogs  = flag.String("chaos.logs", "", "directory for Caddy's log; default: a temporary one, kept if the test fails")
+)
+
+const longestRound = 30 * time.Second
+
+// TestChaos lets everybody do their worst to a Caddy, in rounds. After each round all goes
+// quiet, and what clients, services, operators and Caddy itself have seen must fit
+// together, with nothing left over.
+func TestChaos(t *testing.T) {
+	if end, ok := t.Deadline(); ok && time.Until(end) < *chaosFor*3/2+4*time.Minute {
+		t.Fatalf("found %s until the test's deadline, expected more than half again as long as -chaos.for, and 4m: see -timeout", time.Until(end).Round(time.Second))
+	}
+	seed := *chaosSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	if os.Getenv(arenaEnv) == "" {
+		t.Logf("seed %d", seed)
+		runInArena(t, fmt.Sprintf("-chaos.seed=%d", seed), caddyEnv+"="+buildCaddy(t))
+		return
+	}
+	a := newArena(t, seed)
+	for i := 0; *chaosFor > 0 && !t.Failed(); i++ {
+		d := min(*chaosFor, longestRound)
+		*chaosFor -= d
+		a.round(t, i, d)
+	}
+	t.Logf("hooks: %v", a.verdicts.given)
+	a.caddy.stop(t)
+	if left := othersHere(t); len(left) > 0 {
+		for _, pid := range left {
+			t.Errorf("left behind by Caddy: process %d, %s", pid, commandLine(pid))
+		}
+	}
+}
+
+// arena is everything there is.
+type arena struct {
+	seed     uint64
+	dir      string
+	far      *farSide
+	caddy    *caddy
+	locks    []*arenaLock
+	services map[string]*service
+	record   atomic.Pointer[records] // of this round
+	born     atomic.Int64
+	before   map[string]*status // this round
+	began    size
+	verdicts verdicts
+}
+
+func newArena(t *testing.T, seed uint64) *arena {
+	a := &arena{seed: seed, dir: *keepLogs, far: furnish(t), locks: arenaLocks(), services: make(map[string]*service)}
+	if a.dir == "" {
+		var err error
+		if a.dir, err = os.MkdirTemp("", "tcplock-chaos"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, text := range a.record.Load().wrong(toldOfEach) { // it may have been too early for the judge
+				t.Logf("in the last round: %s", text)
+			}
+			t.Logf("seed %d, log in %s", seed, a.dir)
+		} else if *keepLogs == "" {
+			os.RemoveAll(a.dir)
+		}
+	})
+	a.record.Store(newRecords())
+	a.verdicts = verdicts{random: a.random(0, 1000), given: make(map[string]int)}
+	for _, l := range a.locks {
+		addrs := l.workers
+		switch {
+		case l.run:
+			continue
+		case l.service != "":
+			addrs = []string{l.service}
+		}
+		for _, addr := range addrs {
+			s, err := newService(addr, l.name, func(v *visit) { a.record.Load().came(l.name, v) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.services[addr] = s
+		}
+	}
+	a.listen(t)
+	t.Setenv(recorderEnv, a.recorder())
+	refuse(t)
+	random := rand.New(rand.NewPCG(seed, 0))
+	a.caddy = startCaddy(t, a.dir, config(a.locks, random, mostSlots(a.locks)), func(line []byte) { a.record.Load().seen(line) })
+	a.round(t, -1, time.Second) // what is made once is made now
+	a.began = a.settled(t)
+	t.Logf("at the start: %s", a.began)
+	return a
+}
+
+// refuse answers those who are refused.
+func refuse(t *testing.T) {
+	ln, err := net.Listen("tcp", busyServer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.WriteString(conn, refusal)
+				_ = conn.(*net.TCPConn).CloseWrite()
+				_, _ = io.Copy(io.Discard, conn)
+				conn.Close()
+			}()
+		}
+	}()
+}
+
+// round is some time of chaos, and the look at it.
+func (a *arena) round(t *testing.T, number int, d time.Duration) {
+	record := newRecords()
+	a.record.Store(record)
+	a.before = a.status(t)
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	var all sync.WaitGroup
+	var crowds []*crowd
+	for i, l := range a.locks {
+		c := &crowd{lock: l, index: i, random: a.random(number, 2*i), record: record, born: &a.born}
+		if l.far {
+			c.far = a.far
+		}
+		crowds = append(crowds, c)
+		all.Go(func() { c.come(ctx) })
+	}
+	op := &operator{arena: a, record: record, slots: mostSlots(a.locks), deeds: make(map[string]int), pausing: make(map[*arenaLock]bool)}
+	all.Go(func() { op.reload(ctx, a.random(number, 1001)) })
+	all.Go(func() { op.act(ctx, a.random(number, 1002)) })
+	all.Go(func() { op.trouble(ctx, a.random(number, 1003)) })
+	all.Wait()
+	quiet := time.Now()
+	op.rest(t, a.random(number, 1004))
+	for _, c := range crowds {
+		c.all.Wait()
+	}
+	a.verdicts.setKind(true)
+	a.last(t, crowds)
+	a.verdicts.setKind(false)
+	after := a.rest(t)
+	(&judge{t: t, arena: a, records: record, before: a.before, after: after}).judge()
+	if number >= 0 {
+		a.checkSize(t)
+	}
+	if number >= 0 {
+		t.Logf("round %d: %s, quiet after %s: %s", number, record, time.Since(quiet).Round(time.Millisecond), op)
+	}
+}
+
+// random is a generator for one of those who act in a round.
+func (a *arena) random(round, who int) *rand.Rand {
+	return rand.New(rand.NewPCG(a.seed, uint64(round+2)<<32|uint64(who)))
+}
+
+func (a *arena) status(t *testing.T) map[string]*status {
+	t.Helper()
+	all, err := a.caddy.locks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// last sends one plain client to each lock, when all others have gone. It must be served,
+// and its number says how many have come.
+func (a *arena) last(t *testing.T, crowds []*crowd) {
+	for _, c := range crowds {
+		n := int(a.born.Add(1))
+		cl := &client{lock: c.lock.name, kind: plain, job: job{number: n, deed: answers}, addr: c.address(n), to: c.lock.listen[0]}
+		c.record.note(func() { c.record.clients[cl.addr] = cl })
+		if cl.run(c.far, patience); cl.saw != sawAnswer {
+			t.Errorf("lock %s: the last client saw %s (%v), expected its answer", c.lock.name, cl.saw, cl.err)
+		}
+	}
+}
+
+// rest waits until nobody is at the locks and all has been told, and returns what is
+// told then.
+func (a *arena) rest(t *testing.T) (all map[string]*status) {
+	t.Helper()
+	eventually(t, "all locks are vacant, and all endings in the log", func() (lacking string) {
+		for _, s := range a.services {
+			s.release()
+		}
+		all = a.status(t)
+		record := a.record.Load()
+		for _, s := range all {
+			if s.Held+s.Waiting+s.LeftOver > 0 || s.Paused != nil {
+				return fmt.Sprintf("%+v", *s)
+			}
+			logged, staying := 0, 0
+			record.note(func() {
+				for _, v := range record.visits[s.Name] {
+					if v.stays() {
+						staying++
+					}
+				}
+				logged = record.unlogged[s.Name]
+				for _, e := range record.endings {
+					if e.Lock == s.Name {
+						logged++
+					}
+				}
+			})
+			if ended := s.ended() - a.before[s.Name].ended(); staying > 0 || logged < ended {
+				return fmt.Sprintf("lock %s: %d are at the service, %d have ended, %d in the log", s.Name, staying, ended, logged)
+			}
+		}
+		return ""
+	})
+	return all
+}
+
+// settled is the size of the process when it does not shrink any more.
+func (a *arena) settled(t *testing.T) (least size) {
+	t.Helper()
+	for i := range 5 {
+		s, _, err := a.caddy.size()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			least = s
+		}
+		least = size{min(least.goroutines, s.goroutines), min(least.descriptors, s.descriptors), min(least.heap, s.heap)}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return least
+}
+
+// checkSize makes sure that the process has no more than at the start, but for what
+// Caddy itself has a few more or less of from config to config.
+func (a *arena) checkSize(t *testing.T) {
+	t.Helper()
+	most := size{a.began.goroutines + 5, a.began.descriptors + 2, a.began.heap + 8<<20}
+	var s size
+	var stacks []byte
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		var err error
+		if s, stacks, err = a.caddy.size(); err != nil {
+			t.Fatal(err)
+		}
+		if s.goroutines <= most.goroutines && s.descriptors <= most.descriptors && s.heap <= most.heap {
+			t.Logf("at the end: %s", s)
+			return
+		}
+	}
+	t.Errorf("leak: found %s, expected at most %s\n%s", s, most, stacks)
+}
+
+// eventually waits until nothing is lacking.
+func eventually(t *testing.T, what string, check func() (lacking string)) {
+	t.Helper()
+	var lacking string
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if lacking = check(); lacking == "" {
+			return
+		}
+	}
+	t.Fatalf("did not come true in %s: %s: found %s", patience, what, lacking)
+}

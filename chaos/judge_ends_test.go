@@ -1,0 +1,146 @@
+//go:build chaos && linux
+
+package chaos
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// totals: whoever has arrived has ended, each in one way, and the log, the admin API and
+// the clients tell the same of it.
+func (j *judge) totals(l *arenaLock) {
+	last, logged := uint64(0), make(map[string]int)
+	for addr, e := range j.endings {
+		if e.Lock != l.name {
+			continue
+		}
+		last = max(last, e.Connection)
+		logged[e.Outcome]++
+		if j.clients[addr] == nil {
+			j.complain("totals", "lock %s: connection %d of %s has ended, but there is no such client", l.name, e.Connection, addr)
+		}
+	}
+	after, before := j.after[l.name], j.before[l.name]
+	if ended := after.ended(); uint64(ended) != last {
+		j.complain("totals", "lock %s: %d connections have arrived, %d have ended: %v", l.name, last, ended, after.Connections)
+	}
+	logless := 0
+	for outcome, n := range after.Connections {
+		missing := n - before.Connections[outcome] - logged[outcome]
+		logless += missing
+		if always[outcome] && missing != 0 || missing < 0 {
+			j.complain("totals", "lock %s: %d have ended with %s in this round, %d in the log", l.name, n-before.Connections[outcome], outcome, logged[outcome])
+		}
+	}
+	if logless != j.unlogged[l.name] {
+		j.complain("totals", "lock %s: %d endings are not in the log, expected %d", l.name, logless, j.unlogged[l.name])
+	}
+	connected := 0
+	for _, c := range j.clients {
+		if c.lock == l.name && c.connected {
+			connected++
+		}
+	}
+	if arrived := after.ended() - before.ended(); arrived != connected {
+		j.complain("totals", "lock %s: %d clients have connected, %d have arrived", l.name, connected, arrived)
+	}
+}
+
+// always are the outcomes that always have a line in the log: of those who had a slot.
+var always = map[string]bool{"served": true, "hold_timeout": true, "service_error": true}
+
+// client: what one client has seen fits what the lock and the service tell of it.
+func (j *judge) client(c *client) {
+	e, logged := j.endings[c.addr]
+	v, l := j.byClient[c.addr], j.lock(c.lock)
+	complain := func(invariant string) { j.complain(invariant, "%s", j.tell(c.addr)) }
+	switch {
+	case c.saw == sawNoEnd:
+		complain("budgets")
+	case e.Outcome == "kicked" && !j.kicked[c.addr]:
+		complain("kicks: nobody has kicked this one")
+	case e.Outcome == "wait_timeout" && e.Waited < (l.wait/2).Seconds():
+		complain("times: refused before wait_timeout was over")
+	case e.Outcome == "hold_timeout" && e.Held < (l.hold/2).Seconds():
+		complain("times: cut before hold_timeout was over")
+	case v != nil && !l.far && (c.kind == silent || c.kind == resetting) && v.At.Sub(c.end) > 2*onTheWay+l.hookTime:
+		complain("dead: came to the service")
+	case e.Outcome == "client_gone" && !l.far && e.At.Sub(c.end) > 2*onTheWay+l.hookTime:
+		complain("dead: it took long to notice")
+	case c.saw == sawNobody && !l.far:
+		complain("connects")
+	case c.saw == sawAnswer && (v == nil || v.told() && !v.Answered):
+		complain("answers: one that the service did not give")
+	case c.saw == sawAnswer && logged && e.Outcome != "served" && e.Outcome != "kicked" && e.Outcome != "hold_timeout":
+		complain("answers: one that the lock knows nothing of")
+	case c.saw == sawRefusal && v != nil:
+		complain("answers: a refusal after a visit")
+	case c.stays() && v != nil && v.Answered && e.Outcome == "served" && c.saw != sawAnswer:
+		complain("answers: not the whole")
+	}
+	// One that the service has not accepted is reset when the listener is closed.
+	if e.Outcome == "served" && v == nil && !l.run && !j.closed[l.name] {
+		complain("answers: served without a service")
+	}
+	if c.job.fin && c.sent && l.keep {
+		switch {
+		case e.Outcome == "client_gone":
+			complain("jobs: a half-closing client is taken for gone")
+		case e.Outcome == "served" && v != nil && v.told() && !v.Whole && !j.spoils(c):
+			complain("jobs: lost")
+		}
+	}
+}
+
+// spoils reports whether the service may end before it has read the job: it closes its
+// side first, and with linger 0 that is the end.
+func (j *judge) spoils(c *client) bool { return c.job.deed == halfDone || c.job.deed == neverEnds }
+
+func (j *judge) lock(name string) *arenaLock {
+	i := slices.IndexFunc(j.arena.locks, func(l *arenaLock) bool { return l.name == name })
+	return j.arena.locks[i]
+}
+
+// tell says all that is known of a client.
+func (j *judge) tell(addr netip.AddrPort) string {
+	c := j.clients[addr]
+	if c == nil {
+		return addr.String()
+	}
+	text := fmt.Sprintf("client %d (%s, lock %s, %s, %s, delay %s, in %d, out %d, from %s to %s: connected %t, sent %t, saw %s, error %v)", c.job.number, addr, c.lock, c.kind,
+		c.job.deed, c.job.delay, c.job.in, c.job.out, c.begin.Format(clock), c.end.Format(clock), c.connected, c.sent, c.saw, c.err)
+	if e, ok := j.endings[addr]; ok {
+		text += fmt.Sprintf(", in the log %+v", e)
+	}
+	if cut, ok := j.cut[addr]; ok {
+		text += ", cut at " + cut.Format(clock)
+	}
+	if v := j.byClient[addr]; v != nil {
+		text += fmt.Sprintf(", at the service from %s to %s, whole %t, answered %t", v.At.Format(clock), v.Left.Format(clock), v.Whole, v.Answered)
+	}
+	return text
+}
+
+const clock = "05.000000"
+
+func (j *judge) tellAll(addrs []netip.AddrPort) (all []string) {
+	for _, addr := range addrs {
+		all = append(all, j.tell(addr))
+	}
+	return all
+}
+
+// String counts what has happened.
+func (r *records) String() string {
+	saw := make(map[string]int)
+	for _, c := range r.clients {
+		saw[c.saw]++
+	}
+	outcomes := make(map[string]int)
+	for _, e := range r.endings {
+		outcomes[e.Outcome]++
+	}
+	return fmt.Sprintf("%d clients saw %v; in the log %v", len(r.clients), saw, outcomes)
+}

@@ -1,0 +1,205 @@
+//go:build chaos && linux
+
+package chaos
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+// judge looks at the records of a round, when all has gone quiet. Each invariant has a
+// name, which its complaints begin with; of each the first few are told.
+type judge struct {
+	t             *testing.T
+	arena         *arena
+	*records                         // nobody writes to them any more
+	before, after map[string]*status // the round
+	complaints    map[string]int
+}
+
+const toldOfEach = 5
+
+func (j *judge) complain(invariant, format string, args ...any) {
+	j.t.Helper()
+	if j.complaints[invariant]++; j.complaints[invariant] <= toldOfEach {
+		j.t.Errorf("%s: %s", invariant, fmt.Sprintf(format, args...))
+	}
+}
+
+func (j *judge) judge() {
+	j.complaints = make(map[string]int)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, text := range slices.Concat(j.logged, j.broken) {
+		j.complain("at once", "%s", text)
+	}
+	for _, l := range j.arena.locks {
+		j.slots(l)
+		if l.fifo || l.perHost > 0 {
+			j.order(l)
+		}
+		j.arrivals(l)
+		j.pauses(l)
+		j.leftOvers(l)
+		j.totals(l)
+	}
+	for _, hook := range j.alone {
+		if others := j.present(j.lock(hook.lock), hook.others, hook.at); len(others) > 0 {
+			j.complain("alone", "lock %s: while hook %s ran, %v were at the service, expected nobody", hook.lock, hook.hook, j.tellAll(others))
+		}
+	}
+	for _, c := range j.clients {
+		j.client(c)
+	}
+	for invariant, n := range j.complaints {
+		if n > toldOfEach {
+			j.t.Errorf("%s: %d times in all", invariant, n)
+		}
+	}
+}
+
+// letGo is how long a service has at least, after its client has gone or was cut, before
+// the next one comes: 200 ms if it talks on, 250 ms if it is silent.
+const letGo = 190 * time.Millisecond
+
+// cutBefore reports whether a client had gone, or been cut, so long before the moment that
+// its slot may have been handed on although the service had not let go of it.
+func (j *judge) cutBefore(addr netip.AddrPort, at time.Time) bool {
+	cut, ok := j.cut[addr]
+	if !ok {
+		if c := j.clients[addr]; c != nil && !c.stays() {
+			cut, ok = c.end, !c.end.IsZero()
+		}
+	}
+	return ok && at.Sub(cut) >= letGo
+}
+
+// present are those of others who count at that moment. With linger 0, the end of a
+// service's answer is the end, even if it reads on: so it has asked for it.
+func (j *judge) present(l *arenaLock, others []netip.AddrPort, at time.Time) []netip.AddrPort {
+	return slices.DeleteFunc(slices.Clone(others), func(addr netip.AddrPort) bool {
+		c := j.clients[addr]
+		return l.linger == "0" && c != nil && c.job.deed == halfDone || j.cutBefore(addr, at)
+	})
+}
+
+// slots: never more at the service than there are slots.
+func (j *judge) slots(l *arenaLock) {
+	for _, v := range j.visits[l.name] {
+		most := j.limitAt(l, v.At)
+		if l.service == "" {
+			most = 1 // of each worker
+		}
+		if others := j.present(l, v.Others, v.At); len(others)+1 > most {
+			j.complain("slots", "lock %s: %s came to the service where %v were, expected %d at most", l.name, j.tell(v.Client), j.tellAll(others), most)
+		} else if l.perHost > 0 {
+			same := slices.DeleteFunc(others, func(addr netip.AddrPort) bool { return addr.Addr() != v.Client.Addr() })
+			if len(same)+1 > l.perHost {
+				j.complain("share", "lock %s: %s came to the service where %v of the same host were, expected %d at most", l.name, j.tell(v.Client), j.tellAll(same), l.perHost)
+			}
+		}
+	}
+}
+
+// limitAt is the most that may have been in force when a connection came to the service
+// at that moment. It was granted its slot shortly before.
+func (j *judge) limitAt(l *arenaLock, at time.Time) (most int) {
+	before := l.slots[1] // the last one of the round before
+	for _, limit := range j.limits[l.name] {
+		if limit.end.Before(at.Add(-shortly)) {
+			most, before = 0, 0 // the ones before it are in force no more
+		}
+		if limit.begin.Before(at) {
+			most = max(most, limit.slots)
+		}
+	}
+	return max(most, before)
+}
+
+const shortly = 2 * time.Second
+
+// order: those who stay come to the service in the order in which they came to the lock.
+// Of those who were granted a slot before another, at most slots-1 can be on their way
+// when that one arrives. Where each host has a share, that holds for those of one host who
+// come by one way.
+func (j *judge) order(l *arenaLock) {
+	type arrival struct {
+		id   uint64
+		addr netip.AddrPort
+	}
+	lines, slots := make(map[string][]arrival), l.slots[1]
+	for _, v := range j.visits[l.name] {
+		e, ok := j.endings[v.Client]
+		if !ok || e.Outcome != "served" {
+			continue
+		}
+		way := ""
+		if l.perHost > 0 {
+			way, slots = v.Client.Addr().String()+" "+j.clients[v.Client].to, l.perHost
+		}
+		lines[way] = append(lines[way], arrival{e.Connection, v.Client})
+	}
+	for _, all := range lines {
+		for i := range all {
+			overtaken, later := 0, uint64(0)
+			for _, other := range all[i+1 : min(len(all), i+1+200)] {
+				if other.id < all[i].id {
+					overtaken++
+					later = other.id
+				}
+			}
+			if overtaken > slots-1 {
+				j.complain("order", "lock %s: connection %d of %s came to the service before %d others who had come to the lock before it (such as %d), expected at most %d",
+					l.name, all[i].id, j.tell(all[i].addr), overtaken, later, slots-1)
+			}
+		}
+	}
+}
+
+// arrivals: who came to the lock later has a higher number than all that were seen there
+// before it even connected.
+func (j *judge) arrivals(l *arenaLock) {
+	seen := j.sightings[l.name] // in order of time
+	for addr, e := range j.endings {
+		c := j.clients[addr]
+		if e.Lock != l.name || c == nil {
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(seen, c.begin, func(s sighting, begin time.Time) int { return s.at.Compare(begin) })
+		if i > 0 && e.Connection <= seen[i-1].id {
+			j.complain("arrivals", "connection %d was at lock %s before this one: %s", seen[i-1].id, l.name, j.tell(addr))
+		}
+	}
+}
+
+// pauses: nobody is let through to the service while the lock is paused, but for who was
+// on the way when that began.
+func (j *judge) pauses(l *arenaLock) {
+	for _, p := range j.paused[l.name] {
+		for _, v := range j.visits[l.name] {
+			if v.At.After(p.begin.Add(onTheWay+l.hookTime)) && v.At.Before(p.end) {
+				j.complain("pauses", "lock %s was paused from %s to %s: %s came to the service", l.name, p.begin.Format(clock), p.end.Format(clock), j.tell(v.Client))
+			}
+		}
+	}
+}
+
+const onTheWay = time.Second
+
+// leftOvers: a service that never ends does not keep the slot for longer than
+// hold_timeout, and only who was cut can be left over.
+func (j *judge) leftOvers(l *arenaLock) {
+	most := l.hold + l.hookTime + slack/2
+	for _, v := range j.visits[l.name] {
+		handedOn, ok := j.leftOver[v.Client]
+		switch {
+		case ok && j.cut[v.Client].IsZero():
+			j.complain("left over", "lock %s: nobody has cut %s", l.name, j.tell(v.Client))
+		case l.hold > 0 && v.told() && v.Left.Sub(v.At) > most && (!ok || handedOn.Sub(v.At) > most) && j.clients[v.Client].job.deed == neverEnds:
+			j.complain("left over", "lock %s: the slot was not handed on in time (at %s) from %s", l.name, handedOn.Format(clock), j.tell(v.Client))
+		}
+	}
+}
