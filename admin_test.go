@@ -270,8 +270,7 @@ func TestAdminKick(t *testing.T) {
 // is run against a lock that is as the page says, and no field of its example is unknown
 // or missing.
 func TestAdminDoc(t *testing.T) {
-	_, curl := exec.LookPath("curl")
-	needs(t, "curl", curl == nil)
+	findProgram(t, "curl")
 	doc, err := os.ReadFile("docs/admin.md")
 	if err != nil {
 		t.Fatal(err)

@@ -21,8 +21,7 @@ type terminal struct {
 // newTerminal opens one of that size and types a command line into a shell.
 func newTerminal(t *testing.T, width, height int, command string) *terminal {
 	t.Helper()
-	_, err := exec.LookPath("tmux")
-	needs(t, "tmux", err == nil)
+	findProgram(t, "tmux")
 	term := &terminal{t, filepath.Join(t.TempDir(), "tmux")}
 	term.tmux("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), "env PS1='ready> ' LC_ALL=C.UTF-8 sh")
 	t.Cleanup(func() { term.tmux("kill-server") })

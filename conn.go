@@ -164,7 +164,19 @@ func (c *conn) judge(seen peer) (gone bool) {
 	case seen == peerClosedEmpty:
 		return true
 	}
+	if !c.drop {
+		c.keep()
+	}
 	return c.drop
+}
+
+// keep stops the system from asking a client that has closed its side whether it is still
+// there. The client's own system may not know any more, on Linux after a minute, and would
+// answer with a reset, as if the client had given up what it has sent.
+func (c *conn) keep() {
+	if socket, ok := c.socket.(interface{ SetKeepAlive(bool) error }); ok {
+		_ = socket.SetKeepAlive(false)
+	}
 }
 
 // Read reads what the client sends. When the service has closed its side and the

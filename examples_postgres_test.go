@@ -14,37 +14,64 @@ import (
 	"testing"
 )
 
-// A PostgreSQL with exactly as many connections to give as the lock has slots refuses
-// some of forty clients that come straight to it. Through the lock not one transaction
-// of theirs is lost: the database has them all.
+// A PostgreSQL of max_connections 10 has exactly as many connections to give as the lock
+// has slots, and refuses some of sixty clients that come straight to it. Through the lock
+// not one transaction of theirs is lost: the books that the database keeps of them balance.
 func drivePostgres(t *testing.T) {
-	const clients = "40"
-	db := startPostgres(t, 8)
+	const slots, clients, each = 8, 60, 4
+	db := startPostgres(t, slots)
 	lock, _ := loadExample(t, "postgres", db.addr)
-
-	script := filepath.Join(t.TempDir(), "transaction.sql")
-	if err := os.WriteFile(script, []byte("insert into history values (:client_id); select pg_sleep(:seconds);\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	bench := func(addr, transactions, seconds string) (string, error) {
+	bench := func(addr string, args ...string) (string, error) {
 		// -C: a connection for each transaction. As many threads as clients, since
 		// one that waits for a connection stops all clients of its thread.
-		return db.client(t, addr, "pgbench", "-n", "-C", "-c", clients, "-j", clients,
-			"-t", transactions, "-D", "seconds="+seconds, "-f", script).result(t)
+		args = append([]string{"-n", "-C", "-c", fmt.Sprint(clients), "-j", fmt.Sprint(clients)}, args...)
+		return db.client(t, addr, "pgbench", args...).result(t)
+	}
+	slow := filepath.Join(t.TempDir(), "slow.sql")
+	if err := os.WriteFile(slow, []byte("select pg_sleep(3);\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	refused := regexp.MustCompile("too many clients already|remaining connection slots are reserved")
-	if out, err := bench(db.addr, "1", "3"); err == nil || !refused.MatchString(out) {
+	if out, err := bench(db.addr, "-t", "1", "-f", slow); err == nil || !refused.MatchString(out) {
 		t.Fatalf("without the lock: error %v, expected refused connections; so this proves nothing\n%s", err, out)
 	}
-	db.query(t, "app", "truncate history")
-	out, err := bench(lock, "3", "0.02")
-	if err != nil || !strings.Contains(out, "processed: 120/120\n") {
-		t.Errorf("through the lock: error %v, expected 120 transactions processed\n%s", err, out)
+
+	if out, err := db.client(t, db.addr, "pgbench", "-i", "-q").result(t); err != nil {
+		t.Fatalf("pgbench -i: %v\n%s", err, out)
 	}
-	if n := db.query(t, "app", "select count(*) from history"); n != "120" {
-		t.Errorf("the database has %s transactions, expected 200", n)
+	before := len(db.server.out.String())
+	out, err := bench(lock, "-t", fmt.Sprint(each))
+	if want := fmt.Sprintf("processed: %[1]d/%[1]d\n", clients*each); err != nil || !strings.Contains(out, want) {
+		t.Errorf("through the lock: error %v, expected %s%s", err, want, out) // which has no failed ones
+	}
+	balance := db.query(t, "app", `select count(*),
+		sum(delta) - (select sum(abalance) from pgbench_accounts),
+		sum(delta) - (select sum(tbalance) from pgbench_tellers),
+		sum(delta) - (select sum(bbalance) from pgbench_branches) from pgbench_history`)
+	if want := fmt.Sprint(clients*each, "|0|0|0"); balance != want {
+		t.Errorf("transactions in the database, and what accounts, tellers and branches lack: found %s, expected %s", balance, want)
+	}
+	inLine(t, "postgres", 0, 0)
+	if most, total := backends(db.server.out.String()[before:]); most > slots || total < clients*each {
+		t.Errorf("the database has seen %d clients, %d at once, expected %d or more, at most %d at once", total, most, clients*each, slots)
 	}
 	t.Run("cancel", func(t *testing.T) { cancelQueries(t, db, lock) })
+}
+
+// backends returns how many clients by TCP came to the server, by its own log, and how
+// many there were at once.
+func backends(log string) (most, total int) {
+	now := 0
+	for _, event := range regexp.MustCompile(`(connection received|disconnection): .*host=127\.0\.0\.1`).FindAllStringSubmatch(log, -1) {
+		if event[1] == "disconnection" {
+			now--
+			continue
+		}
+		now++
+		total++
+		most = max(most, now)
+	}
+	return most, total
 }
 
 // Ctrl-C in psql cancels its query although all slots are taken and others wait: the
@@ -86,12 +113,14 @@ type postgres struct {
 	bin  string
 	addr string // on loopback
 	dir  string // of its data and socket
+
+	server *program
 }
 
 // startPostgres starts one with so many connections for anybody but superusers.
 func startPostgres(t *testing.T, connections int) *postgres {
 	t.Helper()
-	const reserved = 3
+	const reserved = 2
 	db := &postgres{bin: postgresBin(t), addr: freeAddr(t)}
 	// Not t.TempDir: what is above that only its owner may enter.
 	var err error
@@ -108,8 +137,10 @@ func startPostgres(t *testing.T, connections int) *postgres {
 	host, port, _ := net.SplitHostPort(db.addr)
 	server := append(command("postgres"), "-D", data, "-h", host, "-p", port, "-k", db.dir, "-F",
 		"-c", fmt.Sprint("max_connections=", connections+reserved),
-		"-c", fmt.Sprint("superuser_reserved_connections=", reserved))
-	start(t, nil, server[0], server[1:]...).prints(t, "ready to accept connections")
+		"-c", fmt.Sprint("superuser_reserved_connections=", reserved),
+		"-c", "log_connections=on", "-c", "log_disconnections=on")
+	db.server = start(t, nil, server[0], server[1:]...)
+	db.server.prints(t, "ready to accept connections")
 	db.query(t, "postgres", "create role app login")
 	db.query(t, "postgres", "create database app owner app")
 	db.query(t, "app", "create table history (client int); grant all on history to app")

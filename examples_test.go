@@ -172,12 +172,7 @@ func drivePrinter(t *testing.T) {
 	t.Run("nc -N", func(t *testing.T) {
 		nc := netcat(t)
 		printJobs(t, func(t *testing.T, addr string, job []byte) {
-			host, port, _ := net.SplitHostPort(addr)
-			p := start(t, nil, nc, "-N", host, port)
-			go func() {
-				_, _ = p.stdin.Write(job)
-				p.stdin.Close()
-			}()
+			printByNetcat(t, nc, addr, job)
 		}, goClient)
 	})
 }

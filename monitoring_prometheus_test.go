@@ -20,7 +20,7 @@ import (
 // and once with native histograms. All queries of docs/metrics.md and of the dashboard
 // have a value, and alerts come and go.
 func TestPrometheus(t *testing.T) {
-	prometheusProgram(t, "prometheus")
+	findProgram(t, "prometheus")
 	w := startWatched(t)
 	classic, native := startPrometheus(t, w, false), startPrometheus(t, w, true)
 	for _, p := range []*prometheus{classic, native} {
@@ -88,12 +88,12 @@ func startPrometheus(t *testing.T, w *watched, native bool) *prometheus {
 	if native {
 		// As the comments in the file say, from 3.8 on and before.
 		write(file, strings.Replace(config, "# scrape_native", "scrape_native", 1))
-		if exec.Command(prometheusProgram(t, "promtool"), "check", "config", file).Run() != nil {
+		if exec.Command(findProgram(t, "promtool"), "check", "config", file).Run() != nil {
 			write(file, config)
 			args = append(args, "--enable-feature=native-histograms")
 		}
 	}
-	p := &prometheus{start(t, nil, prometheusProgram(t, "prometheus"), args...), "http://" + addr + "/api/v1/"}
+	p := &prometheus{start(t, nil, findProgram(t, "prometheus"), args...), "http://" + addr + "/api/v1/"}
 	eventually(t, "Prometheus is there", func() bool {
 		resp, err := http.Get("http://" + addr + "/-/ready")
 		if err == nil {

@@ -82,7 +82,7 @@ func TestMonitoringFiles(t *testing.T) {
 		eachStops(t)
 	})
 	t.Run("promtool", func(t *testing.T) {
-		promtool := prometheusProgram(t, "promtool")
+		promtool := findProgram(t, "promtool")
 		for _, args := range [][]string{
 			{"check", "config", "examples/monitoring/prometheus.yml"},
 			{"check", "rules", "examples/monitoring/tcplock.rules.yml", queriesAsRules(t)},
@@ -140,14 +140,6 @@ func queriesAsRules(t *testing.T) (path string) {
 	return path
 }
 
-// prometheusProgram returns the path of a program of Prometheus.
-func prometheusProgram(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	needs(t, name, err == nil)
-	return path
-}
-
 // docs/metrics.md names exactly what a Caddy serves, and how much of it.
 func TestMetricsServed(t *testing.T) {
 	docs, text := readMetricDocs(t), readDoc(t, "docs/metrics.md")
@@ -182,7 +174,7 @@ func TestMetricsServed(t *testing.T) {
 	}
 	t.Run("number of series", func(t *testing.T) { countSeries(t, w) })
 	t.Run("promtool check metrics", func(t *testing.T) {
-		lint := start(t, nil, prometheusProgram(t, "promtool"), "check", "metrics")
+		lint := start(t, nil, findProgram(t, "promtool"), "check", "metrics")
 		for line := range strings.Lines(string(httpBody(t, w.admin+"/metrics", ""))) {
 			if strings.Contains(line, "caddy_tcplock_") {
 				lint.types(t, line)

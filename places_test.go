@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -275,12 +276,20 @@ func TestPlacesRefused(t *testing.T) {
 // withCertificate adds a self-made certificate for localhost to a config.
 func withCertificate(t *testing.T, cfg []byte) []byte {
 	t.Helper()
+	cert, key := localhostCertificate(t)
+	return withKeyPair(t, cfg, cert, key)
+}
+
+// localhostCertificate makes a certificate for localhost and its key, both as PEM.
+func localhostCertificate(t *testing.T) (certPEM, keyPEM []byte) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "localhost"}, // curl wants one
 		DNSNames:     []string{"localhost"},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(time.Hour),
@@ -293,6 +302,13 @@ func withCertificate(t *testing.T, cfg []byte) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
+
+// withKeyPair adds a certificate and its key to a config.
+func withKeyPair(t *testing.T, cfg, certPEM, keyPEM []byte) []byte {
+	t.Helper()
 	var config map[string]any
 	if err := json.Unmarshal(cfg, &config); err != nil {
 		t.Fatal(err)
@@ -300,11 +316,11 @@ func withCertificate(t *testing.T, cfg []byte) []byte {
 	config["apps"].(map[string]any)["tls"] = map[string]any{
 		"disable_storage_clean": true,
 		"certificates": map[string]any{"load_pem": []any{map[string]any{
-			"certificate": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})),
-			"key":         string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})),
+			"certificate": string(certPEM),
+			"key":         string(keyPEM),
 		}}},
 	}
-	cfg, err = json.Marshal(config)
+	cfg, err := json.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,14 @@ func needs(t *testing.T, what string, found bool) {
 	}
 }
 
+// findProgram returns the path of a program.
+func findProgram(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	needs(t, name, err == nil)
+	return path
+}
+
 // longest is how long a program may take that is to end by itself.
 const longest = 3 * time.Minute
 
