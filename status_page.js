@@ -16,7 +16,7 @@ let stream, last = Date.now(), since, lost = false;
 
 function connect() {
 	stream?.close();
-	stream = new EventSource(location.href); // a path such as //name/ would be another host
+	stream = new EventSource(location.href); // the path alone may begin with two slashes, as a host does
 	last = Date.now();
 	for (const [event, hear] of Object.entries({ history, locks, sample })) {
 		stream.addEventListener(event, message => {
