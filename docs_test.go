@@ -16,7 +16,7 @@ func TestReliabilityDoc(t *testing.T) {
 		t.Fatal(err)
 	}
 	name := regexp.MustCompile("`(Test\\w+)`")
-	command := regexp.MustCompile("`(?:cd (\\w+) && )?go test (?:-tags \\w+ )?-run '\\^(Test\\w+)\\$' ([^\\s`]+)[^`]*`")
+	command := regexp.MustCompile("`(?:cd (\\w+) && )?go test (?:-tags \\w+ )?-run '\\^(Test\\w+)\\$(?:/\\S+)?' ([^\\s`]+)[^`]*`")
 	rows := 0
 	for line := range strings.Lines(string(page)) {
 		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| promise |") {
