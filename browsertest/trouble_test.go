@@ -32,8 +32,8 @@ func trouble(t *testing.T, c *caddy) {
 // What has gone wrong is shown, and what looks like HTML is only text.
 func TestTrouble(t *testing.T) {
 	c := newCaddy(t, "testdata/Caddyfile", troubled...)
+	p := open(t, c.url()) // before there is trouble: the line is full for a while only
 	trouble(t, c)
-	p := open(t, c.url())
 	in := func(lock, selector, text string) {
 		t.Helper()
 		p.until(t, lock+": "+text, says(`[data-lock^="`+lock+`"] `+selector, text))
