@@ -50,7 +50,7 @@ type client struct {
 	begin time.Time // before it connects
 
 	connected bool
-	sent      bool // its job is sent whole, with its end if it has one
+	sent      bool      // its job is sent whole, with its end if it has one
 	finished  time.Time // when it was about to close its sending side
 	saw       string
 	err       error
