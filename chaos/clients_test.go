@@ -50,7 +50,8 @@ type client struct {
 	begin time.Time // before it connects
 
 	connected bool
-	sent      bool // its job is sent whole, with its end if it has one
+	sent      bool      // its job is sent whole, with its end if it has one
+	finished  time.Time // when it was about to close its sending side
 	saw       string
 	err       error
 	end       time.Time // when it saw that, or was about to leave
@@ -73,7 +74,10 @@ func (c *client) run(far *farSide, longest time.Duration) {
 		c.saw, c.err = sawNobody, err
 		return
 	}
-	defer conn.Close()
+	defer func() {
+		c.finish()
+		conn.Close()
+	}()
 	c.connected = true
 	_ = conn.SetDeadline(time.Now().Add(longest))
 	switch c.kind {
@@ -136,9 +140,17 @@ func (c *client) send(conn *net.TCPConn) error {
 		}
 	}
 	if c.job.fin && c.kind != forgets {
+		c.finish()
 		return conn.CloseWrite()
 	}
 	return nil
+}
+
+// finish notes that the client is about to say its last word.
+func (c *client) finish() {
+	if c.finished.IsZero() {
+		c.finished = time.Now()
+	}
 }
 
 // wait stays for so long, or until the other side has ended.

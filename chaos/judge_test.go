@@ -77,12 +77,14 @@ func (j *judge) cutBefore(addr netip.AddrPort, at time.Time) bool {
 	return ok && at.Sub(cut) >= letGo
 }
 
-// present are those of others who count at that moment. With linger 0, the end of a
-// service's answer is the end, even if it reads on: so it has asked for it.
+// present are those of others who count at that moment. A service that has closed its
+// sending side and reads on has said that it is done when the client is, or with linger 0
+// at once: the end of what the client has sent may still be on its way then.
 func (j *judge) present(l *arenaLock, others []netip.AddrPort, at time.Time) []netip.AddrPort {
 	return slices.DeleteFunc(slices.Clone(others), func(addr netip.AddrPort) bool {
 		c := j.clients[addr]
-		return l.linger == "0" && c != nil && c.job.deed == halfDone || j.cutBefore(addr, at)
+		done := c != nil && c.job.deed == halfDone && (l.linger == "0" || c.finished.Before(at))
+		return done || j.cutBefore(addr, at)
 	})
 }
 
