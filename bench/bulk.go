@@ -63,6 +63,7 @@ func bulkRound(ctx context.Context, t *target, way byte, run func(context.Contex
 		return nil, err
 	}
 	defer leave(c)
+	_ = c.SetDeadline(time.Now().Add(d + patience))
 	// The service answers with a byte: the slot has come free, and it begins.
 	if _, err := c.Write([]byte{way}); err != nil {
 		return nil, err

@@ -41,9 +41,10 @@ func (f findings) goals(lines []int) (goals []goal) {
 		if r == nil {
 			return
 		}
-		reference := r.reference(quantity)
-		goals = appendGoal(goals, goal{What: what, Reference: reference.Target, AtLeast: r.Quantities[quantity].More, Bound: bound},
-			r.of(target).ratios(reference, quantity))
+		for _, reference := range r.References {
+			goals = appendGoal(goals, goal{What: what, Reference: reference, AtLeast: r.Quantities[quantity].More, Bound: bound},
+				r.of(target).ratios(r.of(reference), quantity))
+		}
 	}
 	ratio("short connections, one slot, linger 0", "short-1", lockLinger0.name, 0, 1.10)
 	ratio("short connections, one slot, default settings", "short-1", lockDefault.name, 0, 0.90)

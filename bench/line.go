@@ -15,6 +15,7 @@ import (
 type doorway struct {
 	*target
 	*gated
+	calmFor time.Duration // see calm
 }
 
 // doorway starts a server that has served some connections already. The gate is shut.
@@ -23,7 +24,7 @@ func (b *bench) doorway(ctx context.Context, s server) (*doorway, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &doorway{gated: g}
+	d := &doorway{gated: g, calmFor: b.settle / 15}
 	d.target, err = b.start(ctx, front{service: g.addr(), slots: 1, locks: 1}, s)
 	if err != nil {
 		d.shut()
@@ -49,34 +50,19 @@ func (d *doorway) stop() {
 
 // line is the clients that stand in line at a doorway, and the one that has the slot.
 type line struct {
-	at       *doorway
-	before   int // how many descriptors the server had without it
-	conns    []atomic.Pointer[net.TCPConn]
-	over     atomic.Bool
-	failed   chan error
-	answered atomic.Int64
-	all      sync.WaitGroup
-}
-
-// quiet is how many descriptors the server has when nothing happens.
-func (d *doorway) quiet() (now int, err error) {
-	before := 0
-	for since := time.Now(); err == nil && time.Since(since) < 100*time.Millisecond; time.Sleep(10 * time.Millisecond) {
-		if now, err = d.descriptors(); now != before {
-			before, since = now, time.Now()
-		}
-	}
-	return now, err
+	at        *doorway
+	conns     []atomic.Pointer[net.TCPConn]
+	over      atomic.Bool
+	failed    chan error
+	connected atomic.Int64 // how often
+	answered  atomic.Int64
+	all       sync.WaitGroup
 }
 
 // line has n clients wait, and one more at the service. Whoever has been answered asks
 // once more, if again is set.
 func (d *doorway) line(ctx context.Context, n int, again bool) (*line, error) {
-	before, err := d.quiet()
-	if err != nil {
-		return nil, err
-	}
-	l := &line{at: d, before: before, conns: make([]atomic.Pointer[net.TCPConn], n+1), failed: make(chan error, n+1)}
+	l := &line{at: d, conns: make([]atomic.Pointer[net.TCPConn], n+1), failed: make(chan error, n+1)}
 	// More at a time than a listener's backlog would have to come again a second later.
 	dialing := make(chan struct{}, 64)
 	for i := range l.conns {
@@ -85,16 +71,17 @@ func (d *doorway) line(ctx context.Context, n int, again bool) (*line, error) {
 			}
 		})
 	}
-	// Each has a descriptor of the server, and the one at the service a second.
-	err = until(ctx, fmt.Sprintf("%d clients wait", n), func() (bool, error) {
+	err := until(ctx, fmt.Sprintf("%d clients are connected", n+1), func() (bool, error) {
 		select {
 		case err := <-l.failed:
 			return false, err
 		default:
+			return l.connected.Load() == int64(n+1), nil
 		}
-		now, err := d.descriptors()
-		return now >= before+n+2, err
 	})
+	if err == nil {
+		err = d.calm(ctx, d.calmFor) // those that wait to be accepted have been
+	}
 	if err != nil {
 		l.cut()
 	}
@@ -108,6 +95,7 @@ func (l *line) ask(ctx context.Context, i int, dialing chan struct{}) bool {
 	<-dialing
 	if err == nil {
 		l.conns[i].Store(c)
+		l.connected.Add(1)
 		if l.over.Load() {
 			leave(c)
 		}
@@ -152,14 +140,16 @@ func (l *line) clear(ctx context.Context) error {
 	l.cut()
 	d.open()
 	defer d.shut()
-	if err := until(ctx, "the server has let go of the line", func() (bool, error) {
-		now, err := d.descriptors()
-		return now <= l.before+1, err // tcplock may have a second one for its listener now
-	}); err != nil {
+	if err := d.calm(ctx, d.calmFor); err != nil {
 		return err
 	}
 	// Those that were sent on in the middle of that may still wait for the service to
 	// accept them. They come before this one.
+	return d.askService(ctx)
+}
+
+// askService is a client that comes to the service itself.
+func (d *doorway) askService(ctx context.Context) error {
 	service, err := netip.ParseAddrPort(d.gated.addr())
 	if err != nil {
 		return err

@@ -72,6 +72,7 @@ func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, 
 			for n := i; !over.Load(); n += clients {
 				c, err := dial(ctx, i, addrs[n%len(addrs)])
 				if err == nil {
+					_ = c.SetDeadline(time.Now().Add(patience))
 					err = converse(c, buf)
 				}
 				if err != nil {
@@ -84,12 +85,15 @@ func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, 
 	}
 	select {
 	case <-time.After(d):
-	case err = <-failed:
+	case err = <-failed: // the others go on until over
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
 	rate := float64(answered.Load()) / time.Since(start).Seconds()
 	over.Store(true)
 	all.Wait()
+	if err == nil && len(failed) > 0 { // only now
+		err = <-failed
+	}
 	return rate, err
 }

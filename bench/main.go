@@ -24,7 +24,7 @@ type settings struct {
 	caddy    string         // the program, with this plugin
 	rounds   int            // how often each target is measured
 	duration time.Duration  // of a round at one target
-	settle   time.Duration  // how long a process's memory must stay the same
+	settle   time.Duration  // how long a process's memory must stay the same; its descriptors: a 15th of that
 	only     *regexp.Regexp // the measurements to run
 	lines    []int          // how many wait
 	locks    int            // how many there are in one process
@@ -115,7 +115,9 @@ func run(ctx context.Context, s settings, out io.Writer) error {
 		if ctx.Err() != nil || !s.only.MatchString(m.name) {
 			continue
 		}
+		start := time.Now()
 		results, err := m.run(ctx, b)
+		fmt.Fprintf(os.Stderr, "%s: %v\n", m.name, time.Since(start).Round(time.Second)) // how far it is
 		b.stopAll()
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", m.name, err))

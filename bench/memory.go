@@ -28,7 +28,7 @@ func memory(ctx context.Context, b *bench) ([]*result, error) {
 	if r.Missing != "" {
 		trials = nil
 	}
-	return []*result{r}, b.alternate(ctx, trials)
+	return []*result{r}, b.alternateCold(ctx, trials)
 }
 
 func (b *bench) memoryOf(ctx context.Context, s server, n int) ([]float64, error) {

@@ -1,17 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"image/color"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
 )
 
 // Colours that the colour-blind can tell apart, on a background of their own: a page may
@@ -66,7 +69,7 @@ func newPlot(title string) *plot.Plot {
 		style.Font.Size = font.Length(11)
 	}
 	p.Title.TextStyle.Font.Size = font.Length(13)
-	p.Legend.Top = true
+	p.Legend.Padding = vg.Points(3)
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = color.Gray{0xdd}, color.Gray{0xdd}
 	p.Add(grid)
@@ -88,6 +91,9 @@ func (f findings) drawBars(dir string, b bars) error {
 		offset := width * vg.Length(float64(len(b.results)-1)/2-float64(i))
 		names = names[:0]
 		for _, s := range slices.Backward(r.Targets) {
+			if s.Target == direct.name { // it would leave little room for the others
+				continue
+			}
 			names = append(names, s.Target)
 			labels.XYs = append(labels.XYs, plotter.XY{X: s.median(b.quantity), Y: float64(len(values))})
 			labels.Labels = append(labels.Labels, " "+number(s.median(b.quantity)))
@@ -117,9 +123,22 @@ func (f findings) drawBars(dir string, b bars) error {
 		return nil
 	}
 	p.NominalY(names...)
-	p.X.Max *= 1.12 // for the last figure
+	p.Y.Min, p.Y.Max = -0.6, float64(len(names))-0.4
+	p.X.Max *= 1.1 // for the figure behind the longest
+	if len(b.results) > 1 {
+		p.X.Max *= 1.25 // for the legend
+	}
+	p.X.Tick.Marker = plot.TickerFunc(func(from, to float64) []plot.Tick {
+		ticks := plot.DefaultTicks{}.Ticks(from, to)
+		for i, tick := range ticks {
+			if tick.Label != "" {
+				ticks[i].Label = strconv.FormatFloat(tick.Value, 'g', 6, 64)
+			}
+		}
+		return ticks
+	})
 	height := width*vg.Length(len(names)*(len(b.results)+1)) + 80
-	return p.Save(560, height, filepath.Join(dir, b.file))
+	return save(p, height, filepath.Join(dir, b.file))
 }
 
 // drawHandOff draws the gap of each target over the length of the line.
@@ -131,8 +150,15 @@ func (f findings) drawHandOff(file string, lines []int) error {
 	p := newPlot("Hand-off: the service closes, the service accepts the next")
 	p.X.Label.Text, p.Y.Label.Text = "waiters", "microseconds (less is better)"
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
-	p.X.Tick.Marker, p.Y.Tick.Marker = plot.LogTicks{Prec: -1}, plot.LogTicks{Prec: -1}
-	p.Legend.Top, p.Legend.Left = false, true
+	var lengths, gaps plot.ConstantTicks
+	for _, n := range lines {
+		lengths = append(lengths, plot.Tick{Value: float64(n), Label: strconv.Itoa(n)})
+	}
+	for _, us := range []int{10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000} {
+		gaps = append(gaps, plot.Tick{Value: float64(us), Label: strconv.Itoa(us)})
+	}
+	p.X.Tick.Marker, p.Y.Tick.Marker = lengths, gaps
+	p.Legend.Top = true
 	for i, s := range first.Targets {
 		for quantity, name := range []string{"p50", "p99"} {
 			var points plotter.XYs
@@ -154,5 +180,22 @@ func (f findings) drawHandOff(file string, lines []int) error {
 			p.Legend.Add(s.Target+", "+name, line, marks)
 		}
 	}
-	return p.Save(560, 420, file)
+	p.X.Max *= 50 // for the legend
+	return save(p, 420, file)
+}
+
+// save writes a picture. Few readers have the font that it was laid out with, but most
+// have one of the same widths.
+func save(p *plot.Plot, height vg.Length, file string) error {
+	picture := vgsvg.New(580, height)
+	page := draw.New(picture)
+	page.SetColor(background)
+	page.Fill(page.Rectangle.Path())
+	p.Draw(draw.Crop(page, 10, -10, 8, -12))
+	var svg bytes.Buffer
+	if _, err := picture.WriteTo(&svg); err != nil {
+		return err
+	}
+	text := bytes.ReplaceAll(svg.Bytes(), []byte("font-family:Liberation Sans;"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;"))
+	return os.WriteFile(file, text, 0o644)
 }

@@ -135,6 +135,18 @@ func (p *process) descriptors() (int, error) {
 	return len(names), err
 }
 
+// calm waits until the process has neither taken nor closed a connection for so long.
+func (p *process) calm(ctx context.Context, d time.Duration) error {
+	before, since := 0, time.Now()
+	return until(ctx, "the server has nothing to do", func() (bool, error) {
+		now, err := p.descriptors()
+		if now != before {
+			before, since = now, time.Now()
+		}
+		return time.Since(since) > d, err
+	})
+}
+
 // rss is the memory the process has, in KiB.
 func (p *process) rss() (float64, error) {
 	// Unlike that in status, this one is exact.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -129,10 +130,12 @@ func (r *result) print(out io.Writer) {
 		fmt.Fprintln(w)
 	}
 	w.Flush()
-	for i, q := range r.Quantities {
-		if ref := r.reference(i); ref != nil {
-			fmt.Fprintf(out, "  ratio of %s: to %s\n", q.Name, ref.Target)
-		}
+	switch len(r.References) {
+	case 0:
+	case 1:
+		fmt.Fprintf(out, "  ratio: to %s\n", r.References[0])
+	default:
+		fmt.Fprintf(out, "  ratio: to the best of: %s\n", strings.Join(r.References, "; "))
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -21,29 +22,40 @@ type trial struct {
 }
 
 // alternate runs the trials in turn, forwards and backwards, so that what changes on the
-// machine meanwhile changes for all. The first round is for warming up.
+// machine meanwhile changes for all, after a round for warming up.
 func (b *bench) alternate(ctx context.Context, trials []trial) error {
+	if _, err := runRound(ctx, trials, b.duration/2); err != nil {
+		return err
+	}
+	return b.alternateCold(ctx, trials)
+}
+
+// alternateCold is for servers that are started anew in each round.
+func (b *bench) alternateCold(ctx context.Context, trials []trial) error {
+	order := slices.Clone(trials)
 	for _, t := range trials { // the tables keep this order
 		t.of.Targets = append(t.of.Targets, &series{Target: t.target})
 	}
-	for round := range b.rounds + 1 {
-		d := b.duration
-		if round == 0 {
-			d /= 2
+	for range b.rounds {
+		slices.Reverse(order)
+		values, err := runRound(ctx, order, b.duration)
+		if err != nil {
+			return err
 		}
-		for i := range trials {
-			t := trials[i]
-			if round%2 == 1 {
-				t = trials[len(trials)-1-i]
-			}
-			values, err := t.run(ctx, d)
-			if err != nil {
-				return fmt.Errorf("%s: %s: %w", t.of.Title, t.target, err)
-			}
-			if round > 0 {
-				t.of.add(t.target, values...)
-			}
+		for i, t := range order {
+			t.of.add(t.target, values[i]...)
 		}
 	}
 	return nil
+}
+
+func runRound(ctx context.Context, trials []trial, d time.Duration) (values [][]float64, err error) {
+	for _, t := range trials {
+		v, err := t.run(ctx, d)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", t.of.Title, t.target, err)
+		}
+		values = append(values, v)
+	}
+	return values, nil
 }

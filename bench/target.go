@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // target is a server that runs, or the service itself.
@@ -14,8 +16,9 @@ type target struct {
 	server
 	*process // nil: the service itself
 	addrs    []netip.AddrPort
-	admin    string // Caddy's admin API
-	config   string // Caddy's
+	admin    string        // Caddy's admin API
+	config   string        // Caddy's
+	started  time.Duration // how long it took until it listened
 }
 
 // addr is where a target with one lock listens.
@@ -69,6 +72,7 @@ func (b *bench) start(ctx context.Context, f front, s server) (*target, error) {
 	if err := os.WriteFile(file, []byte(t.config), 0o600); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	if t.process, err = start(dir, "output", command...); err != nil {
 		return nil, err
 	}
@@ -78,7 +82,10 @@ func (b *bench) start(ctx context.Context, f front, s server) (*target, error) {
 			return nil, err
 		}
 	}
-	return t, nil
+	t.started = time.Since(began)
+	// HAProxy 2.6 may forget those who come while its only client leaves: they wait for
+	// timeout queue, and nobody is at the service.
+	return t, t.calm(ctx, 50*time.Millisecond)
 }
 
 // stopAll ends all that put has started.
@@ -110,11 +117,24 @@ func addresses(n int) ([]netip.AddrPort, error) {
 	return addrs, nil
 }
 
-// freeAddr is a loopback address that nobody listens on.
+// freeAddr is a loopback address that nobody listens on. Its port is none of those that
+// clients connect from: one of them could be there first.
 func freeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	const lowest = 10_000
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {
 		return "", err
 	}
-	return ln.Addr().String(), ln.Close()
+	var clients int
+	if _, err := fmt.Sscan(string(text), &clients); err != nil {
+		return "", err
+	}
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(max(1, clients-lowest)))
+		var ln net.Listener
+		if ln, err = net.Listen("tcp", addr); err == nil {
+			return addr, ln.Close()
+		}
+	}
+	return "", err
 }
