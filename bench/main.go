@@ -50,6 +50,7 @@ var measurements = []struct {
 	{"locks", manyLocks},
 	{"reload", reload},
 	{"queue", queue},
+	{"plan", plan},
 }
 
 func main() {
