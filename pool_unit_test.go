@@ -123,7 +123,7 @@ func TestManyWorkers(t *testing.T) {
 	if len(workers) != 2*65535 || workers[0].address != "a:1" {
 		t.Errorf("%d workers, the first at %s, expected 131070, and a:1", len(workers), workers[0].address)
 	}
-	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("it took %s, expected less than 3s", took)
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("it took %s, expected less than 20s: it does not grow with the square", took)
 	}
 }
