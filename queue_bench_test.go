@@ -50,14 +50,14 @@ func BenchmarkHandOff(b *testing.B) {
 		priorities int
 		bounds     bounds
 	}{
-		{"", 1, bounds{limit: 2}},
-		{"priorities=8/", 8, bounds{limit: 2}},
-		{"priorities=8,age/", 8, bounds{limit: 2, priorityAge: time.Second}},
-		{"clients/", 1, bounds{limit: 2, perClient: 1, waitingPerClient: 2}},
-		{"clients,priorities=8,age/", 8, bounds{limit: 2, perClient: 1, waitingPerClient: 2, priorityAge: time.Second}},
+		{"plain", 1, bounds{limit: 2}},
+		{"priorities", 8, bounds{limit: 2}},
+		{"ageing", 8, bounds{limit: 2, priorityAge: time.Second}},
+		{"clients", 1, bounds{limit: 2, perClient: 1, waitingPerClient: 2}},
+		{"all", 8, bounds{limit: 2, perClient: 1, waitingPerClient: 2, priorityAge: time.Second}},
 	} {
 		for _, n := range lineLengths {
-			b.Run(fmt.Sprintf("%swaiting=%d", c.name, n), func(b *testing.B) {
+			b.Run(fmt.Sprintf("line=%s/waiters=%d", c.name, n), func(b *testing.B) {
 				q, places, now := fullLine(n, c.bounds, c.priorities)
 				first, second, spare := &places[0], &places[1], new(place)
 				b.ReportAllocs()
@@ -80,7 +80,7 @@ func BenchmarkHandOff(b *testing.B) {
 // leaves: the same whatever the length of the line.
 func BenchmarkLeaveMiddle(b *testing.B) {
 	for _, n := range lineLengths {
-		b.Run(fmt.Sprintf("waiting=%d", n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("waiters=%d", n), func(b *testing.B) {
 			q, places, now := fullLine(n, bounds{limit: 1}, 1)
 			// The front half never moves, so whoever is the first of the back
 			// half stands in the middle.
