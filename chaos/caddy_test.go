@@ -212,7 +212,7 @@ func (c *caddy) stop(t *testing.T) {
 }
 
 // trouble are the words that must not be in the log.
-var trouble = [][]byte{[]byte("panic"), []byte("DATA RACE"), []byte("fatal error"), []byte("http: superfluous")}
+var trouble = [][]byte{[]byte("panic"), []byte("DATA RACE"), []byte("fatal error")}
 
 func troubled(line []byte) bool {
 	for _, word := range trouble {

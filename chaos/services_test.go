@@ -67,7 +67,6 @@ type service struct {
 type guest struct {
 	*net.TCPConn
 	from netip.AddrPort
-	half bool // the service has closed its sending side
 }
 
 func newService(addr, lock string, note func(*visit)) (*service, error) {
@@ -208,14 +207,14 @@ func (s *service) serve(g *guest, r *bufio.Reader, v *visit) {
 		_, err := io.WriteString(g, j.answer())
 		v.Answered = err == nil
 	case trickles:
-		text := j.answer()
-		for len(text) > 0 && err == nil || err == io.EOF {
+		v.Answered = true
+		for text := j.answer(); len(text) > 0 && v.Answered; {
 			n := min(len(text), 1+j.out/5)
-			_, err = io.WriteString(g, text[:n])
+			_, err := io.WriteString(g, text[:n])
+			v.Answered = err == nil
 			text = text[n:]
 			s.wait(j.delay / 5)
 		}
-		v.Answered = err == nil
 	case resets:
 		_ = g.SetLinger(0)
 	}
