@@ -90,7 +90,7 @@ func checkResults(t *testing.T, results findings) {
 		}
 	}
 	want := strings.Fields("short-1 short-4 short-16 handoff-5 handoff-20 handoff-200 handoff-calm-5 handoff-calm-20 handoff-calm-200 " +
-		"memory bulk-down bulk-up hooks locks-start locks reload queue plan")
+		"memory bulk-down bulk-up hooks locks-start locks reload queue queue-handoff queue-leave plan")
 	if !slices.Equal(names, want) {
 		t.Errorf("found the results %v, expected %v", names, want)
 	}

@@ -104,7 +104,7 @@ func printGoals(out io.Writer, goals []goal) {
 		if !g.met() {
 			met = "NO"
 		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s .. %s\t%s\n", g.What, bound, number(g.Measured), number(g.Lowest), number(g.Highest), met)
+		fmt.Fprintf(w, "  %s\t%s\t%.3f\t%.3f .. %.3f\t%s\n", g.What, bound, g.Measured, g.Lowest, g.Highest, met)
 	}
 	w.Flush()
 }

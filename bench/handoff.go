@@ -58,6 +58,7 @@ func (d *doorway) handOffs(ctx context.Context, n int, long time.Duration) ([]fl
 		return nil, err
 	}
 	d.open()
+	began := time.Now()
 	select {
 	case err = <-l.failed:
 	case <-ctx.Done():
@@ -65,6 +66,7 @@ func (d *doorway) handOffs(ctx context.Context, n int, long time.Duration) ([]fl
 	case <-time.After(long):
 	}
 	gaps := d.shut()
+	took := time.Since(began)
 	if err == nil && len(gaps) == 0 {
 		err = fmt.Errorf("found no hand-off within %v", long)
 	}
@@ -72,7 +74,7 @@ func (d *doorway) handOffs(ctx context.Context, n int, long time.Duration) ([]fl
 		l.cut()
 		return nil, err
 	}
-	return []float64{quantile(gaps, 0.50), quantile(gaps, 0.99), float64(len(gaps)) / long.Seconds()}, l.clear(ctx)
+	return []float64{quantile(gaps, 0.50), quantile(gaps, 0.99), float64(len(gaps)) / took.Seconds()}, l.clear(ctx)
 }
 
 // missingDescriptors tells why there cannot be so many waiters, or is empty. The Go

@@ -31,7 +31,7 @@ func (b *bench) doorway(ctx context.Context, s server) (*doorway, error) {
 		d.stop()
 		return nil, err
 	}
-	_, err = askAgainAndAgain(ctx, clients, d.addrs, b.duration/4)
+	_, _, err = askAgainAndAgain(ctx, clients, d.addrs, b.duration/4)
 	d.shut()
 	if err != nil {
 		d.stop()

@@ -55,15 +55,14 @@ func converse(c *net.TCPConn, buf []byte) error {
 	}
 }
 
-// askAgainAndAgain has clients make short connections, to each address in turn, and
-// returns how many were answered a second.
-func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, d time.Duration) (float64, error) {
+// askAgainAndAgain has clients make short connections for so long, to each address in
+// turn, and returns how many were answered, and in what time.
+func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, d time.Duration) (answered int, took time.Duration, err error) {
 	var (
-		answered atomic.Int64
-		over     atomic.Bool
-		failed   = make(chan error, clients)
-		all      sync.WaitGroup
-		err      error
+		count  atomic.Int64
+		over   atomic.Bool
+		failed = make(chan error, clients)
+		all    sync.WaitGroup
 	)
 	start := time.Now()
 	for i := range clients {
@@ -79,7 +78,7 @@ func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, 
 					failed <- err
 					return
 				}
-				answered.Add(1)
+				count.Add(1)
 			}
 		})
 	}
@@ -89,11 +88,11 @@ func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, 
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	rate := float64(answered.Load()) / time.Since(start).Seconds()
+	answered, took = int(count.Load()), time.Since(start)
 	over.Store(true)
 	all.Wait()
 	if err == nil && len(failed) > 0 { // only now
 		err = <-failed
 	}
-	return rate, err
+	return answered, took, err
 }

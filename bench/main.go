@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -148,10 +149,15 @@ func (r *report) save(file string) error {
 // build compiles Caddy with this tree's plugin.
 func build(ctx context.Context, dir string) (program string, err error) {
 	program = filepath.Join(dir, "caddy")
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", program, "./cmd/caddy")
+	return program, goIn(ctx, "build", "-o", program, "./cmd/caddy")
+}
+
+// goIn runs a go command in the plugin's own directory.
+func goIn(ctx context.Context, command string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{command, "-buildvcs=false"}, args...)...)
 	cmd.Dir = ".."
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build ./cmd/caddy: %w\n%s", err, out)
+		return fmt.Errorf("go %s %s: %w\n%s", command, strings.Join(args, " "), err, out)
 	}
-	return program, nil
+	return nil
 }

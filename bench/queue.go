@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 )
 
 // queueName and semaphoreName are what the benchmarks beside queue.go call the two.
@@ -14,30 +16,50 @@ const (
 	semaphoreName = "impl=semaphore"
 )
 
-// queue runs the benchmarks of the queue alone, without any connection.
+// queue runs those benchmarks: the queue alone, without any connection.
 func queue(ctx context.Context, b *bench) ([]*result, error) {
-	r := &result{
+	quantities := []quantity{{"ns", false}, {"allocations", false}}
+	uncontended := &result{
 		Name:       "queue",
 		Title:      "The queue alone: acquire and release, uncontended, beside golang.org/x/sync/semaphore",
 		References: []string{semaphoreName},
-		Quantities: []quantity{{"ns", false}, {"allocations", false}},
+		Quantities: quantities,
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-buildvcs=false", "-run", "^$", "-bench", "^BenchmarkUncontended$", "-benchmem",
-		"-benchtime", (b.duration / 4).String(), "-count", strconv.Itoa(b.rounds), ".")
-	cmd.Dir = ".."
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("go test: %w\n%s", err, out)
+	lengths := []*result{
+		{Name: "queue-handoff", Title: "The queue alone: hand-off, and one who joins", References: []string{waitersTarget(10)}, Quantities: quantities},
+		{Name: "queue-leave", Title: "The queue alone: one who leaves from the middle, and one who joins", References: []string{waitersTarget(10)}, Quantities: quantities},
 	}
-	for _, line := range benchmarkLine.FindAllStringSubmatch(string(out), -1) {
-		ns, _ := strconv.ParseFloat(line[2], 64)
-		allocations, _ := strconv.ParseFloat(line[3], 64)
-		r.add(line[1], ns, allocations)
+	program := filepath.Join(b.dir, "queue.test")
+	if err := goIn(ctx, "test", "-c", "-o", program, "."); err != nil {
+		return nil, err
 	}
-	if len(r.Targets) != 2 {
-		return nil, fmt.Errorf("go test: found %d benchmarks, expected 2\n%s", len(r.Targets), out)
+	for range b.rounds { // not -test.count, which does not alternate
+		cmd := exec.CommandContext(ctx, program, "-test.run", "^$", "-test.benchmem", "-test.benchtime", (b.duration / 4).String(),
+			"-test.bench", "^Benchmark(Uncontended|HandOff|LeaveMiddle)$/^(impl=.*|line=plain|waiters=.*)$")
+		cmd.Dir = b.dir
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("benchmarks: %w\n%s", err, out)
+		}
+		for _, line := range benchmarkLine.FindAllStringSubmatch(string(out), -1) {
+			name, found := line[1], make([]float64, 2)
+			for i, text := range line[2:] {
+				if found[i], err = strconv.ParseFloat(text, 64); err != nil {
+					return nil, err
+				}
+			}
+			_, waiters, _ := strings.Cut(name, "waiters=")
+			switch {
+			case strings.HasPrefix(name, "Uncontended/"):
+				uncontended.add(strings.TrimPrefix(name, "Uncontended/"), found...)
+			case strings.HasPrefix(name, "HandOff/"):
+				lengths[0].add("waiters: "+waiters, found...)
+			default:
+				lengths[1].add("waiters: "+waiters, found...)
+			}
+		}
 	}
-	return []*result{r}, nil
+	return append([]*result{uncontended}, lengths...), nil
 }
 
-var benchmarkLine = regexp.MustCompile(`(?m)^BenchmarkUncontended/(\S+?)(?:-\d+)?\s+\d+\s+(\S+) ns/op.*\s(\d+) allocs/op`)
+var benchmarkLine = regexp.MustCompile(`(?m)^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+(\S+) ns/op.*\s(\d+) allocs/op`)

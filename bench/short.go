@@ -62,10 +62,10 @@ func shortRound(ctx context.Context, t *target, addrs []netip.AddrPort, d time.D
 	if err != nil {
 		return nil, err
 	}
-	rate, err := askAgainAndAgain(ctx, clients, addrs, d)
+	answered, took, err := askAgainAndAgain(ctx, clients, addrs, d)
 	if err != nil {
 		return nil, err
 	}
 	after, err := t.cpu()
-	return []float64{rate, (after - before).Seconds() * 1e6 / (rate * d.Seconds())}, err
+	return []float64{float64(answered) / took.Seconds(), (after - before).Seconds() * 1e6 / float64(answered)}, err
 }
