@@ -140,13 +140,9 @@ func commandLine(pid int) string {
 	return strings.ReplaceAll(string(line), "\x00", " ")
 }
 
-// othersHere lists the processes in the arena but this one.
-func othersHere(t *testing.T) []int {
-	here, err := namespaceOf(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return slices.DeleteFunc(processesIn(here), func(pid int) bool { return pid == os.Getpid() })
+// othersIn lists the processes in a network namespace but this one.
+func othersIn(namespace string) []int {
+	return slices.DeleteFunc(processesIn(namespace), func(pid int) bool { return pid == os.Getpid() })
 }
 
 // farSide is where the far clients are.

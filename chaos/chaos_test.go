@@ -40,6 +40,10 @@ func TestChaos(t *testing.T) {
 		runInArena(t, fmt.Sprintf("-chaos.seed=%d", seed), caddyEnv+"="+buildCaddy(t))
 		return
 	}
+	here, err := namespaceOf(os.Getpid()) // later, its first thread may be on the far side
+	if err != nil {
+		t.Fatal(err)
+	}
 	a := newArena(t, seed)
 	for i := 0; *chaosFor > 0 && !t.Failed(); i++ {
 		d := min(*chaosFor, longestRound)
@@ -48,10 +52,8 @@ func TestChaos(t *testing.T) {
 	}
 	t.Logf("hooks: %v", a.verdicts.given)
 	a.caddy.stop(t)
-	if left := othersHere(t); len(left) > 0 {
-		for _, pid := range left {
-			t.Errorf("left behind by Caddy: process %d, %s", pid, commandLine(pid))
-		}
+	for _, pid := range othersIn(here) {
+		t.Errorf("left behind by Caddy: process %d, %s", pid, commandLine(pid))
 	}
 }
 
