@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -44,13 +45,25 @@ func (b *bench) handOff(ctx context.Context, name, title string, pause time.Dura
 		for i, n := range b.lines {
 			if results[i].Missing == "" {
 				trials = append(trials, trial{results[i], s.name, func(ctx context.Context, long time.Duration) ([]float64, error) {
-					return d.handOffs(ctx, n, long)
+					values, err := d.handOffs(ctx, n, long)
+					for try := 1; err == errForgotten && s.kind == haproxy && try < 5; try++ {
+						results[i].remark(s.name + " let nobody through to the service, which was free, and was started anew")
+						if err := d.startServer(ctx); err != nil {
+							return nil, err
+						}
+						values, err = d.handOffs(ctx, n, long)
+					}
+					return values, err
 				}})
 			}
 		}
 	}
 	return results, b.alternate(ctx, trials)
 }
+
+// errForgotten is what HAProxy 2.6 does now and then: those who come just when its only
+// client leaves wait for timeout queue.
+var errForgotten = errors.New("found nobody let through in 10s, although the service is free")
 
 func (d *doorway) handOffs(ctx context.Context, n int, long time.Duration) ([]float64, error) {
 	l, err := d.line(ctx, n, true)
@@ -64,9 +77,7 @@ func (d *doorway) handOffs(ctx context.Context, n int, long time.Duration) ([]fl
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-time.After(long):
-	}
-	if err == nil { // a round may be short, and the machine slow
-		err = until(ctx, "there was a hand-off", func() (bool, error) { return l.answered.Load() > 1, nil })
+		err = l.goesOn(ctx)
 	}
 	gaps := d.shut()
 	took := time.Since(began)
@@ -75,6 +86,18 @@ func (d *doorway) handOffs(ctx context.Context, n int, long time.Duration) ([]fl
 		return nil, err
 	}
 	return []float64{quantile(gaps, 0.50), quantile(gaps, 0.99), float64(len(gaps)) / took.Seconds()}, l.clear(ctx)
+}
+
+// goesOn waits until one more client is answered, and two in all.
+func (l *line) goesOn(ctx context.Context) error {
+	before := max(1, l.answered.Load())
+	soon, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err := until(soon, "one more is answered", func() (bool, error) { return l.answered.Load() > before, nil })
+	if err != nil && ctx.Err() == nil {
+		return errForgotten
+	}
+	return err
 }
 
 // missingDescriptors tells why there cannot be so many waiters, or is empty. The Go

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // doorway is a target with a service of its own, which serves one connection after the
@@ -15,7 +14,8 @@ import (
 type doorway struct {
 	*target
 	*gated
-	calmFor time.Duration // see calm
+	bench  *bench
+	server server
 }
 
 // doorway starts a server that has served some connections already. The gate is shut.
@@ -24,20 +24,33 @@ func (b *bench) doorway(ctx context.Context, s server) (*doorway, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &doorway{gated: g, calmFor: b.settle / 15}
-	d.target, err = b.start(ctx, front{service: g.addr(), slots: 1, locks: 1}, s)
-	if err != nil {
-		d.shut()
+	g.shut()
+	d := &doorway{gated: g, bench: b, server: s}
+	if err := d.startServer(ctx); err != nil {
 		d.stop()
 		return nil, err
 	}
-	_, _, err = askAgainAndAgain(ctx, clients, d.addrs, b.duration/4)
-	d.shut()
-	if err != nil {
-		d.stop()
-	}
-	return d, err
+	return d, nil
 }
+
+// startServer starts the server, anew if it runs.
+func (d *doorway) startServer(ctx context.Context) (err error) {
+	if d.target != nil {
+		d.target.stop()
+	}
+	d.open()
+	defer d.shut()
+	if d.target, err = d.bench.start(ctx, front{service: d.gated.addr(), slots: 1, locks: 1}, d.server); err != nil {
+		return err
+	}
+	if _, _, err := askAgainAndAgain(ctx, clients, d.addrs, d.bench.duration/4); err != nil {
+		return err
+	}
+	return d.calm(ctx)
+}
+
+// calm waits until the server has neither taken nor closed a connection for a while.
+func (d *doorway) calm(ctx context.Context) error { return d.target.calm(ctx, d.bench.settle/15) }
 
 // stop is called with the gate shut.
 func (d *doorway) stop() {
@@ -80,7 +93,7 @@ func (d *doorway) line(ctx context.Context, n int, again bool) (*line, error) {
 		}
 	})
 	if err == nil {
-		err = d.calm(ctx, d.calmFor) // those that wait to be accepted have been
+		err = d.calm(ctx) // those that wait to be accepted have been
 	}
 	if err != nil {
 		l.cut()
@@ -140,7 +153,7 @@ func (l *line) clear(ctx context.Context) error {
 	l.cut()
 	d.open()
 	defer d.shut()
-	if err := d.calm(ctx, d.calmFor); err != nil {
+	if err := d.calm(ctx); err != nil {
 		return err
 	}
 	// Those that were sent on in the middle of that may still wait for the service to

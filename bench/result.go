@@ -23,7 +23,10 @@ type result struct {
 	Quantities []quantity `json:"quantities"`
 	Targets    []*series  `json:"targets"`
 	Missing    string     `json:"missing,omitempty"` // why it could not be measured
+	Remarks    []string   `json:"remarks,omitempty"`
 }
+
+func (r *result) remark(text string) { r.Remarks = append(r.Remarks, text) }
 
 // series has what was found at one target.
 type series struct {
@@ -136,6 +139,9 @@ func (r *result) print(out io.Writer) {
 		fmt.Fprintf(out, "  ratio: to %s\n", r.References[0])
 	default:
 		fmt.Fprintf(out, "  ratio: to the best of: %s\n", strings.Join(r.References, "; "))
+	}
+	for _, remark := range r.Remarks {
+		fmt.Fprintf(out, "  %s\n", remark)
 	}
 }
 

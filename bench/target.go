@@ -83,8 +83,7 @@ func (b *bench) start(ctx context.Context, f front, s server) (*target, error) {
 		}
 	}
 	t.started = time.Since(began)
-	// HAProxy 2.6 may forget those who come while its only client leaves: they wait for
-	// timeout queue, and nobody is at the service.
+	// See errForgotten.
 	return t, t.calm(ctx, 50*time.Millisecond)
 }
 
