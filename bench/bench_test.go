@@ -78,8 +78,9 @@ func checkResults(t *testing.T, results findings) {
 		for _, s := range r.Targets {
 			for i, q := range r.Quantities {
 				for _, v := range s.values(i) {
-					// A tiny run takes less processor time than can be told.
-					if math.IsNaN(v) || v < 0 || q.More && v == 0 {
+					// A tiny run takes less processor time than can be told, and so few
+					// waiters less memory than comes and goes by itself.
+					if math.IsNaN(v) || v < 0 && r.Name != "memory" || q.More && v == 0 {
 						t.Errorf("%s, %s: found %v %s, expected more", r.Name, s.Target, v, q.Name)
 					}
 				}
