@@ -43,7 +43,7 @@ func (d *doorway) startServer(ctx context.Context) (err error) {
 	if d.target, err = d.bench.start(ctx, front{service: d.gated.addr(), slots: 1, locks: 1}, d.server); err != nil {
 		return err
 	}
-	if _, _, err := askAgainAndAgain(ctx, clients, d.addrs, d.bench.duration/4); err != nil {
+	if _, _, _, err := askAgainAndAgain(ctx, clients, d.target, d.bench.duration/4); err != nil {
 		return err
 	}
 	return d.calm(ctx)

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -55,11 +57,21 @@ func converse(c *net.TCPConn, buf []byte) error {
 	}
 }
 
+// forgottenAfter is how long a client waits at HAProxy, see errForgotten. Nobody else makes
+// one wait for so long who is in turn with a few others.
+const forgottenAfter = 10 * time.Second
+
 // askAgainAndAgain has clients make short connections for so long, to each address in
-// turn, and returns how many were answered, and in what time.
-func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, d time.Duration) (answered int, took time.Duration, err error) {
+// turn, and returns how many were answered, in what time, and how many HAProxy has
+// forgotten: they come again.
+func askAgainAndAgain(ctx context.Context, clients int, t *target, d time.Duration) (answered, forgotten int, took time.Duration, err error) {
+	limit := patience
+	if t.kind == haproxy {
+		limit = forgottenAfter
+	}
 	var (
 		count  atomic.Int64
+		lost   atomic.Int64
 		over   atomic.Bool
 		failed = make(chan error, clients)
 		all    sync.WaitGroup
@@ -69,10 +81,14 @@ func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, 
 		all.Go(func() {
 			buf := make([]byte, 1024)
 			for n := i; !over.Load(); n += clients {
-				c, err := dial(ctx, i, addrs[n%len(addrs)])
+				c, err := dial(ctx, i, t.addrs[n%len(t.addrs)])
 				if err == nil {
-					_ = c.SetDeadline(time.Now().Add(patience))
+					_ = c.SetDeadline(time.Now().Add(limit))
 					err = converse(c, buf)
+				}
+				if t.kind == haproxy && errors.Is(err, os.ErrDeadlineExceeded) {
+					lost.Add(1)
+					continue
 				}
 				if err != nil {
 					failed <- err
@@ -94,5 +110,5 @@ func askAgainAndAgain(ctx context.Context, clients int, addrs []netip.AddrPort, 
 	if err == nil && len(failed) > 0 { // only now
 		err = <-failed
 	}
-	return answered, took, err
+	return answered, int(lost.Load()), took, err
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"time"
 )
 
@@ -51,20 +50,23 @@ func (b *bench) short(ctx context.Context, r *result, f front, servers ...server
 	var trials []trial
 	for _, t := range targets {
 		trials = append(trials, trial{r, t.name, func(ctx context.Context, d time.Duration) ([]float64, error) {
-			return shortRound(ctx, t, t.addrs, d)
+			return shortRound(ctx, r, t, d)
 		}})
 	}
 	return []*result{r}, b.alternate(ctx, trials)
 }
 
-func shortRound(ctx context.Context, t *target, addrs []netip.AddrPort, d time.Duration) ([]float64, error) {
+func shortRound(ctx context.Context, r *result, t *target, d time.Duration) ([]float64, error) {
 	before, err := t.cpu()
 	if err != nil {
 		return nil, err
 	}
-	answered, took, err := askAgainAndAgain(ctx, clients, addrs, d)
+	answered, forgotten, took, err := askAgainAndAgain(ctx, clients, t, d)
 	if err != nil {
 		return nil, err
+	}
+	if forgotten > 0 {
+		r.remark(fmt.Sprintf("%s let %d clients wait for %s in a round, who came again", t.name, forgotten, forgottenAfter))
 	}
 	after, err := t.cpu()
 	return []float64{float64(answered) / took.Seconds(), (after - before).Seconds() * 1e6 / float64(answered)}, err
