@@ -295,23 +295,23 @@ func (c *conn) cut() {
 	_ = c.socket.Close()
 }
 
-// Bounds of drain: those of nginx's lingering close, well tried.
+// Bounds of discard: those of nginx's lingering close, well tried.
 const (
-	drainSilence = 5 * time.Second
-	drainTotal   = 30 * time.Second
+	discardSilence = 5 * time.Second
+	discardTotal   = 30 * time.Second
 )
 
-// drain reads what the client still sends and throws it away, so that closing the
+// discard reads what the client still sends and throws it away, so that closing the
 // connection does not reset it: a reset can destroy the end of the reply while it is
 // still on its way. It is called when the slot has been given back.
-func (c *conn) drain() {
+func (c *conn) discard() {
 	if !c.serviceDone.Load() || c.inputEnded.Load() {
 		return
 	}
-	last := time.Now().Add(drainTotal)
+	last := time.Now().Add(discardTotal)
 	buf := make([]byte, 512) // as a rule there is nothing to come
 	for {
-		until := time.Now().Add(drainSilence)
+		until := time.Now().Add(discardSilence)
 		if until.After(last) {
 			until = last
 		}

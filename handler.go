@@ -47,7 +47,7 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 		}
 		switch ended {
 		case "":
-			c.drain()
+			c.discard()
 			return err
 		case workerDown:
 			ended = ""
@@ -66,7 +66,7 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 			defer c.logEnd(reason)
 		}
 	}
-	if reason == clientGone || reason == kicked && c.granted { // and so cut
+	if reason == clientGone || reason == kicked && c.granted { // who is kicked from a slot has been cut
 		return nil
 	}
 	for outer := c.outer; outer != nil; outer = outer.outer {
@@ -80,7 +80,7 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 	}
 	defer budget.leaveRefusal()
 	err := h.refuse.Handle(cx)
-	c.drain()
+	c.discard()
 	if quiet {
 		return nil // an error would be a line in the log as well
 	}
@@ -130,7 +130,7 @@ func (c *conn) join(priority int) (ended string) {
 	}
 	c.place.priority = priority
 	holds, err := c.lock.queue.Join(&c.place, time.Now())
-	c.id = c.place.seq // which nobody changes from here on, nor ahead
+	c.id = c.place.seq // read without the mutex, as ahead is: nobody changes them from here on
 	switch {
 	case errors.Is(err, errClosed):
 		return shutdown

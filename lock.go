@@ -213,11 +213,11 @@ func (l *lock) shutDown() {
 	}
 	// Who was refused may still be getting its answer, and what a hook has started does
 	// not end by itself.
-	l.settleDown(func() bool { return l.handling.Load() == 0 && l.emitter.idle() })
+	giveGrace(func() bool { return l.handling.Load() == 0 && l.emitter.idle() })
 	l.cancel()
-	l.settleDown(func() bool { return l.handling.Load() == 0 && !l.refusing.Load() })
+	giveGrace(func() bool { return l.handling.Load() == 0 && !l.refusing.Load() })
 	l.stopProcesses()
-	l.settleDown(l.emitter.idle)
+	giveGrace(l.emitter.idle)
 	l.refusals.flush()
 }
 
@@ -225,7 +225,7 @@ func (l *lock) shutDown() {
 // the refuse handlers may take for those who have been refused, and hooks to end.
 const lastGrace = time.Second
 
-func (l *lock) settleDown(done func() bool) {
+func giveGrace(done func() bool) {
 	for end := time.Now().Add(lastGrace); !done() && time.Now().Before(end); {
 		time.Sleep(lastGrace / 100)
 	}

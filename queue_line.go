@@ -144,11 +144,11 @@ func (q *queue) unlink(p *place) {
 	if p.from != nil {
 		p.from.waiting--
 	}
-	p.cut()
+	p.detach()
 }
 
-// cut takes p out of the list it is in.
-func (p *place) cut() {
+// detach takes p out of the list it is in.
+func (p *place) detach() {
 	p.prev.next, p.next.prev = p.next, p.prev
 	p.prev, p.next = nil, nil
 }
@@ -162,7 +162,7 @@ func (q *queue) stepOut(p *place) {
 }
 
 func (q *queue) standAside(p *place) {
-	p.cut()
+	p.detach()
 	p.from.aside.add(p)
 }
 
@@ -172,7 +172,7 @@ func (q *queue) bringBack(c *client) {
 		return
 	}
 	if p := c.aside.first(q.priorityAge); p != nil {
-		p.cut()
+		p.detach()
 		q.line.add(p)
 	}
 }

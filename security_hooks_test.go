@@ -147,7 +147,7 @@ func TestDrainIsBounded(t *testing.T) {
 				go func() {
 					defer server.Close()
 					start := time.Now()
-					c.drain()
+					c.discard()
 					if took := time.Since(start); took != test.want {
 						t.Errorf("found %s, expected %s", took, test.want)
 					}

@@ -23,7 +23,8 @@ import (
 // counts connections that have got to a lock: a burst can be accepted faster than its
 // first connection gets there. So each config looks after the listeners of its layer4
 // servers, and where connections are left waiting it accepts them in caddy-l4's place.
-// If caddy-l4 has not stopped but is only slow, both accept, which does no harm.
+// If caddy-l4 has not stopped but is only slow, as under a long flood, both accept, which
+// does no harm.
 
 const (
 	lookInterval = 500 * time.Millisecond
@@ -56,8 +57,8 @@ func watchListeners(servers map[string]*layer4.Server, logger *zap.Logger) (stop
 				if err != nil { // most likely there still is no descriptor left
 					continue
 				}
-				logger.Error("caddy-l4 has stopped accepting connections, most likely because the process had no file "+
-					"descriptor left (raise its limit); accepting them in its place",
+				logger.Error("connections are left waiting: caddy-l4 is slow to accept them, or has stopped because the process "+
+					"had no file descriptor left (raise its limit); accepting them in its place",
 					zap.String("address", ln.Addr().String()))
 				delete(waited, fd)
 				running.Go(func() { standIn(ctx, ln, server, logger) })
