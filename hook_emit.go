@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,7 @@ type EmitStep struct {
 
 	ctx     caddy.Context
 	events  *caddyevents.App
+	started startSignal
 	overdue atomic.Int64 // events whose handlers still run after the timeout
 }
 
@@ -57,6 +59,22 @@ func (s *EmitStep) Provision(ctx caddy.Context) error {
 		return err
 	}
 	s.ctx, s.events = ctx, app.(*caddyevents.App)
+	s.started.heard = make(chan struct{})
+	return s.events.On("started", &s.started)
+}
+
+// startSignal hears that all apps of its config have started. A connection may come before:
+// until then the events app still takes subscriptions, without a mutex, and must not be asked.
+type startSignal struct {
+	once  sync.Once
+	heard chan struct{}
+}
+
+// Handle implements caddyevents.Handler.
+func (s *startSignal) Handle(_ context.Context, e caddy.Event) error {
+	if e.Origin() == nil { // Caddy's own
+		s.once.Do(func() { close(s.heard) })
+	}
 	return nil
 }
 
@@ -76,6 +94,11 @@ func (s *EmitStep) Run(ctx context.Context, m Moment) error {
 	timeout := cmp.Or(time.Duration(s.Timeout), defaultEmitTimeout)
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	select {
+	case <-s.started.heard:
+	case <-bounded.Done():
+		return fmt.Errorf("emit %s: not emitted, its config has not started: %w", s.Event, context.Cause(bounded))
+	}
 	done := make(chan error, 1)
 	go func() { done <- s.emit(bounded, m) }()
 	var err error
@@ -146,4 +169,5 @@ var (
 	_ Step                  = (*EmitStep)(nil)
 	_ caddy.Provisioner     = (*EmitStep)(nil)
 	_ caddyfile.Unmarshaler = (*EmitStep)(nil)
+	_ caddyevents.Handler   = (*startSignal)(nil)
 )

@@ -99,13 +99,13 @@ func TestEmitFails(t *testing.T) {
 // returned it works again.
 func TestEmitTimeout(t *testing.T) {
 	hang, calls := make(chan struct{}), make(chan struct{}, 9)
-	emit, _ := newEmit(t, `{"event":"restarted","timeout":"50ms"}`, func(context.Context, caddy.Event) error {
+	emit, _ := newEmit(t, `{"event":"restarted","timeout":"1s"}`, func(context.Context, caddy.Event) error {
 		calls <- struct{}{}
 		<-hang
 		return nil
 	})
 	for _, want := range []string{
-		"emit restarted: its handlers have not ended after 50ms",
+		"emit restarted: its handlers have not ended after 1s",
 		"emit restarted: not emitted, its handlers still run since an earlier timeout",
 	} {
 		if err := emit.Run(t.Context(), Moment{}); err == nil || err.Error() != want {
@@ -144,8 +144,41 @@ func TestEmitCancelled(t *testing.T) {
 	}
 }
 
-// newEmit loads the step in a config with a real events app that handler subscribes to.
+// A connection may come while its config is still starting. Its event waits for that: before,
+// the events app must not be asked, and would not know all who want to hear of it. So does a
+// step that has to end meanwhile, for no longer than that.
+func TestEmitBeforeStart(t *testing.T) {
+	n := 0
+	emit, start, _ := loadEmit(t, `{"event":"restarted"}`, func(context.Context, caddy.Event) error { n++; return nil })
+	ended := errors.New("client has gone")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(ended)
+	if err := emit.Run(ctx, Moment{}); !errors.Is(err, ended) || n > 0 {
+		t.Errorf("found %d events (%v), expected none, and %v", n, err, ended)
+	}
+	result := make(chan error)
+	go func() { result <- emit.Run(t.Context(), Moment{}) }()
+	select {
+	case err := <-result:
+		t.Fatalf("found it done before the start (%v)", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	start()
+	if err := <-result; err != nil || n != 1 {
+		t.Errorf("found %d events (%v), expected 1", n, err)
+	}
+}
+
+// newEmit loads the step in a config with a real events app that handler subscribes to, and
+// starts it.
 func newEmit(t *testing.T, raw string, handler handlerFunc) (step Step, unload func()) {
+	t.Helper()
+	step, start, unload := loadEmit(t, raw, handler)
+	start()
+	return step, unload
+}
+
+func loadEmit(t *testing.T, raw string, handler handlerFunc) (step Step, start, unload func()) {
 	t.Helper()
 	config, err := caddy.ProvisionContext(new(caddy.Config))
 	if err != nil {
@@ -161,13 +194,18 @@ func newEmit(t *testing.T, raw string, handler handlerFunc) (step Step, unload f
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := app.(*caddyevents.App).On(mod.(*EmitStep).Event, handler); err != nil {
-		t.Fatal(err)
+	events := app.(*caddyevents.App)
+	start = func() {
+		// As late as the events app takes it.
+		if err := events.On(mod.(*EmitStep).Event, handler); err != nil {
+			t.Fatal(err)
+		}
+		if err := events.Start(); err != nil {
+			t.Fatal(err)
+		}
+		events.Emit(ctx, "started", nil)
 	}
-	if err := app.(caddy.App).Start(); err != nil {
-		t.Fatal(err)
-	}
-	return mod.(Step), unload
+	return mod.(Step), start, unload
 }
 
 type handlerFunc func(context.Context, caddy.Event) error
