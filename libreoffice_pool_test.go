@@ -167,7 +167,7 @@ func startPool(t *testing.T, workers int, holdTimeout time.Duration) *officePool
 			t.Logf("Caddy's log:\n%s", p.log)
 		}
 	})
-	eventually(t, "every soffice runs", func() bool { return strings.Count(p.log.String(), `"msg":"service started"`) == workers })
+	within(t, longest, "every soffice runs", func() bool { return strings.Count(p.log.String(), `"msg":"service started"`) == workers })
 	return p
 }
 

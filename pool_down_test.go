@@ -75,7 +75,7 @@ func TestWorkerDownKeepsPlace(t *testing.T) {
 	p := &pool{addr: addr}
 	p.come(t, 0, 3, 2)
 	at := svc.gets(t, 0)
-	for range 3 { // then it is left out for long enough
+	for range 4 { // then it is left out for long enough
 		close(nextCall(t, tries, "activate", 2).goOn)
 	}
 	inLine(t, "default", 1, 3)
@@ -154,7 +154,7 @@ func TestWaitTimeoutWhileWorkersAreDown(t *testing.T) {
 			clients := []net.Conn{dial(t, addr), dial(t, addr), dial(t, addr)}
 			for _, client := range clients {
 				expect(t, client, "wait_timeout")
-				if took := time.Since(start); took < wait || took > wait+wait/2 {
+				if took := time.Since(start); took < wait || took > 2*wait {
 					t.Errorf("refused after %s, expected %s", took, wait)
 				}
 				expectEOF(t, client)
@@ -168,9 +168,13 @@ func TestWaitTimeoutWhileWorkersAreDown(t *testing.T) {
 // time, and then tried with one client: the first in line. When that has got through, all
 // begins anew.
 func TestWorkerLeftOutTwiceAsLong(t *testing.T) {
-	tries := make(chan string, 100)
+	type try struct {
+		who string
+		at  time.Time // by the hook's clock: this test may be slow to hear of it
+	}
+	tries := make(chan try, 100)
 	call := func(m tcplock.Moment) error {
-		tries <- m.Client
+		tries <- try{m.Client, time.Now()}
 		return nil
 	}
 	called.Store(&call)
@@ -181,11 +185,11 @@ func TestWorkerLeftOutTwiceAsLong(t *testing.T) {
 	tried := func() (at time.Time) {
 		t.Helper()
 		select {
-		case who := <-tries:
-			if who != client.LocalAddr().String() {
-				t.Errorf("%s was tried, expected %s, the first in line", who, client.LocalAddr())
+		case try := <-tries:
+			if try.who != client.LocalAddr().String() {
+				t.Errorf("%s was tried, expected %s, the first in line", try.who, client.LocalAddr())
 			}
-			return time.Now()
+			return try.at
 		case <-time.After(patience):
 			t.Fatal("nobody was tried")
 			return time.Time{}
@@ -195,7 +199,7 @@ func TestWorkerLeftOutTwiceAsLong(t *testing.T) {
 	plainly(t, addr, number(1))
 	for _, want := range []time.Duration{500 * time.Millisecond, time.Second} {
 		at := tried()
-		if gap := at.Sub(last); gap < want*9/10 || gap > want*19/10 {
+		if gap := at.Sub(last); gap < want || gap > patience/4 {
 			t.Errorf("tried again after %s, expected %s", gap, want)
 		}
 		last = at
@@ -211,7 +215,7 @@ func TestWorkerLeftOutTwiceAsLong(t *testing.T) {
 	}
 	client = dial(t, addr)
 	last = tried()
-	if gap := tried().Sub(last); gap > 950*time.Millisecond {
+	if gap := tried().Sub(last); gap > 1900*time.Millisecond { // it would be 2s
 		t.Errorf("tried again after %s, expected 500ms", gap)
 	}
 	client.Close()
@@ -282,7 +286,7 @@ func TestRefusedJoinsSameLock(t *testing.T) {
 	defer letGo()
 	svc, again := newService(t, nil), newService(t, nil)
 	addr := freeAddr(t)
-	lock := "tcplock {\nname same\nlinger 0\nwait_timeout 2s\non refuse test_call\nrefuse {\ntcplock {\nname same\n}\nproxy %s\n}\n}"
+	lock := "tcplock {\nname same\nlinger 0\nwait_timeout 5s\non refuse test_call\nrefuse {\ntcplock {\nname same\n}\nproxy %s\n}\n}"
 	load(t, lockConfig(addr, fmt.Sprintf(lock, again.addr), svc.addr))
 	leakCheck(t)
 	plainly(t, addr, number(0))

@@ -177,7 +177,7 @@ func TestShutdownLetsProcessesEnd(t *testing.T) {
 				s.workers[0].next(t) // and nothing else: it does not read, nor close
 			}
 			p.terminate(t)
-			p.endsWithin(t, prompt)
+			p.endsWithin(t, 2*prompt) // a client that stays takes more than 3s of it
 			for _, file := range []string{"1", "2"} {
 				if notes := s.notes(t, file); len(notes) != 2 {
 					t.Errorf("found %q in %s, expected start and end", notes, file)

@@ -295,7 +295,7 @@ func TestExclusiveHookHasAllWorkers(t *testing.T) {
 // A client cut by hold_timeout gives its worker to the next one; the other worker's client
 // is not concerned.
 func TestPoolHoldTimeout(t *testing.T) {
-	p := newPool(t, 2, "hold_timeout 500ms")
+	p := newPool(t, 2, "hold_timeout 2s")
 	p.come(t, 0, 3, 2)
 	wedged := p.workers[0].gets(t, 0)
 	p.workers[1].leave(p.workers[1].gets(t, 1))

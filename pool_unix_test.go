@@ -19,9 +19,12 @@ func TestPoolShutdown(t *testing.T) {
 			if up {
 				workers[0] = svc.addr
 			}
-			p := startCaddy(t, 0, poolConfig(addr, "drain 1m\nmax_waiting 3\nrefuse {\n"+whySockets(t)+"\n}", workers...))
+			config, a := withAdmin(t, poolConfig(addr, "drain 1m\nmax_waiting 3\nrefuse {\n"+whySockets(t)+"\n}", workers...))
+			p := startCaddy(t, 0, config)
 			var holder, conn *net.TCPConn
+			come := 2
 			if up {
+				come++
 				holder = plainly(t, addr, number(0)).(*net.TCPConn)
 				conn = svc.gets(t, 0)
 			}
@@ -34,6 +37,10 @@ func TestPoolShutdown(t *testing.T) {
 				}()
 			}
 			p.prints(t, "worker cannot be reached, left out")
+			eventually(t, "all have come", func() bool {
+				now := a.lock(t, "default")
+				return now.Held+now.Waiting == come // one of them may be trying a worker
+			})
 			p.terminate(t)
 			for range 2 {
 				if got := <-answers; got != "shutdown" {

@@ -45,14 +45,14 @@ func TestPriorities(t *testing.T) {
 }
 
 // One with a low priority has been in line for longer than its lack of it is worth: with
-// an age of 100ms, 10 of priority are a second. So it goes before one with a high priority
+// an age of 300ms, 10 of priority are 3 seconds. So it goes before one with a high priority
 // who has just come, but after one who came soon after it. Without an age it goes last.
 func TestPriorityAge(t *testing.T) {
 	for name, c := range map[string]struct {
 		settings string
 		want     []int
 	}{
-		"with an age":    {"priority_age 100ms", []int{0, 2, 1, 3}},
+		"with an age":    {"priority_age 300ms", []int{0, 2, 1, 3}},
 		"without an age": {"", []int{0, 2, 3, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -60,7 +60,7 @@ func TestPriorityAge(t *testing.T) {
 			addrs := priorities(t, svc.addr, "linger 0\n"+c.settings, 0, 10)
 			for i, server := range []int{0, 0, 1, 1} {
 				if i == 3 {
-					time.Sleep(1200 * time.Millisecond)
+					time.Sleep(3300 * time.Millisecond)
 				}
 				plainly(t, addrs[server], number(i))
 				inLine(t, "shared", 1, i)
@@ -109,7 +109,7 @@ func TestPriorityBackInLine(t *testing.T) {
 		inLine(t, "shared", min(i+1, 2), max(0, i-1))
 	}
 	at := svc.gets(t, 0)
-	for range 3 { // then it is left out for long enough
+	for range 4 { // then it is left out for long enough
 		close(nextCall(t, tries, "activate", 2).goOn)
 	}
 	inLine(t, "shared", 1, 3)

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	psutil "github.com/shirou/gopsutil/v4/process"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -51,6 +52,14 @@ func nothingLeft(t *testing.T) {
 		entries, _ := os.ReadDir("/dev/fd")
 		return len(entries)
 	}
+	self, err := psutil.NewProcess(int32(os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "the end of the processes of the test before", func() bool {
+		children, _ := self.Children()
+		return len(children) == 0
+	})
 	goroutines, open := runtime.NumGoroutine(), descriptors()
 	t.Cleanup(func() {
 		poll(t, "goroutines and descriptors as before", func() bool {
@@ -219,7 +228,8 @@ func TestProcessReady(t *testing.T) {
 	ln := listen(t, "tcp", "127.0.0.1:0")
 	_, port, _ := strings.Cut(ln.Addr().String(), ":")
 	flag := file(t)
-	late := []string{"sh", "-c", `if [ ! -s "$FLAG" ]; then echo no >&2; exit 1; fi`}
+	late := []string{"sh", "-c", `test -s "$FLAG" && exit; echo no >&2; exit 1`}
+	third := []string{"sh", "-c", `echo >>"$FLAG"; test "$(wc -l <"$FLAG")" -ge 3 && exit; echo no >&2; exit 1`}
 	for _, test := range []struct {
 		name    string
 		service Service
@@ -229,17 +239,14 @@ func TestProcessReady(t *testing.T) {
 		{"worker", Service{}, ln.Addr().String(), ""},
 		{"address", Service{Ready: "{l4.tcplock.worker_host}:" + port}, "127.0.0.1:1", ""},
 		{"nobody there", Service{ReadyTimeout: second / 10}, nobody, "wait " + nobody + ": not open after 100ms: "},
-		{"command says no", Service{ReadyTimeout: second / 5, ReadyCommand: late}, "", `ready exec sh: not ready after 200ms: exit status 1`},
+		{"command says no", Service{ReadyTimeout: 3 * second, ReadyCommand: late}, "", `ready exec sh: not ready after 3s: exit status 1`},
 		{"no such command", Service{ReadyTimeout: second / 10, ReadyCommand: []string{"no-such-command-here"}}, "", "ready exec no-such-command-here: not ready after 100ms: "},
 		{"command hangs", Service{ReadyTimeout: second / 10, ReadyCommand: []string{"sleep", "1000"}}, "", "ready exec sleep: not ready after 100ms: "},
-		{"command says yes at last", Service{ReadyCommand: late}, "", ""},
+		{"command says yes at last", Service{ReadyCommand: third}, "", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := test.service
 			s.Env = map[string]string{"FLAG": flag}
-			if strings.HasSuffix(test.name, "at last") {
-				time.AfterFunc(300*time.Millisecond, func() { _ = os.WriteFile(flag, []byte("x"), 0o644) })
-			}
 			core, logs := observer.New(zap.DebugLevel)
 			p := &osProcess{service: &s, id: processID{"soffice", 2, test.worker}, logger: func() *zap.Logger { return zap.New(core) }}
 			err := p.ready(t.Context())

@@ -38,11 +38,12 @@ const longest = 3 * time.Minute
 
 // program is a running program.
 type program struct {
-	cmd   *exec.Cmd
-	stdin io.WriteCloser
-	out   output // what it has printed so far
-	ended chan struct{}
-	err   error // how it ended
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	typing sync.WaitGroup // what somebody still writes to it
+	out    output         // what it has printed so far
+	ended  chan struct{}
+	err    error // how it ended
 }
 
 // output is what a program has printed, to either stream.
@@ -109,6 +110,7 @@ func (p *program) prints(t *testing.T, want string) {
 // result waits for the program's end and returns what it has printed.
 func (p *program) result(t *testing.T) (string, error) {
 	t.Helper()
+	p.typing.Wait()
 	p.stdin.Close()
 	select {
 	case <-p.ended:

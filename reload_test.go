@@ -198,13 +198,13 @@ func TestWaitersKeepTheirRoute(t *testing.T) {
 // A hold_timeout that comes with a reload is not for who holds a slot by then, but for
 // who gets one after that, whenever it came.
 func TestTimesThatRunKeepTheirLength(t *testing.T) {
-	const hold = 500 * time.Millisecond
+	const hold = 2 * time.Second
 	svc := newService(t, nil)
 	addr := lockServer(t, "tcplock {\nlinger 0\n}", svc.addr)
 	l := newLine(svc, addr, 1)
 	l.join(t, 2)
 	load(t, lockConfig(addr, fmt.Sprintf("tcplock {\nlinger 0\nhold_timeout %s\n}", hold), svc.addr))
-	time.Sleep(2 * hold)
+	time.Sleep(hold + hold/2)
 	l.talk(t)
 	l.svc.leave(l.served[0])
 	expectHolds(t, svc, 1, hold)

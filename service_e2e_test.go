@@ -259,10 +259,10 @@ client.sendall(b"%d" % os.getpid())`
 // started.
 func TestServiceStopIdle(t *testing.T) {
 	w := newWebPool(t, 1)
-	load(t, w.config("stop_idle 500ms", ""))
+	load(t, w.config("stop_idle 2s", ""))
 	first := w.ask(t)
 	ended(t, first)
-	time.Sleep(700 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond)
 	w.started(t, 1, 1)
 	if second := w.ask(t); second == first || second != w.started(t, 1, 2) {
 		t.Errorf("process %d has answered, expected another than the first one, %d", second, first)
@@ -274,7 +274,7 @@ func TestServiceStopIdle(t *testing.T) {
 	inLine(t, "default", 0, 0)
 	conn := dial(t, w.lock)
 	inLine(t, "default", 1, 0)
-	time.Sleep(700 * time.Millisecond)
+	time.Sleep(2500 * time.Millisecond)
 	if len(group(allProcesses(t), second)) == 0 {
 		t.Error("the server was stopped although it had a client")
 	}

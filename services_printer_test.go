@@ -81,9 +81,9 @@ func startNetcat(t *testing.T, nc, addr string) *program {
 func printByNetcat(t *testing.T, nc, addr string, job []byte) *program {
 	t.Helper()
 	p := startNetcat(t, nc, addr)
-	go func() {
+	p.typing.Go(func() {
 		_, _ = p.stdin.Write(job)
 		p.stdin.Close()
-	}()
+	})
 	return p
 }
