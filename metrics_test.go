@@ -178,10 +178,7 @@ func TestMetricsNativeHistogram(t *testing.T) {
 		t.Fatal(err)
 	}
 	req.Header.Set("Accept", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	resp := answer(t, http.DefaultClient, req)
 	defer resp.Body.Close()
 	var body bytes.Buffer
 	if _, err := body.ReadFrom(resp.Body); err != nil {

@@ -36,6 +36,18 @@ func pageServer(t *testing.T, service, directives string) (lock, url string) {
 // pageClient makes one connection for each request, so that none is left open.
 var pageClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: patience}}
 
+// answer sends a request that changes nothing. Just after a reload it may meet the server of
+// the old config, which closes it, and is sent again.
+func answer(t *testing.T, client *http.Client, req *http.Request) (resp *http.Response) {
+	t.Helper()
+	eventually(t, "an answer from "+req.URL.Host, func() bool {
+		var err error
+		resp, err = client.Do(req)
+		return err == nil
+	})
+	return resp
+}
+
 // fetch makes a request and reads the answer's body.
 func fetch(t *testing.T, method, url, accept string) (*http.Response, []byte) {
 	t.Helper()
@@ -46,10 +58,7 @@ func fetch(t *testing.T, method, url, accept string) (*http.Response, []byte) {
 	if accept != "" {
 		req.Header.Set("Accept", accept)
 	}
-	resp, err := pageClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	resp := answer(t, pageClient, req)
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {

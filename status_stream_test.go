@@ -26,8 +26,7 @@ type viewer struct {
 	samples map[string][]float64 // of the figure "waiting"
 }
 
-// view opens a stream. Just after a reload a request may meet the server of the old config,
-// which closes it.
+// view opens a stream.
 func view(t *testing.T, client *http.Client, url, encoding string) *viewer {
 	t.Helper()
 	req, err := http.NewRequest("GET", url, nil)
@@ -38,11 +37,7 @@ func view(t *testing.T, client *http.Client, url, encoding string) *viewer {
 	if encoding != "" {
 		req.Header.Set("Accept-Encoding", encoding)
 	}
-	var resp *http.Response
-	eventually(t, "the page's server answers", func() bool {
-		resp, err = client.Do(req)
-		return err == nil
-	})
+	resp := answer(t, client, req)
 	t.Cleanup(func() { resp.Body.Close() })
 	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("Content-Encoding") != encoding {
 		t.Fatalf("found %s %v, expected a stream, with encoding %q", resp.Status, resp.Header, encoding)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -49,20 +50,31 @@ func plan(ctx context.Context, b *bench) ([]*result, error) {
 		return nil, err
 	}
 	for round := range b.rounds {
-		c := crowd{random: rand.New(rand.NewPCG(1, uint64(round)))}
-		if err := c.come(ctx, targets[0].addrs[0], 10*b.duration); err != nil {
-			return nil, err
+		err := errBusy
+		for tries := 3; tries > 0 && errors.Is(err, errBusy); tries-- {
+			err = b.planRound(ctx, r, targets[0], uint64(round))
 		}
-		rate := float64(len(c.waits)) / (10 * b.duration).Seconds()
-		foretold, err := b.foretell(ctx, rate, mean(c.holds))
 		if err != nil {
 			return nil, err
 		}
-		slices.Sort(c.waits)
-		r.add("measured", mean(c.waits), quantile(c.waits, .9), quantile(c.waits, .99))
-		r.add("foretold", foretold...)
 	}
 	return []*result{r}, nil
+}
+
+func (b *bench) planRound(ctx context.Context, r *result, t *target, round uint64) error {
+	c := crowd{random: rand.New(rand.NewPCG(1, round))}
+	if err := c.come(ctx, t.addrs[0], 10*b.duration); err != nil {
+		return err
+	}
+	rate := float64(len(c.waits)) / (10 * b.duration).Seconds()
+	foretold, err := b.foretell(ctx, rate, mean(c.holds))
+	if err != nil {
+		return err
+	}
+	slices.Sort(c.waits)
+	r.add("measured", mean(c.waits), quantile(c.waits, .9), quantile(c.waits, .99))
+	r.add("foretold", foretold...)
+	return nil
 }
 
 // crowd is clients that come whether or not those before them are done.
@@ -120,6 +132,8 @@ func (c *crowd) client(ctx context.Context, addr netip.AddrPort, hold time.Durat
 	return nil
 }
 
+var errBusy = errors.New("the machine is too busy")
+
 // foretell asks the command, and returns what of the wait is measured, in milliseconds.
 func (b *bench) foretell(ctx context.Context, rate, holdMS float64) ([]float64, error) {
 	cmd := exec.CommandContext(ctx, b.caddy, "tcplock", "plan", "--json", "--slots", strconv.Itoa(planSlots),
@@ -139,7 +153,7 @@ func (b *bench) foretell(ctx context.Context, rate, holdMS float64) ([]float64, 
 	}
 	line := said.Forecasts[0].Line
 	if line == nil {
-		return nil, fmt.Errorf("found %.1f clients a second of %.0f ms each, too many for %d slots: the machine is too busy", rate, holdMS, planSlots)
+		return nil, fmt.Errorf("%w: found %.1f clients a second of %.0f ms each, too many for %d slots", errBusy, rate, holdMS, planSlots)
 	}
 	return []float64{1000 * line.Mean, 1000 * line.P90, 1000 * line.P99}, nil
 }

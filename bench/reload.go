@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -70,8 +70,8 @@ func (t *target) load(ctx context.Context, config string) (ms float64, err error
 		err = t.call(ctx, http.MethodPost, "/load", strings.NewReader(config))
 		ms = float64(time.Since(start)) / float64(time.Millisecond)
 		// The socket of the admin API is replaced by a load as well, and whoever comes
-		// to the old one just then is reset.
-		if !errors.Is(err, syscall.ECONNRESET) {
+		// to the old one just then gets a reset, or no answer.
+		if unanswered := (*url.Error)(nil); !errors.As(err, &unanswered) {
 			break
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 )
 
@@ -116,8 +117,13 @@ func addresses(n int) ([]netip.AddrPort, error) {
 	return addrs, nil
 }
 
-// freeAddr is a loopback address that nobody listens on. Its port is none of those that
-// clients connect from: one of them could be there first.
+var (
+	portsStart = rand.IntN(1 << 16)
+	portsSeen  atomic.Int32
+)
+
+// freeAddr is a loopback address that nobody listens on, another each time. Its port is none
+// of those that clients connect from: one of them could be there first.
 func freeAddr() (string, error) {
 	const lowest = 10_000
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
@@ -129,7 +135,8 @@ func freeAddr() (string, error) {
 		return "", err
 	}
 	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(max(1, clients-lowest)))
+		port := lowest + (portsStart+int(portsSeen.Add(1)))%max(1, clients-lowest)
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		var ln net.Listener
 		if ln, err = net.Listen("tcp", addr); err == nil {
 			return addr, ln.Close()

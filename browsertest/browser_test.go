@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +28,8 @@ type page struct {
 	mu         sync.Mutex
 	requests   []string
 	complaints []string
+
+	shown []time.Duration // after which soon has seen something
 }
 
 // open starts Chromium, for this test alone, and opens the page. At the test's end the
@@ -105,6 +108,10 @@ func (p *page) check(t *testing.T) {
 	for _, complaint := range p.complaints {
 		t.Errorf("the page complains: %s", complaint)
 	}
+	slices.Sort(p.shown)
+	if n := len(p.shown); n > 0 && p.shown[n/2] > time.Second { // a machine may stall once
+		t.Errorf("shown after %s, expected within a second", p.shown)
+	}
 }
 
 // forgive drops the complaints so far that have this in them.
@@ -160,14 +167,12 @@ func (p *page) until(t *testing.T, what, expression string) time.Duration {
 	return time.Since(start)
 }
 
-// soon is until, within a second.
+// soon is until, within a second: check looks at that.
 func (p *page) soon(t *testing.T, what, expression string) {
 	t.Helper()
 	took := p.until(t, what, expression)
 	t.Logf("%s: shown after %s", what, took.Round(time.Millisecond))
-	if took > time.Second {
-		t.Errorf("%s: shown after %s, expected within a second", what, took)
-	}
+	p.shown = append(p.shown, took)
 }
 
 // media makes the browser's user prefer something, such as a dark colour scheme.

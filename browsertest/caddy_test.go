@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -153,12 +154,19 @@ func (c *caddy) dial(t *testing.T, name string) net.Conn {
 	return conn
 }
 
-// freeAddr returns a loopback address that nobody listens on, from below the ports that
-// systems give to outgoing connections.
+// From below the ports that systems give to outgoing connections.
+const firstPort, manyPorts = 10_000, 22_000
+
+var (
+	portsStart = rand.Int32N(manyPorts)
+	portsSeen  atomic.Int32
+)
+
+// freeAddr returns a loopback address that nobody listens on, another each time.
 func freeAddr(t *testing.T) string {
 	t.Helper()
 	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+(portsStart+portsSeen.Add(1))%manyPorts)
 		if ln, err := net.Listen("tcp", addr); err == nil {
 			ln.Close()
 			return addr

@@ -78,7 +78,7 @@ func TestPassword(t *testing.T) {
 	c := newCaddy(t, "testdata/password.Caddyfile", "LOCK")
 	p := open(t, strings.Replace(c.url(), "//", "//ops:secret@", 1)+"locks")
 	client := c.dial(t, "LOCK")
-	p.soon(t, "a client holds", holds(name(client)))
+	p.until(t, "a client holds", holds(name(client)))
 }
 
 // The page says when Caddy is gone, and goes on when it is back.
@@ -92,6 +92,6 @@ func TestLost(t *testing.T) {
 	took = p.until(t, "it is back", `document.querySelector('#live').textContent === 'live' && !document.body.hasAttribute('data-lost')`)
 	t.Logf("live %s after Caddy's start", took.Round(time.Millisecond))
 	client := c.dial(t, "LOCK")
-	p.soon(t, "a client holds", holds(name(client)))
+	p.until(t, "a client holds", holds(name(client)))
 	p.forgive("net::ERR_CONNECTION_REFUSED")
 }

@@ -223,6 +223,11 @@ func (a *arena) rest(t *testing.T) (all map[string]*status) {
 			if s.Held+s.Waiting+s.LeftOver > 0 || s.Paused != nil {
 				return fmt.Sprintf("%+v", *s)
 			}
+			for _, w := range s.Workers {
+				if w.Process != nil && w.Process.State != "ready" {
+					return fmt.Sprintf("lock %s: the process of slot %d is %s", s.Name, w.Slot, w.Process.State)
+				}
+			}
 			logged, staying := 0, 0
 			record.note(func() {
 				for _, v := range record.visits[s.Name] {

@@ -38,6 +38,7 @@ type report struct {
 	Visit   *visit `json:",omitempty"`
 	Trouble string `json:",omitempty"`
 	Hook    string `json:",omitempty"`
+	PID     int    `json:",omitempty"` // of the hook's command
 }
 
 func child(recorder, role, what string) error {
@@ -56,7 +57,7 @@ func child(recorder, role, what string) error {
 	}
 	switch role {
 	case "hook":
-		tell(report{Hook: what})
+		tell(report{Hook: what, PID: os.Getpid()})
 		verdict, _ := bufio.NewReader(conn).ReadString('\n')
 		if verdict != "ok\n" {
 			return fmt.Errorf("the verdict is %q", verdict)
@@ -113,7 +114,7 @@ func (a *arena) hear(conn net.Conn) {
 		case r.Trouble != "":
 			record.note(func() { record.broken = append(record.broken, r.Trouble) })
 		case r.Hook != "":
-			if verdict := a.judgeHook(record, r.Lock, r.Hook); verdict != "" {
+			if verdict := a.judgeHook(record, r); verdict != "" {
 				_, _ = io.WriteString(conn, verdict+"\n")
 			}
 		}

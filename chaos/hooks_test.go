@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // hooks are those of lock hooked. Their commands ask the test what to do.
@@ -71,7 +73,8 @@ func (v *verdicts) setKind(kind bool) {
 
 // judgeHook looks whether the hook is alone, if it has to be, and returns its verdict:
 // none to let it hang.
-func (a *arena) judgeHook(record *records, lock, hook string) (verdict string) {
+func (a *arena) judgeHook(record *records, r report) (verdict string) {
+	lock, hook := r.Lock, r.Hook
 	a.verdicts.mu.Lock()
 	verdict = "ok"
 	switch n := a.verdicts.random.IntN(20); {
@@ -88,6 +91,9 @@ func (a *arena) judgeHook(record *records, lock, hook string) (verdict string) {
 	i := slices.IndexFunc(a.locks, func(l *arenaLock) bool { return l.name == lock })
 	look := func() {
 		now, others := time.Now(), a.services[a.locks[i].service].count()
+		if unix.Kill(r.PID, 0) != nil {
+			return // its time was over before this look was: others may come again
+		}
 		record.note(func() { record.alone = append(record.alone, alone{lock, hook, now, others}) })
 	}
 	mustBeAlone := hook == "exclusive" || hook == "run"
