@@ -98,6 +98,7 @@ func TestLocksShareTheDescriptors(t *testing.T) {
 	expectRefused(t, b, "")
 	clients[1].Close()
 	inLine(t, "a", 1, 3)
+	eventually(t, "it is out of the budget", func() bool { return tcplock.Counted() == 7 }) // and not only of the line
 	clients = append(clients, dial(t, b))
 	inLine(t, "b", 1, 3)
 	expectRefused(t, a, "")

@@ -177,7 +177,7 @@ func TestShutdownCutsHolders(t *testing.T) {
 				t.Error("they were cut only by the end of the program")
 			case <-time.After(100 * time.Millisecond): // it gives them a second to let go
 			}
-			p.endsWithin(t, prompt)
+			p.endsWithin(t, patience)
 			svc.nobody(t, "Caddy has ended")
 		})
 	}
@@ -216,7 +216,7 @@ func TestShutdownEndsHooks(t *testing.T) {
 			}
 			pid, gone := openPipe(t, pipe)
 			p.terminate(t)
-			p.endsWithin(t, prompt)
+			p.endsWithin(t, patience)
 			if hook.stays {
 				select {
 				case <-gone:
@@ -227,7 +227,7 @@ func TestShutdownEndsHooks(t *testing.T) {
 			}
 			select {
 			case <-gone:
-			case <-time.After(time.Second):
+			case <-time.After(patience):
 				t.Error("the hook's command still runs")
 				_ = syscall.Kill(-pid, syscall.SIGKILL)
 			}

@@ -180,14 +180,14 @@ func TestLingerZeroWaitsForNobody(t *testing.T) {
 // linger, a little at a time, is not cut.
 func TestTricklingClientIsNotCut(t *testing.T) {
 	serve, got := halfClosingSink(0)
-	addr := lockServer(t, "tcplock {\nlinger 500ms\n}", newService(t, serve).addr)
+	addr := lockServer(t, "tcplock {\nlinger 2s\n}", newService(t, serve).addr)
 	leakCheck(t)
 	conn := dial(t, addr)
 	expectEOF(t, conn)
 	sent := 0
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); <-tick.C {
+	for end := time.Now().Add(6 * time.Second); time.Now().Before(end); <-tick.C {
 		send(t, conn, "drop")
 		sent += 4
 	}
@@ -221,13 +221,13 @@ func TestClientHeldUpBySinkIsNotCut(t *testing.T) {
 // silent, although the layer above the socket has nothing to show for it until the end.
 func TestSlowTLSRecordIsNotCut(t *testing.T) {
 	serve, got := halfClosingSink(0)
-	addr := way{tls: true, handlers: "tls"}.serve(t, "tcplock {\nlinger 500ms\n}", newService(t, serve).addr)
+	addr := way{tls: true, handlers: "tls"}.serve(t, "tcplock {\nlinger 2s\n}", newService(t, serve).addr)
 	leakCheck(t)
 	tcp := dial(t, addr)
 	slow := &slowWriter{Conn: tcp}
 	conn := tls.Client(slow, &tls.Config{ServerName: "localhost", InsecureSkipVerify: true, DynamicRecordSizingDisabled: true})
 	expectEOF(t, conn)
-	slow.pause = 20 * time.Millisecond
+	slow.pause = 40 * time.Millisecond
 	send(t, conn, strings.Repeat("x", 16<<10))
 	conn.Close()
 	if n := <-got; n != 16<<10 {

@@ -81,7 +81,7 @@ func TestEvents(t *testing.T) {
 	svc := newService(t, echo)
 	addr := freeAddr(t)
 	options := "events {\non * test_listen\n}\n"
-	route := "tcplock {\nmax_waiting 1\nhold_timeout 300ms\non release exec false\n}"
+	route := "tcplock {\nmax_waiting 1\nhold_timeout 2s\non release exec false\n}"
 	config, a := withAdmin(t, strings.Replace(lockConfig(addr, route, svc.addr), "layer4 {", options+"layer4 {", 1))
 	hold := make(chan struct{})
 	listening(hold)

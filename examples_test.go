@@ -92,8 +92,7 @@ func loadExample(t *testing.T, name, service string) (addr, storage string) {
 	t.Setenv("LOCK", addr)
 	t.Setenv("SERVICE", service)
 	cfg := keptToTest(t, adapt(t, string(readExample(t, name, "Caddyfile"))))
-	t.Cleanup(func() { _ = caddy.Stop() })
-	if err := caddy.Load(cfg, true); err != nil {
+	if err := tryLoadJSON(t, cfg); err != nil {
 		t.Fatalf("load: %v", err)
 	}
 	var kept struct {

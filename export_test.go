@@ -37,3 +37,6 @@ func Boards() (n int) {
 	boards.Range(func(any, any) bool { n++; return true })
 	return n
 }
+
+// Counted is how many connections the budget of descriptors counts.
+func Counted() int { return int(budget.connections.Load()) }

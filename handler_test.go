@@ -92,7 +92,7 @@ func TestTimeInLineIsNotTimeWithSlot(t *testing.T) {
 // both get to the service, and both get the whole of their hold_timeout.
 func TestHookTimeIsNobodysTime(t *testing.T) {
 	svc := newService(t, nil)
-	addr := lockServer(t, "tcplock {\nwait_timeout 2s\nhold_timeout 1s\non activate exec sleep 2.2\n}", svc.addr)
+	addr := lockServer(t, "tcplock {\nwait_timeout 4s\nhold_timeout 1s\non activate exec sleep 4.2\n}", svc.addr)
 	send(t, dial(t, addr), number(0))
 	first := svc.next(t)
 	expect(t, first, number(0))

@@ -173,7 +173,7 @@ func TestCommandsInOrder(t *testing.T) {
 		fmt.Fprintf(&hooks, "on %s exec %s %s {\ndir %s\n}\n", moment, c.path, moment, c.dir)
 	}
 	svc := newService(t, nil)
-	addr := hookServer(t, 1, "name printer\nmax_waiting 0\nhold_timeout 1s\n"+hooks.String(), svc.addr)
+	addr := hookServer(t, 1, "name printer\nmax_waiting 0\nhold_timeout 3s\n"+hooks.String(), svc.addr)
 	leakCheck(t)
 	var clients []string
 	come := func() *net.TCPConn {
