@@ -77,13 +77,13 @@ func number(i int) string { return fmt.Sprintf("%03d", i) }
 // hold_timeout, and each gets all of it: the last one's time in line was twice as long.
 func TestTimeInLineIsNotTimeWithSlot(t *testing.T) {
 	svc := newService(t, nil)
-	addr := lockServer(t, "tcplock {\nhold_timeout 1s\n}", svc.addr)
+	addr := lockServer(t, "tcplock {\nhold_timeout 2s\n}", svc.addr)
 	for i := range 3 {
 		send(t, dial(t, addr), number(i))
 		inLine(t, "default", 1, i)
 	}
 	for i := range 3 {
-		expectHolds(t, svc, i, time.Second)
+		expectHolds(t, svc, i, 2*time.Second)
 	}
 }
 

@@ -135,7 +135,7 @@ func expectDead(t *testing.T, c command) {
 // is cut, the one that finds the line full is refused, and the slot goes on.
 func TestCommandsThatFailAtOtherMoments(t *testing.T) {
 	svc := newService(t, nil)
-	addr := hookServer(t, 1, `hold_timeout 500ms
+	addr := hookServer(t, 1, `hold_timeout 2s
 		max_waiting 1
 		on timeout exec /no/such/command
 		on timeout exec sleep 1000 {
