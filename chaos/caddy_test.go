@@ -5,10 +5,12 @@ package chaos
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,7 +97,20 @@ func (c *caddy) call(method, path, body string, into any) error {
 	return err
 }
 
-func (c *caddy) text(method, path, body string) ([]byte, error) {
+// text is the answer. At a reload Caddy may hang up on who has just come to its admin API: what
+// can be done twice is asked for again.
+func (c *caddy) text(method, path, body string) (text []byte, err error) {
+	twice := method == "GET" || path == "/load" || strings.HasSuffix(path, "/resume")
+	for range 10 {
+		text, err = c.ask(method, path, body)
+		if lost := (*url.Error)(nil); !twice || !errors.As(err, &lost) || lost.Timeout() {
+			break
+		}
+	}
+	return text, err
+}
+
+func (c *caddy) ask(method, path, body string) ([]byte, error) {
 	req, err := http.NewRequest(method, "http://"+adminAddress+path, strings.NewReader(body))
 	if err != nil {
 		return nil, err
