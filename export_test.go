@@ -24,6 +24,13 @@ func Locks() (n int) {
 	return n
 }
 
+// Ending counts the places of processes that have not ended, also of locks that are no more.
+func Ending() int {
+	ends.Lock()
+	defer ends.Unlock()
+	return len(ends.last)
+}
+
 // SetDescriptorLimit sets what the process may have for the time of a test.
 func SetDescriptorLimit(n int64) (restore func()) {
 	limit, refusals := budget.limit, budget.refusals

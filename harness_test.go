@@ -72,6 +72,8 @@ func tryLoadJSON(t *testing.T, cfg []byte) error {
 			// The next test has locks of the same names. It must not meet this
 			// one's connections, and none may be left over for good.
 			eventually(t, "no lock is in use any more", func() bool { return tcplock.Locks() == 0 })
+			// Nor may a process of this one still use its directories.
+			eventually(t, "no process is left", func() bool { return tcplock.Ending() == 0 })
 		})
 	}
 	return caddy.Load(cfg, true)

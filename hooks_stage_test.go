@@ -54,6 +54,7 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 		synctest.Wait()
 		s.lock.pop(s.handler.claim)
 		s.lock.exit()
+		s.lock.stopProcesses() // they have been told, and are not waited for
 		if n, used := locks.References(s.handler.Name); used {
 			t.Errorf("found %d who use the lock, expected nobody", n)
 		}

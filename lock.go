@@ -89,7 +89,9 @@ func (l *lock) exit() {
 	_, _ = locks.Delete(l.name)
 }
 
-// Destruct implements caddy.Destructor: nobody uses the lock any more.
+// Destruct implements caddy.Destructor: nobody uses the lock any more. It waits for nothing,
+// because Caddy lets no other reload begin meanwhile: its processes end by themselves from
+// here on, and those that come in their place wait for that (see ends).
 func (l *lock) Destruct() error {
 	l.cancel()
 	l.mu.Lock()
@@ -99,7 +101,7 @@ func (l *lock) Destruct() error {
 		l.paused.stop()
 	}
 	l.mu.Unlock()
-	l.stopProcesses()
+	l.haltProcesses()
 	return nil
 }
 

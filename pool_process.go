@@ -57,7 +57,7 @@ func (w *worker) running() *processSlot {
 	return w.process
 }
 
-// All below, but what the supervisor calls and stopProcesses, is called with the lock's
+// All below, but what the supervisor calls, haltProcesses and stopProcesses, is called with the lock's
 // mutex held.
 
 // remove takes the worker out until a config names it again.
@@ -209,15 +209,20 @@ func waitForProcesses() {
 	}
 }
 
-// stopProcesses ends all of the lock's, and returns when they have ended.
-func (l *lock) stopProcesses() {
+// haltProcesses tells all of the lock's to end, and returns them.
+func (l *lock) haltProcesses() []*processSlot {
 	l.mu.Lock()
 	processes := slices.Clone(l.processes)
 	l.mu.Unlock()
 	for _, p := range processes {
 		p.halt()
 	}
-	for _, p := range processes {
+	return processes
+}
+
+// stopProcesses ends all of the lock's, and returns when they have ended.
+func (l *lock) stopProcesses() {
+	for _, p := range l.haltProcesses() {
 		<-p.done
 	}
 }

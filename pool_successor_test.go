@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
@@ -226,5 +227,59 @@ func TestShutdownAfterLockIsRemoved(t *testing.T) {
 				t.Errorf("found %q, expected start and end", notes)
 			}
 		})
+	}
+}
+
+// A reload that removes locks does not wait for their processes, which do not end for a long
+// time: Caddy could not be reloaded again meanwhile. The end of Caddy does wait.
+func TestReloadWaitsForNoProcess(t *testing.T) {
+	const locks = 4
+	dir, admin := t.TempDir(), freeAddr(t)
+	var servers strings.Builder
+	for i := range locks {
+		fmt.Fprintf(&servers, `%s {
+			route {
+				tcplock {
+					name lock%d
+					service sh -c "trap '' TERM; echo $$ >>pids; until [ -e end ]; do sleep 0.05; done" {
+						dir %s
+						ready exec true
+						stop_timeout 1m
+					}
+				}
+				echo
+			}
+		}
+		`, freeAddr(t), i, dir)
+	}
+	withAdmin := func(config string) string { return strings.Replace(config, "admin off", "admin "+admin, 1) }
+	p := startCaddy(t, 0, withAdmin(global("layer4 {\n"+servers.String()+"}")))
+	var pids []int
+	eventually(t, "all processes have started", func() bool {
+		list, _ := os.ReadFile(filepath.Join(dir, "pids"))
+		pids = parsePids(t, string(list))
+		return len(pids) == locks
+	})
+	left := func() (left []int) {
+		return slices.DeleteFunc(slices.Clone(pids), func(pid int) bool { return syscall.Kill(pid, 0) != nil })
+	}
+	client := http.Client{Timeout: patience}
+	resp, err := client.Post("http://"+admin+"/load", "application/json", bytes.NewReader(adapt(t, withAdmin(global("")))))
+	if err != nil {
+		t.Errorf("found %v, expected that the reload is done while the processes still run", err)
+	} else if resp.Body.Close(); resp.StatusCode != http.StatusOK {
+		t.Errorf("found status %s, expected 200", resp.Status)
+	}
+	if n := len(left()); n != locks {
+		t.Errorf("found %d processes, expected all %d", n, locks)
+	}
+	p.terminate(t)
+	p.prints(t, "exiting")
+	if err := os.WriteFile(filepath.Join(dir, "end"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.endsWithin(t, 2*prompt)
+	if left := left(); len(left) > 0 {
+		t.Errorf("found processes %v after Caddy's end, expected none", left)
 	}
 }
