@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	psutil "github.com/shirou/gopsutil/v4/process"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -210,30 +209,6 @@ func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) e
 			return fmt.Errorf("ready exec %s: not ready after %s: %w", step.Command, timeout, last)
 		}
 	}
-}
-
-func (p *osProcess) memory() (uint64, error) {
-	root, err := psutil.NewProcess(int32(p.pid()))
-	if err != nil {
-		return 0, err
-	}
-	return residentMemory(root)
-}
-
-// residentMemory counts what a process and its descendants have. Those that end
-// meanwhile count nothing.
-func residentMemory(p *psutil.Process) (uint64, error) {
-	info, err := p.MemoryInfo()
-	if err != nil {
-		return 0, err
-	}
-	total := info.RSS
-	children, _ := p.Children() // on some systems none is an error
-	for _, child := range children {
-		n, _ := residentMemory(child)
-		total += n
-	}
-	return total, nil
 }
 
 // copyLines logs r by line, to its end. It always reads on: a process must not be stopped

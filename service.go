@@ -71,8 +71,8 @@ type Service struct {
 	RestartInterval caddy.Duration `json:"restart_interval,omitempty"`
 
 	// Restart it when it and its descendants have more than this in resident memory, in
-	// bytes, or as a string such as "1GiB" or "800MB". Looked at every 5s. Default and
-	// zero: no limit.
+	// bytes, or as a string such as "1GiB" or "800MB". On Linux, memory that processes
+	// share counts once. Looked at every 5s. Default and zero: no limit.
 	MaxMemory Size `json:"max_memory,omitempty"`
 
 	// Stop it when its slot has had no connection for so long; the next one starts it, as

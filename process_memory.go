@@ -1,0 +1,67 @@
+package tcplock
+
+import (
+	"sync"
+	"time"
+)
+
+// processTree knows the children of all processes of the machine. All workers share it: to
+// find the children of one takes a look at each process there is.
+type processTree struct {
+	list func() (parents map[int]int, err error) // of each process
+
+	mu       sync.Mutex
+	taken    time.Time
+	children map[int][]int
+}
+
+// treeAge is how old a look at the processes may be. The memory of a worker is looked at
+// every memoryInterval, at another time than that of other workers.
+const treeAge = 2 * time.Second
+
+var machine = &processTree{list: listProcesses}
+
+// descendants returns pid and the processes that it and they have started.
+func (t *processTree) descendants(pid int) ([]int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.children == nil || time.Since(t.taken) > treeAge {
+		parents, err := t.list()
+		if err != nil {
+			return nil, err
+		}
+		t.taken, t.children = time.Now(), make(map[int][]int)
+		for pid, parent := range parents {
+			t.children[parent] = append(t.children[parent], pid)
+		}
+	}
+	all := []int{pid}
+	// A list that was not made in one instant may have a circle in it.
+	for seen, i := map[int]bool{pid: true}, 0; i < len(all); i++ {
+		for _, child := range t.children[all[i]] {
+			if !seen[child] {
+				seen[child] = true
+				all = append(all, child)
+			}
+		}
+	}
+	return all, nil
+}
+
+// memory is what the process and its descendants have in resident memory. Those that end
+// meanwhile count nothing.
+func (p *osProcess) memory() (uint64, error) {
+	total, err := processMemory(p.pid())
+	if err != nil {
+		return 0, err
+	}
+	tree, err := machine.descendants(p.pid())
+	if err != nil {
+		return 0, err
+	}
+	for _, pid := range tree[1:] {
+		n, _ := processMemory(pid)
+		total += n
+	}
+	return total, nil
+}

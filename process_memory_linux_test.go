@@ -1,0 +1,68 @@
+package tcplock
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const sharedMemory = 64 << 20
+
+// Not a test, but a server and its workers for the next one: they share memory.
+func TestMemorySharer(t *testing.T) {
+	file := os.Getenv("TCPLOCK_TEST_SHARED")
+	if file == "" {
+		return
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory, err := unix.Mmap(int(f.Fd()), 0, sharedMemory, unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getenv("TCPLOCK_TEST_WORKER") == "" {
+		for range 4 {
+			worker := exec.Command(os.Args[0], "-test.run=^TestMemorySharer$")
+			worker.Env = append(os.Environ(), "TCPLOCK_TEST_WORKER=1")
+			if err := worker.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fmt.Println(memory[0])
+	select {}
+}
+
+// What the processes of a service share counts once: 64 MiB in five processes are no 320.
+func TestSharedMemoryCountsOnce(t *testing.T) {
+	if _, err := os.Stat("/proc/self/smaps_rollup"); err != nil {
+		t.Skip("the system does not tell how much of its memory a process shares")
+	}
+	shared := file(t)
+	if err := os.WriteFile(shared, make([]byte, sharedMemory), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, _ := startReal(t, &Service{Command: os.Args[0], Args: []string{"-test.run=^TestMemorySharer$"}, Env: map[string]string{"TCPLOCK_TEST_SHARED": shared}})
+	resident := func() (total uint64) {
+		all, err := machine.descendants(p.pid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, pid := range all {
+			n, _ := wholeMemory(pid)
+			total += n
+		}
+		return total
+	}
+	poll(t, "five processes that have the memory", func() bool { return resident() > 5*sharedMemory })
+	n, err := p.memory()
+	if whole := resident(); err != nil || n < sharedMemory || n > whole-4*sharedMemory {
+		t.Errorf("found %d bytes, error %v, expected at least %d, and at most %d, which is what the five have less four times that",
+			n, err, sharedMemory, whole-4*sharedMemory)
+	}
+}

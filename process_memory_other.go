@@ -1,0 +1,34 @@
+//go:build !linux
+
+package tcplock
+
+import psutil "github.com/shirou/gopsutil/v4/process"
+
+// listProcesses returns the parent of each process.
+func listProcesses() (map[int]int, error) {
+	all, err := psutil.Processes()
+	if err != nil {
+		return nil, err
+	}
+	parents := make(map[int]int, len(all))
+	for _, p := range all {
+		if parent, err := p.Ppid(); err == nil {
+			parents[int(p.Pid)] = int(parent)
+		}
+	}
+	return parents, nil
+}
+
+// processMemory returns how much resident memory a process has. What it shares with others
+// counts whole: these systems do not tell its share.
+func processMemory(pid int) (uint64, error) {
+	p, err := psutil.NewProcess(int32(pid))
+	if err != nil {
+		return 0, err
+	}
+	info, err := p.MemoryInfo()
+	if err != nil {
+		return 0, err
+	}
+	return info.RSS, nil
+}
