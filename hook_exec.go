@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -220,20 +221,41 @@ func (s *ExecStep) attach(ctx context.Context, cmd *exec.Cmd, m Moment) error {
 		return err
 	}
 	out := collect(r)
-	pid := cmd.Process.Pid
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-
-	err = await(ctx, cmp.Or(time.Duration(s.Timeout), defaultExecTimeout), ended, func() error { return killGroup(pid) })
+	ended, kill := watchEnd(cmd)
+	err = await(ctx, cmp.Or(time.Duration(s.Timeout), defaultExecTimeout), ended, kill)
 	took := time.Since(start)
-	if err != nil {
-		killLeftOver(pid)
-	}
 	if !out.wait(outputDelay) {
 		s.logger.Warn("command left a process behind that holds its output, which is thrown away from now on; use detach, or redirect it", s.fields(m)...)
 	}
 	s.report(m, err, took, out)
 	return err
+}
+
+// watchEnd waits for the end of a command, and kills what one that fails has left behind. kill
+// kills it with all in its group; it does nothing once the command has ended, whose pid may
+// soon be another's.
+func watchEnd(cmd *exec.Cmd) (ended <-chan error, kill func() error) {
+	pid, end := cmd.Process.Pid, make(chan error, 1)
+	var mu sync.Mutex
+	over := false
+	go func() {
+		end <- waitThen(cmd, func(failed bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			over = true
+			if failed {
+				killLeftOver(pid)
+			}
+		})
+	}()
+	return end, func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			return nil
+		}
+		return killGroup(pid)
+	}
 }
 
 // report logs how the command has ended. Its output stands there and nowhere else: each
@@ -273,7 +295,10 @@ func await(ctx context.Context, timeout time.Duration, ended <-chan error, kill 
 	err := kill()
 	timer.Reset(killDelay)
 	select {
-	case <-ended:
+	case end := <-ended:
+		if end == nil { // it was done before it could be killed
+			return nil
+		}
 		return fmt.Errorf("%w, killed", why)
 	case <-timer.C:
 		return fmt.Errorf("%w, still running %s after it was to be killed (%v)", why, killDelay, err)

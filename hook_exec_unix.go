@@ -21,8 +21,7 @@ func killGroup(pid int) error {
 	return syscall.Kill(-pid, syscall.SIGKILL)
 }
 
-// killLeftOver kills what the command has left behind. Its pid is free by now, but not
-// given to another process as long as the group of that number has a member.
+// killLeftOver kills what the command has left behind; see waitThen.
 func killLeftOver(pid int) {
 	_ = killGroup(pid)
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -48,6 +49,10 @@ type osProcess struct {
 	over    chan struct{} // see exited
 	err     error
 	drained chan struct{} // its output has been read to the end
+
+	group *processGroup
+	mu    sync.Mutex
+	swept bool // it has ended, and nothing may be sent to its group
 }
 
 // startProcess is the starter of real processes.
@@ -56,14 +61,15 @@ func startProcess(s *Service, id processID, logger func() *zap.Logger) (process,
 	if err != nil {
 		return nil, err
 	}
+	if cmd.Err != nil {
+		return nil, cmd.Err // and no group is made for it
+	}
 	// The pipe is its own, not os/exec's, for the reason given at ExecStep.attach.
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = w, w
-	newGroup(cmd)
-	dieWithParent(cmd)
 	p := &osProcess{service: s, id: id, logger: logger, cmd: cmd, out: r, over: make(chan struct{}), drained: make(chan struct{})}
 	started := make(chan error)
 	go p.live(started)
@@ -116,42 +122,49 @@ func (s *Service) prepare(id processID, command string, args []string) (*exec.Cm
 func (p *osProcess) live(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	err := p.cmd.Start()
-	if err != nil {
+	defer close(p.over)
+	p.group = openGroup(func() *zap.Logger {
+		return p.logger().With(zap.String("lock", p.id.lock), zap.Int("slot", p.id.slot))
+	})
+	defer p.group.close()
+	p.group.join(p.cmd)
+	dieWithParent(p.cmd)
+	if err := p.cmd.Start(); err != nil {
 		started <- err
 		return
 	}
-	endGuard := guardGroup(p.pid())
+	p.group.watch(p.pid())
 	started <- nil
-	p.err = p.cmd.Wait()
-	killLeftOver(p.pid())
-	endGuard()
-	close(p.over)
+	p.err = waitThen(p.cmd, p.sweep)
+}
+
+// sweep kills what the process has left behind in its group. Nothing is sent there after it.
+func (p *osProcess) sweep(bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.swept = true
+	p.group.sweep()
 }
 
 func (p *osProcess) pid() int                { return p.cmd.Process.Pid }
 func (p *osProcess) exited() <-chan struct{} { return p.over }
 func (p *osProcess) cause() error            { return p.err }
 
-func (p *osProcess) isOver() bool {
-	select {
-	case <-p.over:
-		return true
-	default:
-		return false
-	}
-}
-
-// terminate and kill do nothing once its pid may be another process's.
+// terminate and kill do nothing once the number of the process or of its group may be another's.
 func (p *osProcess) terminate() {
-	if !p.isOver() {
-		terminateGroup(p.pid())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.swept {
+		p.group.terminate()
 	}
 }
 
 func (p *osProcess) kill() {
-	if !p.isOver() {
-		_ = killGroup(p.pid())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.swept {
+		_ = p.group.kill()
+		_ = p.cmd.Process.Kill() // it may have moved to another group
 	}
 }
 

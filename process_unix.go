@@ -3,36 +3,159 @@
 package tcplock
 
 import (
-	"os"
+	"errors"
 	"os/exec"
+	"sync"
 	"syscall"
+	"time"
+
+	"go.uber.org/zap"
 )
 
-// terminateGroup asks the process that runs as pid, and all in its group, to end.
-func terminateGroup(pid int) {
-	_ = syscall.Kill(-pid, syscall.SIGTERM)
+// processGroup is the process group of a service's process: the process is in it, and so is
+// all that it starts, unless that moves out. The leader of the group is a guard (see
+// guard_unix.go), which is there before the process: if Caddy dies without having ended
+// the group, the guard ends it, at whatever moment that is. The signal of dieWithParent
+// reaches the process only, not what it has started (and soffice, for one, is not the
+// process that was started).
+//
+// Where there is no shell there is no guard, and the process leads its group.
+//
+// The group's number is that of its first leader. It belongs to the group as long as the
+// group has a member, and a member that has ended counts until it is waited for. So the
+// last guard is waited for only when nothing will be sent to the group any more.
+type processGroup struct {
+	logger func() *zap.Logger
+	id     int // 0 until the group has a leader
+	pid    int // of the process
+	guard  *guard
+
+	over func()        // a guard that ends is not replaced any more
+	done chan struct{} // closed by over
+	kept chan struct{} // closed when keep has returned
 }
 
-// guardGroup has the group of process pid killed if Caddy dies without having done it:
-// the signal of dieWithParent reaches only the process itself, not what it has started
-// (and soffice, for one, is not the process that was started). The guard is a shell in
-// that group that waits for the end of a pipe whose other end only Caddy holds. It is
-// there to help: where there is no shell, there is no guard.
-func guardGroup(pid int) (end func()) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return func() {}
+// openGroup starts the guard of a group.
+func openGroup(logger func() *zap.Logger) *processGroup {
+	g := &processGroup{logger: logger, done: make(chan struct{}), kept: make(chan struct{})}
+	g.over = sync.OnceFunc(func() { close(g.done) })
+	guard, err := startGuard(0)
+	switch {
+	case errors.Is(err, errNoShell):
+		g.over()
+	case err != nil:
+		logger().Warn("guard of a service has not started, trying again", zap.Error(err))
+	default:
+		g.guard, g.id = guard, guard.pid
 	}
-	defer r.Close()
-	guard := exec.Command("sh", "-c", `trap "" HUP INT TERM; read line; kill -KILL 0`)
-	guard.Stdin, guard.Dir = r, "/"
-	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: pid}
-	if guard.Start() != nil {
-		w.Close()
-		return func() {}
+	return g
+}
+
+// join has cmd run in the group.
+func (g *processGroup) join(cmd *exec.Cmd) {
+	newGroup(cmd)
+	cmd.SysProcAttr.Pgid = g.id
+}
+
+// watch is called when the process has started. From now on there is always a guard.
+func (g *processGroup) watch(pid int) {
+	g.pid = pid
+	if g.id == 0 {
+		g.id = pid
 	}
-	return func() {
-		w.Close()
-		_ = guard.Wait() // it was killed with the group, or kills it now
+	if g.guard != nil {
+		g.guard.tell(pid)
+	}
+	go g.keep()
+}
+
+// guardPause is how far two starts of a guard are apart at least.
+const guardPause = time.Second
+
+// keep starts another guard when one has ended, until the group is over.
+func (g *processGroup) keep() {
+	defer close(g.kept)
+	for pause := time.Duration(0); ; {
+		if g.guard != nil {
+			began := time.Now()
+			g.guard.wait()
+			pause = max(0, guardPause-time.Since(began))
+		}
+		if !g.replaceGuard(pause) {
+			return
+		}
+	}
+}
+
+// replaceGuard tries until it has started a guard. It returns false if the group is over.
+func (g *processGroup) replaceGuard(pause time.Duration) bool {
+	for told := false; g.rest(pause); pause = guardPause {
+		guard, err := startGuard(g.id)
+		if err != nil {
+			if !told {
+				g.logger().Warn("service has no guard, which would end it if Caddy were killed; trying again", zap.Int("pid", g.pid), zap.Error(err))
+			}
+			told = true
+			continue
+		}
+		if g.guard != nil {
+			g.guard.reap()
+		}
+		g.guard = guard
+		guard.tell(g.pid)
+		g.logger().Warn("service had no guard, which would end it if Caddy were killed; it has one again", zap.Int("pid", g.pid))
+		return true
+	}
+	return false
+}
+
+// rest returns false if the group is over.
+func (g *processGroup) rest(pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-g.done:
+		return false
+	case <-timer.C:
+	}
+	select { // both may be true
+	case <-g.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// terminate asks all in the group to end. The guard does not listen.
+func (g *processGroup) terminate() { _ = g.signal(syscall.SIGTERM) }
+
+// kill kills all in the group, the guard as well.
+func (g *processGroup) kill() error {
+	g.over()
+	return g.signal(syscall.SIGKILL)
+}
+
+// sweep kills what the process that has ended leaves behind.
+func (g *processGroup) sweep() { _ = g.kill() }
+
+// signal must not be called when the process has been waited for. Until then a group that
+// has the process's number can only be one that the process has made for itself.
+func (g *processGroup) signal(sig syscall.Signal) error {
+	err := syscall.Kill(-g.id, sig)
+	if g.pid != g.id {
+		_ = syscall.Kill(-g.pid, sig)
+	}
+	return err
+}
+
+// close is called when the process has been waited for and all in its group were killed, or
+// when it has not started.
+func (g *processGroup) close() {
+	if g.pid != 0 {
+		<-g.kept
+	}
+	if g.guard != nil { // then the number is the group's still
+		_ = syscall.Kill(-g.id, syscall.SIGKILL) // one that keep was just starting
+		g.guard.reap()
 	}
 }

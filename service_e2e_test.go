@@ -57,7 +57,7 @@ func (w *webPool) config(options, settings string) string {
 func (w *webPool) configOf(command, options, settings string) string {
 	return lockConfig(w.lock, fmt.Sprintf(`tcplock {
 		workers %s
-		service sh -c "echo $$ >>pids; %s exec %s -m http.server --bind {l4.tcplock.worker_host} {l4.tcplock.worker_port}" {
+		service sh -c "echo $$ $(ps -o pgid= -p $$) >>groups; echo $$ >>pids; %s exec %s -m http.server --bind {l4.tcplock.worker_host} {l4.tcplock.worker_port}" {
 			dir %s/{l4.tcplock.slot}
 			%s
 		}
@@ -104,20 +104,32 @@ func (w *webPool) left(t *testing.T) (left []psLine) {
 	all := allProcesses(t)
 	for slot := range w.workers {
 		for _, pid := range w.pids(t, slot+1) {
-			left = append(left, group(all, pid)...)
+			left = append(left, w.group(t, all, pid)...)
 		}
 	}
 	return left
 }
 
-func group(all []psLine, pid int) []psLine {
-	return slices.DeleteFunc(slices.Clone(all), func(p psLine) bool { return p.group != pid })
+// group are those of all processes that are in the group of a worker's process, which may have
+// ended.
+func (w *webPool) group(t *testing.T, all []psLine, pid int) []psLine {
+	t.Helper()
+	for slot := range w.workers {
+		list, _ := os.ReadFile(filepath.Join(w.dir, strconv.Itoa(slot+1), "groups"))
+		for line := range strings.Lines(string(list)) {
+			if ids := parsePids(t, line); len(ids) == 2 && ids[0] == pid {
+				return slices.DeleteFunc(slices.Clone(all), func(p psLine) bool { return p.group != ids[1] })
+			}
+		}
+	}
+	t.Errorf("found no group of process %d", pid)
+	return nil
 }
 
 // ended waits until a process and its group are no more.
-func ended(t *testing.T, pid int) {
+func (w *webPool) ended(t *testing.T, pid int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("process %d ends", pid), func() bool { return len(group(allProcesses(t), pid)) == 0 })
+	eventually(t, fmt.Sprintf("process %d ends", pid), func() bool { return len(w.group(t, allProcesses(t), pid)) == 0 })
 }
 
 // ask is a client. It returns the pid of the process that has answered.
@@ -189,7 +201,7 @@ func TestServiceRestartEvery(t *testing.T) {
 		if served[pid] != 3 {
 			t.Errorf("process %d has served %d clients, expected 3", i+1, served[pid])
 		}
-		ended(t, pid)
+		w.ended(t, pid)
 	}
 	if len(served) != 4 {
 		t.Errorf("clients by process: %v, expected 3 for each of 4", served)
@@ -221,7 +233,7 @@ func TestServiceKilled(t *testing.T) {
 	if w.started(t, 2, 1) != other || served[other] == 0 || served[killed] > 0 || len(served) != 2 {
 		t.Errorf("clients by process: %v, expected only %d and %d, not %d", served, back, other, killed)
 	}
-	ended(t, killed)
+	w.ended(t, killed)
 }
 
 // A server that takes one client and ends, which is no failure: the next is started at once,
@@ -261,7 +273,7 @@ func TestServiceStopIdle(t *testing.T) {
 	w := newWebPool(t, 1)
 	load(t, w.config("stop_idle 2s", ""))
 	first := w.ask(t)
-	ended(t, first)
+	w.ended(t, first)
 	time.Sleep(500 * time.Millisecond)
 	w.started(t, 1, 1)
 	if second := w.ask(t); second == first || second != w.started(t, 1, 2) {
@@ -275,11 +287,11 @@ func TestServiceStopIdle(t *testing.T) {
 	conn := dial(t, w.lock)
 	inLine(t, "default", 1, 0)
 	time.Sleep(2500 * time.Millisecond)
-	if len(group(allProcesses(t), second)) == 0 {
+	if len(w.group(t, allProcesses(t), second)) == 0 {
 		t.Error("the server was stopped although it had a client")
 	}
 	conn.Close()
-	ended(t, second)
+	w.ended(t, second)
 }
 
 // A reload keeps the servers if it does not concern them. It restarts them if it does: at
@@ -319,14 +331,14 @@ func TestServiceReload(t *testing.T) {
 		t.Errorf("the client that was there at the reload: %v, error %v, expected its answer", resp, err)
 	}
 	holder.Close()
-	ended(t, kept)
+	w.ended(t, kept)
 	first, second = w.started(t, 1, 2), w.started(t, 2, 2)
 
 	all := w.workers
 	w.workers = all[:1]
 	load(t, w.config("env NEW settings", ""))
 	w.workers = all
-	ended(t, second)
+	w.ended(t, second)
 	if served := w.askMany(t, 4); served[first] != 4 {
 		t.Errorf("clients by process: %v, expected all for that of the worker that was kept, %d", served, first)
 	}
@@ -354,7 +366,7 @@ func TestServiceEndsWithCaddy(t *testing.T) {
 			caddy.prints(t, "serving initial configuration")
 			eventually(t, "both serve", func() bool { return len(w.askMany(t, 4)) == 2 })
 			for slot := range w.workers {
-				members := group(allProcesses(t), w.started(t, slot+1, 1))
+				members := w.group(t, allProcesses(t), w.started(t, slot+1, 1))
 				if !slices.ContainsFunc(members, func(p psLine) bool { return p.args == "sleep 1000" }) {
 					t.Errorf("slot %d: found %+v, expected the server and its child", slot+1, members)
 				}

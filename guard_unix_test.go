@@ -1,0 +1,260 @@
+//go:build unix
+
+package tcplock
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	psutil "github.com/shirou/gopsutil/v4/process"
+)
+
+// Not a test, but the Caddy of others: it starts a process, says so, and waits to be killed.
+func TestProcessParent(t *testing.T) {
+	script := os.Getenv("TCPLOCK_TEST_SCRIPT")
+	if script == "" {
+		return
+	}
+	s := shell(script, os.Getenv("TCPLOCK_TEST_FILE"))
+	s.Command = "/bin/sh"
+	startReal(t, s)
+	fmt.Println("started")
+	select {}
+}
+
+// processParent starts the Caddy that runs a script as its service. It is killed when the
+// test ends. The script's argument is the file.
+func processParent(t *testing.T, script, file string, env ...string) (caddy *exec.Cmd, says *bufio.Reader) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestProcessParent$")
+	cmd.Env = append(append(os.Environ(), "TCPLOCK_TEST_SCRIPT="+script, "TCPLOCK_TEST_FILE="+file), env...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd, bufio.NewReader(out)
+}
+
+// someChild is a script that starts a child, and notes its own pid and the child's.
+const someChild = `/bin/sleep 1000 & echo $$ $! >"$1.new"; /bin/mv "$1.new" "$1"; wait`
+
+// When Caddy is killed, the process and all in its group die with it. Where there is no
+// shell, Linux sees to the process itself.
+func TestProcessDiesWithParent(t *testing.T) {
+	for _, test := range []struct {
+		name, path string
+		dead       int // how many of the process and its child
+	}{
+		{"with a shell", os.Getenv("PATH"), 2},
+		{"without", "/nonexistent", 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.dead == 1 && runtime.GOOS != "linux" && runtime.GOOS != "freebsd" {
+				t.Skip("no such signal")
+			}
+			pids := file(t)
+			caddy, _ := processParent(t, someChild, pids, "PATH="+test.path)
+			started := strings.Fields(readSoon(t, pids))
+			child := pidsIn(t, started[1], 1)[0]
+			defer syscall.Kill(child, syscall.SIGKILL)
+			_ = caddy.Process.Kill()
+			wantDead(t, strings.Join(started[:test.dead], " "), test.dead)
+		})
+	}
+}
+
+// The service itself kills Caddy, with SIGKILL, as soon as it has started something, while all
+// cores are busy. Nothing is left, since the guard was there before the service.
+func TestGuardIsThereFirst(t *testing.T) {
+	var rest atomic.Bool
+	defer rest.Store(true)
+	for range 2 * runtime.NumCPU() {
+		go func() {
+			for !rest.Load() { // keeps a core busy
+			}
+		}()
+	}
+	runs := 20
+	if testing.Short() {
+		runs = 3
+	}
+	for range runs {
+		file := file(t)
+		processParent(t, `/bin/sleep 1000 & echo $$ $! >"$1"; kill -9 $PPID; wait`, file)
+		var started string
+		poll(t, "the pids of the service and its child", func() bool {
+			started = readSoon(t, file)
+			return strings.HasSuffix(started, "\n")
+		})
+		child := pidsIn(t, strings.Fields(started)[1], 1)[0]
+		defer syscall.Kill(child, syscall.SIGKILL)
+		wantDead(t, started, 2)
+	}
+}
+
+// A guard that is killed is no zombie, and there is another soon: if Caddy is killed then,
+// nothing is left all the same.
+func TestGuardKilled(t *testing.T) {
+	pids := file(t)
+	caddy, _ := processParent(t, someChild, pids)
+	started := readSoon(t, pids)
+	service := pidsIn(t, strings.Fields(started)[0], 1)[0]
+	child := pidsIn(t, strings.Fields(started)[1], 1)[0]
+	defer syscall.Kill(child, syscall.SIGKILL)
+	var killed []int
+	for range 2 {
+		var guard int
+		poll(t, "a guard", func() bool {
+			guard = guardOf(t, caddy.Process.Pid, service)
+			return guard != 0 && !slices.Contains(killed, guard)
+		})
+		if err := syscall.Kill(guard, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		killed = append(killed, guard)
+	}
+	poll(t, "the third guard", func() bool {
+		guard := guardOf(t, caddy.Process.Pid, service)
+		return guard != 0 && !slices.Contains(killed, guard)
+	})
+	for _, guard := range killed {
+		poll(t, "the end of guard "+strconv.Itoa(guard), func() bool { return syscall.Kill(guard, 0) == syscall.ESRCH })
+	}
+	if !alive(service) || !alive(child) {
+		t.Error("found the service dead, expected that the end of a guard is not its end")
+	}
+	_ = caddy.Process.Kill()
+	wantDead(t, started, 2)
+}
+
+// guardOf returns the other child of Caddy that is in the group of the service.
+func guardOf(t *testing.T, caddy, service int) int {
+	t.Helper()
+	group, err := syscall.Getpgid(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent, err := psutil.NewProcess(int32(caddy))
+	if err != nil {
+		t.Fatal(err)
+	}
+	children, _ := parent.Children()
+	for _, child := range children {
+		pid := int(child.Pid)
+		if g, _ := syscall.Getpgid(pid); pid != service && g == group && alive(pid) {
+			return pid
+		}
+	}
+	return 0
+}
+
+// While a service runs, its guard may end as often as it likes: no zombie and no descriptor
+// comes of it. What kills the whole group, the guard too, is the end of the service.
+func TestGuardLeavesNothing(t *testing.T) {
+	nothingLeft(t)
+	p, logs := startReal(t, shell("exec sleep 1000"))
+	group, err := syscall.Getpgid(p.pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if group == p.pid() {
+		t.Fatal("found the service at the head of its group, expected its guard")
+	}
+	before := guardOf(t, os.Getpid(), p.pid())
+	_ = syscall.Kill(before, syscall.SIGKILL)
+	poll(t, "another guard, which is told", func() bool {
+		return guardOf(t, os.Getpid(), p.pid()) != 0 && logs.FilterMessageSnippet("it has one again").Len() == 1
+	})
+	if err := syscall.Kill(before, 0); err != syscall.ESRCH {
+		t.Errorf("found %v for the first guard, expected no process, not even a zombie", err)
+	}
+	_ = syscall.Kill(-group, syscall.SIGTERM)
+	wantExit(t, p)
+	p.release()
+}
+
+// A service that leaves the group for a session of its own is still asked to end, and
+// killed, with what it has started there; also if Caddy is killed.
+func TestServiceInItsOwnSession(t *testing.T) {
+	if _, err := exec.LookPath("setsid"); err != nil {
+		t.Skip("no setsid")
+	}
+	for _, test := range []struct {
+		name string
+		end  func(*osProcess)
+	}{
+		{"terminated", (*osProcess).terminate},
+		{"killed", (*osProcess).kill},
+		{"by itself", func(p *osProcess) { _ = syscall.Kill(p.pid(), syscall.SIGKILL) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.name == "by itself" && runtime.GOOS != "linux" {
+				t.Skip("only Linux knows its group when it has ended")
+			}
+			nothingLeft(t)
+			pids := file(t)
+			p, _ := startReal(t, &Service{Command: "setsid", Args: []string{"sh", "-c", someChild, "sh", pids}})
+			started := readSoon(t, pids)
+			if got := pidsIn(t, strings.Fields(started)[0], 1)[0]; got != p.pid() {
+				t.Fatalf("found process %d, expected %d: setsid has started another", got, p.pid())
+			}
+			test.end(p)
+			wantExit(t, p)
+			p.release()
+			wantDead(t, started, 2)
+		})
+	}
+	t.Run("Caddy killed", func(t *testing.T) {
+		pids := file(t)
+		caddy, says := processParent(t, `exec setsid sh -c '`+someChild+`' sh "$1"`, pids)
+		started := readSoon(t, pids)
+		defer syscall.Kill(pidsIn(t, strings.Fields(started)[1], 1)[0], syscall.SIGKILL)
+		if _, err := says.ReadString('\n'); err != nil { // the guard knows of it by then
+			t.Fatal(err)
+		}
+		_ = caddy.Process.Kill()
+		wantDead(t, started, 2)
+	})
+}
+
+// A shell that does not do what a guard does is none. The service runs without, and gets one
+// as soon as there is a shell that does.
+func TestGuardThatDoesNotAnswer(t *testing.T) {
+	nothingLeft(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/sh", []byte("#!/bin/sh\nexit\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", dir)
+	s := shell("exec /bin/sleep 1000")
+	s.Command = "/bin/sh"
+	p, logs := startReal(t, s)
+	if group, _ := syscall.Getpgid(p.pid()); group != p.pid() {
+		t.Errorf("found group %d, expected the service's own, %d", group, p.pid())
+	}
+	if logs.FilterMessageSnippet("guard of a service has not started").Len() != 1 {
+		t.Errorf("found %v in the log, expected that there is no guard", logs.All())
+	}
+	t.Setenv("PATH", path)
+	poll(t, "a guard, now that there is a shell", func() bool { return guardOf(t, os.Getpid(), p.pid()) != 0 })
+	p.kill()
+	wantExit(t, p)
+	p.release()
+}
