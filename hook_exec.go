@@ -25,7 +25,8 @@ func init() {
 // ExecStep runs a command and fails unless it ends with status 0. There is no shell:
 // each argument reaches the command as it stands, as one argument.
 //
-// The command's environment is Caddy's own, then TCPLOCK_MOMENT, TCPLOCK_NAME,
+// The command's environment is Caddy's own but for NOTIFY_SOCKET, WATCHDOG_* and LISTEN_*,
+// which systemd tells Caddy alone; then TCPLOCK_MOMENT, TCPLOCK_NAME,
 // TCPLOCK_SLOT, TCPLOCK_WORKER, TCPLOCK_CONNECTION, TCPLOCK_CLIENT, TCPLOCK_WAITED and
 // TCPLOCK_REASON, then env. Its input is empty. The first 8 KiB of its output go to the
 // log, and so does the end of a longer one; the rest is read and counted.
@@ -178,7 +179,7 @@ func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(s.Command, args...)
 	cmd.Dir = s.Dir
-	cmd.Env = cmd.Environ()
+	cmd.Env = childEnvironment(cmd.Environ())
 	for name, value := range m.values() {
 		cmd.Env = append(cmd.Env, "TCPLOCK_"+strings.ToUpper(name)+"="+value)
 	}

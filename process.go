@@ -107,7 +107,7 @@ func (s *Service) prepare(id processID, command string, args []string) (*exec.Cm
 			errs = append(errs, fmt.Errorf("dir: found no directory %s", cmd.Dir))
 		}
 	}
-	cmd.Env = cmd.Environ()
+	cmd.Env = childEnvironment(cmd.Environ())
 	for name, value := range id.values() {
 		cmd.Env = append(cmd.Env, "TCPLOCK_"+strings.ToUpper(name)+"="+value)
 	}

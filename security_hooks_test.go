@@ -216,3 +216,37 @@ func TestEnvironmentReachesCommands(t *testing.T) {
 		}
 	}
 }
+
+// What systemd has told Caddy alone reaches no process that Caddy starts: with it a child
+// could speak for Caddy, or take a descriptor of its own for one of Caddy's sockets. What the
+// config sets counts.
+func TestServiceManagerIsCaddysAlone(t *testing.T) {
+	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"} {
+		t.Setenv(name, "secret of Caddy")
+	}
+	t.Setenv("TCPLOCK_TEST_KEPT", "kept")
+	const want = "LISTEN_FDS=2 TCPLOCK_TEST_KEPT=kept "
+	const show = `env | sort | grep -e NOTIFY -e WATCHDOG -e LISTEN -e KEPT | tr '\n' ' ' >"$1.new"; mv "$1.new" "$1"`
+	env := map[string]string{"LISTEN_FDS": "2"}
+	files := map[string]string{"hook": file(t), "detached": file(t), "service": file(t), "ready": file(t)}
+	args := func(of, then string) []string { return []string{"-c", show + then, "sh", files[of]} }
+
+	runExec(t, &ExecStep{Command: "sh", Args: args("hook", ""), Env: env})
+	runExec(t, &ExecStep{Command: "sh", Args: args("detached", ""), Env: env, Detach: true})
+	p, _ := startReal(t, &Service{Command: "sh", Args: args("service", "; exec sleep 1000"), Env: env, ReadyCommand: append([]string{"sh"}, args("ready", "")...)})
+	if err := p.ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for of, file := range files {
+		if got := readSoon(t, file); got != want {
+			t.Errorf("%s: found %q, expected %q", of, got, want)
+		}
+	}
+	guard := guardOf(t, os.Getpid(), p.pid())
+	if guard == 0 {
+		t.Fatal("found no guard")
+	}
+	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", guard)); err == nil && strings.Contains(string(text), "secret of Caddy") {
+		t.Error("found what is Caddy's alone in the environment of a guard")
+	}
+}

@@ -25,8 +25,9 @@ import (
 // {l4.tcplock.name|slot|worker|worker_host|worker_port}, no others: nothing a client
 // sends can get there. A plain brace is written \{. The values are read at each start.
 //
-// The process's environment is Caddy's own, then TCPLOCK_NAME, TCPLOCK_SLOT and
-// TCPLOCK_WORKER, then env. Its input is empty. Its output goes to the log by line:
+// The process's environment is Caddy's own but for NOTIFY_SOCKET, WATCHDOG_* and LISTEN_*,
+// which systemd tells Caddy alone; then TCPLOCK_NAME, TCPLOCK_SLOT and TCPLOCK_WORKER,
+// then env. Its input is empty. Its output goes to the log by line:
 // lines are cut at 4 KiB, at most 100 of them a second are logged, the others counted.
 //
 // It runs in a process group of its own, which ends as a whole, also with Caddy itself,
