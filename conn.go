@@ -58,6 +58,7 @@ type conn struct {
 	serviceDone atomic.Bool  // the service has closed its side
 	inputEnded  atomic.Bool  // the client has closed its side, or failed
 	used        atomic.Bool  // somebody has used the connection, not only looked at it
+	reached     atomic.Bool  // the connection has reached the service, see use
 	closed      atomic.Bool  // Handle has returned: what comes now comes unguarded
 	taken       atomic.Int64 // bytes of the client's read before it was used
 
@@ -236,8 +237,8 @@ func (c *conn) Write(b []byte) (int, error) {
 	if c.closed.Load() {
 		return 0, net.ErrClosed
 	}
-	if !c.used.Load() {
-		c.used.Store(true)
+	if !c.reached.Load() {
+		c.use()
 	}
 	n, err := c.Conn.Write(b)
 	c.out.Add(int64(n))
@@ -250,7 +251,7 @@ func (c *conn) Write(b []byte) (int, error) {
 // CloseWrite tells the client that no more will come. The proxy calls it when the
 // service has closed its side, which is how the lock learns of that.
 func (c *conn) CloseWrite() error {
-	c.used.Store(true)
+	c.use()
 	err := closeWrite(c.Conn)
 	c.serviceDone.Store(true)
 	_ = c.socket.SetReadDeadline(time.Now().Add(c.linger))
@@ -268,8 +269,19 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 
 // Close closes the client's connection.
 func (c *conn) Close() error {
-	c.used.Store(true)
+	c.use()
 	return c.Conn.Close()
+}
+
+// use notes that a handler writes to the client or closes it. The proxy does neither
+// before it is connected to the service, so the first such call of the next handler is
+// the earliest sign that the connection has reached the service. A refuse handler writes
+// too, but not in the connected phase.
+func (c *conn) use() {
+	c.used.Store(true)
+	if c.phase.Load() == stateConnected {
+		c.reached.Store(true)
+	}
 }
 
 // closeWrite closes the sending side of conn, or of what it wraps: layer4.Connection

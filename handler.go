@@ -240,6 +240,12 @@ func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, 
 	err = next.Handle(cx)
 	used := c.used.Load()
 	taken, before = c.taken.Load()-taken, before-len(cx.MatchingBytes())
+	switch {
+	case isDial(err):
+		c.reached.Store(false) // what was used was a handler before the proxy, such as tls
+	case used:
+		c.reached.Store(true)
+	}
 	down := err != nil && !used && c.worker != nil && (taken == 0 && before == 0 || isDial(err))
 	switch {
 	case down:
