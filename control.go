@@ -125,7 +125,7 @@ func (v visitor) wake() {
 func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err error) {
 	v := make(visitor, 1)
 	p := &place{owner: v}
-	wake(l.queue.Seclude(p))
+	wake(l.queue.Seclude(p, false))
 	defer l.letGo(p)
 	for !l.queue.Alone(p) {
 		select {

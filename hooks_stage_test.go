@@ -110,6 +110,22 @@ func (s *hookStage) comes(name string, stays time.Duration) {
 	})
 }
 
+// wedges sends a client to the lock for which the service hangs: it does not let go before
+// that time is over, even if the client is cut.
+func (s *hookStage) wedges(name string, stays time.Duration) {
+	ours, theirs := net.Pipe()
+	cx := layer4.WrapConnection(namedConn{theirs, name}, nil, zap.NewNop())
+	s.ended.Go(func() {
+		defer ours.Close()
+		_ = s.handler.Handle(cx, layer4.HandlerFunc(func(*layer4.Connection) error {
+			s.say(name + " in")
+			time.Sleep(stays)
+			s.say(name + " out")
+			return nil
+		}))
+	})
+}
+
 // refused is the refuse handler.
 func (s *hookStage) refused(cx *layer4.Connection) error {
 	reason, _ := cx.Replacer().GetString("l4.tcplock.reason")

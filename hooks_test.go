@@ -261,6 +261,58 @@ func TestHookExclusive(t *testing.T) {
 	})
 }
 
+// An exclusive activate hook waits for the connection before it, which is at a wedged service
+// until hold_timeout ends it, with an exclusive timeout hook. That hook goes first, since the
+// service has not let go yet. The activate hook runs when that slot has been given back.
+func TestExclusiveBesideTimeoutHook(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{Slots: 2, HoldTimeout: caddy.Duration(3 * sec)},
+			s.hook(Hook{On: onActivate, Exclusive: true}, &fakeStep{name: "start", takes: sec}),
+			s.hook(Hook{On: onTimeout, Exclusive: true}, &fakeStep{name: "restart", takes: 2 * sec}))
+		s.wedges("a", 10*sec)
+		s.until(2 * sec)
+		s.comes("b", sec)
+		s.until(20 * sec)
+		s.expect(`
+			0s start a begins
+			1s start a done
+			1s a in
+			4s restart a begins
+			6s restart a done
+			6s start b begins
+			7s start b done
+			7s b in
+			8s b out
+			11s a out`)
+	})
+}
+
+// Two connections are at a wedged service when hold_timeout ends both. Their exclusive
+// timeout hooks do not wait for each other for ever: the first one goes.
+func TestExclusiveTimeoutHooksOfWedgedService(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{Slots: 3, HoldTimeout: caddy.Duration(3 * sec)},
+			s.hook(Hook{On: onTimeout, Exclusive: true}, &fakeStep{name: "restart", takes: 2 * sec}))
+		s.wedges("a", 20*sec)
+		s.until(sec)
+		s.wedges("b", 20*sec)
+		s.until(2 * sec)
+		s.comes("c", sec)
+		s.until(30 * sec)
+		s.expect(`
+			0s a in
+			1s b in
+			2s c in
+			3s c out
+			4s restart a begins
+			6s restart a done
+			6s restart b begins
+			8s restart b done
+			20s a out
+			21s b out`)
+	})
+}
+
 // The other holders do not finish in time: the hook has failed, its connection is
 // refused, and the line goes on. The hook is due again for the next one, and fails again.
 func TestHookExclusiveInVain(t *testing.T) {

@@ -63,21 +63,22 @@ func (l *lock) runHook(h *Hook, m Moment, p *place) error {
 func (l *lock) runAlone(h *Hook, m Moment, p *place) error {
 	if c, ok := p.owner.(*conn); ok && h.Exclusive {
 		defer l.include(c)
-		if err := l.seclude(c, time.Duration(h.ExclusiveWait)); err != nil {
+		if err := l.seclude(c, m.On == onTimeout, time.Duration(h.ExclusiveWait)); err != nil {
 			return err
 		}
 	}
 	return h.run(l.ctx, m)
 }
 
-func (l *lock) seclude(c *conn, longest time.Duration) error {
+// seclude waits until c is alone. At a timeout hook the service may not have let go of c yet.
+func (l *lock) seclude(c *conn, atService bool, longest time.Duration) error {
 	ctx, p := l.ctx, &c.place
 	if longest > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, longest)
 		defer cancel()
 	}
-	wake(l.queue.Seclude(p)) // which may be p itself
+	wake(l.queue.Seclude(p, atService)) // which may be p itself
 	for !l.queue.Alone(p) {
 		if c.kicked.Load() && c.state() == stateActivating {
 			return errors.New("exclusive: the connection that it was to run for was kicked")

@@ -78,13 +78,14 @@ type place struct {
 	client   clientKey // whose it is, for the bounds of each client; zero: nobody's
 	priority int       // higher goes first
 
-	state  placeState
-	slot   int           // from 1 while holding, else 0
-	ahead  int           // how many waited when it joined, if it had to wait
-	number uint64        // running number of this grant in its queue, from 1
-	joined time.Time     // when it joined
-	waited time.Duration // how long it stood in line before it was granted its slot
-	held   time.Duration // how long it has held slots it was granted before, see Requeue
+	state     placeState
+	atService bool          // secluding, but the service has not let go of its connection
+	slot      int           // from 1 while holding, else 0
+	ahead     int           // how many waited when it joined, if it had to wait
+	number    uint64        // running number of this grant in its queue, from 1
+	joined    time.Time     // when it joined
+	waited    time.Duration // how long it stood in line before it was granted its slot
+	held      time.Duration // how long it has held slots it was granted before, see Requeue
 
 	seq        uint64 // order of joining, from 1; never changes after that
 	from       *client
@@ -127,9 +128,8 @@ type queue struct {
 	grants  uint64  // the last number
 
 	// Those who want to be alone, in the order they asked. While there is one, nobody
-	// is granted a slot. The first of them is alone once every other holder has gone
-	// or stands in this list as well: two that wait for each other's end would wait
-	// for ever.
+	// is granted a slot. Once every other holder has gone or stands in this list as well,
+	// one of them is alone: two that wait for each other's end would wait for ever.
 	seclusion []*place
 
 	vacant chan struct{} // closed when nobody holds or wants to be alone; made by Vacant

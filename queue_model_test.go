@@ -148,11 +148,26 @@ func (m *model) vacate(p *person) {
 	m.lookAtSlots()
 }
 
-// alone is the one of those who want to be alone that has asked first, if all holders
-// want to be alone.
+// alone is the first in the list for which every other holder is in the list too, and not
+// at the service. If there is none because several are at the service, it is the first of
+// these.
 func (m *model) alone() *person {
-	if len(m.secluding) > 0 && len(notIn(m.holders, m.secluding)) == 0 {
-		return m.secluding[0]
+	if len(notIn(m.holders, m.secluding)) > 0 {
+		return nil
+	}
+	var atService []*person
+	for _, p := range m.secluding {
+		if p.want.atService {
+			atService = append(atService, p)
+		}
+	}
+	for _, p := range m.secluding {
+		if len(without(atService, p)) == 0 {
+			return p
+		}
+	}
+	if len(atService) > 0 {
+		return atService[0]
 	}
 	return nil
 }
@@ -250,12 +265,12 @@ func (m *model) seize(p *person) bool {
 	if len(m.holders) > 0 || len(m.line) > 0 || m.paused || m.closed || len(m.secluding) > 0 {
 		return false
 	}
-	m.seclude(p)
+	m.seclude(p, false)
 	return true
 }
 
-func (m *model) seclude(p *person) []*person {
-	p.want.state = placeSecluding
+func (m *model) seclude(p *person, atService bool) []*person {
+	p.want.state, p.want.atService = placeSecluding, atService
 	m.secluding = append(m.secluding, p)
 	if alone := m.alone(); alone != nil {
 		return []*person{alone}
@@ -267,6 +282,7 @@ func (m *model) include(p *person) ([]*person, bool) {
 	if alone := m.alone(); alone != nil && alone != p && p.want.slot > 0 {
 		return nil, false
 	}
+	p.want.atService = false
 	if p.want.state = placeHolding; p.want.slot == 0 {
 		p.want.state = placeGone
 	}

@@ -96,8 +96,9 @@ func (g *game) requeue(arg int) {
 
 func (g *game) seclude(arg int) {
 	if p := pick(notIn(g.m.holders, g.m.secluding), arg); p != nil {
-		g.note("seclude %v", p.real.owner)
-		g.woken(g.m.seclude(p), g.q.Seclude(&p.real))
+		atService := arg >= 128
+		g.note("seclude %v, at service %t", p.real.owner, atService)
+		g.woken(g.m.seclude(p, atService), g.q.Seclude(&p.real, atService))
 	}
 }
 
@@ -125,7 +126,7 @@ func (g *game) seize(int) {
 func (g *game) intrude(int) {
 	p := g.m.intruder()
 	g.note("intrude %v", p.real.owner)
-	g.woken(g.m.seclude(p), g.q.Seclude(&p.real))
+	g.woken(g.m.seclude(p, false), g.q.Seclude(&p.real, false))
 }
 
 func (g *game) takeOut(arg int) {

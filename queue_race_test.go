@@ -24,8 +24,10 @@ type crowd struct {
 	slots   map[int]*place    // those that are held
 	clients map[clientKey]int // how many slots each holds
 	out     int               // the slot that is out of service and vacant
-	working int               // holders that do not want to be alone
+	working int               // holders at the service that are not alone
+	wedged  int               // of these, those that want to be alone
 	alone   int
+	astray  int // of these, those that are at the service
 	grants  []grant
 }
 
@@ -187,22 +189,42 @@ func (c *crowd) takeOut(slot int, random *rand.Rand) {
 
 func (c *crowd) seclude(p *place, random *rand.Rand) {
 	called := p.owner.(chan struct{})
-	c.check(func() { c.working-- })
-	c.wake(c.q.Seclude(p))
+	atService := random.IntN(2) == 0
+	if atService {
+		c.check(func() { c.wedged++ })
+	} else {
+		c.check(func() { c.working-- })
+	}
+	c.wake(c.q.Seclude(p, atService))
 	if random.IntN(2) == 0 {
 		for !c.q.Alone(p) {
 			<-called
 		}
-		c.check(func() { c.alone++ })
+		c.check(func() { c.beAlone(atService, 1) })
 		dawdle(random)
-		c.check(func() { c.alone-- })
+		c.check(func() { c.beAlone(atService, -1) })
 	}
 	woken, ok := c.q.Include(p, time.Now())
 	for ; !ok; woken, ok = c.q.Include(p, time.Now()) {
 		<-called
 	}
-	c.check(func() { c.working++ })
+	if atService {
+		c.check(func() { c.wedged-- })
+	} else {
+		c.check(func() { c.working++ })
+	}
 	c.wake(woken...)
+}
+
+// beAlone begins or ends the time that a place is alone. One that is at the service may be
+// so beside others that are wedged there like itself.
+func (c *crowd) beAlone(atService bool, n int) {
+	if atService {
+		c.working -= n
+		c.wedged -= n
+		c.astray += n
+	}
+	c.alone += n
 }
 
 // check makes a change and looks whether all is well before and after it.
@@ -213,8 +235,8 @@ func (c *crowd) check(change func()) {
 		if len(c.slots) > c.ceiling {
 			c.t.Errorf("found %d holders of %d slots", len(c.slots), c.ceiling)
 		}
-		if c.alone > 1 || c.alone == 1 && c.working > 0 {
-			c.t.Errorf("found %d alone and %d at work", c.alone, c.working)
+		if others := c.working - c.wedged*c.astray; c.alone > 1 || c.alone == 1 && others > 0 {
+			c.t.Errorf("found %d alone and %d at work", c.alone, others)
 		}
 		change()
 		change = func() {}

@@ -129,7 +129,13 @@ func (s *script) leave(name string, want bool) {
 
 func (s *script) seclude(name, woken string) {
 	s.t.Helper()
-	s.expect("seclude "+name, woken, s.q.Seclude(s.place(name)))
+	s.expect("seclude "+name, woken, s.q.Seclude(s.place(name), false))
+}
+
+// secludeAtService is seclude for a place whose connection is still at the service.
+func (s *script) secludeAtService(name, woken string) {
+	s.t.Helper()
+	s.expect("seclude at service "+name, woken, s.q.Seclude(s.place(name), true))
 }
 
 func (s *script) include(name, woken string) {

@@ -9,16 +9,18 @@ import (
 // be admitted, for as long as it takes.
 
 // Seclude says that p wants to be alone: nobody is granted a slot from now on, and p is
-// alone when every other holder has gone or wants to be alone too. p is a holder, or
-// new: then it has no slot and is nobody's connection. Seclude returns the place to
-// wake, if any, because it is alone now: p itself, or the one that has wanted it
-// longest. End the wish with Include, whether or not it came true.
-func (q *queue) Seclude(p *place) *place {
+// alone when every other holder has gone or wants to be alone too, see alone. atService
+// says that p's connection is still at the service, where no other place may be alone
+// beside it. p is a holder, or new: then it has no slot and is nobody's connection. Seclude
+// returns the place to wake, if any, because it is alone now: p itself, or another one that
+// wants it. End the wish with Include, whether or not it came true.
+func (q *queue) Seclude(p *place, atService bool) *place {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if p.state != placeNew {
 		p.mustBe(placeHolding)
 	}
+	p.atService = atService
 	q.seclude(p)
 	return q.alone()
 }
@@ -56,7 +58,7 @@ func (q *queue) Include(p *place, now time.Time) ([]*place, bool) {
 	if alone := q.alone(); alone != nil && alone != p && p.slot != 0 {
 		return nil, false
 	}
-	p.state = placeHolding
+	p.state, p.atService = placeHolding, false
 	if p.slot == 0 {
 		p.state = placeGone
 	}
@@ -77,16 +79,22 @@ func (q *queue) seclude(p *place) {
 	q.seclusion = append(q.seclusion, p)
 }
 
-// alone returns the place that is alone, nil if none is.
+// alone returns the place that is alone, nil if none is. There is one when every holder
+// wants to be alone. A place that is still at the service goes first: the others would meet
+// its connection there. Two of these cannot wait for each other, so the first one goes.
 func (q *queue) alone() *place {
 	holders := 0
+	var first *place
 	for _, p := range q.seclusion {
 		if p.slot != 0 {
 			holders++
 		}
+		if first == nil || p.atService && !first.atService {
+			first = p
+		}
 	}
-	if len(q.seclusion) == 0 || q.held > holders {
+	if q.held > holders {
 		return nil
 	}
-	return q.seclusion[0]
+	return first
 }

@@ -59,6 +59,42 @@ func TestQueueSecludeInTurns(t *testing.T) {
 	s.include("b", "d")
 }
 
+// A place whose connection is still at the service goes before those that asked earlier:
+// none of these may be alone beside that connection.
+func TestQueueSecludeAtService(t *testing.T) {
+	s := newScript(t, 3, unlimited)
+	s.joins("a b c", "1")
+	s.seclude("a", "")
+	s.secludeAtService("b", "")
+	s.release("c", "b")
+	s.alone("b")
+	if woken, ok := s.q.Include(s.place("a"), s.now); ok || woken != nil {
+		t.Fatalf("found a to go on beside b, expected it to wait")
+	}
+	s.include("b", "a")
+	s.alone("") // b is at the service still
+	s.secludeAtService("b", "b")
+	s.include("b", "a")
+	s.release("b", "a")
+	s.alone("a")
+
+	// Two that are at the service do not wait for each other for ever.
+	s = newScript(t, 3, unlimited)
+	s.joins("a b c", "1")
+	s.seclude("a", "")
+	s.secludeAtService("b", "")
+	s.secludeAtService("c", "b")
+	s.alone("b")
+	s.include("b", "a c") // they look, and are not alone
+	s.release("b", "c")
+	s.alone("c")
+	s.include("c", "a")
+	s.release("c", "a")
+	s.alone("a")
+	s.include("a", "")
+	s.state("a1", "")
+}
+
 // The wish may be given up while others still hold a slot, and if it was the last one,
 // slots are granted again.
 func TestQueueSecludeGivenUp(t *testing.T) {
