@@ -48,6 +48,8 @@ type conn struct {
 	phase    atomic.Value  // string: its state, when it holds a slot
 	letIn    time.Time     // when it was let through to the service; zero: it was not, or to a worker that could not be reached
 	noted    bool          // how long it has waited is in the metrics
+	tallies  []tally       // where activate hooks have counted it
+	counts   bool          // it has reached the service, as far as that can be told: every <n> counts it
 	hooked   time.Duration // how long its hooks have run
 	held     time.Duration // how long it was at the service
 	in, out  atomic.Int64  // bytes from and to the client

@@ -112,6 +112,7 @@ func (c *conn) finish(reason string) {
 	}
 	c.reason.Store(reason)
 	c.phase.Store(stateEnding)
+	c.recount()
 	if !c.letIn.IsZero() {
 		c.held = cmp.Or(c.held, time.Since(c.letIn))
 		c.lock.record.hold.Observe(c.held.Seconds())

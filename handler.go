@@ -200,13 +200,20 @@ func (c *conn) backInLine() string {
 }
 
 // activate makes sure that there is a worker, runs the activate hooks and looks whether
-// there is still somebody to serve. It returns "" if so, else why not.
+// the client is still there. It returns "" if so, else why not. It looks before each thing
+// that costs the service something, and after what takes time.
 func (c *conn) activate() (ended string) {
-	check := time.Duration(c.lock.inForce.Load().settings.WorkerCheck)
+	claim := c.lock.inForce.Load()
+	check := time.Duration(claim.settings.WorkerCheck)
 	switch {
 	case c.kicked.Load(): // before it knew that it had been granted a slot
+	case c.worker != nil && c.gone():
+		ended = clientGone
 	case c.worker != nil && c.worker.reach(c.lock.ctx, check) != nil:
 		return c.backInLine()
+	case c.gone():
+		ended = clientGone
+	case len(claim.hooks[onActivate]) == 0: // no time has passed
 	case c.lock.runHooks(onActivate, c) != nil:
 		ended = hookFailed
 	case c.gone():
@@ -258,6 +265,7 @@ func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, 
 		// Nobody has seen a byte of this connection, or what was looked at is there still:
 		// it can go to another worker.
 		c.reason.Store(serviceError)
+		c.uncount()
 		_ = c.lock.runHooks(onRelease, c)
 		return c.backInLine(), nil
 	case err != nil:

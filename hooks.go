@@ -39,9 +39,11 @@ type Hook struct {
 	// it runs waits for its end.
 	IdleFor caddy.Duration `json:"idle_for,omitempty"`
 
-	// Run not every time. A number n: the 1st, n+1st, 2n+1st ... time. A duration
-	// string: when the last run is that long ago (so the first time too). More than
-	// zero. Default: every time. The count is kept for the lock, across reloads.
+	// Run not every time. A number n: the first time, and then when n times have been
+	// counted since the last run. At activate and release the connections that reached the
+	// service are counted, and no others. A duration string: when the last run is that long
+	// ago (so the first time too). More than zero. Default: every time. The count is kept
+	// for the lock, across reloads.
 	Every Every `json:"every,omitzero"`
 
 	// First let all other holders finish, and admit nobody until the hook is done.
@@ -268,46 +270,90 @@ type schedule struct {
 	past map[string]*past
 }
 
+// past is what is known of one hook. A hook that runs every time needs none.
 type past struct {
-	times int       // how often the moment came
+	times int       // how many moments were counted since the last run
+	runs  int       // how often the hook has run
 	last  time.Time // the last run
 	owed  bool      // that run failed
 }
 
-// due counts the moment for h and reports whether h is to run now.
-func (s *schedule) due(h *Hook, now time.Time) bool {
-	if h.Every == (Every{}) {
-		return true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// tally is a moment that was counted for a hook.
+type tally struct {
+	past *past
+	runs int // how often the hook had run by then
+}
+
+// of returns the past of h. The mutex is held.
+func (s *schedule) of(h *Hook) *past {
 	p := s.past[h.key]
 	if p == nil {
 		p = new(past)
 		s.past[h.key] = p
 	}
-	due := p.owed || p.last.IsZero()
+	return p
+}
+
+// due counts the moment for h and reports whether h is to run now. takeBack undoes the
+// count.
+func (s *schedule) due(h *Hook, now time.Time) (bool, tally) {
+	if h.Every == (Every{}) {
+		return true, tally{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.of(h)
+	due := p.owed || p.runs == 0
 	if n := h.Every.Count; n > 0 {
-		due = p.owed || p.times%n == 0
+		due = due || p.times >= n
 	} else {
 		due = due || now.Sub(p.last) >= h.Every.Interval
 	}
-	p.times++
 	if due {
 		// Booked before it has run: the holder of another slot must not
 		// run it a second time meanwhile.
-		p.last, p.owed = now, false
+		p.run(now)
 	}
-	return due
+	p.times++
+	return due, tally{p, p.runs}
+}
+
+// takeBack undoes the count of a moment. If the hook has run since, there is nothing to
+// undo: that run has set the count to 0.
+func (s *schedule) takeBack(t tally) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.past.runs == t.runs {
+		t.past.times--
+	}
+}
+
+// overdue reports whether h is to run now although the moment does not count.
+func (s *schedule) overdue(h *Hook, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.past[h.key]
+	if p == nil || !p.owed {
+		return false
+	}
+	p.run(now)
+	return true
 }
 
 // book notes that h runs now, whether it was due or not.
 func (s *schedule) book(h *Hook, now time.Time) {
+	if h.Every == (Every{}) {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.past[h.key]; p != nil {
-		p.last, p.owed = now, false
-	}
+	s.of(h).run(now)
+}
+
+// run notes that the hook runs. The count starts anew.
+func (p *past) run(now time.Time) {
+	p.runs++
+	p.times, p.last, p.owed = 0, now, false
 }
 
 // owe makes h due the next time, whatever its conditions.

@@ -31,13 +31,14 @@ func TestActivateHookComesBeforeService(t *testing.T) {
 // The hook is for every third. It fails for the first connection, and for the next one,
 // for which it is due again: both are refused, and told so, the service sees nothing of
 // them, and the release hook runs for them. The line behind them goes on: the third is
-// served, and the fourth, for which the hook is due as if nothing had been.
+// served with the hook. The two that were refused do not count, so the hook is due again
+// for the sixth.
 func TestFailedActivateHookRefusesItsConnection(t *testing.T) {
 	svc := newService(t, nil)
 	addr := hookServer(t, 1, "on activate {\nevery 3\nemit restart\n}\non release emit clean", svc.addr)
 	leakCheck(t)
 	var clients []*net.TCPConn
-	for i := range 5 {
+	for i := range 6 {
 		clients = append(clients, dial(t, addr))
 		send(t, clients[i], number(i))
 		inLine(t, "default", 1, i)
@@ -58,12 +59,13 @@ func TestFailedActivateHookRefusesItsConnection(t *testing.T) {
 		caughtHook(t, fmt.Sprintf("clean %d served", i+1), "connection", "reason").done()
 	}
 	serve(2)
-	caughtHook(t, "restart 4", "connection").done()
 	serve(3)
 	serve(4)
+	caughtHook(t, "restart 6", "connection").done()
+	serve(5)
 	inLine(t, "default", 0, 0)
-	if _, _, total := svc.counts(); total != 3 {
-		t.Errorf("%d connections reached the service, expected 3", total)
+	if _, _, total := svc.counts(); total != 4 {
+		t.Errorf("%d connections reached the service, expected 4", total)
 	}
 }
 

@@ -20,7 +20,7 @@ func (l *lock) runHooks(on string, c *conn) error {
 	start := time.Now()
 	defer func() { c.hooked += time.Since(start) }()
 	for _, h := range hooks {
-		if !l.schedule.due(h, time.Now()) {
+		if !c.due(h) {
 			continue
 		}
 		if err := l.runHook(h, c.moment(on), &c.place); err != nil && on == onActivate && !h.Optional {
@@ -28,6 +28,40 @@ func (l *lock) runHooks(on string, c *conn) error {
 		}
 	}
 	return nil
+}
+
+// due reports whether h is to run for c now. With every <n> only connections that reach
+// the service count. Before activate hooks that is not known yet: c counts at once, so that
+// two slots never both find room for the last one, and recount corrects it.
+func (c *conn) due(h *Hook) bool {
+	if h.On == onRelease && h.Every.Count > 0 && !c.counts {
+		return c.lock.schedule.overdue(h, time.Now())
+	}
+	due, tally := c.lock.schedule.due(h, time.Now())
+	if h.On == onActivate && h.Every.Count > 0 {
+		c.tallies = append(c.tallies, tally)
+	}
+	return due
+}
+
+// recount decides, at the end of c's time with a slot, whether c counts for every <n>. If
+// the next handler has not returned by now, c has reached the service as far as anybody can
+// tell.
+func (c *conn) recount() {
+	c.mu.Lock()
+	c.counts = c.reached.Load() || !c.returned
+	c.mu.Unlock()
+	if !c.counts {
+		c.uncount()
+	}
+}
+
+// uncount makes the activate hooks forget c, which has not reached the service.
+func (c *conn) uncount() {
+	for _, t := range c.tallies {
+		c.lock.schedule.takeBack(t)
+	}
+	c.tallies = nil
 }
 
 // runHook runs one hook that is due, for the holder of p, and logs how it went. A hook
@@ -111,7 +145,7 @@ func (l *lock) refused(c *conn) {
 	var due []*Hook
 	free := l.refusing.CompareAndSwap(false, true)
 	for _, h := range l.inForce.Load().hooks[onRefuse] {
-		if l.schedule.due(h, time.Now()) {
+		if now, _ := l.schedule.due(h, time.Now()); now {
 			due = append(due, h)
 		}
 	}
@@ -193,7 +227,7 @@ func (l *lock) idleNow() {
 	l.mu.Unlock()
 	if h != nil {
 		l.happened(Event{Event: eventIdle, Moment: onIdle, Reason: "for " + time.Duration(h.IdleFor).String()})
-		if l.schedule.due(h, time.Now()) {
+		if due, _ := l.schedule.due(h, time.Now()); due {
 			_ = l.runHook(h, Moment{On: onIdle, Lock: l.name}, p)
 		}
 	}
