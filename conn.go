@@ -217,6 +217,16 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 }
 
+// lingerFor sets how long a silent client is waited for. Of the locks on the connection's
+// way the shortest time holds, for all of them: each of them reads through the one before.
+func (c *conn) lingerFor(d time.Duration) {
+	if c.outer != nil {
+		d = min(d, c.outer.linger)
+		c.outer.lingerFor(d)
+	}
+	c.linger = d
+}
+
 func (c *conn) take(n int) {
 	c.in.Add(int64(n))
 	if !c.used.Load() {

@@ -124,7 +124,8 @@ const connVar = "l4.tcplock.conn"
 // does not.
 func (c *conn) join(priority int) (ended string) {
 	s := &c.lock.inForce.Load().settings
-	c.waitTimeout, c.linger, c.drop = time.Duration(s.WaitTimeout), s.linger(), s.HalfClosed == halfClosedDrop
+	c.waitTimeout, c.drop = time.Duration(s.WaitTimeout), s.HalfClosed == halfClosedDrop
+	c.lingerFor(s.linger())
 	if c.counted = budget.enter(); !c.counted {
 		return refusedFull
 	}

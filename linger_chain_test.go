@@ -1,0 +1,72 @@
+package tcplock
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+)
+
+// Two locks stand on one connection's way, and the handler behind them reads only when the
+// service has closed its side. The shorter linger holds, whichever lock has it.
+func TestShortestLingerForLateReader(t *testing.T) {
+	const long = 10 * time.Minute
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	events := new(caddyevents.App)
+	if err := events.Provision(ctx); err != nil {
+		t.Fatal(err)
+	}
+	locked := func(name string, linger time.Duration) *Handler {
+		d := caddy.Duration(linger)
+		l := enterLock(name)
+		c := &claim{lock: l, defined: true, settings: Settings{Linger: &d}, events: events}
+		c.logTo(zap.NewNop())
+		l.push(c)
+		t.Cleanup(func() {
+			l.pop(c)
+			l.exit()
+		})
+		return &Handler{Name: name, logger: zap.NewNop(), claim: c}
+	}
+	for _, lingers := range [][2]time.Duration{{long, 0}, {0, long}} {
+		outer, inner := locked("outer", lingers[0]), locked("inner", lingers[1])
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		client, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		server, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		over := make(chan struct{})
+		go func() {
+			serve := layer4.HandlerFunc(func(cx *layer4.Connection) error {
+				defer close(over)
+				_ = cx.Conn.(interface{ CloseWrite() error }).CloseWrite()
+				_, _ = io.Copy(io.Discard, cx)
+				return nil
+			})
+			_ = outer.Handle(layer4.WrapConnection(server, nil, zap.NewNop()), layer4.HandlerFunc(func(cx *layer4.Connection) error {
+				return inner.Handle(cx, serve)
+			}))
+		}()
+		select {
+		case <-over:
+		case <-time.After(20 * time.Second):
+			t.Errorf("lingers %v: found a silent client still read from after 20 s, expected it not to be waited for", lingers)
+		}
+	}
+}
