@@ -351,6 +351,31 @@ func TestIdleHooksOneAfterTheOther(t *testing.T) {
 	})
 }
 
+// Clients that are refused while the idle hook runs do not end the pause: they were never in
+// line. The hook does not run again before a client has been served.
+func TestIdleAfterRefusals(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{MaxWaiting: new(int)}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec)},
+			&fakeStep{name: "sleep", takes: 3 * sec}))
+		for _, at := range []time.Duration{6, 7} {
+			s.until(at * sec)
+			s.comes("a", 0)
+		}
+		s.until(60 * sec)
+		s.comes("b", 0)
+		s.until(90 * sec)
+		s.expect(`
+			5s sleep begins
+			6s a refused: refused_full
+			7s a refused: refused_full
+			8s sleep done
+			1m0s b in
+			1m0s b out
+			1m5s sleep begins
+			1m8s sleep done`)
+	})
+}
+
 // A client comes while the idle hook runs, and leaves the line. That ends the pause: the
 // next one begins when the hook is done.
 func TestIdleHookAgainAfterAVisitor(t *testing.T) {

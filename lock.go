@@ -166,7 +166,7 @@ func (l *lock) apply(c *claim) {
 		b.maxWaiting = *settings.MaxWaiting
 	}
 	l.setSlots(settings, b)
-	l.setIdle()
+	l.resumeIdle()
 	l.record.expect(c)
 }
 

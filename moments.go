@@ -177,6 +177,21 @@ func (l *lock) setIdle() {
 	}
 }
 
+// resumeIdle sets the clock after a change of settings. If connections have come meanwhile,
+// a new pause has begun: noteIdle does not see that while no idle hook is in force. l.mu is
+// held.
+func (l *lock) resumeIdle() {
+	if visits := l.queue.Stats().Total.visits(); visits != l.visits {
+		l.startPause(visits)
+	}
+	l.setIdle()
+}
+
+// startPause notes that nobody holds or waits from now on. l.mu is held.
+func (l *lock) startPause(visits uint64) {
+	l.left, l.visits, l.idled = time.Now(), visits, make(map[string]bool)
+}
+
 // nextIdle is that hook, nil if there is none. Of two with one time it is the first.
 func (l *lock) nextIdle() (next *Hook) {
 	if len(l.claims) == 0 {
@@ -202,7 +217,7 @@ func (l *lock) noteIdle() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.left, l.visits, l.idled = time.Now(), s.Total.Joined, make(map[string]bool)
+	l.startPause(s.Total.visits())
 	l.setIdle()
 }
 
@@ -216,7 +231,7 @@ func (l *lock) idleNow() {
 		return
 	}
 	// Somebody may have been here of whom noteIdle has not heard yet.
-	visited := func() bool { return l.queue.Stats().Total.Joined != l.visits }
+	visited := func() bool { return l.queue.Stats().Total.visits() != l.visits }
 	l.mu.Lock()
 	h := l.nextIdle()
 	if h == nil || visited() || time.Since(l.left) < time.Duration(h.IdleFor) {

@@ -81,6 +81,9 @@ func (q *queue) oldest() (oldest time.Time) {
 	return oldest
 }
 
+// visits counts those that were in the lock: all that asked but those that were refused.
+func (t totals) visits() uint64 { return t.Joined - t.Refused }
+
 // totals count since the queue was made: joined = refused + left + granted + waiting.
 type totals struct {
 	Joined  uint64 // places that asked
