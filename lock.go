@@ -197,12 +197,14 @@ func wakeAll(places []*place) {
 // then cuts who is left and ends the hooks and the service's processes. It is for the end
 // of the process: a lock does not come back from it.
 func (l *lock) shutDown() {
+	wakeAll(l.queue.Close())
+	// From here on nobody is admitted. To ask before that would miss a connection that comes
+	// in between.
+	vacant := l.queue.Vacant()
 	claim := l.inForce.Load()
 	if claim == nil {
-		return // nobody has been here yet
+		return // nobody has been here
 	}
-	vacant := l.queue.Vacant()
-	wakeAll(l.queue.Close())
 	if !waitFor(vacant, claim.settings.drain()) {
 		l.cancel()
 		_, holders, _ := l.queue.Snapshot(0)

@@ -1,0 +1,58 @@
+package tcplock
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+)
+
+// A connection joins at the instant at which the lock is shut down. It is refused, or the
+// shutdown waits for its end.
+func TestShutDownMissesNoConnection(t *testing.T) {
+	for range 30 {
+		l := &lock{name: "shut", queue: newQueue(bounds{limit: 1, maxWaiting: unlimited}), record: &record{metrics: newMetrics("shut")}}
+		l.refusals.tell = func(int) {}
+		l.ctx, l.cancel = context.WithCancel(context.Background())
+		drain := caddy.Duration(time.Hour)
+		c := &claim{lock: l, settings: Settings{Drain: &drain}}
+		c.logTo(zap.NewNop())
+		l.inForce.Store(c)
+
+		// The shutdown and the connection queue up for the mutex, in this order. A mutex for
+		// which goroutines have waited for more than 1 ms is handed from one to the next, so
+		// the connection comes after the first thing that the shutdown asks of the queue.
+		l.queue.mu.Lock()
+		over, missed := make(chan struct{}), false
+		var both sync.WaitGroup
+		both.Go(func() {
+			defer close(over)
+			l.shutDown()
+		})
+		time.Sleep(3 * time.Millisecond)
+		both.Go(func() {
+			p := new(place)
+			if holds, _ := l.queue.Join(p, time.Now()); !holds {
+				return
+			}
+			select {
+			case <-over:
+				missed = true
+			case <-time.After(20 * time.Millisecond):
+			}
+			l.queue.Release(p, time.Now())
+		})
+		time.Sleep(3 * time.Millisecond)
+		l.queue.mu.Unlock()
+		l.queue.mu.Lock() // before a waiter is awake: that is what makes it a handing on
+		time.Sleep(time.Millisecond)
+		l.queue.mu.Unlock()
+		both.Wait()
+		if missed {
+			t.Fatal("found the shutdown over while a connection had a slot, expected it to wait")
+		}
+	}
+}
