@@ -365,14 +365,18 @@ func (s *schedule) owe(h *Hook) {
 	}
 }
 
-// keep forgets all hooks but these.
-func (s *schedule) keep(hooks []*Hook) {
+// keep forgets all hooks but those of these configs.
+func (s *schedule) keep(claims []*claim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	kept := make(map[string]*past)
-	for _, h := range hooks {
-		if p := s.past[h.key]; p != nil {
-			kept[h.key] = p
+	for _, c := range claims {
+		for _, hooks := range c.hooks {
+			for _, h := range hooks {
+				if p := s.past[h.key]; p != nil {
+					kept[h.key] = p
+				}
+			}
 		}
 	}
 	s.past = kept

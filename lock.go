@@ -29,9 +29,11 @@ type lock struct {
 	emitter  emitter
 	refusals logLimit // of the log lines of those who never held a slot
 
-	// The configs that have started to the end, the newest last: it is the one in
-	// force. During a reload there are two for a while. One that fails to start never
-	// gets here, so it changes nothing.
+	// The configs whose apps have all started, the newest last: it is the one in force.
+	// During a reload there are two for a while. A config that fails while its apps start
+	// never gets here, so it changes nothing. Caddy may still drop a config after that:
+	// then pop puts the one before back in force. So nothing that belongs to a config on
+	// this list is forgotten before that config is popped.
 	mu      sync.Mutex
 	claims  []*claim
 	inForce atomic.Pointer[claim]
@@ -105,12 +107,13 @@ func (l *lock) Destruct() error {
 	return nil
 }
 
-// push puts c in force, whose config has started to the end.
+// push puts c in force, whose apps have all started.
 func (l *lock) push(c *claim) {
 	c.started.Store(true)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = append(l.claims, c)
+	l.schedule.keep(l.claims)
 	l.apply(c)
 }
 
@@ -122,7 +125,10 @@ func (l *lock) pop(c *claim) {
 	l.claims = slices.DeleteFunc(l.claims, func(other *claim) bool { return other == c })
 	if len(l.claims) == 0 {
 		l.setIdle()
-	} else if newest := l.claims[len(l.claims)-1]; newest != l.inForce.Load() {
+		return
+	}
+	l.schedule.keep(l.claims)
+	if newest := l.claims[len(l.claims)-1]; newest != l.inForce.Load() {
 		l.apply(newest)
 	}
 }
@@ -145,13 +151,9 @@ func (l *lock) provide(c *claim) error {
 	return nil
 }
 
+// apply puts c's settings in force. l.mu is held.
 func (l *lock) apply(c *claim) {
 	l.inForce.Store(c)
-	var hooks []*Hook
-	for _, h := range c.hooks {
-		hooks = append(hooks, h...)
-	}
-	l.schedule.keep(hooks)
 	settings := &c.settings
 	slots := settings.slots()
 	budget.addSlots(slots - l.slots)

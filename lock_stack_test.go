@@ -1,0 +1,122 @@
+package tcplock
+
+import (
+	"reflect"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+)
+
+// overlay puts settings in force on top of those in force, as a config does whose apps have
+// started. drop takes them off again, as Caddy does if something fails after that.
+func (s *hookStage) overlay(settings Settings, hooks ...*Hook) (drop func()) {
+	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*Hook), events: s.events}
+	c.logTo(zap.NewNop())
+	for _, h := range hooks {
+		c.hooks[h.On] = append(c.hooks[h.On], h)
+	}
+	s.lock.push(c)
+	return func() { s.lock.pop(c) }
+}
+
+// A config with other hooks comes into force, and is dropped. The hooks of the config before
+// it go on counting from where they were.
+func TestDroppedConfigForgetsNoCount(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		var ran []uint64
+		note := func(m Moment) { ran = append(ran, m.Connection) }
+		hook := s.hook(Hook{On: onActivate, Every: Every{Count: 3}}, &fakeStep{name: "restart", does: note})
+		s.load(Settings{}, hook)
+		come := func() {
+			s.comes("x", 0)
+			s.ended.Wait()
+			synctest.Wait()
+		}
+		come()
+		come()
+		drop := s.overlay(Settings{Slots: 2}, s.hook(Hook{On: onActivate, Every: Every{Count: 5}}, &fakeStep{name: "other"}))
+		come() // counts for the other hook only
+		drop()
+		come()
+		come()
+		if want := []uint64{1, 5}; !slices.Equal(ran, want) {
+			t.Errorf("found the hook run for %d, expected %d", ran, want)
+		}
+		if n := len(s.lock.schedule.past); n != 1 {
+			t.Errorf("found the past of %d hooks, expected that of the dropped config's to be forgotten", n)
+		}
+	})
+}
+
+// A config with other settings comes into force, and is dropped before a connection comes.
+// All that the lock goes by is as it was: the bounds of the queue, slots, pause, counts,
+// the idle clock, and the descriptors that are set aside.
+func TestDroppedConfigChangesNothing(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		none := 0
+		idle := s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(time.Minute)}, &fakeStep{name: "idle"})
+		every := s.hook(Hook{On: onActivate, Every: Every{Count: 3}}, &fakeStep{name: "restart"})
+		s.load(Settings{Slots: 4, MaxPerClient: 2, HoldTimeout: caddy.Duration(time.Hour)}, idle, every)
+		s.comes("a", 0)
+		s.ended.Wait()
+		s.until(sec)
+		s.lock.pause(time.Hour)
+		look := func() []any {
+			l := s.lock
+			l.queue.mu.Lock()
+			b, stats := l.queue.bounds, l.queue.stats()
+			var free []int
+			for i := l.queue.slots[0].nextFree; i != 0; i = l.queue.slots[i].nextFree {
+				free = append(free, i)
+			}
+			l.queue.mu.Unlock()
+			slices.Sort(free)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			var counts past
+			if p := l.schedule.past[every.key]; p != nil {
+				counts = *p
+			}
+			return []any{b, stats, free, l.slots, counts, l.left, l.visits, len(l.idled), l.paused.PauseStatus,
+				budget.slots.Load(), l.inForce.Load() == s.handler.claim, len(l.claims)}
+		}
+		before := look()
+		for _, settings := range []Settings{
+			{Slots: 1, MaxWaiting: &none, PriorityAge: caddy.Duration(sec)},
+			{Slots: 9, MaxWaitingPerClient: 3},
+			{Workers: []string{"a:1", "a:2"}},
+		} {
+			drop := s.overlay(settings, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(sec)}, &fakeStep{name: "other"}))
+			synctest.Wait()
+			drop()
+			synctest.Wait()
+			if after := look(); !reflect.DeepEqual(after, before) {
+				t.Errorf("after settings %+v: found %v, expected %v", settings, after, before)
+			}
+		}
+		s.lock.resume()
+	})
+}
+
+// While a config without idle hooks is in force, a connection comes and goes. When that
+// config is dropped, a new pause has begun: the idle hook runs once more, in its time.
+func TestDroppedConfigAndIdleHook(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec)}, &fakeStep{name: "sleep"}))
+		s.until(7 * sec)
+		drop := s.overlay(Settings{})
+		s.comes("a", sec)
+		s.until(9 * sec)
+		drop()
+		s.until(30 * sec)
+		s.expect(`
+			5s sleep
+			7s a in
+			8s a out
+			14s sleep`)
+	})
+}
