@@ -1,5 +1,7 @@
 package tcplock
 
+import "time"
+
 // LockStats lets the tests that look from outside know when a client stands in line:
 // nothing that the client or the service sees tells that.
 func LockStats(name string) (slots, held, waiting, leftOver int) {
@@ -47,3 +49,10 @@ func Boards() (n int) {
 
 // Counted is how many connections the budget of descriptors counts.
 func Counted() int { return int(budget.connections.Load()) }
+
+// SetListenFor sets how long a probe listens, for the time of a test.
+func SetListenFor(d time.Duration) (restore func()) {
+	before := listenFor
+	listenFor = d
+	return func() { listenFor = before }
+}

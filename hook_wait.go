@@ -5,10 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -19,17 +16,19 @@ func init() {
 	caddy.RegisterModule(new(WaitStep))
 }
 
-// WaitStep waits until an address can be connected to, or until it no longer can, by
-// trying: at once, and then in pauses that grow from 20ms to 250ms. A connection that
-// succeeds is reset at once, so that a service that takes one client at a time is free
-// for the next.
+// WaitStep waits until a service is at an address, or until none is any more, by
+// trying: at once, and then in pauses that grow from 20ms to 250ms. A try is a connection
+// that listens for 50ms, closes its side, and closes when the service has closed too, or
+// after 100ms.
 type WaitStep struct {
 	// The address: host:port or unix//path, with Caddy's global placeholders and
 	// {l4.tcplock.*}. Required.
 	Address string `json:"address"`
 
-	// What to wait for: "open", a connection succeeds, or "closed", a connection is
-	// refused (or there is no such socket file). Silence is neither. Default: "open".
+	// What to wait for: "open", a connection succeeds and is not closed at once, or
+	// "closed", a connection is refused (or there is no such socket file), or closed at
+	// once without a word, as a forwarder does with nothing behind it. An address that
+	// neither accepts nor refuses is neither. Default: "open".
 	For string `json:"for,omitempty"`
 
 	// The longest wait; when it is over the step has failed. Default and zero: 30s.
@@ -42,7 +41,6 @@ const (
 
 	defaultWaitTimeout = 30 * time.Second
 
-	dialTimeout  = 2 * time.Second
 	minPollPause = 20 * time.Millisecond
 	maxPollPause = 250 * time.Millisecond
 )
@@ -113,8 +111,8 @@ func (s *WaitStep) Run(ctx context.Context, m Moment) error {
 
 	var last error
 	for pause := minPollPause; ; pause = min(2*pause, maxPollPause) {
-		err := probe(bounded, network, host)
-		if what == waitOpen && err == nil || what == waitClosed && refused(network, err) {
+		err := probe(bounded, network, host, listenFor)
+		if what == waitOpen && err == nil || what == waitClosed && absent(network, err) {
 			return nil
 		}
 		if err == nil {
@@ -132,26 +130,6 @@ func (s *WaitStep) Run(ctx context.Context, m Moment) error {
 		return fmt.Errorf("wait %s: stopped: %w", address, context.Cause(ctx))
 	}
 	return fmt.Errorf("wait %s: not %s after %s: %w", address, what, timeout, last)
-}
-
-func probe(ctx context.Context, network, host string) error {
-	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, host)
-	if err != nil {
-		return err
-	}
-	// A reset instead of a FIN: a service need not read to see that nobody is there.
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	_ = conn.Close()
-	return nil
-}
-
-// refused reports whether err says that nobody listens.
-func refused(network string, err error) bool {
-	const wsaeConnRefused = syscall.Errno(10061) // Windows does not use ECONNREFUSED
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaeConnRefused) ||
-		network == "unix" && errors.Is(err, fs.ErrNotExist)
 }
 
 // UnmarshalCaddyfile reads

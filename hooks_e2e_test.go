@@ -2,10 +2,14 @@ package tcplock_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
 )
 
 // While the activate hook runs the service sees nothing of the client, although that has
@@ -252,4 +256,26 @@ func TestHooksOfTwoSlotsOverlap(t *testing.T) {
 		hooks[1].done()
 	}
 	clients.Wait()
+}
+
+// A hook restarts a service behind a forwarder, which accepts all the time, and closes at
+// once while the service is not there. The client is held until it is.
+func TestWaitBehindForwarder(t *testing.T) {
+	t.Cleanup(tcplock.SetListenFor(patience))
+	var there atomic.Bool
+	tried := make(chan struct{}, 100)
+	forwarder := newService(t, func(conn *net.TCPConn) {
+		if there.Load() {
+			_, _ = io.WriteString(conn, "hello")
+			return
+		}
+		tried <- struct{}{}
+	})
+	client := dial(t, lockServer(t, fmt.Sprintf("tcplock {\non activate wait %s\n}", forwarder.addr), forwarder.addr))
+	for range 3 {
+		<-tried
+	}
+	there.Store(true)
+	expect(t, client, "hello")
+	expectEOF(t, client)
 }

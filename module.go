@@ -79,8 +79,8 @@ type Settings struct {
 	Workers []string `json:"workers,omitempty"`
 
 	// Try to connect to the worker, for no longer than this, before a connection is let
-	// through to it. It takes the worker's only socket for a moment, which not every
-	// device can stand. Default and zero: a worker that is down shows when the proxy
+	// through to it. It takes the worker's only socket for up to 100ms, which not every
+	// device can stand, and it cannot tell a forwarder with nothing behind it. Default and zero: a worker that is down shows when the proxy
 	// fails to reach it. Either way it is left out for half a second, and twice as
 	// long each further time (at most 30s), and the client keeps its place in line.
 	WorkerCheck caddy.Duration `json:"worker_check,omitempty"`

@@ -150,7 +150,7 @@ func (w *worker) reach(ctx context.Context, check time.Duration) error {
 	defer cancel()
 	network, host, err := dialAddress(w.address)
 	if err == nil {
-		err = probe(ctx, network, host)
+		err = probe(ctx, network, host, 0) // a client waits: connecting has to be enough
 	}
 	if err != nil {
 		w.down(err)

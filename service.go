@@ -50,8 +50,8 @@ type Service struct {
 	// connection, which waits for it. Default: "eager".
 	Start string `json:"start,omitempty"`
 
-	// The process is ready when this address can be connected to (host:port or
-	// unix//path); the connection is reset at once. Not with ready_command. Default: the
+	// The process is ready when a service is at this address (host:port or unix//path),
+	// which is found out as by WaitStep. Not with ready_command. Default: the
 	// slot's worker; required without workers.
 	Ready string `json:"ready,omitempty"`
 

@@ -267,6 +267,36 @@ client.sendall(b"%d" % os.getpid())`
 	}
 }
 
+// A plain server, which accepts, receives, answers and closes, and catches nothing, survives
+// the probes of its readiness and of worker_check: all clients are answered by one process.
+func TestServiceSurvivesProbes(t *testing.T) {
+	const clients = 5
+	const server = `import os, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    client, _ = listener.accept()
+    question = client.recv(100)
+    question and client.sendall(b"%d" % os.getpid())
+    client.close()`
+	needs(t, python, exec.Command(python, "--version").Run() == nil)
+	file, addr := filepath.Join(t.TempDir(), "server.py"), freeAddr(t)
+	if err := os.WriteFile(file, []byte(server), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	load(t, poolConfig(addr, fmt.Sprintf("worker_check 10s\nservice %s %s {l4.tcplock.worker_port}", python, file), freeAddr(t)))
+	first := ""
+	for i := range clients {
+		conn := dial(t, addr)
+		send(t, conn, "question")
+		pid, err := io.ReadAll(conn)
+		if err != nil || len(pid) == 0 || i > 0 && string(pid) != first {
+			t.Errorf("client %d got %q, error %v, expected the pid of the first process, %s", i, pid, err, first)
+		}
+		first = string(pid)
+		conn.Close()
+	}
+}
+
 // When nobody comes, the server is stopped and stays so. The next client has another one
 // started.
 func TestServiceStopIdle(t *testing.T) {

@@ -1,0 +1,125 @@
+package tcplock
+
+import (
+	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// listenLonger lets probes listen for so long that a service is never late, however slow
+// the machine is. It is of use where the service says something or closes.
+func listenLonger(t *testing.T) {
+	t.Helper()
+	t.Cleanup(SetListenFor(20 * time.Second))
+}
+
+// A plain server sees a client that closes its side and has nothing to ask: no reset, and
+// what it sends until it closes can be sent.
+func TestProbeIsPolite(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		for _, check := range []time.Duration{0, listenFor} {
+			ln := listenOn(t, network)
+			done := probeOf(t, ln, check)
+			conn := accept(t, ln)
+			if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+				t.Errorf("%s, listening for %s: the server read %d bytes, error %v, expected EOF", network, check, n, err)
+			}
+			conn.Close()
+			if err := <-done; err != nil {
+				t.Errorf("%s, listening for %s: found %v, expected a service", network, check, err)
+			}
+		}
+	}
+}
+
+// A server that greets its clients is known by that, and what it says does not turn the
+// probe's end into a reset.
+func TestProbeIsGreeted(t *testing.T) {
+	listenLonger(t)
+	ln := listenOn(t, "tcp")
+	done := probeOf(t, ln, listenFor)
+	conn := accept(t, ln)
+	if _, err := io.WriteString(conn, "220 hello\r\n"); err != nil {
+		t.Error(err)
+	}
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("the server read %d bytes, error %v, expected EOF", n, err)
+	}
+	conn.Close()
+	if err := <-done; err != nil {
+		t.Errorf("found %v, expected a service", err)
+	}
+}
+
+// A server that does not close is not waited for.
+func TestProbeDoesNotWait(t *testing.T) {
+	ln := listenOn(t, "tcp")
+	done := probeOf(t, ln, listenFor)
+	accept(t, ln)
+	if err := <-done; err != nil {
+		t.Errorf("found %v, expected a service", err)
+	}
+}
+
+// Nothing stands behind a forwarder that accepts and closes or resets at once. It is not
+// open, and it is closed. One that answers before it closes is a service. A
+// probe that does not listen cannot tell, unless the reset comes before the connection.
+func TestProbeOfForwarder(t *testing.T) {
+	listenLonger(t)
+	for name, c := range map[string]struct {
+		end  func(net.Conn)
+		open bool
+	}{
+		"closes":  {func(conn net.Conn) { conn.Close() }, false},
+		"resets":  {func(conn net.Conn) { _ = conn.(*net.TCPConn).SetLinger(0); conn.Close() }, false},
+		"answers": {func(conn net.Conn) { _, _ = io.WriteString(conn, "x"); conn.Close() }, true},
+	} {
+		ln := listenOn(t, "tcp")
+		go func() {
+			for {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				c.end(conn)
+			}
+		}()
+		if err := probe(t.Context(), "tcp", ln.Addr().String(), 0); err != nil && name != "resets" {
+			t.Errorf("%s: found %v, expected nothing against it without listening", name, err)
+		}
+		err := <-probeOf(t, ln, listenFor)
+		if c.open && err != nil || !c.open && !errors.Is(err, errNothingBehind) {
+			t.Errorf("%s: found %v, expected a service: %v", name, err, c.open)
+		}
+		for _, what := range []string{waitOpen, waitClosed} {
+			err := (&WaitStep{Address: ln.Addr().String(), For: what, Timeout: caddy.Duration(time.Second)}).Run(t.Context(), Moment{})
+			if want := c.open == (what == waitOpen); want != (err == nil) {
+				t.Errorf("%s: wait %s: found %v, expected success: %v", name, what, err, want)
+			}
+			if err != nil && !c.open && what == waitOpen && !strings.HasSuffix(err.Error(), errNothingBehind.Error()) {
+				t.Errorf("%s: found %v, expected that nothing stands behind it", name, err)
+			}
+		}
+	}
+}
+
+func listenOn(t *testing.T, network string) net.Listener {
+	t.Helper()
+	if network == "unix" {
+		return listen(t, network, filepath.Join(t.TempDir(), "s"))
+	}
+	return listen(t, network, "127.0.0.1:0")
+}
+
+func probeOf(t *testing.T, ln net.Listener, listen time.Duration) <-chan error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- probe(t.Context(), ln.Addr().Network(), ln.Addr().String(), listen) }()
+	return done
+}
