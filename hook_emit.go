@@ -21,8 +21,8 @@ func init() {
 
 // EmitStep emits an event through Caddy's events app, and waits for the handlers that
 // have subscribed to it. It fails if one of them aborts the event; other errors of
-// handlers are logged by the events app. The event's data are moment, name, slot,
-// worker, connection, client, waited and reason, all strings, and handlers may use
+// handlers are logged by the events app. The event's data are moment, name, slot, worker,
+// worker_host, worker_port, connection, client, waited and reason, all strings, and handlers may use
 // {l4.tcplock.*} too.
 type EmitStep struct {
 	// The event's name, without placeholders. Required.

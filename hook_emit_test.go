@@ -62,7 +62,7 @@ func TestEmit(t *testing.T) {
 			t.Errorf("event %s: found %+v", slot, got)
 		}
 		if want := (map[string]any{
-			"moment": "timeout", "name": "printer", "slot": slot, "worker": "", "connection": "9",
+			"moment": "timeout", "name": "printer", "slot": slot, "worker": "", "worker_host": "", "worker_port": "", "connection": "9",
 			"client": "192.0.2.1:5000", "waited": "1s", "reason": "hold_timeout",
 		}); !maps.Equal(got.data, want) {
 			t.Errorf("event %s: found %v, expected %v", slot, got.data, want)

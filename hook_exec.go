@@ -26,9 +26,9 @@ func init() {
 // each argument reaches the command as it stands, as one argument.
 //
 // The command's environment is Caddy's own but for NOTIFY_SOCKET, WATCHDOG_* and LISTEN_*,
-// which systemd tells Caddy alone; then TCPLOCK_MOMENT, TCPLOCK_NAME,
-// TCPLOCK_SLOT, TCPLOCK_WORKER, TCPLOCK_CONNECTION, TCPLOCK_CLIENT, TCPLOCK_WAITED and
-// TCPLOCK_REASON, then env. Its input is empty. The first 8 KiB of its output go to the
+// which systemd tells Caddy alone; then TCPLOCK_MOMENT, TCPLOCK_NAME, TCPLOCK_SLOT,
+// TCPLOCK_WORKER, TCPLOCK_WORKER_HOST, TCPLOCK_WORKER_PORT, TCPLOCK_CONNECTION,
+// TCPLOCK_CLIENT, TCPLOCK_WAITED and TCPLOCK_REASON, then env. Its input is empty. The first 8 KiB of its output go to the
 // log, and so does the end of a longer one; the rest is read and counted.
 //
 // The command runs in a process group of its own. When it fails or is killed, whatever
@@ -131,12 +131,7 @@ func (s *ExecStep) check() error {
 
 // checkPlaceholders refuses what the replacer of a moment does not know, above all
 // everything that could carry what a client has sent.
-func checkPlaceholders(s string) error {
-	if _, err := (Moment{}).Replacer().ReplaceOrErr(s, false, true); err != nil {
-		return fmt.Errorf(`found %q: %w, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{)`, s, err)
-	}
-	return nil
-}
+func checkPlaceholders(s string) error { return checkText(s, Moment{}.values()) }
 
 func checkTimeout(d caddy.Duration) error {
 	if d < 0 {

@@ -36,7 +36,7 @@ func TestWaitConfig(t *testing.T) {
 		"wait unixgram//run/s":                           `address: found "unixgram//run/s", expected host:port or unix//path, at Testfile:1`,
 		"wait unix//run/s|0222":                          `address: found "unix//run/s|0222", expected host:port or unix//path, at Testfile:1`,
 		"wait a:b":                                       `address: found "a:b", expected host:port or unix//path: invalid start port: strconv.ParseUint: parsing "b": invalid syntax, at Testfile:1`,
-		"wait {l4.conn.remote_addr}":                     `address: found "{l4.conn.remote_addr}": unrecognized placeholder {l4.conn.remote_addr}, expected {l4.tcplock.*} or a global one such as {env.*} (a plain brace is \{), at Testfile:1`,
+		"wait {l4.conn.remote_addr}":                     `address: found "{l4.conn.remote_addr}": unrecognized placeholder {l4.conn.remote_addr}, expected {l4.tcplock.client|connection|moment|name|reason|slot|waited|worker|worker_host|worker_port} or a global one such as {env.*} (a plain brace is \{), at Testfile:1`,
 		"wait a:1 {\n timeout -1s\n}":                    "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
 	})
 	wantJSONRefused(t, "layer4.tcplock.hooks.wait", map[string]string{

@@ -94,28 +94,23 @@ type Moment struct {
 // values are the moment's placeholders and variables: {l4.tcplock.<name>} in
 // arguments, TCPLOCK_<NAME> in a command's environment.
 func (m Moment) values() map[string]string {
-	return map[string]string{
+	values := map[string]string{
 		"moment":     m.On,
 		"name":       m.Lock,
 		"slot":       strconv.Itoa(m.Slot),
-		"worker":     m.Worker,
 		"connection": strconv.FormatUint(m.Connection, 10),
 		"client":     m.Client,
 		"waited":     m.Waited.String(),
 		"reason":     m.Reason,
 	}
+	addWorker(values, m.Worker)
+	return values
 }
 
 // Replacer returns a replacer for a step's arguments: Caddy's global placeholders and
-// {l4.tcplock.moment|name|slot|worker|connection|client|waited|reason}. It knows
-// nothing else a client could have sent, on purpose.
-func (m Moment) Replacer() *caddy.Replacer {
-	repl := caddy.NewReplacer()
-	for name, value := range m.values() {
-		repl.Set("l4.tcplock."+name, value)
-	}
-	return repl
-}
+// {l4.tcplock.moment|name|slot|worker|worker_host|worker_port|connection|client|waited|reason}.
+// It knows nothing else a client could have sent, on purpose.
+func (m Moment) Replacer() *caddy.Replacer { return replacerOf(m.values()) }
 
 // Every is how often a hook runs: in JSON a number (Count) or a duration string
 // (Interval).

@@ -207,6 +207,23 @@ func TestPoolPlaceholders(t *testing.T) {
 	}
 }
 
+// Hooks and the handlers after tcplock have the two parts of the worker's address as well.
+func TestPoolPlaceholdersOfAddress(t *testing.T) {
+	notes, addr := filepath.Join(t.TempDir(), "notes"), freeAddr(t)
+	svc := newService(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "hello") })
+	load(t, lockConfig(addr, poolLock(fmt.Sprintf(`
+		on activate {
+			exec sh -c "echo $1 $TCPLOCK_WORKER_HOST:$TCPLOCK_WORKER_PORT >> '%s'" sh {l4.tcplock.worker_host}:{l4.tcplock.worker_port}
+			wait {l4.tcplock.worker_host}:{l4.tcplock.worker_port}
+		}`, notes), svc.addr), "{l4.tcplock.worker_host}:{l4.tcplock.worker_port}"))
+	client := dial(t, addr)
+	expect(t, client, "hello")
+	expectEOF(t, client)
+	if got, want := noted(t, notes), []string{svc.addr, svc.addr}; !slices.Equal(got, want) {
+		t.Errorf("found %q, expected %q", got, want)
+	}
+}
+
 // The first worker's hook takes its time, before and after its client. The other worker's
 // clients come and go meanwhile.
 func TestHooksOfOneWorkerHoldBackNoOther(t *testing.T) {

@@ -101,12 +101,12 @@ func TestProcessSurroundings(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := shell(`pwd; echo "$1 $TCPLOCK_NAME $TCPLOCK_SLOT $TCPLOCK_WORKER"; echo "$A" >&2; printf last`, "a b {l4.tcplock.worker_port}")
+	s := shell(`pwd; echo "$1 $TCPLOCK_NAME $TCPLOCK_SLOT $TCPLOCK_WORKER $TCPLOCK_WORKER_HOST $TCPLOCK_WORKER_PORT"; echo "$A" >&2; printf last`, "a b {l4.tcplock.worker_port}")
 	s.Dir, s.Env = parent+"/{l4.tcplock.slot}", map[string]string{"A": `{l4.tcplock.worker_host} \{`}
 	p, logs := startReal(t, s)
 	wantExit(t, p)
 	p.release()
-	want := []string{dir, "a b 8102 soffice 2 localhost:8102", "localhost {", "last"}
+	want := []string{dir, "a b 8102 soffice 2 localhost:8102 localhost 8102", "localhost {", "last"}
 	if got := lines(logs); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("found %q, expected %q", got, want)
 	}

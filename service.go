@@ -26,8 +26,8 @@ import (
 // sends can get there. A plain brace is written \{. The values are read at each start.
 //
 // The process's environment is Caddy's own but for NOTIFY_SOCKET, WATCHDOG_* and LISTEN_*,
-// which systemd tells Caddy alone; then TCPLOCK_NAME, TCPLOCK_SLOT and TCPLOCK_WORKER,
-// then env. Its input is empty. Its output goes to the log by line:
+// which systemd tells Caddy alone; then TCPLOCK_NAME, TCPLOCK_SLOT, TCPLOCK_WORKER,
+// TCPLOCK_WORKER_HOST and TCPLOCK_WORKER_PORT, then env. Its input is empty. Its output goes to the log by line:
 // lines are cut at 4 KiB, at most 100 of them a second are logged, the others counted.
 //
 // It runs in a process group of its own, which ends as a whole, also with Caddy itself,
@@ -177,11 +177,10 @@ func (s *Service) checkReady() error {
 
 // checkTexts refuses placeholders that are not those of a process.
 func (s *Service) checkTexts() error {
-	repl := processID{}.replacer()
 	check := func(name string, texts ...string) error {
 		for _, text := range texts {
-			if _, err := repl.ReplaceOrErr(text, false, true); err != nil {
-				return fmt.Errorf(`%s: found %q: %w, expected {l4.tcplock.name|slot|worker|worker_host|worker_port} or a global one such as {env.*} (a plain brace is \{)`, name, text, err)
+			if err := checkText(text, processID{}.values()); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
 		return nil
@@ -228,25 +227,42 @@ type processID struct {
 }
 
 func (id processID) values() map[string]string {
-	return map[string]string{"name": id.lock, "slot": strconv.Itoa(id.slot), "worker": id.worker}
+	values := map[string]string{"name": id.lock, "slot": strconv.Itoa(id.slot)}
+	addWorker(values, id.worker)
+	return values
 }
 
-// replacer knows Caddy's global placeholders and those of a process.
-func (id processID) replacer() *caddy.Replacer {
-	repl := caddy.NewReplacer()
-	for name, value := range id.values() {
-		repl.Set("l4.tcplock."+name, value)
-	}
+// addWorker adds what a worker's address is made of. Of a unix socket the host is the path.
+func addWorker(values map[string]string, worker string) {
 	host, port := "", ""
-	if addr, err := caddy.ParseNetworkAddress(id.worker); err == nil {
+	if addr, err := caddy.ParseNetworkAddress(worker); worker != "" && err == nil {
 		host = addr.Host
 		if addr.StartPort > 0 {
 			port = strconv.FormatUint(uint64(addr.StartPort), 10)
 		}
 	}
-	repl.Set("l4.tcplock.worker_host", host)
-	repl.Set("l4.tcplock.worker_port", port)
+	values["worker"], values["worker_host"], values["worker_port"] = worker, host, port
+}
+
+// replacer knows Caddy's global placeholders and those of a process.
+func (id processID) replacer() *caddy.Replacer { return replacerOf(id.values()) }
+
+func replacerOf(values map[string]string) *caddy.Replacer {
+	repl := caddy.NewReplacer()
+	for name, value := range values {
+		repl.Set("l4.tcplock."+name, value)
+	}
 	return repl
+}
+
+// checkText refuses a text with placeholders other than Caddy's global ones and those of
+// values.
+func checkText(text string, values map[string]string) error {
+	if _, err := replacerOf(values).ReplaceOrErr(text, false, true); err != nil {
+		known := strings.Join(slices.Sorted(maps.Keys(values)), "|")
+		return fmt.Errorf(`found %q: %w, expected {l4.tcplock.%s} or a global one such as {env.*} (a plain brace is \{)`, text, err, known)
+	}
+	return nil
 }
 
 // UnmarshalCaddyfile reads a service with its block; d is on the word "service".
