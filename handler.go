@@ -157,19 +157,19 @@ func (c *conn) await() (ended string) {
 			c.hold(p)
 			return ""
 		case p.state == placeGone:
-			c.waited = time.Since(p.joined) - p.held
+			c.waited = time.Since(p.joined) - p.apart
 			if c.kicked.Load() {
 				return kicked
 			}
 			return shutdown
 		case c.waitTimeout > 0 && until.IsZero():
-			until = time.Now().Add(c.waitTimeout - p.waited)
+			until = p.joined.Add(c.waitTimeout + p.apart)
 		}
 		result := c.park(until)
 		if result == parkWoken && !c.kicked.Load() || !c.lock.queue.Leave(&c.place) {
 			continue
 		}
-		c.waited = time.Since(p.joined) - p.held
+		c.waited = time.Since(p.joined) - p.apart
 		c.lock.noteIdle()
 		switch {
 		case c.kicked.Load(): // when it had a slot, whose worker could not be reached
@@ -191,13 +191,24 @@ func (c *conn) hold(p place) {
 	c.users.Add(1)
 }
 
-// backInLine gives the slot back, whose worker cannot be reached, but not the place.
-func (c *conn) backInLine() string {
-	wake(c.lock.queue.Requeue(&c.place, time.Now())) // which may be c itself
+// backInLine gives the slot back, whose worker cannot be reached, but not the place. The
+// time that went by with the slot is time in line, but for the hooks: so when wait_timeout is
+// over, the connection does not get another worker to try, and leaves.
+func (c *conn) backInLine() (ended string) {
+	p := c.lock.queue.Look(&c.place)
+	if waited := time.Since(p.joined) - c.hooked; c.waitTimeout > 0 && waited >= c.waitTimeout {
+		if c.waited, ended = waited, waitTimeout; c.kicked.Load() {
+			ended = kicked
+		}
+		c.lock.giveBack(&c.place)
+	} else {
+		ended = workerDown
+		wake(c.lock.queue.Requeue(&c.place, time.Now(), c.hooked)) // which may be c itself
+	}
 	c.worker.vacated()
 	c.granted, c.slot, c.worker, c.letIn = false, 0, nil, time.Time{}
 	c.users.Add(-1)
-	return workerDown
+	return ended
 }
 
 // activate makes sure that there is a worker, runs the activate hooks and looks whether

@@ -109,8 +109,8 @@ type Settings struct {
 	// for every lock, whatever is set here.
 	MaxWaiting *int `json:"max_waiting,omitempty"`
 
-	// The longest time in line; who has waited that long is refused. Default and
-	// zero: none.
+	// The longest time in line; who has waited that long is refused. Tries to reach a
+	// worker in vain are part of it, hooks are not. Default and zero: none.
 	WaitTimeout caddy.Duration `json:"wait_timeout,omitempty"`
 
 	// The longest time with a slot, counted from the end of the activate hooks.

@@ -26,7 +26,8 @@ type poolStage struct {
 
 	// How the next process behaves.
 	readyAfter, endsAfter time.Duration
-	deaf                  bool // it is ready, and takes no connection
+	deaf                  bool  // it is ready, and takes no connection
+	readyErr              error // its start fails
 }
 
 // playPool plays a script, as playHooks does, and looks that no process is left.
@@ -67,6 +68,7 @@ type actor struct {
 	readyIn time.Duration
 	endsIn  time.Duration
 	deaf    bool
+	fails   error // its start
 }
 
 func (s *poolStage) launch(_ *Service, id processID) (process, error) {
@@ -82,7 +84,7 @@ func (s *poolStage) launch(_ *Service, id processID) (process, error) {
 		}
 	}
 	a := &actor{s: s, id: id, number: len(s.processes) + 1, over: make(chan struct{}),
-		readyIn: s.readyAfter, endsIn: s.endsAfter, deaf: s.deaf}
+		readyIn: s.readyAfter, endsIn: s.endsAfter, deaf: s.deaf, fails: s.readyErr}
 	s.processes = append(s.processes, a)
 	return a, nil
 }
@@ -100,8 +102,8 @@ func (a *actor) ready(ctx context.Context) error {
 	}
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
-	a.listens = true
-	return nil
+	a.listens = a.fails == nil
+	return a.fails
 }
 
 func (a *actor) terminate() {
@@ -172,6 +174,7 @@ type guest struct {
 	tail     time.Duration // how much longer if the process ends
 	wedges   bool          // it does not let go when the client is cut
 	fails    error         // how its connection ends
+	dials    time.Duration // how long it takes to connect, or not to
 }
 
 // addrConn is a connection from somewhere.
@@ -212,6 +215,7 @@ func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) e
 	slot, _ := cx.Replacer().GetString("l4.tcplock.slot")
 	worker, _ := cx.Replacer().GetString("l4.tcplock.worker")
 	at := strings.TrimSpace(slot + " " + worker)
+	time.Sleep(c.dials)
 	over, err := s.connect(slot, worker, c, cx.GetVar(connVar).(*conn).hooked > 0)
 	if err != nil {
 		s.say(c.name + " not at " + at)

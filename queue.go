@@ -85,7 +85,7 @@ type place struct {
 	number    uint64        // running number of this grant in its queue, from 1
 	joined    time.Time     // when it joined
 	waited    time.Duration // how long it stood in line before it was granted its slot
-	held      time.Duration // how long it has held slots it was granted before, see Requeue
+	apart     time.Duration // how much of the time since it joined is not time in line, see Requeue
 
 	seq        uint64 // order of joining, from 1; never changes after that
 	from       *client
@@ -219,13 +219,14 @@ func (q *queue) Release(p *place, now time.Time) *place {
 	return woken
 }
 
-// Requeue takes p's slot away and puts p back in line, where it stood. It returns the
-// place to wake, if any, which may be p.
-func (q *queue) Requeue(p *place, now time.Time) *place {
+// Requeue takes p's slot away and puts p back in line, where it stood. The time with
+// the slot counts as time in line, but for apart, which is the sum of all slots that p has
+// had. Requeue returns the place to wake, if any, which may be p.
+func (q *queue) Requeue(p *place, now time.Time, apart time.Duration) *place {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	p.mustBe(placeHolding)
-	p.held = now.Sub(p.joined) - p.waited
+	p.apart = apart
 	q.total.Granted--
 	if q.closed {
 		q.vacate(p)
@@ -352,7 +353,7 @@ func (q *queue) grantNext(now time.Time) *place {
 		}
 		q.unlink(p)
 		q.grant(p)
-		p.waited = max(0, now.Sub(p.joined)-p.held) // p may have come just after now was read
+		p.waited = max(0, now.Sub(p.joined)-p.apart) // p may have come just after now was read
 		return p
 	}
 	return nil

@@ -248,8 +248,9 @@ func (m *model) release(p *person) []*person {
 func (m *model) requeue(p *person) []*person {
 	m.vacate(p)
 	m.total.Granted--
-	p.want.held += m.now.Sub(p.since)
-	p.since = m.now
+	hooks := m.now.Sub(p.since) / 2
+	p.want.apart += hooks
+	p.since = p.since.Add(hooks) // the rest counts as time in line
 	if m.closed {
 		m.refuse(p)
 		return m.handOn()

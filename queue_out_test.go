@@ -276,8 +276,8 @@ func TestQueueRequeueAndSeclusion(t *testing.T) {
 	s.include("b", "a c")
 }
 
-// One that is put back keeps when it joined. What it has waited and what it has held a
-// slot in vain are counted apart, and its grant counts once, the last one.
+// One that is put back keeps when it joined. The time with a slot in vain counts as time
+// in line, without the part that is set apart, and its grant counts once, the last one.
 func TestQueueRequeueFigures(t *testing.T) {
 	q := newQueue(bounds{limit: 1, maxWaiting: unlimited})
 	at := func(seconds int64) time.Time { return time.Unix(seconds, 0) }
@@ -292,14 +292,14 @@ func TestQueueRequeueFigures(t *testing.T) {
 	_, _ = q.Join(b, at(1))
 	q.Release(a, at(10)) // b has waited for 9
 	q.Out(1)
-	q.Requeue(b, at(12)) // and held for 2
-	expect(b, place{state: placeWaiting, number: 2, joined: at(1), waited: 9 * time.Second, held: 2 * time.Second})
+	q.Requeue(b, at(12), time.Second) // and held for 2
+	expect(b, place{state: placeWaiting, number: 2, joined: at(1), waited: 9 * time.Second, apart: time.Second})
 	if got, want := q.Stats(), (queueStats{Waiting: 1, Oldest: at(1), Total: totals{Joined: 2, Granted: 1}}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)
 	}
 	q.In(1, at(15)) // waited for 3 more
-	q.Requeue(b, at(20))
-	expect(b, place{state: placeHolding, slot: 1, number: 4, joined: at(1), waited: 12 * time.Second, held: 7 * time.Second})
+	q.Requeue(b, at(20), 4*time.Second)
+	expect(b, place{state: placeHolding, slot: 1, number: 4, joined: at(1), waited: 15 * time.Second, apart: 4 * time.Second})
 	q.Release(b, at(30))
 	if got, want := q.Stats(), (queueStats{Total: totals{Joined: 2, Granted: 2}}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)

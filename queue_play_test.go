@@ -90,7 +90,8 @@ func (g *game) release(arg int) {
 func (g *game) requeue(arg int) {
 	if p := pick(notIn(g.m.holders, g.m.secluding), arg); p != nil {
 		g.note("requeue %v", p.real.owner)
-		g.woken(g.m.requeue(p), g.q.Requeue(&p.real, g.m.now))
+		woken := g.m.requeue(p)
+		g.woken(woken, g.q.Requeue(&p.real, g.m.now, p.want.apart))
 	}
 }
 

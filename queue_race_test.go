@@ -142,7 +142,7 @@ func (c *crowd) visit(random *rand.Rand) {
 			return
 		}
 		c.exit(p, granted.slot)
-		c.wake(c.q.Requeue(p, time.Now()))
+		c.wake(c.q.Requeue(p, time.Now(), 0))
 		g.again = true
 	}
 }

@@ -103,7 +103,7 @@ func (s *script) release(name, woken string) {
 
 func (s *script) requeue(name, woken string) {
 	s.t.Helper()
-	s.expect("requeue "+name, woken, s.q.Requeue(s.place(name), s.now))
+	s.expect("requeue "+name, woken, s.q.Requeue(s.place(name), s.now, 0))
 }
 
 func (s *script) out(slot int, vacant bool) {

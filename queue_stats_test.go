@@ -195,7 +195,7 @@ func TestQueueAllocatesNothing(t *testing.T) {
 				_, _ = q.Join(&places[i], now)
 			}
 			q.Out(1)
-			q.Requeue(&places[0], now)
+			q.Requeue(&places[0], now, 0)
 			for p := q.In(1, now); p != nil; p = q.Release(p, now) {
 			}
 		}},

@@ -211,11 +211,11 @@ func (l *lock) connectionStatus(p place, now time.Time) ConnectionStatus {
 		BytesIn:  c.in.Load(),
 		BytesOut: c.out.Load(),
 	}
-	waited := now.Sub(p.joined) - p.held
+	waited := now.Sub(p.joined) - p.apart
 	if p.state != placeWaiting {
 		waited = p.waited
 		s.State = c.state()
-		s.Since = p.joined.Add(p.held + p.waited)
+		s.Since = p.joined.Add(p.apart + p.waited)
 		if w := l.worker(p.slot); w != nil {
 			s.Worker = w.address
 		}
