@@ -292,7 +292,15 @@ func (c *conn) Close() error {
 func (c *conn) use() {
 	c.used.Store(true)
 	if c.phase.Load() == stateConnected {
-		c.reached.Store(true)
+		c.reach()
+	}
+}
+
+// reach notes that the connection has reached the service, and tells the worker the first
+// time, unless the slot is on its way back already: then it is told with the end.
+func (c *conn) reach() {
+	if c.reached.CompareAndSwap(false, true) && c.worker != nil && !c.over.Load().Load() {
+		c.worker.reached()
 	}
 }
 

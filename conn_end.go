@@ -133,7 +133,7 @@ func (c *conn) finish(reason string) {
 func (c *conn) giveBack() {
 	w := c.worker
 	if w != nil {
-		w.ended()
+		w.ended(c.reached.Load())
 	}
 	outcome := c.reason.Load().(string)
 	c.lock.record.noteEnd(outcome)

@@ -263,14 +263,14 @@ func (c *conn) serve(cx *layer4.Connection, next layer4.Handler) (ended string, 
 	case isDial(err):
 		c.reached.Store(false) // what was used was a handler before the proxy, such as tls
 	case used:
-		c.reached.Store(true)
+		c.reach()
 	}
 	down := err != nil && !used && c.worker != nil && (taken == 0 && before == 0 || isDial(err))
 	switch {
 	case down:
 		c.worker.down(err)
 	case used && c.worker != nil && !isDial(err): // however it has ended then
-		c.worker.reached()
+		c.worker.gotThrough()
 	}
 	switch {
 	case down && taken+int64(before) == 0 && over.CompareAndSwap(false, true):

@@ -100,9 +100,16 @@ func (s *WaitStep) Run(ctx context.Context, m Moment) error {
 	if err != nil {
 		return fmt.Errorf("wait: address: %w", err)
 	}
+	_, err = s.poll(ctx, address)
+	return err
+}
+
+// poll is Run with the address as it is. It reports as well whether a try was accepted,
+// whatever came of it.
+func (s *WaitStep) poll(ctx context.Context, address string) (met bool, err error) {
 	network, host, err := dialAddress(address)
 	if err != nil {
-		return fmt.Errorf("wait: %w", err)
+		return false, fmt.Errorf("wait: %w", err)
 	}
 	what := cmp.Or(s.For, waitOpen)
 	timeout := cmp.Or(time.Duration(s.Timeout), defaultWaitTimeout)
@@ -112,8 +119,9 @@ func (s *WaitStep) Run(ctx context.Context, m Moment) error {
 	var last error
 	for pause := minPollPause; ; pause = min(2*pause, maxPollPause) {
 		err := probe(bounded, network, host, listenFor)
+		met = met || err == nil || errors.Is(err, errNothingBehind) || errors.Is(err, errCutShort)
 		if what == waitOpen && err == nil || what == waitClosed && absent(network, err) {
-			return nil
+			return met, nil
 		}
 		if err == nil {
 			err = errors.New("it accepts connections")
@@ -127,9 +135,9 @@ func (s *WaitStep) Run(ctx context.Context, m Moment) error {
 		}
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("wait %s: stopped: %w", address, context.Cause(ctx))
+		return met, fmt.Errorf("wait %s: stopped: %w", address, context.Cause(ctx))
 	}
-	return fmt.Errorf("wait %s: not %s after %s: %w", address, what, timeout, last)
+	return met, fmt.Errorf("wait %s: not %s after %s: %w", address, what, timeout, last)
 }
 
 // UnmarshalCaddyfile reads

@@ -139,7 +139,7 @@ func (l *lock) collect(out chan<- prometheus.Metric) {
 	s.Workers = slices.DeleteFunc(s.Workers, func(w WorkerStatus) bool { return w.State == workerRemoved })
 	for _, w := range s.Workers {
 		slot := strconv.Itoa(w.Slot)
-		gauge(workerUpDesc, oneIf(w.State == workerUp), slot)
+		gauge(workerUpDesc, oneIf(w.State == workerUp || w.State == workerStopped), slot)
 		if w.Process != nil {
 			gauge(readyDesc, oneIf(w.Process.State == processReady), slot)
 		}

@@ -189,18 +189,15 @@ func (w *worker) down(err error) {
 		zap.Error(err))
 }
 
-// reached notes that a connection has got through.
-func (w *worker) reached() {
+// gotThrough notes that a connection has reached the worker, as is known for sure when its
+// handlers have ended: something before the proxy may have talked with the client.
+func (w *worker) gotThrough() {
 	w.mu.Lock()
 	up := w.failed > 0
 	w.failed = 0
-	p := w.process
 	w.mu.Unlock()
 	if up {
 		w.lock.happened(Event{Event: eventWorkerUp, Slot: w.slot, Worker: w.address})
-	}
-	if p != nil {
-		p.reached()
 	}
 }
 

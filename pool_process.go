@@ -14,9 +14,16 @@ import (
 // slot or at its address, waits for that.
 
 // ended is called when the slot's holder is done, before the slot is given back.
-func (w *worker) ended() {
+func (w *worker) ended(reached bool) {
 	if p := w.running(); p != nil {
-		p.ended()
+		p.ended(reached)
+	}
+}
+
+// reached is called at the first sign that the slot's holder has reached the service.
+func (w *worker) reached() {
+	if p := w.running(); p != nil {
+		p.reached()
 	}
 }
 

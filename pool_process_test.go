@@ -114,9 +114,9 @@ func TestDownWhenRemoved(t *testing.T) {
 	})
 }
 
-// A process that ends with status 0 when it has had a client has done its work. That its
-// end may be noticed before that of the client does not make it a failure; one that nobody
-// has reached, or that ends with an error, is one, and the next start has to wait.
+// A process that ends by itself soon has failed unless a client has reached it, whatever its
+// exit status, and the next start has to wait. It does not matter which is noticed first: the end of
+// the process, that the client has reached it, or the end of the client.
 func TestProcessForOneClient(t *testing.T) {
 	for name, c := range map[string]struct {
 		client guest
@@ -124,10 +124,14 @@ func TestProcessForOneClient(t *testing.T) {
 		deaf   bool
 		again  time.Duration // when the next is ready
 	}{
-		"served":          {guest{stays: time.Hour, tail: 300 * time.Millisecond}, nil, false, 3300 * time.Millisecond},
-		"with an error":   {guest{stays: time.Hour, tail: 300 * time.Millisecond}, errCrash, false, 4 * time.Second},
-		"for nobody":      {guest{stays: time.Hour}, nil, true, 4 * time.Second},
-		"its client left": {guest{stays: 500 * time.Millisecond}, errCrash, false, 3 * time.Second},
+		"answers":              {guest{stays: time.Hour, tail: 300 * time.Millisecond}, nil, false, 3 * time.Second},
+		"answers and crashes":  {guest{stays: time.Hour, tail: 300 * time.Millisecond}, errCrash, false, 3 * time.Second},
+		"says nothing":         {guest{stays: time.Hour, tail: 300 * time.Millisecond, silent: true}, nil, false, 3300 * time.Millisecond},
+		"crashes in silence":   {guest{stays: time.Hour, tail: 300 * time.Millisecond, silent: true}, errCrash, false, 3300 * time.Millisecond},
+		"for nobody":           {guest{stays: time.Hour}, nil, true, 4 * time.Second},
+		"crashes for nobody":   {guest{stays: time.Hour}, errCrash, true, 4 * time.Second},
+		"its client left":      {guest{stays: 500 * time.Millisecond}, errCrash, false, 3 * time.Second},
+		"its client was quiet": {guest{stays: 500 * time.Millisecond, silent: true}, errCrash, false, 3 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			playPool(t, func(s *poolStage) {

@@ -97,8 +97,8 @@ func (a *actor) release()                {}
 func (a *actor) kill()                   { a.exit(errors.New("killed")) }
 
 func (a *actor) ready(ctx context.Context) error {
-	if !sleep(ctx, a.readyIn) {
-		return ctx.Err()
+	if err := readyOrOver(ctx, a.readyIn, a); err != nil {
+		return err
 	}
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -175,6 +175,7 @@ type guest struct {
 	wedges   bool          // it does not let go when the client is cut
 	fails    error         // how its connection ends
 	dials    time.Duration // how long it takes to connect, or not to
+	silent   bool          // the service says nothing: that it was reached shows at the end only
 }
 
 // addrConn is a connection from somewhere.
@@ -222,8 +223,10 @@ func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) e
 		return &net.OpError{Op: "dial", Err: err}
 	}
 	s.say(c.name + " at " + at)
-	if _, err := cx.Write([]byte("x")); err != nil {
-		return err
+	if !c.silent {
+		if _, err := cx.Write([]byte("x")); err != nil {
+			return err
+		}
 	}
 	select {
 	case <-time.After(c.stays):
@@ -236,6 +239,7 @@ func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) e
 		}
 	}
 	s.leave(c)
+	_ = cx.Conn.(*conn).CloseWrite()
 	return c.fails
 }
 

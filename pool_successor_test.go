@@ -16,8 +16,9 @@ import (
 	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
 )
 
-// Processes that leave their worker's address to the test: each notes in a file that it has
-// started, and that it has ended, which takes it a while after it was asked to.
+// Processes that serve nobody: each notes in a file that it has started, and that it has
+// ended, which takes it a while after it was asked to. The test serves the clients, at the
+// worker's port, but at another host: an address that answers before the start is refused.
 
 type slowEnders struct {
 	dir     string
@@ -40,19 +41,19 @@ const slow = "trap ': >\"$0/$1.asked\"; sleep 0.3; echo end $$ >>\"$0/$1\"; exit
 // config is a lock in front of some of the workers, with a process for each that notes in the
 // file what is it called.
 func (s *slowEnders) config(notes, options string, workers ...int) string {
-	return s.configOf(s.service(notes)+" {\n"+options+"\n}", workers...)
+	return s.configOf(s.service(notes, options), workers...)
 }
 
-func (s *slowEnders) service(notes string) string {
-	return fmt.Sprintf("service sh -c `%s` %s %s", slow, s.dir, notes)
+func (s *slowEnders) service(notes, options string) string {
+	return fmt.Sprintf("service sh -c `%s` %s %s {\nready exec true\n%s\n}", slow, s.dir, notes, options)
 }
 
 func (s *slowEnders) configOf(service string, workers ...int) string {
 	var addrs []string
 	for _, w := range workers {
-		addrs = append(addrs, s.workers[w].addr)
+		addrs = append(addrs, strings.Replace(s.workers[w].addr, "127.0.0.1", "[::1]", 1))
 	}
-	return poolConfig(s.addr, service, addrs...)
+	return strings.Replace(poolConfig(s.addr, service, addrs...), "{l4.tcplock.worker}", "127.0.0.1:{l4.tcplock.worker_port}", 1)
 }
 
 func (s *slowEnders) notes(t *testing.T, file string) []string {
@@ -170,12 +171,16 @@ func TestShutdownLetsProcessesEnd(t *testing.T) {
 	for name, held := range map[string]bool{"nobody is there": false, "a client stays": true} {
 		t.Run(name, func(t *testing.T) {
 			s := newSlowEnders(t, 2)
-			p := startCaddy(t, 0, s.configOf("drain 200ms\n"+s.service("{l4.tcplock.slot}"), 0, 1))
+			p := startCaddy(t, 0, s.configOf("drain 200ms\n"+s.service("{l4.tcplock.slot}", ""), 0, 1))
 			s.oneAfterTheOther(t, "1", 1)
 			s.oneAfterTheOther(t, "2", 1)
 			if held {
 				plainly(t, s.addr, number(0))
-				s.workers[0].next(t) // and nothing else: it does not read, nor close
+				eventually(t, "a service has the client", func() bool { // and does nothing with it
+					_, _, first := s.workers[0].counts()
+					_, _, second := s.workers[1].counts()
+					return first+second == 1
+				})
 			}
 			p.terminate(t)
 			p.endsWithin(t, 2*prompt) // a client that stays takes more than 3s of it
@@ -195,7 +200,7 @@ func TestShutdownAfterLockIsRemoved(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, admin := newSlowEnders(t, 1), freeAddr(t)
 			withAdmin := func(config string) string { return strings.Replace(config, "admin off", "admin "+admin, 1) }
-			p := startCaddy(t, 0, withAdmin(s.configOf("drain 1m\n"+s.service("1"), 0)))
+			p := startCaddy(t, 0, withAdmin(s.configOf("drain 1m\n"+s.service("1", ""), 0)))
 			s.oneAfterTheOther(t, "1", 1)
 			client := plainly(t, s.addr, number(0))
 			conn := s.workers[0].gets(t, 0)

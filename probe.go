@@ -3,6 +3,7 @@ package tcplock
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -24,6 +25,8 @@ const (
 	wsaeConnReset   = syscall.Errno(10054)
 	wsaeConnRefused = syscall.Errno(10061)
 )
+
+var errCutShort = errors.New("it accepts connections, but the probe could not go on")
 
 var errNothingBehind = errors.New("it accepts connections and closes them at once: nothing stands behind it")
 
@@ -52,7 +55,7 @@ func probe(ctx context.Context, network, host string, listen time.Duration) erro
 		switch n, err := readFor(ctx, conn, listen); {
 		case n > 0:
 		case ctx.Err() != nil:
-			return context.Cause(ctx)
+			return fmt.Errorf("%w: %w", errCutShort, context.Cause(ctx))
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return errNothingBehind
 		}

@@ -2,7 +2,6 @@ package tcplock
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,11 +11,8 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 )
 
 // process is a running process, as its supervisor sees it.
@@ -24,7 +20,7 @@ type process interface {
 	pid() int
 	exited() <-chan struct{}     // closed when it has ended by whatever cause, and the rest of its group has been killed
 	cause() error                // how it ended; nil is status 0; after exited
-	ready(context.Context) error // waits until it is ready, at most ready_timeout
+	ready(context.Context) error // waits until it is ready, at most ready_timeout; that it has ended is an error
 	memory() (uint64, error)     // resident bytes, with all descendants
 	terminate()                  // asks it to end
 	kill()                       // ends it
@@ -57,6 +53,9 @@ type osProcess struct {
 
 // startProcess is the starter of real processes.
 func startProcess(s *Service, id processID, logger func() *zap.Logger) (process, error) {
+	if err := s.checkVacant(id); err != nil {
+		return nil, err
+	}
 	cmd, err := s.prepare(id, s.Command, s.Args)
 	if err != nil {
 		return nil, err
@@ -150,6 +149,15 @@ func (p *osProcess) pid() int                { return p.cmd.Process.Pid }
 func (p *osProcess) exited() <-chan struct{} { return p.over }
 func (p *osProcess) cause() error            { return p.err }
 
+func (p *osProcess) isOver() bool {
+	select {
+	case <-p.over:
+		return true
+	default:
+		return false
+	}
+}
+
 // terminate and kill do nothing once the number of the process or of its group may be another's.
 func (p *osProcess) terminate() {
 	p.mu.Lock()
@@ -175,53 +183,6 @@ func (p *osProcess) release() {
 	waitFor(p.drained, outputDelay)
 	_ = p.out.Close()
 	<-p.drained
-}
-
-func (p *osProcess) ready(ctx context.Context) error {
-	timeout := cmp.Or(time.Duration(p.service.ReadyTimeout), defaultReadyTimeout)
-	if p.service.ReadyCommand != nil {
-		return p.readyByCommand(ctx, timeout)
-	}
-	address := p.id.worker
-	if p.service.Ready != "" {
-		var err error
-		if address, err = p.id.replacer().ReplaceOrErr(p.service.Ready, false, true); err != nil {
-			return fmt.Errorf("ready: %w", err)
-		}
-	}
-	step := WaitStep{Address: address, Timeout: caddy.Duration(timeout)}
-	return step.Run(ctx, Moment{})
-}
-
-func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) error {
-	bounded, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	// The first failure and the success are logged, with the output: not each try.
-	once := zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, timeout+killDelay, 1, 0)
-	})
-	step := ExecStep{
-		Command: p.service.ReadyCommand[0],
-		Timeout: caddy.Duration(timeout),
-		logger:  p.logger().WithOptions(once),
-	}
-	var last error
-	for pause := minPollPause; ; pause = min(2*pause, time.Second) {
-		cmd, err := p.service.prepare(p.id, step.Command, p.service.ReadyCommand[1:])
-		if err == nil {
-			err = step.attach(bounded, cmd, Moment{On: "ready", Lock: p.id.lock, Slot: p.id.slot})
-		}
-		if err == nil {
-			return nil
-		}
-		// The last try may have been cut short, which tells nothing.
-		if last == nil || bounded.Err() == nil {
-			last = err
-		}
-		if !sleep(bounded, pause) {
-			return fmt.Errorf("ready exec %s: not ready after %s: %w", step.Command, timeout, last)
-		}
-	}
 }
 
 // copyLines logs r by line, to its end. It always reads on: a process must not be stopped

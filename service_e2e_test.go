@@ -236,22 +236,32 @@ func TestServiceKilled(t *testing.T) {
 	w.ended(t, killed)
 }
 
-// A server that takes one client and ends, which is no failure: the next is started at once,
-// and no client meets one that is ending.
+// A server that answers one client and ends, which is no failure: the next is started at once,
+// and no client meets one that is ending. Neither its exit status nor how soon the client
+// closes makes a difference.
 func TestServiceForOneClient(t *testing.T) {
+	for status := range 2 {
+		for _, stays := range []time.Duration{0, 50 * time.Millisecond} {
+			t.Run(fmt.Sprintf("status %d, client stays %s", status, stays), func(t *testing.T) { serveOneByOne(t, status, stays) })
+		}
+	}
+}
+
+func serveOneByOne(t *testing.T, status int, stays time.Duration) {
 	const clients = 6
 	const server = `import os, socket, sys
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 open(sys.argv[2], "w").close()
 client, _ = listener.accept()
 os.remove(sys.argv[2])
-client.sendall(b"%d" % os.getpid())`
+client.sendall(b"%d" % os.getpid())
+sys.exit(int(sys.argv[3]))`
 	needs(t, python, exec.Command(python, "--version").Run() == nil)
 	dir, addr := t.TempDir(), freeAddr(t)
 	if err := os.WriteFile(filepath.Join(dir, "server.py"), []byte(server), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	load(t, poolConfig(addr, fmt.Sprintf("service %s %s/server.py {l4.tcplock.worker_port} %[2]s/ready {\nready exec test -e %[2]s/ready\nrestart every 1\n}", python, dir), freeAddr(t)))
+	load(t, poolConfig(addr, fmt.Sprintf("service %s %s/server.py {l4.tcplock.worker_port} %[2]s/ready %[3]d {\nready exec test -e %[2]s/ready\nrestart every 1\n}", python, dir, status), freeAddr(t)))
 	start, served := time.Now(), make(map[string]bool)
 	for range clients {
 		conn := dial(t, addr)
@@ -260,6 +270,7 @@ client.sendall(b"%d" % os.getpid())`
 			t.Errorf("found %q, error %v, expected the pid of another server each time", pid, err)
 		}
 		served[string(pid)] = true
+		time.Sleep(stays)
 		conn.Close()
 	}
 	if took := time.Since(start); took > patience/2 {
@@ -294,6 +305,78 @@ while True:
 		}
 		first = string(pid)
 		conn.Close()
+	}
+}
+
+// Clients that connect and have gone when the hooks are done never reach the server, and do
+// not bring its restart nearer.
+func TestServiceRestartEveryNotForGone(t *testing.T) {
+	w := newWebPool(t, 1)
+	load(t, w.config("restart every 15", "on activate exec sleep 0.05"))
+	first := w.ask(t)
+	for range 25 { // of which some may be slow
+		dial(t, w.lock).Close()
+	}
+	inLine(t, "default", 0, 0)
+	if again := w.ask(t); again != first {
+		t.Errorf("process %d has answered, expected the first one, %d: clients that had gone counted", again, first)
+	}
+}
+
+// A server that ends after one connection dies of its probe. It has failed to start, and the
+// status says what to do.
+func TestServiceEndsOfProbe(t *testing.T) {
+	const server = `import socket, sys
+socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()[0].recv(1)`
+	failing(t, server, "", "a server that ends after one connection needs ready exec")
+}
+
+// A server goes to the background. It has failed to start, since nobody could stop it any more,
+// and it is in the way of the next one.
+func TestServiceInBackground(t *testing.T) {
+	const server = `import os, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+r, w = os.pipe()
+if os.fork():
+    os.read(r, 1)
+    os._exit(0)
+os.setsid()
+open(sys.argv[2], "w").write(str(os.getpid()))
+os.write(w, b"x")
+os.close(1)
+os.close(2)
+while True:
+    client, _ = listener.accept()
+    client.recv(1)
+    client.close()`
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	t.Cleanup(func() {
+		pid, err := os.ReadFile(pidFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, pid := range parsePids(t, string(pid)) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	failing(t, server, pidFile, "the service seems to have gone to the background", "something else listens on")
+}
+
+// failing starts a server that fails to start, and waits until the status says why.
+func failing(t *testing.T, server, arg string, whys ...string) {
+	t.Helper()
+	needs(t, python, exec.Command(python, "--version").Run() == nil)
+	file := filepath.Join(t.TempDir(), "server.py")
+	if err := os.WriteFile(file, []byte(server), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config, a := withAdmin(t, poolConfig(freeAddr(t), fmt.Sprintf("service %s %s {l4.tcplock.worker_port} %s", python, file, arg), freeAddr(t)))
+	load(t, config)
+	for _, why := range whys {
+		eventually(t, "the status says "+why, func() bool {
+			w := a.lock(t, "default").Workers[0]
+			return w.State != "up" && strings.Contains(w.Process.Failed, why)
+		})
 	}
 }
 

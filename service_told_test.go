@@ -87,6 +87,25 @@ func TestServiceRestartsAreTold(t *testing.T) {
 	}
 }
 
+// A worker whose process is stopped until a client comes is not told to be up; it may be given
+// a connection all the same.
+func TestServiceStoppedIsTold(t *testing.T) {
+	w := newWebPool(t, 1)
+	config, a := withAdmin(t, w.config("start lazy", ""))
+	load(t, config)
+	if s := a.lock(t, "default").Workers[0]; s.State != "stopped" || s.Process.State != "stopped" {
+		t.Errorf("found %+v with %+v, expected it stopped", s, s.Process)
+	}
+	a.measures(t, map[string]float64{
+		"worker_up{lock=default slot=1}":     1,
+		"service_ready{lock=default slot=1}": 0,
+	})
+	w.ask(t)
+	if s := a.lock(t, "default").Workers[0]; s.State != "up" || s.Process.State != "ready" {
+		t.Errorf("found %+v with %+v, expected it up", s, s.Process)
+	}
+}
+
 // That a worker could not be reached, and that it can be again, is told as well.
 func TestWorkerDownIsTold(t *testing.T) {
 	worker, addr := freeAddr(t), freeAddr(t)

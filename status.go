@@ -76,13 +76,14 @@ const (
 type WorkerStatus struct {
 	Slot    int            `json:"slot"`
 	Address string         `json:"address,omitempty"`
-	State   string         `json:"state"` // up, down (it could not be reached), removed (it finishes its holder), or unready (its process is)
+	State   string         `json:"state"` // up, stopped (its process is, until a connection comes), down (it could not be reached), removed (it finishes its holder), or unready (its process is)
 	Process *ProcessStatus `json:"process,omitempty"`
 }
 
 // The states of a worker.
 const (
 	workerUp      = "up"
+	workerStopped = "stopped"
 	workerUnready = "unready"
 	workerRemoved = "removed"
 	workerOut     = "down"
@@ -97,7 +98,7 @@ type ProcessStatus struct {
 	Due         string         `json:"due,omitempty"`         // why it is restarted when its holder is gone
 	Restarts    map[string]int `json:"restarts"`              // by reason
 	LastReason  string         `json:"last_reason,omitempty"` // of the last restart or stop
-	Failed      string         `json:"failed,omitempty"`      // why it could not start or keep running; absent when it is ready
+	Failed      string         `json:"failed,omitempty"`      // why it could not start or keep running, until one is ready
 }
 
 // Event is something that has happened at a lock. Caddy's events app gets it as
@@ -257,9 +258,16 @@ func (w *worker) status() WorkerStatus {
 	case why != 0:
 		s.State = workerOut
 	}
-	if p != nil {
-		process := p.snapshot()
-		s.Process = &process
+	if p == nil {
+		return s
+	}
+	process := p.snapshot()
+	s.Process = &process
+	switch { // the process may have changed its state since then
+	case s.State == workerUp && process.State == processStopped:
+		s.State = workerStopped
+	case s.State == workerUp && process.State != processReady:
+		s.State = workerUnready
 	}
 	return s
 }

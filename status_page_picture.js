@@ -152,7 +152,7 @@ function slotsOf(lock) {
 	for (let n = 1; n <= Math.min(lock.slots, shown.slots); n++) slot(n);
 	for (const holder of lock.holders) slot(holder.slot).holder = holder;
 	for (const worker of lock.workers ?? []) slot(worker.slot).worker = worker;
-	return slots.filter(Boolean).map(s => ({ ...s, state: s.holder?.state ?? (s.worker && s.worker.state !== 'up' ? s.worker.state : 'free') }));
+	return slots.filter(Boolean).map(s => ({ ...s, state: s.holder?.state ?? (s.worker && !['up', 'stopped'].includes(s.worker.state) ? s.worker.state : 'free') }));
 }
 
 // behind says what stands behind a slot: where, and in what state.

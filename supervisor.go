@@ -123,8 +123,12 @@ type supervisor struct {
 	wanted   bool          // to be started
 	closed   bool          // by stop
 	failures int           // in a row
+	failing  bool          // the process that ran last has failed, and the next is not being started yet
 	letIn    bool          // the holder was let to the process that runs now
-	doubted  bool          // it was let to one that has ended, which may not have been a failure
+	arrived  bool          // it has reached that one
+	doubted  bool          // it was let to the process that ran last, which has failed unless the holder has reached it
+	clean    bool          // the process that ran last has ended by itself with status 0
+	resting  bool          // no process takes its place until one is asked for, which is not told yet
 	used     time.Time     // when the slot last had a connection
 	changed  chan struct{} // closed when the state has changed
 }
@@ -198,7 +202,7 @@ func (s *supervisor) enter() (wait <-chan struct{}, err error) {
 	case s.now.State == processReady:
 		s.letIn = true
 		return nil, nil
-	case s.now.Failed != "":
+	case s.failing:
 		return nil, errors.New(s.now.Failed)
 	case s.now.State == processStopped:
 		s.wanted = true
@@ -214,30 +218,38 @@ func (s *supervisor) missed() (runs bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	runs = s.letIn
-	s.letIn = false
+	s.letIn, s.arrived = false, false
 	return runs
 }
 
-// reached is called when the holder has reached it. If it has ended since then it has
-// served somebody, and there is no reason to wait with the next one.
+// reached is called when the holder is seen to have reached the process that it was let
+// to, at the first sign of that. The end of the process may have been noticed before: then
+// it was no failure, and the next one is started at once.
 func (s *supervisor) reached() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.doubted {
-		s.doubted, s.failures = false, 0
+	switch {
+	case s.letIn:
+		s.arrived = true
+	case s.doubted:
+		s.doubted, s.failing, s.failures, s.now.Failed = false, false, 0, ""
+		s.replaceOrRest()
 		s.wake()
 	}
 }
 
 // ended is called when the holder's connection is over and its slot not given back
-// yet. Who was not let to the process that runs now does not count.
-func (s *supervisor) ended() {
+// yet. It says whether the connection has reached the service; one that has not, or was
+// not let to the process that runs now, does not count.
+func (s *supervisor) ended(reached bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.used = time.Now(); !s.letIn {
+	s.used = time.Now()
+	counts := s.letIn && reached
+	s.letIn, s.arrived, s.doubted = false, false, false
+	if !counts {
 		return
 	}
-	s.letIn = false
 	s.now.Connections++
 	if n := s.spec.RestartEvery; n > 0 && s.now.Connections >= n {
 		s.require(restartEvery)
@@ -310,7 +322,15 @@ func (s *supervisor) snapshot() ProcessStatus {
 	return now
 }
 
-// These four are called with the mutex held.
+// All below is called with the mutex held.
+
+// replaceOrRest decides whether another process takes the place of one that has ended by
+// itself and has not failed. One that ends with status 0 has nothing more to do, so a lazy
+// one rests until the next connection.
+func (s *supervisor) replaceOrRest() {
+	s.resting = s.clean && s.spec.Start == startLazy
+	s.wanted = !s.resting
+}
 
 func (s *supervisor) set(state string) {
 	if state != s.now.State {

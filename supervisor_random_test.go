@@ -24,6 +24,7 @@ func TestSupervisorAtRandom(t *testing.T) {
 			var clients sync.WaitGroup
 			for range 300 {
 				time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
+				reaches := random.IntN(4) > 0
 				stay := time.Duration(random.IntN(3000)) * time.Millisecond
 				switch random.IntN(8) {
 				case 0:
@@ -43,7 +44,7 @@ func TestSupervisorAtRandom(t *testing.T) {
 							if s.reach() == nil {
 								time.Sleep(stay)
 							}
-							s.ended()
+							s.ended(reaches)
 							s.vacate()
 						})
 					}

@@ -22,17 +22,13 @@ func (s *supervisor) run() {
 		<-end // also after stop: who waits for this one's end waits for that as well
 	}
 	why := "" // the last process that was ready has ended; empty if there is none to replace
-	for s.rest() {
+	for s.rest(&why) {
 		p, err := s.start(why)
 		if err == nil {
 			why = s.watch(p)
 		}
 		if p != nil {
 			s.end(p)
-		}
-		if why == stopIdle {
-			s.tell(processEvent{event: processEnded, reason: why})
-			why = ""
 		}
 	}
 	s.mu.Lock()
@@ -45,8 +41,10 @@ func (s *supervisor) run() {
 }
 
 // rest waits until the process is to be started: while it is stopped, or as long as it
-// backs off. It returns false after stop.
-func (s *supervisor) rest() bool {
+// backs off. It returns false after stop. If the next process takes nobody's place, why
+// is empty afterwards.
+func (s *supervisor) rest(why *string) bool {
+	s.tellRest(why)
 	var pauseOver <-chan time.Time
 	pause := s.layDown()
 	if pause > 0 {
@@ -56,6 +54,9 @@ func (s *supervisor) rest() bool {
 	}
 	for {
 		s.mu.Lock()
+		if !s.wanted && s.now.State == processBackingOff {
+			s.set(processStopped) // the end of the last one turned out to be no failure
+		}
 		start, closed := s.wanted && (pause == 0 || s.failures == 0 || s.now.Due != ""), s.closed
 		s.mu.Unlock()
 		if start || closed {
@@ -65,8 +66,21 @@ func (s *supervisor) rest() bool {
 		case <-pauseOver:
 			pause = 0
 		case <-s.kick:
+			s.tellRest(why)
 		case <-s.quit:
 		}
+	}
+}
+
+// tellRest tells that the last process is not replaced, if that has just been decided.
+func (s *supervisor) tellRest(why *string) {
+	s.mu.Lock()
+	resting := s.resting
+	s.resting = false
+	s.mu.Unlock()
+	if resting && *why != "" {
+		s.tell(processEvent{event: processEnded, reason: *why})
+		*why = ""
 	}
 }
 
@@ -94,7 +108,8 @@ func backOff(failures int) time.Duration {
 func (s *supervisor) start(why string) (process, error) {
 	s.mu.Lock()
 	spec := s.spec
-	s.now.Due, s.now.Failed, s.now.Connections = "", "", 0
+	s.now.Due, s.now.Connections = "", 0
+	s.failing, s.doubted = false, false // s.now.Failed stays until one is ready
 	s.set(processStarting)
 	s.mu.Unlock()
 	p, err := s.launch(spec)
@@ -113,15 +128,14 @@ func (s *supervisor) start(why string) (process, error) {
 		if why != "" {
 			s.now.Restarts[why]++
 		}
-		s.used = time.Now()
+		s.used, s.now.Failed = time.Now(), ""
 		s.slot.fresh()
 		s.set(processReady)
 	case errors.Is(err, errAbandoned):
 		s.set(processStopping)
 	default:
 		e.event = processFailed
-		s.failures++
-		s.now.Failed = fmt.Sprintf("start failed: %v", err)
+		s.fail(fmt.Sprintf("start failed: %v", err))
 		s.set(processStopping)
 	}
 	s.mu.Unlock()
@@ -151,9 +165,12 @@ func (s *supervisor) await(p process) error {
 		}
 		select {
 		case err := <-answer:
-			return err
-		case <-p.exited():
-			return fmt.Errorf("it has ended before it was ready: %s", ending(p))
+			select {
+			case <-p.exited():
+				return cmp.Or(err, errors.New("it has ended when it was just ready: "+ending(p)))
+			default:
+				return err
+			}
 		case <-s.kick:
 		case <-s.quit:
 		}
@@ -177,9 +194,8 @@ func (s *supervisor) watch(p process) (why string) {
 			s.logger().Warn("service has ended", zap.Int("pid", p.pid()), zap.String("status", ending(p)))
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			letIn := s.letIn
+			s.clean = p.cause() == nil
 			s.leave(restartExit, ending(p))
-			s.doubted = letIn && p.cause() == nil
 			return restartExit
 		case <-memory.C:
 			s.weigh(p)
@@ -234,20 +250,31 @@ func (s *supervisor) look() (why string, next time.Duration) {
 }
 
 // leave notes that the process that was ready ends or has ended. One that has lived
-// briefly, for nobody, and not because somebody wanted its end, is a failure. The mutex
-// is held.
+// briefly has failed, unless a connection has reached it or its end was wanted. Its exit
+// status does not matter. Whether the holder has reached it may show only afterwards, see
+// reached. The mutex is held.
 func (s *supervisor) leave(why, how string) {
 	lived := time.Since(s.now.Since)
-	if (why == restartExit || why == restartMemory) && s.now.Connections == 0 && lived < shortLife {
-		s.failures++
-		s.now.Failed = fmt.Sprintf("it has lived for %s only: %s", lived.Round(time.Millisecond), how)
-	} else {
+	s.wanted, s.resting = why != stopIdle, why == stopIdle
+	switch byItself := why == restartExit || why == restartMemory; {
+	case byItself && s.now.Connections == 0 && !s.arrived && lived < shortLife:
+		s.fail(fmt.Sprintf("it has lived for %s only: %s", lived.Round(time.Millisecond), how))
+		s.doubted = s.letIn
+	case why == restartExit:
+		s.failures = 0
+		s.replaceOrRest()
+	default:
 		s.failures = 0
 	}
-	s.wanted = why != stopIdle
-	s.letIn = false
+	s.letIn, s.arrived = false, false
 	s.now.Due, s.now.LastReason = "", why
 	s.set(processStopping)
+}
+
+// fail notes that a process has failed. The mutex is held.
+func (s *supervisor) fail(why string) {
+	s.failures++
+	s.failing, s.now.Failed = true, why
 }
 
 // weigh looks how much memory p has, if there is a limit.

@@ -133,7 +133,7 @@ func (s *stage) reach() error {
 
 // leave is its end.
 func (s *stage) leave() {
-	s.ended()
+	s.ended(true)
 	s.giveBack()
 }
 
@@ -150,6 +150,14 @@ func (s *stage) vacate() {
 func (s *stage) taken() (out bool) {
 	s.let(func() { out = s.isOut })
 	return out
+}
+
+// finish has the process that was started last end with status 0.
+func (s *stage) finish() {
+	p := s.last()
+	s.let(func() { p.clean = true })
+	p.exit()
+	synctest.Wait()
 }
 
 // weighs says how much memory the process has.
@@ -226,12 +234,21 @@ type fakeProcess struct {
 	readyErr   error
 	ignores    string
 	resident   uint64
+	clean      bool // it ends with status 0
 }
 
 func (p *fakeProcess) pid() int                { return 100 + p.number }
 func (p *fakeProcess) exited() <-chan struct{} { return p.over }
-func (p *fakeProcess) cause() error            { return errors.New("exit status 9") }
 func (p *fakeProcess) release()                {}
+
+func (p *fakeProcess) cause() error {
+	p.stage.mu.Lock()
+	defer p.stage.mu.Unlock()
+	if p.clean {
+		return nil
+	}
+	return errors.New("exit status 9")
+}
 
 func (p *fakeProcess) memory() (uint64, error) {
 	p.stage.mu.Lock()
@@ -240,8 +257,8 @@ func (p *fakeProcess) memory() (uint64, error) {
 }
 
 func (p *fakeProcess) ready(ctx context.Context) error {
-	if !sleep(ctx, p.readyAfter) {
-		return ctx.Err()
+	if err := readyOrOver(ctx, p.readyAfter, p); err != nil {
+		return err
 	}
 	p.stage.mu.Lock()
 	defer p.stage.mu.Unlock()
@@ -249,6 +266,20 @@ func (p *fakeProcess) ready(ctx context.Context) error {
 		time.AfterFunc(p.diesAfter, p.exit)
 	}
 	return p.readyErr
+}
+
+// readyOrOver is ready for processes of a stage.
+func readyOrOver(ctx context.Context, after time.Duration, p process) error {
+	timer := time.NewTimer(after)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.exited():
+		return errors.New("it has ended before it was ready: " + ending(p))
+	}
 }
 
 func (p *fakeProcess) isOver() bool {

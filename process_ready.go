@@ -1,0 +1,134 @@
+package tcplock
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// When a process is ready: nothing answered at its address before it was started, a service
+// answers now or the ready command has succeeded, and the process lives on after that.
+
+const (
+	vacatedIn = time.Second           // how long the former process's last children may still answer
+	livesOn   = 50 * time.Millisecond // how long a process must live after the probe that found it ready
+	forksFor  = time.Second           // how long one that has gone to the background may take to answer
+)
+
+// address is where a process answers when it is ready; empty if that is not known.
+func (s *Service) address(id processID) (string, error) {
+	if s.Ready == "" {
+		return id.worker, nil
+	}
+	address, err := id.replacer().ReplaceOrErr(s.Ready, false, true)
+	if err == nil {
+		_, _, err = dialAddress(address)
+	}
+	if err != nil {
+		return "", fmt.Errorf("ready: %w", err)
+	}
+	return address, nil
+}
+
+// checkVacant refuses a start if something answers at the address of the process already.
+// A probe could not tell that from the process, and clients would be sent there.
+func (s *Service) checkVacant(id processID) error {
+	address, err := s.address(id)
+	if err != nil || address == "" {
+		return err
+	}
+	network, host, err := dialAddress(address)
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(vacatedIn); probe(context.Background(), network, host, listenFor) == nil; time.Sleep(minPollPause) {
+		if time.Now().After(end) {
+			return fmt.Errorf("something else listens on %s, expected nothing there before the start: it may be another program, or a former process of this service that has gone to the background", address)
+		}
+	}
+	return nil
+}
+
+func (p *osProcess) ready(ctx context.Context) error {
+	alive, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-p.over:
+			cancel()
+		case <-alive.Done():
+		}
+	}()
+	met, err := p.awaitReady(alive)
+	if err == nil {
+		waitFor(p.over, livesOn)
+	}
+	if p.isOver() {
+		return p.endedEarly(ctx, met)
+	}
+	return err
+}
+
+// awaitReady waits until a probe or the ready command says that the process is ready. It
+// reports whether a probe has been accepted.
+func (p *osProcess) awaitReady(ctx context.Context) (met bool, err error) {
+	timeout := cmp.Or(time.Duration(p.service.ReadyTimeout), defaultReadyTimeout)
+	if p.service.ReadyCommand != nil {
+		return false, p.readyByCommand(ctx, timeout)
+	}
+	address, err := p.service.address(p.id)
+	if err != nil {
+		return false, err
+	}
+	return (&WaitStep{Timeout: caddy.Duration(timeout)}).poll(ctx, address)
+}
+
+// endedEarly says why a process that has ended before it was ready, or just then, may have
+// done so.
+func (p *osProcess) endedEarly(ctx context.Context, met bool) error {
+	if address, err := p.service.address(p.id); err == nil && address != "" && p.err == nil {
+		if _, err := (&WaitStep{Timeout: caddy.Duration(forksFor)}).poll(ctx, address); err == nil {
+			return fmt.Errorf("it has ended with status 0, but %s answers: the service seems to have gone to the background, out of reach; start it with its option to stay in the foreground (often --foreground, --no-daemon or -D)", address)
+		}
+	}
+	if met {
+		return fmt.Errorf("it has ended right after the probe of its address: %s; a server that ends after one connection needs ready exec instead of a probe", ending(p))
+	}
+	return fmt.Errorf("it has ended before it was ready: %s", ending(p))
+}
+
+func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	// The first failure and the success are logged, with the output: not each try.
+	once := zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, timeout+killDelay, 1, 0)
+	})
+	step := ExecStep{
+		Command: p.service.ReadyCommand[0],
+		Timeout: caddy.Duration(timeout),
+		logger:  p.logger().WithOptions(once),
+	}
+	var last error
+	for pause := minPollPause; ; pause = min(2*pause, time.Second) {
+		cmd, err := p.service.prepare(p.id, step.Command, p.service.ReadyCommand[1:])
+		if err == nil {
+			err = step.attach(bounded, cmd, Moment{On: "ready", Lock: p.id.lock, Slot: p.id.slot})
+		}
+		if err == nil {
+			return nil
+		}
+		// The last try may have been cut short, which tells nothing.
+		if last == nil || bounded.Err() == nil {
+			last = err
+		}
+		if !sleep(bounded, pause) {
+			return fmt.Errorf("ready exec %s: not ready after %s: %w", step.Command, timeout, last)
+		}
+	}
+}

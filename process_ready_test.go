@@ -1,0 +1,104 @@
+//go:build unix
+
+package tcplock
+
+import (
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+)
+
+// Where something else listens no process is started, whatever says that it would be ready.
+func TestProcessBesideStranger(t *testing.T) {
+	nothingLeft(t)
+	ln := listen(t, "tcp", "127.0.0.1:0")
+	addr, started := ln.Addr().String(), file(t)
+	for name, c := range map[string]struct {
+		service Service
+		worker  string
+	}{
+		"at the worker's address": {Service{}, addr},
+		"at the ready address":    {Service{Ready: addr}, nobody},
+		"with a ready command":    {Service{ReadyCommand: []string{"true"}}, addr},
+	} {
+		c.service.Command, c.service.Args = "touch", []string{started}
+		_, err := startProcess(&c.service, processID{"soffice", 1, c.worker}, zap.NewNop)
+		if want := "something else listens on " + addr; err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: found %v, expected %s", name, err, want)
+		}
+		if _, err := os.Stat(started); err == nil {
+			t.Errorf("%s: the process was started", name)
+		}
+	}
+}
+
+// A process that ends before it is ready, or in the moment after its probe, has failed to
+// start. The error says what to do about that, as far as it can be known.
+func TestProcessEndsEarly(t *testing.T) {
+	nothingLeft(t)
+	listenLonger(t)
+	start := func(script string) (p *osProcess, addr, flag string) {
+		ln := listen(t, "tcp", "127.0.0.1:0")
+		addr, flag = ln.Addr().String(), filepath.Join(t.TempDir(), "flag")
+		ln.Close()
+		started, err := startProcess(shell(`while ! test -e "$1"; do sleep 0.01; done; `+script, flag), processID{"soffice", 1, addr}, zap.NewNop)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			started.kill()
+			<-started.exited()
+			started.release()
+		})
+		return started.(*osProcess), addr, flag
+	}
+	end := func(p *osProcess, flag string) {
+		if err := os.WriteFile(flag, nil, 0o600); err != nil {
+			t.Error(err)
+		}
+		<-p.exited()
+	}
+	expect := func(err error, want string) {
+		t.Helper()
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("found %v, expected %s", err, want)
+		}
+	}
+
+	p, _, flag := start("exit 3")
+	go end(p, flag)
+	expect(p.ready(t.Context()), "it has ended before it was ready: exit status 3")
+
+	// It has left a daemon that answers: this test.
+	p, addr, flag := start("exit 0")
+	ln := listen(t, "tcp", addr)
+	go greet(ln, nil)
+	end(p, flag)
+	expect(p.ready(t.Context()), "it has ended with status 0, but "+addr+" answers: the service seems to have gone to the background")
+
+	// It ends of the probe itself.
+	p, addr, flag = start("exit 3")
+	ln = listen(t, "tcp", addr)
+	go greet(ln, func() { end(p, flag) })
+	expect(p.ready(t.Context()), "it has ended right after the probe of its address: exit status 3; a server that ends after one connection needs ready exec")
+}
+
+// greet is a server that says hello to each connection, after does.
+func greet(ln net.Listener, does func()) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		if does != nil {
+			does()
+		}
+		_, _ = io.WriteString(conn, "hello")
+		conn.Close()
+	}
+}

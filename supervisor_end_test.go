@@ -1,0 +1,131 @@
+package tcplock
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A lazy process that ends with status 0 when it has nothing more to do stays stopped until
+// the next client comes.
+func TestSupervisorLazyFinishes(t *testing.T) {
+	perform(t, &Service{Start: startLazy}, func(s *stage) {
+		s.come()
+		s.reached()
+		s.leave()
+		s.sleep(3 * time.Second)
+		s.finish()
+		if got := s.snapshot(); got.State != processStopped || got.PID != 0 || got.Failed != "" || got.LastReason != restartExit {
+			t.Errorf("found %+v, expected it stopped, for its own end", got)
+		}
+		s.sleep(time.Minute)
+		s.serve(time.Second)
+		s.last().exit() // with an error
+		s.sleep(2 * time.Second)
+		if n := s.snapshot().Restarts[restartExit]; n != 1 {
+			t.Errorf("found %d restarts, expected 1: after the error only", n)
+		}
+	},
+		"0s: out, start 1", "1s: in, started", "4s: exit 1, out, stopped exit, in",
+		"1m4s: out, start 2", "1m5s: in, started", "1m6s: exit 2, out, start 3", "1m7s: in, restarted exit")
+}
+
+// One that ends with status 0 soon, and has served no client, has failed all the same: clients
+// that go back in line would start it again and again.
+func TestSupervisorLazyFinishesForNobody(t *testing.T) {
+	perform(t, &Service{Start: startLazy}, func(s *stage) {
+		s.come()
+		s.finish()
+		s.ended(false)
+		s.giveBack()
+		s.sleep(3 * time.Second)
+	},
+		"0s: out, start 1", "1s: in, started, exit 1, out", "2s: start 2", "3s: in, restarted exit")
+}
+
+// That the client had reached the process may show after the process has ended. Then that was
+// no failure: the next one is started at once, or a lazy one that has finished rests.
+func TestSupervisorReachedLate(t *testing.T) {
+	late := func(s *stage) {
+		s.come()
+		s.finish()
+		if got := s.snapshot(); got.State != processBackingOff || got.Failed == "" {
+			t.Errorf("found %+v, expected a back-off", got)
+		}
+		s.sleep(500 * time.Millisecond)
+		s.reached()
+		synctest.Wait()
+		if got := s.snapshot(); got.Failed != "" {
+			t.Errorf("found %+v, expected no failure", got)
+		}
+		s.leave()
+		s.sleep(10 * time.Second)
+	}
+	perform(t, &Service{}, func(s *stage) { s.sleep(time.Second); late(s) },
+		"0s: out, start 1", "1s: in, started, exit 1, out", "1.5s: start 2", "2.5s: in, restarted exit")
+	perform(t, &Service{Start: startLazy}, late,
+		"0s: out, start 1", "1s: in, started, exit 1, out", "1.5s: stopped exit, in")
+}
+
+// A late sign of a client tells nothing of the process that is started after its own.
+func TestSupervisorReachedTooLate(t *testing.T) {
+	perform(t, &Service{}, func(s *stage) {
+		s.sleep(time.Second)
+		s.come()
+		s.let(func() { s.startErr = errors.New("no such file") })
+		s.last().exit()
+		s.sleep(1500 * time.Millisecond)
+		s.reached()
+		s.sleep(time.Second)
+		if got := s.snapshot(); got.Failed != "start failed: no such file" {
+			t.Errorf("found %+v, expected the failure of the second start", got)
+		}
+		s.leave()
+	},
+		"0s: out, start 1", "1s: in, started, exit 1, out", "2s: no start, failed exit")
+}
+
+// Clients that have gone before they reached the process do not bring its restart nearer.
+func TestSupervisorEveryCountsReached(t *testing.T) {
+	perform(t, &Service{RestartEvery: 2}, func(s *stage) {
+		s.sleep(time.Second)
+		for range 40 {
+			s.come()
+			s.ended(false)
+			s.giveBack()
+		}
+		s.serve(time.Second)
+		if n := s.snapshot().Connections; n != 1 {
+			t.Errorf("found %d connections, expected 1", n)
+		}
+	},
+		"0s: out, start 1", "1s: in, started")
+}
+
+// Why a start has failed is there until one succeeds, also during the next starts. A client
+// that comes during one waits for it, and is not told of the failure before.
+func TestSupervisorFailureStays(t *testing.T) {
+	perform(t, &Service{Start: startLazy}, func(s *stage) {
+		s.let(func() { s.readyErr = errors.New("not open after 1s") })
+		s.grant()
+		if err := s.ready(s.t.Context()); err == nil {
+			t.Error("found no error, expected that the start has failed")
+		}
+		s.leave()
+		s.let(func() { s.readyErr = nil })
+		s.sleep(2500 * time.Millisecond)
+		if got := s.snapshot(); got.State != processStarting || got.Failed != "start failed: not open after 1s" {
+			t.Errorf("found %+v, expected the second start, and why the first has failed", got)
+		}
+		s.let(func() { s.held = true })
+		if err := s.ready(s.t.Context()); err != nil {
+			t.Errorf("found %v, expected that a start that is under way is waited for", err)
+		}
+		if got := s.snapshot(); got.Failed != "" {
+			t.Errorf("found %+v, expected no failure of a process that is ready", got)
+		}
+		s.leave()
+	},
+		"0s: out, start 1", "1s: failed, term 1", "2s: exit 1", "3s: start 2", "4s: in, started")
+}
