@@ -124,15 +124,10 @@ func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error 
 func findLock(name string) (*lock, error) {
 	var names []string
 	for _, l := range locksInForce() {
-		names = append(names, l.name)
-		if l.name != name {
-			continue
+		if l.name() == name && l.enter() {
+			return l, nil
 		}
-		if same := enterLock(name); same != l { // it has just gone
-			same.exit()
-			break
-		}
-		return l, nil
+		names = append(names, l.name())
 	}
 	return nil, apiError(http.StatusNotFound, "found no lock %q, expected one of: %s", name, cmp.Or(strings.Join(names, ", "), "(there is none)"))
 }
@@ -177,7 +172,7 @@ func adminRun(ctx context.Context, l *lock, p *parameters) (any, error) {
 	hooks := l.inForce.Load().hooks
 	if len(hooks[on]) == 0 {
 		return nil, apiError(http.StatusBadRequest, "moment: found %q, expected one that lock %s has hooks for: %s",
-			on, l.name, cmp.Or(strings.Join(slices.Sorted(maps.Keys(hooks)), ", "), "(there is none)"))
+			on, l.name(), cmp.Or(strings.Join(slices.Sorted(maps.Keys(hooks)), ", "), "(there is none)"))
 	}
 	ctx, cancel := within(ctx, wait)
 	defer cancel()
@@ -188,7 +183,7 @@ func adminRun(ctx context.Context, l *lock, p *parameters) (any, error) {
 func adminRestart(_ context.Context, l *lock, p *parameters) (any, error) {
 	slot := p.slot(l)
 	if p.err == nil && l.restart(slot) == 0 {
-		return nil, apiError(http.StatusBadRequest, "lock %s: found no service, expected one to restart", l.name)
+		return nil, apiError(http.StatusBadRequest, "lock %s: found no service, expected one to restart", l.name())
 	}
 	return nil, p.err
 }
@@ -254,7 +249,7 @@ func (p *parameters) number(name string, least, otherwise int) int {
 func (p *parameters) slot(l *lock) int {
 	slot := p.number("slot", 1, 0)
 	if p.err == nil && slot > 0 && !l.hasSlot(slot) {
-		p.note("slot", fmt.Errorf("found %d, expected one that lock %s has", slot, l.name))
+		p.note("slot", fmt.Errorf("found %d, expected one that lock %s has", slot, l.name()))
 	}
 	return slot
 }

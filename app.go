@@ -25,6 +25,8 @@ import (
 // a lock's limits must not change for a config that is refused half-way.
 type App struct {
 	claims  map[string]*claim
+	layout  layout
+	found   sync.Once             // see findLocks
 	unnamed bool                  // there is a handler without a name
 	seen    map[caddy.Module]bool // the places in the config that have been checked
 	ctx     caddy.Context
@@ -34,8 +36,10 @@ type App struct {
 // CaddyModule returns the Caddy module information.
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
-		ID:  "tcplock",
-		New: func() caddy.Module { return &App{claims: make(map[string]*claim), seen: make(map[caddy.Module]bool)} },
+		ID: "tcplock",
+		New: func() caddy.Module {
+			return &App{claims: make(map[string]*claim), layout: newLayout(), seen: make(map[caddy.Module]bool)}
+		},
 	}
 }
 
@@ -65,7 +69,7 @@ func (a *App) register(ctx caddy.Context, h *Handler) (*claim, error) {
 	name := h.lockName()
 	c := a.claims[name]
 	if c == nil {
-		c = &claim{lock: enterLock(name)}
+		c = &claim{app: a, name: name}
 		a.claims[name] = c
 	}
 	if h.Name != "" && h.Settings.empty() {
@@ -83,7 +87,7 @@ func (c *claim) define(ctx caddy.Context, h *Handler) error {
 	if c.defined {
 		if !bytes.Equal(raw, c.raw) {
 			return fmt.Errorf("lock %s: found other settings than in the handler before (%s): set the same in both, or in one of them nothing but the name",
-				c.lock.name, differences(raw, c.raw))
+				c.name, differences(raw, c.raw))
 		}
 		return nil
 	}
@@ -149,6 +153,8 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 	if e.Origin() != nil {
 		return nil // not Caddy's own
 	}
+	a.findLocks()
+	a.warnOfOldLocks()
 	for _, c := range a.claims {
 		c.lock.push(c)
 	}
@@ -171,16 +177,56 @@ func (a *App) Stop() error {
 // none, connections may still be in those of the configs before.
 var shutDownAll = sync.OnceFunc(func() {
 	var ends sync.WaitGroup
-	locks.Range(func(_, value any) bool {
-		ends.Go(value.(*lock).shutDown)
-		return true
-	})
+	for _, l := range locks.list() {
+		ends.Go(l.shutDown)
+	}
 	ends.Wait()
 	waitForProcesses() // of locks that are no more
 })
 
-// Cleanup takes the config's settings out of force.
+// warnOfOldLocks warns of locks that still have connections while an address that led to
+// them leads to another lock now, where they are not renamed: both serve that address until
+// the old one is empty. It is called before the config is in force.
+func (a *App) warnOfOldLocks() {
+	for _, old := range locksInForce() {
+		s := old.queue.Stats()
+		leftOver := old.leftOver.Load()
+		if s.Held == 0 && s.Waiting == 0 && leftOver == 0 {
+			continue
+		}
+		for _, address := range old.inForce.Load().listen {
+			if lock := a.newcomer(address, old); lock != "" {
+				a.ctx.Logger().Warn("listen address leads to another lock now, and its former lock still has connections: until they end, both locks may let connections through to one service",
+					zap.String("address", address), zap.String("lock", lock), zap.String("former_lock", old.name()),
+					zap.Int("holders", s.Held), zap.Int("waiters", s.Waiting), zap.Int64("left_over", leftOver))
+			}
+		}
+	}
+}
+
+// newcomer returns the name of a lock to which the address leads only now. It returns "" if
+// there is none, or if the address still leads to the old lock.
+func (a *App) newcomer(address string, old *lock) (name string) {
+	for _, here := range a.layout.listen[address] {
+		c := a.claims[here]
+		if c == nil {
+			continue
+		}
+		if c.lock == old {
+			return ""
+		}
+		if before := c.lock.inForce.Load(); before == nil || !slices.Contains(before.listen, address) {
+			name = here
+		}
+	}
+	return name
+}
+
+// Cleanup takes the config's settings out of force. A connection may come even after that,
+// by a listener that layer4 leaves open when it fails to start, so the locks are found in
+// any case.
 func (a *App) Cleanup() error {
+	a.findLocks()
 	if a.unwatch != nil {
 		a.unwatch()
 	}

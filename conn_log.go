@@ -7,7 +7,7 @@ import (
 
 func (c *conn) log(level zapcore.Level, msg string) {
 	c.lock.logger().Log(level, msg,
-		zap.String("lock", c.lock.name),
+		zap.String("lock", c.lock.name()),
 		zap.String("client", c.client),
 		zap.Int("slot", c.slot),
 		zap.Uint64("connection", c.id))
@@ -21,7 +21,7 @@ func (c *conn) logEnd(outcome string) {
 		return
 	}
 	logger.Info("connection ended",
-		zap.String("lock", c.lock.name),
+		zap.String("lock", c.lock.name()),
 		zap.String("client", c.client),
 		zap.Uint64("connection", c.id),
 		zap.String("outcome", outcome),
@@ -41,5 +41,5 @@ const refusalsLogged = 50
 
 func (l *lock) tellRefusals(dropped int) {
 	l.inForce.Load().access.Info("connections ended without a slot, and without a line of their own: there were too many",
-		zap.String("lock", l.name), zap.Int("connections", dropped))
+		zap.String("lock", l.name()), zap.Int("connections", dropped))
 }

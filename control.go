@@ -165,7 +165,7 @@ func (l *lock) momentsNow(on string, slot int) (moments []Moment) {
 	if l.inForce.Load().settings.pooled() {
 		for _, w := range l.pool() {
 			if w != nil && w.named && (slot == 0 || slot == w.slot) {
-				moments = append(moments, Moment{On: on, Lock: l.name, Slot: w.slot, Worker: w.address})
+				moments = append(moments, Moment{On: on, Lock: l.name(), Slot: w.slot, Worker: w.address})
 			}
 		}
 		return moments
@@ -173,7 +173,7 @@ func (l *lock) momentsNow(on string, slot int) (moments []Moment) {
 	if l.slots == 1 {
 		slot = 1
 	}
-	return []Moment{{On: on, Lock: l.name, Slot: slot}}
+	return []Moment{{On: on, Lock: l.name(), Slot: slot}}
 }
 
 // restart has the slot's process restarted, or with slot 0 all of them, each between two

@@ -26,6 +26,7 @@ const (
 	eventHookFailed = "hook_failed" // a hook has failed
 	eventKicked     = "kicked"      // an operator has thrown a connection out
 	eventLeftOver   = "left_over"   // a connection lost its slot and still hangs at the service
+	eventRenamed    = "renamed"     // a config has given the lock another name
 	eventPaused     = "paused"
 	eventResumed    = "resumed"
 	eventWorkerDown = "worker_down" // a worker could not be reached
@@ -80,7 +81,7 @@ func (m *emitter) add(l *lock, c *claim, e Event) {
 	defer m.mu.Unlock()
 	if full := len(m.pending) >= mostPending; full {
 		if l.record.eventsDropped.Inc(); !m.full {
-			c.logger.Warn("events dropped, their handlers are too slow", zap.String("lock", l.name), zap.String("event", e.Event))
+			c.logger.Warn("events dropped, their handlers are too slow", zap.String("lock", l.name()), zap.String("event", e.Event))
 		}
 		m.full = true
 		return
@@ -126,7 +127,7 @@ func (c *claim) emit(l *lock, e Event) {
 	// before the last things happen.
 	origin := c.ctx
 	origin.Context = context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
-	c.events.Emit(origin, eventPrefix+e.Event, e.data(l.name))
+	c.events.Emit(origin, eventPrefix+e.Event, e.data(l.name()))
 }
 
 // data is what handlers get, all of it strings; what does not apply is empty or 0.

@@ -5,26 +5,21 @@ import "time"
 // LockStats lets the tests that look from outside know when a client stands in line:
 // nothing that the client or the service sees tells that.
 func LockStats(name string) (slots, held, waiting, leftOver int) {
-	locks.Range(func(key, value any) bool {
-		if key != name {
-			return true
+	for _, l := range locks.list() {
+		if l.name() != name {
+			continue
 		}
-		l := value.(*lock)
 		s := l.queue.Stats()
 		held, waiting, leftOver = s.Held, s.Waiting, int(l.leftOver.Load())
 		l.mu.Lock()
 		slots = l.slots
 		l.mu.Unlock()
-		return false
-	})
+	}
 	return slots, held, waiting, leftOver
 }
 
 // Locks counts the locks that are in use.
-func Locks() (n int) {
-	locks.Range(func(any, any) bool { n++; return true })
-	return n
-}
+func Locks() int { return len(locks.list()) }
 
 // Ending counts the places of processes that have not ended, also of locks that are no more.
 func Ending() int {

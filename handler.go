@@ -15,11 +15,11 @@ import (
 // Handle takes a connection through the lock: into the line, through the activate
 // hooks, to the next handler, and out again.
 func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error) {
-	c := newConn(cx, enterLock(h.lockName()))
+	c := newConn(cx, h.claim.enter())
 	defer func() {
 		if r := recover(); r != nil {
 			// One client's trouble must not end the process, and keep no slot.
-			err = fmt.Errorf("panic behind lock %s: %v\n%s", c.lock.name, r, debug.Stack())
+			err = fmt.Errorf("panic behind lock %s: %v\n%s", c.lock.name(), r, debug.Stack())
 			c.stepOut()
 		}
 		c.leave(err)
@@ -93,7 +93,7 @@ func (c *conn) meet(cx *layer4.Connection) error {
 	c.outer, _ = cx.GetVar(connVar).(*conn)
 	for outer := c.outer; outer != nil; outer = outer.outer {
 		if outer.lock == c.lock && outer.granted && !outer.over.Load().Load() {
-			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", c.lock.name)
+			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", c.lock.name())
 		}
 	}
 	return nil
@@ -346,7 +346,7 @@ func (c *conn) moment(on string) Moment {
 	reason, _ := c.reason.Load().(string)
 	return Moment{
 		On:         on,
-		Lock:       c.lock.name,
+		Lock:       c.lock.name(),
 		Slot:       c.slot,
 		Worker:     c.workerAddress(),
 		Connection: c.id,

@@ -55,7 +55,7 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 		s.lock.pop(s.handler.claim)
 		s.lock.exit()
 		s.lock.stopProcesses() // they have been told, and are not waited for
-		if n, used := locks.References(s.handler.Name); used {
+		if n := s.lock.users.Load(); n > 0 {
 			t.Errorf("found %d who use the lock, expected nobody", n)
 		}
 	})

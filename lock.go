@@ -13,15 +13,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// locks are the locks of the process, by name. Whoever uses one (a config, a
-// connection, a hook on its own) keeps it in the pool as long as that takes. So a
-// lock outlives reloads, and one that is removed from the config and comes back while
-// old holders live is still the same lock and still counts them.
-var locks = caddy.NewUsagePool()
-
 // lock is a queue with a name, the settings in force, and what it and its hooks remember.
 type lock struct {
-	name     string
+	firstName string       // see name
+	users     atomic.Int64 // see registry
+
 	queue    *queue
 	schedule schedule
 
@@ -56,9 +52,12 @@ type lock struct {
 
 // claim is what one config wants of a lock.
 type claim struct {
-	lock     *lock
-	defined  bool   // by a handler with settings, not only joined
-	raw      []byte // these settings as JSON, to be compared
+	app      *App     // whose claim it is
+	name     string   // of the lock, in this config
+	lock     *lock    // set by findLocks, as listen is; use enter until the config has started
+	listen   []string // the addresses that lead to the lock in this config
+	defined  bool     // by a handler with settings, not only joined
+	raw      []byte   // these settings as JSON, to be compared
 	settings Settings
 	hooks    map[string][]*Hook // by moment
 	logger   *zap.Logger
@@ -69,31 +68,9 @@ type claim struct {
 	started  atomic.Bool // all apps of the config have started
 }
 
-func enterLock(name string) *lock {
-	value, _, _ := locks.LoadOrNew(name, func() (caddy.Destructor, error) {
-		l := &lock{
-			name:   name,
-			queue:  newQueue(bounds{maxWaiting: unlimited}),
-			record: &record{metrics: newMetrics(name)},
-			left:   time.Now(),
-			idled:  make(map[string]bool),
-		}
-		l.schedule.past = make(map[string]*past)
-		l.refusals.most = refusalsLogged
-		l.refusals.tell = l.tellRefusals
-		l.ctx, l.cancel = context.WithCancel(context.Background())
-		return l, nil
-	})
-	return value.(*lock)
-}
-
-func (l *lock) exit() {
-	_, _ = locks.Delete(l.name)
-}
-
-// Destruct implements caddy.Destructor: nobody uses the lock any more. It waits for nothing,
-// because Caddy lets no other reload begin meanwhile: its processes end by themselves from
-// here on, and those that come in their place wait for that (see ends).
+// Destruct ends a lock that has no user any more. It waits for nothing, because Caddy lets no
+// other reload begin meanwhile: its processes end by themselves from here on, and those that
+// come in their place wait for that (see ends).
 func (l *lock) Destruct() error {
 	l.cancel()
 	l.mu.Lock()
@@ -109,6 +86,7 @@ func (l *lock) Destruct() error {
 
 // push puts c in force, whose apps have all started.
 func (l *lock) push(c *claim) {
+	defer l.tellRename(l.name())
 	c.started.Store(true)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,6 +98,7 @@ func (l *lock) push(c *claim) {
 // pop takes c off, wherever it stands. The last one's settings stay in force for those
 // who are still there.
 func (l *lock) pop(c *claim) {
+	defer l.tellRename(l.name())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = slices.DeleteFunc(l.claims, func(other *claim) bool { return other == c })
@@ -130,6 +109,15 @@ func (l *lock) pop(c *claim) {
 	l.schedule.keep(l.claims)
 	if newest := l.claims[len(l.claims)-1]; newest != l.inForce.Load() {
 		l.apply(newest)
+	}
+}
+
+// tellRename tells of a change of the lock's name. It is called when the lock's mutex has
+// been given back, since it writes to the log.
+func (l *lock) tellRename(before string) {
+	if now := l.name(); now != before {
+		l.logger().Info("lock renamed", zap.String("lock", now), zap.String("before", before))
+		l.happened(Event{Event: eventRenamed, Reason: "before: " + before})
 	}
 }
 
@@ -144,7 +132,7 @@ func (l *lock) provide(c *claim) error {
 	switch {
 	case l.inForce.Load() != nil:
 	case !c.defined: // the config is about to be refused
-		return fmt.Errorf("lock %s has no settings", l.name)
+		return fmt.Errorf("lock %s has no settings", l.name())
 	default:
 		l.apply(c)
 	}

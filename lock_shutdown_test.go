@@ -14,7 +14,7 @@ import (
 // shutdown waits for its end.
 func TestShutDownMissesNoConnection(t *testing.T) {
 	for range 30 {
-		l := &lock{name: "shut", queue: newQueue(bounds{limit: 1, maxWaiting: unlimited}), record: &record{metrics: newMetrics("shut")}}
+		l := &lock{queue: newQueue(bounds{limit: 1, maxWaiting: unlimited}), record: &record{metrics: newMetrics()}}
 		l.refusals.tell = func(int) {}
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		drain := caddy.Duration(time.Hour)

@@ -14,7 +14,8 @@ import (
 
 const metricsPrefix = "caddy_tcplock_"
 
-// metrics are what a lock counts as it happens; all else is read when somebody asks.
+// metrics are what a lock counts as it happens; all else is read when somebody asks. They
+// have no label with the lock's name, which a reload may change: the collector adds it.
 type metrics struct {
 	wait, hold      prometheus.Histogram
 	hook            *prometheus.HistogramVec // by moment
@@ -31,11 +32,10 @@ const (
 	hookBroken = "failed"
 )
 
-func newMetrics(lock string) *metrics {
-	labels := prometheus.Labels{"lock": lock}
+func newMetrics() *metrics {
 	histogram := func(name, help string) prometheus.HistogramOpts {
 		return prometheus.HistogramOpts{
-			Name: metricsPrefix + name, Help: help, ConstLabels: labels,
+			Name: metricsPrefix + name, Help: help,
 			Buckets: []float64{.001, .005, .025, .1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600},
 			// 160 buckets of this factor are what lies between the threshold and 1024 s. Times
 			// that spread wider make them coarser; a reset would take the totals with it.
@@ -45,7 +45,7 @@ func newMetrics(lock string) *metrics {
 		}
 	}
 	counter := func(name, help string) prometheus.CounterOpts {
-		return prometheus.CounterOpts{Name: metricsPrefix + name, Help: help, ConstLabels: labels}
+		return prometheus.CounterOpts{Name: metricsPrefix + name, Help: help}
 	}
 	return &metrics{
 		wait:            prometheus.NewHistogram(histogram("wait_seconds", "Time in line of connections that were admitted.")),
@@ -97,9 +97,10 @@ func (collector) Describe(chan<- *prometheus.Desc) {}
 // Collect implements prometheus.Collector.
 func (collector) Collect(out chan<- prometheus.Metric) {
 	for _, l := range locksInForce() {
-		l.collect(out)
+		name := l.name() // one for all series: the next instant the lock may have another
+		l.collect(name, out)
 		for _, c := range l.record.collectors() {
-			c.Collect(out)
+			prometheus.WrapCollectorWith(prometheus.Labels{"lock": name}, c).Collect(out)
 		}
 	}
 }
@@ -121,9 +122,9 @@ func newDesc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 // collect sends what is not counted as it happens.
-func (l *lock) collect(out chan<- prometheus.Metric) {
+func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, append([]string{l.name}, labels...)...)
+		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, append([]string{name}, labels...)...)
 	}
 	s := l.status(0)
 	gauge(slotsDesc, float64(s.Slots))
@@ -133,7 +134,7 @@ func (l *lock) collect(out chan<- prometheus.Metric) {
 	gauge(leftOverDesc, float64(s.LeftOver))
 	gauge(pausedDesc, oneIf(s.Paused != nil))
 	for outcome, n := range s.Connections {
-		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(n), l.name, outcome)
+		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(n), name, outcome)
 	}
 	// One that is removed and finishes its holder is not down, it is nobody's concern.
 	s.Workers = slices.DeleteFunc(s.Workers, func(w WorkerStatus) bool { return w.State == workerRemoved })

@@ -16,7 +16,7 @@ func TestNativeHistogram(t *testing.T) {
 		longest time.Duration
 		growth  float64 // from one bucket to the next
 	}{{15 * time.Minute, 1.1}, {30 * 24 * time.Hour, 1.2}} {
-		m := newMetrics("lock")
+		m := newMetrics()
 		shortest := 20e-6 // seconds
 		for i := range observations {
 			m.hold.Observe(shortest * math.Pow(test.longest.Seconds()/shortest, float64(i)/observations))

@@ -44,7 +44,8 @@ type Handler struct {
 	// The lock's name: handlers with one name share one lock, across servers and
 	// listener wrappers. A handler that sets nothing else (but maybe refuse) joins
 	// the lock that another handler of the config defines. Letters, digits and
-	// . _ - , at most 64, and not just dots. Default: "default", which only one handler may rely on.
+	// . _ - , at most 64, and not just dots. A reload can rename a lock, see docs/handler.md.
+	// Default: "default", which only one handler may rely on.
 	Name string `json:"name,omitempty"`
 
 	// What the lock does. Handlers that share a lock set the same, or nothing.

@@ -155,7 +155,7 @@ func (l *lock) refused(c *conn) {
 		}
 		return
 	}
-	enterLock(l.name) // c is in the lock, so this is l
+	l.enter() // true, because c is in the lock
 	go func() {
 		defer l.exit()
 		defer l.refusing.Store(false)
@@ -224,10 +224,12 @@ func (l *lock) noteIdle() {
 // idleNow runs the next idle hook if it still is its time. The hook holds the whole
 // queue while it runs, so that nobody meets a service that is being stopped.
 func (l *lock) idleNow() {
-	same := enterLock(l.name)
-	defer same.exit()
+	if !l.enter() {
+		return
+	}
+	defer l.exit()
 	p := new(place)
-	if same != l || !l.queue.Seize(p) {
+	if !l.queue.Seize(p) {
 		return
 	}
 	// Somebody may have been here of whom noteIdle has not heard yet.
@@ -243,7 +245,7 @@ func (l *lock) idleNow() {
 	if h != nil {
 		l.happened(Event{Event: eventIdle, Moment: onIdle, Reason: "for " + time.Duration(h.IdleFor).String()})
 		if due, _ := l.schedule.due(h, time.Now()); due {
-			_ = l.runHook(h, Moment{On: onIdle, Lock: l.name}, p)
+			_ = l.runHook(h, Moment{On: onIdle, Lock: l.name()}, p)
 		}
 	}
 	woken, _ := l.queue.Include(p, time.Now())

@@ -182,7 +182,7 @@ func (w *worker) down(err error) {
 		w.lock.happened(Event{Event: eventWorkerDown, Slot: w.slot, Worker: w.address, Error: err.Error()})
 	}
 	w.lock.logger().Warn("worker cannot be reached, left out",
-		zap.String("lock", w.lock.name),
+		zap.String("lock", w.lock.name()),
 		zap.Int("slot", w.slot),
 		zap.String("worker", w.address),
 		zap.Duration("for", leftOut),

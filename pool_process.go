@@ -91,28 +91,35 @@ func (w *worker) supervise(s *Service) {
 		p.dismissed = false
 		w.mu.Unlock()
 		p.replace(s)
+		p.takeName(w.lock.name())
 	}
 }
 
 func (w *worker) launch(s *Service) {
 	w.takeOut(outRemoved) // until setSlots has done with it, also if nothing is started yet
-	p := &processSlot{worker: w}
+	p := &processSlot{worker: w, name: w.lock.name(), noted: make(map[processID]<-chan struct{})}
 	ends.Lock()
-	var before []<-chan struct{}
-	for _, place := range p.places() {
-		if end := ends.last[place]; end != nil {
-			before = append(before, end)
-		}
-	}
-	p.supervisor = newSupervisor(s, processID{w.lock.name, w.slot, w.address}, p, w.lock.logger, w.lock.noteProcess, before...)
-	for _, place := range p.places() {
-		ends.last[place] = p.done
-	}
+	p.supervisor = newSupervisor(s, processID{p.name, w.slot, w.address}, p, w.lock.logger, w.lock.noteProcess, p.before()...)
+	p.note(p.name, p.done)
 	ends.Unlock()
 	w.lock.processes = append(w.lock.processes, p)
 	w.mu.Lock()
 	w.process = p
 	w.mu.Unlock()
+}
+
+// takeName makes the process one of the lock's new name. The places of the old name stay
+// its own while the process runs that was started under that name.
+func (p *processSlot) takeName(name string) {
+	if name == p.name {
+		return
+	}
+	ends.Lock()
+	defer ends.Unlock()
+	old := p.name
+	p.name = name
+	p.note(old, p.rename(name, p.before()...))
+	p.note(name, p.done)
 }
 
 // dismiss ends p, or has vacated do it if somebody holds the slot.
@@ -134,8 +141,10 @@ func (w *worker) dismiss(p *processSlot) {
 type processSlot struct {
 	*supervisor
 	worker    *worker
-	dismissed bool // no config in force wants it
-	over      bool // it is dismissed, and nobody holds the slot, which it has no say in any more
+	name      string                        // of the lock, as the supervisor knows it; the lock's mutex guards it
+	noted     map[processID]<-chan struct{} // what it has in ends, whose mutex guards it
+	dismissed bool                          // no config in force wants it
+	over      bool                          // it is dismissed, and nobody holds the slot, which it has no say in any more
 }
 
 func (p *processSlot) out() (vacant bool) {
@@ -163,8 +172,8 @@ func (p *processSlot) fresh() { p.worker.restored() }
 // gone lets the next process come, or, if there is to be none, somebody else's.
 func (p *processSlot) gone() {
 	ends.Lock()
-	for _, place := range p.places() {
-		if ends.last[place] == p.done {
+	for place, end := range p.noted {
+		if ends.last[place] == end {
 			delete(ends.last, place)
 		}
 	}
@@ -188,13 +197,30 @@ func (l *lock) occupied(address string) bool {
 
 // places are what only one process can have at a time: a slot, after which its directory
 // may be named, and an address.
-func (p *processSlot) places() []processID {
-	w := p.worker
-	places := []processID{{lock: w.lock.name, slot: w.slot}}
-	if w.address != "" {
-		places = append(places, processID{lock: w.lock.name, worker: w.address})
+func (p *processSlot) places(name string) []processID {
+	places := []processID{{lock: name, slot: p.worker.slot}}
+	if p.worker.address != "" {
+		places = append(places, processID{lock: name, worker: p.worker.address})
 	}
 	return places
+}
+
+// before returns the ends of those whose places p takes. The mutex of ends is held, here and
+// in note.
+func (p *processSlot) before() (all []<-chan struct{}) {
+	for _, place := range p.places(p.name) {
+		if end := ends.last[place]; end != nil {
+			all = append(all, end)
+		}
+	}
+	return all
+}
+
+// note says when p has left the places that it has under a name.
+func (p *processSlot) note(name string, end <-chan struct{}) {
+	for _, place := range p.places(name) {
+		ends.last[place], p.noted[place] = end, end
+	}
 }
 
 // ends has, for each place, the end of the process that has come there last. All that came

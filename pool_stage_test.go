@@ -47,7 +47,7 @@ func playPool(t *testing.T, script func(s *poolStage)) {
 	ends.Lock()
 	defer ends.Unlock()
 	for place := range ends.last {
-		if place.lock == s.lock.name {
+		if place.lock == s.lock.name() {
 			t.Errorf("found a process at %+v that others would wait for, expected none", place)
 		}
 	}

@@ -11,15 +11,13 @@ import (
 
 // Clients counts those that a lock remembers for their bounds.
 func Clients(name string) (n int) {
-	locks.Range(func(key, value any) bool {
-		if key == name {
-			q := value.(*lock).queue
-			q.mu.Lock()
-			n = len(q.clients)
-			q.mu.Unlock()
+	for _, l := range locks.list() {
+		if l.name() == name {
+			l.queue.mu.Lock()
+			n = len(l.queue.clients)
+			l.queue.mu.Unlock()
 		}
-		return true
-	})
+	}
 	return n
 }
 

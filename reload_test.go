@@ -233,27 +233,6 @@ func TestLockRemovedAndBroughtBack(t *testing.T) {
 	l.finish(t)
 }
 
-// The lock gets another name while it has holders and waiters. That makes it another lock:
-// the line of the old one goes on in its order until it is empty, and who comes now stands
-// in that of the new one.
-func TestLockRenamed(t *testing.T) {
-	svc, other := newService(t, nil), newService(t, nil)
-	addr := lockServer(t, "tcplock 2 {\nlinger 0\n}", svc.addr)
-	leakCheck(t)
-	l := newLine(svc, addr, 2)
-	l.join(t, 5)
-	load(t, lockConfig(addr, "tcplock 1 {\nname other\nlinger 0\n}", other.addr))
-	renamed := newLine(other, addr, 1)
-	renamed.lock = "other"
-	renamed.join(t, 3)
-	l.admit(t)
-	l.talk(t)
-	l.finish(t)
-	eventually(t, "the old lock is gone", func() bool { return tcplock.Locks() == 1 })
-	renamed.talk(t)
-	renamed.finish(t)
-}
-
 // Reloads that fail, at whatever stage and in whatever order Caddy starts its apps, change
 // no limit and disturb nobody: not for a moment, and not later either.
 func TestFailedReloadChangesNothing(t *testing.T) {

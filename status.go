@@ -2,7 +2,6 @@ package tcplock
 
 import (
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -126,18 +125,6 @@ func (e *Event) alike(other *Event) bool {
 	return e.Event == other.Event && e.Reason == other.Reason && e.Slot == other.Slot && e.Moment == other.Moment && e.Error == other.Error
 }
 
-// locksInForce returns all locks that have settings, by name.
-func locksInForce() (all []*lock) {
-	locks.Range(func(_, value any) bool {
-		if l := value.(*lock); l.inForce.Load() != nil {
-			all = append(all, l)
-		}
-		return true
-	})
-	slices.SortFunc(all, func(a, b *lock) int { return strings.Compare(a.name, b.name) })
-	return all
-}
-
 // lockStatuses returns the status of all locks, by name, each with at most so many waiters.
 func lockStatuses(most int) []LockStatus {
 	all := []LockStatus{} // not null in JSON
@@ -155,7 +142,7 @@ func (l *lock) status(most int) LockStatus {
 	stats, holders, waiters := l.queue.Snapshot(most)
 	now := time.Now()
 	s := LockStatus{
-		Name:        l.name,
+		Name:        l.name(),
 		Now:         now,
 		Slots:       slots,
 		Held:        stats.Held,

@@ -45,7 +45,7 @@ type board struct {
 
 	samples   uint64 // how many have been taken
 	sampled   time.Time
-	histories map[string]*history
+	histories map[*lock]*history
 	latest    []byte // the last sample, as viewers get it
 	past      []byte // all of them, as a new viewer gets them; nil until one comes
 }
@@ -65,7 +65,7 @@ func newBoard() *board {
 		done:      make(chan struct{}),
 		cards:     make(map[string]*card),
 		changed:   make(chan struct{}),
-		histories: make(map[string]*history),
+		histories: make(map[*lock]*history),
 	}
 	go b.run()
 	return b

@@ -33,6 +33,7 @@ var refusals = []string{refusedFull, refusedPaused, waitTimeout, hookFailed, shu
 // history is how a lock looked in the last minutes.
 type history struct {
 	lock    *lock
+	name    string                // the lock's, at the last sample
 	first   uint64                // the number of its first sample
 	samples [historyLength]sample // by number, in a ring
 
@@ -45,11 +46,11 @@ type history struct {
 func (b *board) take(now time.Time, all []lockAt) {
 	seconds := float32(max(1, math.Round(now.Sub(b.sampled).Seconds())))
 	b.samples++
-	kept := make(map[string]*history, len(all))
+	kept := make(map[*lock]*history, len(all))
 	latest := make(map[string]sample)
 	for _, at := range all {
-		h := b.histories[at.Name]
-		if h == nil || h.lock != at.lock {
+		h := b.histories[at.lock]
+		if h == nil {
 			h = &history{lock: at.lock, first: b.samples}
 			if b.sampled.IsZero() {
 				h.next(&at.LockStatus, 1) // what was before the first sample is not of its second
@@ -57,7 +58,8 @@ func (b *board) take(now time.Time, all []lockAt) {
 		}
 		next := h.next(&at.LockStatus, seconds)
 		h.samples[b.samples%historyLength] = next
-		kept[at.Name] = h
+		h.name = at.Name
+		kept[at.lock] = h
 		if !next.quiet() {
 			latest[at.Name] = next
 		}
@@ -131,7 +133,7 @@ func (b *board) history() []byte {
 	}
 	all := make(map[string]map[string]json.RawMessage)
 	values := make([]float32, 0, historyLength)
-	for name, h := range b.histories {
+	for _, h := range b.histories {
 		series := make(map[string]json.RawMessage)
 		for i, figure := range figureNames {
 			values = values[:0]
@@ -146,7 +148,7 @@ func (b *board) history() []byte {
 			}
 		}
 		if len(series) > 0 {
-			all[name] = series
+			all[h.name] = series
 		}
 	}
 	b.past = encoded(struct {

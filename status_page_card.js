@@ -135,6 +135,7 @@ const eventWords = {
 	stopped: ['service stopped', ''],
 	failed: ['service failed', 'bad'],
 	left_over: ['left over', 'bad'],
+	renamed: ['renamed', ''],
 };
 
 const newEvent = () => element('li', {}, element('time'), element('p', {}, element('b'), element('span')));

@@ -106,20 +106,22 @@ var (
 )
 
 type supervisor struct {
-	id     processID
 	slot   slotControl
 	logger func() *zap.Logger
 	note   func(processEvent)
-	launch func(*Service) (process, error)
-	before []<-chan struct{} // the ends of those whose place this one takes
+	launch func(*Service, processID) (process, error)
 
 	kick chan struct{} // capacity 1: look at what follows again
 	quit chan struct{} // closed by stop
 	done chan struct{} // closed when the goroutine has ended
 
 	mu       sync.Mutex
-	spec     *Service // of the next start; what does not need one holds at once
+	id       processID
+	before   []<-chan struct{} // the ends of those whose place this one takes
+	former   []chan struct{}   // closed when no process is left that was started under a former name
+	spec     *Service          // of the next start; what does not need one holds at once
 	now      ProcessStatus
+	exists   bool          // there is a process, or one is being started
 	wanted   bool          // to be started
 	closed   bool          // by stop
 	failures int           // in a row
@@ -148,11 +150,8 @@ func superviseWith(launch starter, spec *Service, id processID, slot slotControl
 	s := &supervisor{
 		id:   id,
 		slot: slot,
-		logger: func() *zap.Logger {
-			return logger().Named("service").With(zap.String("lock", id.lock), zap.Int("slot", id.slot))
-		},
 		note: note,
-		launch: func(s *Service) (process, error) {
+		launch: func(s *Service, id processID) (process, error) {
 			return launch(s, id, func() *zap.Logger { return logger().Named("service") })
 		},
 		before:  before,
@@ -162,6 +161,10 @@ func superviseWith(launch starter, spec *Service, id processID, slot slotControl
 		changed: make(chan struct{}),
 		spec:    spec,
 		wanted:  spec.Start != startLazy,
+	}
+	s.logger = func() *zap.Logger {
+		id := s.identity()
+		return logger().Named("service").With(zap.String("lock", id.lock), zap.Int("slot", id.slot))
 	}
 	s.now.Restarts = make(map[string]int)
 	state := processStopped
@@ -294,6 +297,34 @@ func (s *supervisor) replace(spec *Service) {
 	}
 	s.settle()
 	s.wake()
+}
+
+// rename gives the process's lock another name. A process that runs has the old one in its
+// environment, and is restarted. Before the next start the supervisor waits until all
+// channels in before are closed. The channel that it returns is closed when no process of the
+// old name is left.
+func (s *supervisor) rename(name string, before ...<-chan struct{}) (over <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.id.lock = name
+	s.before = append(s.before, before...)
+	former := make(chan struct{})
+	if s.exists {
+		s.former = append(s.former, former)
+	} else {
+		close(former)
+	}
+	if s.now.State == processStarting || s.now.State == processReady {
+		s.failures = 0
+		s.require(restartConfig)
+	}
+	return former
+}
+
+func (s *supervisor) identity() processID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.id
 }
 
 // stop ends the process, whoever holds the slot, and the supervisor, and waits for both.

@@ -18,9 +18,9 @@ import (
 func (s *supervisor) run() {
 	defer s.slot.gone()
 	defer close(s.done)
-	for _, end := range s.before {
-		<-end // also after stop: who waits for this one's end waits for that as well
-	}
+	s.mu.Lock()
+	s.awaitOthers()
+	s.mu.Unlock()
 	why := "" // the last process that was ready has ended; empty if there is none to replace
 	for s.rest(&why) {
 		p, err := s.start(why)
@@ -32,11 +32,24 @@ func (s *supervisor) run() {
 		}
 	}
 	s.mu.Lock()
+	s.awaitOthers() // also after stop: what waits for this end waits for theirs as well
 	s.now.PID = 0
 	s.set(processStopped)
 	s.mu.Unlock()
 	if why != "" {
 		s.tell(processEvent{event: processEnded, reason: stopAsked})
+	}
+}
+
+// awaitOthers waits for the ends of those whose place this one takes. The mutex is held, and
+// given back meanwhile.
+func (s *supervisor) awaitOthers() {
+	for len(s.before) > 0 {
+		end := s.before[0]
+		s.before = s.before[1:]
+		s.mu.Unlock()
+		<-end
+		s.mu.Lock()
 	}
 }
 
@@ -88,7 +101,11 @@ func (s *supervisor) tellRest(why *string) {
 func (s *supervisor) layDown() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.now.PID = 0
+	s.now.PID, s.exists = 0, false
+	for _, former := range s.former {
+		close(former)
+	}
+	s.former = nil
 	switch {
 	case !s.wanted:
 		s.set(processStopped)
@@ -107,12 +124,14 @@ func backOff(failures int) time.Duration {
 // one to be ended.
 func (s *supervisor) start(why string) (process, error) {
 	s.mu.Lock()
-	spec := s.spec
+	s.awaitOthers()
+	spec, id := s.spec, s.id
+	s.exists = true
 	s.now.Due, s.now.Connections = "", 0
 	s.failing, s.doubted = false, false // s.now.Failed stays until one is ready
 	s.set(processStarting)
 	s.mu.Unlock()
-	p, err := s.launch(spec)
+	p, err := s.launch(spec, id)
 	if err == nil {
 		err = s.await(p)
 	}
@@ -334,7 +353,7 @@ func (s *supervisor) end(p process) {
 
 // tell logs what has happened, and notes it.
 func (s *supervisor) tell(e processEvent) {
-	e.processID = s.id
+	e.processID = s.identity()
 	fields := []zap.Field{zap.Int("pid", e.pid), zap.String("reason", e.reason)}
 	if e.err != nil {
 		s.logger().Error("service failed to start", append(fields, zap.Error(e.err))...)

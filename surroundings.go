@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4subroute"
 	"github.com/mholt/caddy-l4/modules/l4tee"
@@ -51,6 +52,8 @@ func (a *App) checkPlace(place caddy.Module, logger *zap.Logger) error {
 	}
 	a.seen[place] = true
 	switch place := place.(type) {
+	case *caddyhttp.App:
+		return a.layout.readApp(place)
 	case *layer4.App:
 		for name, server := range place.Servers {
 			if err := checkNotUDP(server); err != nil {
@@ -60,6 +63,7 @@ func (a *App) checkPlace(place caddy.Module, logger *zap.Logger) error {
 				return err
 			}
 		}
+		return a.layout.readApp(place)
 	case *layer4.ListenerWrapper:
 		return checkRoutes(place.Routes, logger)
 	case *l4subroute.Handler:

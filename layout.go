@@ -1,0 +1,154 @@
+package tcplock
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/mholt/caddy-l4/layer4"
+)
+
+// layout is where the locks of a config stand, as the raw JSON tells: the locks behind each
+// listen address, and the order in which a connection comes to them.
+type layout struct {
+	listen map[string][]string  // names of locks, by address
+	orders map[lockOrder]string // and the first place in the config that has the order
+}
+
+// lockOrder says that a connection can hold the outer lock while it waits for the inner one.
+type lockOrder struct{ outer, inner string }
+
+// spot is a place in the JSON.
+type spot struct {
+	where  string
+	listen []string // the addresses of its server
+	held   []string // the locks that a connection has come through on its way there
+}
+
+func (s spot) in(part string) spot {
+	s.where += ", " + part
+	return s
+}
+
+func newLayout() layout {
+	return layout{listen: make(map[string][]string), orders: make(map[lockOrder]string)}
+}
+
+// readApp reads what an app's servers have of locks. It must be read when the first handler
+// of the app is provisioned, as checkSurroundings says.
+func (y *layout) readApp(app caddy.Module) error {
+	switch app := app.(type) {
+	case *layer4.App:
+		for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
+			y.readServer(name, app.Servers[name].Listen, map[string]any{"routes": app.Servers[name].Routes})
+		}
+	case *caddyhttp.App:
+		for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
+			y.readServer(name, app.Servers[name].Listen, app.Servers[name].ListenerWrappersRaw)
+		}
+	}
+	return nil
+}
+
+func (y *layout) readServer(name string, listen []string, config any) {
+	raw, err := json.Marshal(config)
+	var value any
+	if err == nil && json.Unmarshal(raw, &value) == nil { // Caddy refuses what is no JSON when it loads it
+		y.read(value, spot{where: "server " + name, listen: addressesOf(listen)})
+	}
+}
+
+// read looks for locks at any depth: any handler may have routes of its own. In a list of
+// handlers, a connection that has come through a lock holds it in those that follow, and in
+// all that they contain. A connection that is refused does not hold the lock whose refuse
+// handlers it gets, but all before it.
+func (y *layout) read(value any, at spot) {
+	switch value := value.(type) {
+	case []any:
+		for _, v := range value {
+			y.read(v, at)
+			if name, ok := lockIn(v); ok {
+				at.held = append(slices.Clip(at.held), name)
+			}
+		}
+	case map[string]any:
+		if name, ok := lockIn(value); ok {
+			y.note(name, at)
+			at = at.in("lock " + name)
+		}
+		for _, key := range slices.Sorted(maps.Keys(value)) {
+			routes, ok := value[key].([]any)
+			if !ok || key != "routes" {
+				y.read(value[key], at)
+				continue
+			}
+			for i, route := range routes {
+				y.read(route, at.in(fmt.Sprintf("route %d", i+1)))
+			}
+		}
+	}
+}
+
+// lockIn returns the name of the lock if value is a tcplock handler.
+func lockIn(value any) (name string, ok bool) {
+	handler, _ := value.(map[string]any)
+	if handler["handler"] != "tcplock" {
+		return "", false
+	}
+	name, _ = handler["name"].(string)
+	return cmp.Or(name, defaultName), true
+}
+
+func (y *layout) note(name string, at spot) {
+	for _, address := range at.listen {
+		if !slices.Contains(y.listen[address], name) {
+			y.listen[address] = append(y.listen[address], name)
+		}
+	}
+	if slices.Contains(at.held, name) {
+		return // Handle refuses the connection here, see meet, so it does not wait
+	}
+	for _, outer := range at.held {
+		if o := (lockOrder{outer, name}); y.orders[o] == "" {
+			y.orders[o] = at.where
+		}
+	}
+}
+
+// addresses returns those that lead to a lock.
+func (y *layout) addresses(lock string) (all []string) {
+	for _, address := range slices.Sorted(maps.Keys(y.listen)) {
+		if slices.Contains(y.listen[address], lock) {
+			all = append(all, address)
+		}
+	}
+	return all
+}
+
+// addressesOf writes listen addresses out, so that the same address is the same word in all
+// configs. An address of TCP is the same whichever network of Caddy's listens on it.
+func addressesOf(listen []string) (all []string) {
+	for _, l := range listen {
+		address, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(l, ""))
+		if err != nil {
+			continue // Caddy refuses it
+		}
+		if address.IsUnixNetwork() || address.IsFdNetwork() {
+			path, _, _ := strings.Cut(address.Host, "|") // and the permissions
+			all = append(all, address.Network+"/"+path)
+			continue
+		}
+		if address.Host == "0.0.0.0" || address.Host == "::" {
+			address.Host = ""
+		}
+		for _, one := range address.Expand() {
+			all = append(all, one.JoinHostPort(0))
+		}
+	}
+	return all
+}

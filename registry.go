@@ -1,0 +1,194 @@
+package tcplock
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// registry has the locks of the process. Configs, connections and hooks on their own use
+// locks, and a lock is in the registry as long as one of them uses it. So a lock outlives
+// reloads, and one that is removed from the config and comes back while old holders live is
+// still the same lock and still counts them.
+//
+// Names belong to configs: a reload can give a lock another name. So the registry has locks
+// and not names, and a user of a lock keeps the lock and never looks it up again.
+type registry struct {
+	mu  sync.Mutex // may be held when a lock's mutex is taken, not the other way round
+	all map[*lock]struct{}
+}
+
+var locks = registry{all: make(map[*lock]struct{})}
+
+// list returns the locks in no order. They may go at any time: see enter.
+func (r *registry) list() (all []*lock) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for l := range r.all {
+		all = append(all, l)
+	}
+	return all
+}
+
+// enterLock returns the lock that has this name now, a new lock if there is none. The
+// caller has to exit it.
+func enterLock(name string) *lock {
+	locks.mu.Lock()
+	defer locks.mu.Unlock()
+	for l := range locks.all {
+		if l.name() == name && l.enter() {
+			return l
+		}
+	}
+	return locks.add(name)
+}
+
+// add makes a lock, with one user. r.mu is held.
+func (r *registry) add(name string) *lock {
+	l := &lock{
+		firstName: name,
+		queue:     newQueue(bounds{maxWaiting: unlimited}),
+		record:    &record{metrics: newMetrics()},
+		left:      time.Now(),
+		idled:     make(map[string]bool),
+	}
+	l.users.Store(1)
+	l.schedule.past = make(map[string]*past)
+	l.refusals.most = refusalsLogged
+	l.refusals.tell = l.tellRefusals
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	r.all[l] = struct{}{}
+	return l
+}
+
+// enter adds a user to the lock. It returns false if the last user has gone: such a lock
+// never comes back, since its end has begun.
+func (l *lock) enter() bool {
+	for n := l.users.Load(); n > 0; n = l.users.Load() {
+		if l.users.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+	return false
+}
+
+// exit takes a user away. The last one's exit ends the lock.
+func (l *lock) exit() {
+	if l.users.Add(-1) > 0 {
+		return
+	}
+	locks.mu.Lock()
+	delete(locks.all, l)
+	locks.mu.Unlock()
+	_ = l.Destruct()
+}
+
+// name is the lock's name in the config in force. Before a config is in force, it is the
+// name that the lock was made for.
+func (l *lock) name() string {
+	if c := l.inForce.Load(); c != nil && c.name != "" {
+		return c.name
+	}
+	return l.firstName
+}
+
+// enter returns the claim's lock with one user more, for a connection. The claim's config
+// may have ended, and its lock with it: then the connection gets the lock that has the name
+// now.
+func (c *claim) enter() *lock {
+	if c.app != nil {
+		c.app.findLocks()
+	}
+	if c.lock.enter() {
+		return c.lock
+	}
+	return enterLock(c.name)
+}
+
+// findLocks gives each claim of the config its lock. All handlers of the config have to be
+// provisioned before that, because only all names together tell which lock is renamed. So
+// the first connection does it, or the start of the config, whichever comes first.
+func (a *App) findLocks() { a.found.Do(func() { locks.assign(a) }) }
+
+func (r *registry) assign(a *App) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	named := make(map[string]*lock)
+	for l := range r.all {
+		named[l.name()] = l
+	}
+	renamed := a.renamed(named)
+	for name, c := range a.claims {
+		c.listen = a.layout.addresses(name)
+		c.lock = named[name]
+		if c.lock == nil {
+			c.lock = renamed[name]
+		}
+		if c.lock == nil || !c.lock.enter() {
+			c.lock = r.add(name)
+		}
+	}
+}
+
+// renamed returns the locks that the config gives a new name, by the new name. A lock is
+// renamed if its name has gone from the config, and a listen address that led to it leads to
+// a name that there was not before. It must be clear which lock gets which name: one of each
+// at the address, and no other address says otherwise. named has all locks by name.
+func (a *App) renamed(named map[string]*lock) map[string]*lock {
+	gone := make(map[string][]*lock) // by address
+	for name, l := range named {
+		if c := l.inForce.Load(); c != nil && a.claims[name] == nil {
+			for _, address := range c.listen {
+				gone[address] = append(gone[address], l)
+			}
+		}
+	}
+	type pair struct {
+		name string
+		lock *lock
+	}
+	pairs, names, old := make(map[pair]bool), make(map[string]int), make(map[*lock]int)
+	for address, here := range a.layout.listen {
+		fresh := slices.DeleteFunc(slices.Clone(here), func(name string) bool { return named[name] != nil || a.claims[name] == nil })
+		before := configured(gone[address])
+		if len(fresh) != 1 || len(before) != 1 {
+			continue
+		}
+		if p := (pair{fresh[0], before[0]}); !pairs[p] {
+			pairs[p] = true
+			names[p.name]++
+			old[p.lock]++
+		}
+	}
+	renamed := make(map[string]*lock)
+	for p := range pairs {
+		if names[p.name] == 1 && old[p.lock] == 1 {
+			renamed[p.name] = p.lock
+		}
+	}
+	return renamed
+}
+
+// configured returns those of some locks that a config has. If there are none it returns
+// all: locks that only have their old holders still.
+func configured(some []*lock) []*lock {
+	if with := slices.DeleteFunc(slices.Clone(some), func(l *lock) bool { return !l.configured() }); len(with) > 0 {
+		return with
+	}
+	return some
+}
+
+func (l *lock) configured() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.claims) > 0
+}
+
+// locksInForce returns all locks that have settings, by name.
+func locksInForce() []*lock {
+	all := slices.DeleteFunc(locks.list(), func(l *lock) bool { return l.inForce.Load() == nil })
+	slices.SortFunc(all, func(a, b *lock) int { return strings.Compare(a.name(), b.name()) })
+	return all
+}

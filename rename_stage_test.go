@@ -1,0 +1,245 @@
+package tcplock
+
+import (
+	"encoding/json"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// rename puts settings in force under another name.
+func (s *hookStage) rename(name string, settings Settings) {
+	c := &claim{lock: s.lock, name: name, defined: true, settings: settings, events: s.events}
+	c.logTo(zap.NewNop())
+	s.lock.push(c)
+	s.lock.pop(s.handler.claim)
+	s.handler.claim = c
+}
+
+// nothingAwaited makes sure that of the lock's processes, under whichever name, none is waited for.
+func nothingAwaited(t *testing.T, names ...string) {
+	t.Helper()
+	ends.Lock()
+	defer ends.Unlock()
+	for place := range ends.last {
+		for _, name := range names {
+			if place.lock == name {
+				t.Errorf("found a process at %+v that others would wait for, expected none", place)
+			}
+		}
+	}
+}
+
+// The lock is renamed while one worker has a client and the other none. Each process has the
+// lock's name in its environment, so it is restarted: at once, or when its client has gone.
+func TestRenameRestartsProcesses(t *testing.T) {
+	playPool(t, func(s *poolStage) {
+		s.load(service(Service{}, "a:1"))
+		s.until(1500 * time.Millisecond)
+		s.load(service(Service{}, "a:1", "b:1"))
+		s.until(2 * time.Second) // the second is not ready yet
+		s.comes(guest{name: "x", stays: 8 * time.Second})
+		s.until(4 * time.Second)
+		s.rename("new", service(Service{}, "a:1", "b:1"))
+		s.until(5500 * time.Millisecond)
+		if due := s.lock.pool()[0].status().Process.Due; due != restartConfig {
+			t.Errorf("found a restart of the worker with a client that is due for %q, expected %s", due, restartConfig)
+		}
+		s.comes(guest{name: "y", stays: time.Second})
+		s.until(20 * time.Second)
+		for _, w := range s.lock.pool() {
+			if n := w.status().Process.Restarts[restartConfig]; n != 1 {
+				t.Errorf("slot %d: found %d restarts for config, expected 1", w.slot, n)
+			}
+		}
+		var names []string
+		for _, a := range s.processes {
+			names = append(names, a.id.lock)
+		}
+		if len(names) != 4 || names[0] != "stage" || names[1] != "stage" || names[2] != "new" || names[3] != "new" {
+			t.Errorf("found processes of locks %v, expected two of stage and two of new", names)
+		}
+		s.expect(`
+			2s x at 1 a:1
+			6s y at 2 b:1`)
+	})
+	nothingAwaited(t, "stage", "new")
+}
+
+// The old name comes back as another lock's while the renamed lock has a client at a process
+// of that name still. The places after the name are free when that process has ended: the
+// other lock's process waits for that, and no longer.
+func TestOldNameOfProcessIsFree(t *testing.T) {
+	playPool(t, func(s *poolStage) {
+		s.load(service(Service{}, "a:1"))
+		s.until(2 * time.Second)
+		s.comes(guest{name: "x", stays: 8 * time.Second})
+		s.until(4 * time.Second)
+		s.rename("new", service(Service{}, "a:1"))
+
+		other := enterLock("stage")
+		if other == s.lock {
+			t.Fatal("found the renamed lock under its old name")
+		}
+		c := &claim{lock: other, name: "stage", defined: true, settings: service(Service{}, "a:1"), events: s.events}
+		c.logTo(zap.NewNop())
+		startedAs := func() (names []string) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for _, a := range s.processes {
+				names = append(names, a.id.lock)
+			}
+			return names
+		}
+		before := starting
+		starting = func(spec *Service, id processID, logger func() *zap.Logger) (process, error) {
+			if id.lock == "stage" { // the stage takes it for one of its own lock's, beside the other
+				id.slot, id.worker = 2, ""
+			}
+			return before(spec, id, logger)
+		}
+		other.push(c)
+		starting = before
+		s.until(9500 * time.Millisecond)
+		if got := startedAs(); len(got) != 1 {
+			t.Errorf("found processes %v, expected the first one only: it has a client", got)
+		}
+		s.until(13 * time.Second)
+		if got := startedAs(); len(got) != 3 {
+			t.Errorf("found processes %v, expected one more of each lock", got)
+		}
+		other.pop(c)
+		other.exit()
+		s.expect(`2s x at 1 a:1`)
+	})
+	nothingAwaited(t, "stage", "new")
+}
+
+// What the status page has of the last minutes goes on under the new name.
+func TestStatusHistoryOfRenamedLock(t *testing.T) {
+	watched(t, func(s *hookStage, b *board) {
+		s.until(500 * time.Millisecond)
+		s.comes("a", 20*time.Second)
+		synctest.Wait()
+		s.comes("b", 0)
+		s.until(5500 * time.Millisecond)
+		s.rename("new", Settings{})
+		s.until(9500 * time.Millisecond)
+		var told struct {
+			Locks map[string]struct{ Waiting []*float64 }
+		}
+		if err := json.Unmarshal([]byte(new(viewer).news(t, b)["history"]), &told); err != nil {
+			t.Fatal(err)
+		}
+		waiting := told.Locks["new"].Waiting
+		if len(told.Locks) != 1 || len(waiting) != 10 || *waiting[0] != 0 || *waiting[1] != 1 || *waiting[9] != 1 {
+			t.Errorf("found %v, expected 10 samples of lock new alone, all but the first with one in line", told.Locks)
+		}
+	})
+}
+
+// A process is renamed in each state. One that is ready or being started is restarted; the
+// others are only started under the new name next time. The next start waits for those who
+// have the new name's place, and the old name's place is free when the process has ended.
+func TestSupervisorRename(t *testing.T) {
+	isOver := func(over <-chan struct{}) bool {
+		select {
+		case <-over:
+			return true
+		default:
+			return false
+		}
+	}
+	perform(t, &Service{}, func(s *stage) {
+		s.sleep(500 * time.Millisecond)
+		starting := s.rename("one")
+		s.sleep(3 * time.Second)
+		if !isOver(starting) || s.identity().lock != "one" {
+			t.Error("found the old name's process still there, expected another one")
+		}
+		s.come()
+		before := make(chan struct{})
+		ready := s.rename("two", before)
+		s.sleep(time.Second)
+		if isOver(ready) {
+			t.Error("found the old name's process ended, expected it to serve its client")
+		}
+		s.leave()
+		s.sleep(3 * time.Second)
+		if !isOver(ready) {
+			t.Error("found the old name's process still there, expected its end")
+		}
+		close(before)
+		s.sleep(1500 * time.Millisecond)
+		s.last().exit()
+		s.sleep(500 * time.Millisecond)
+		if !isOver(s.rename("three")) { // it backs off
+			t.Error("found a process of the old name, expected none")
+		}
+		s.sleep(3 * time.Second)
+	},
+		"0s: out, start 1",
+		"500ms: term 1",
+		"1.5s: exit 1, start 2", "2.5s: in, started",
+		"3.5s: out", "4.5s: term 2", "5.5s: exit 2",
+		"7.5s: start 3", "8.5s: in, restarted config",
+		"9s: exit 3, out", "10s: start 4", "11s: in, restarted exit")
+}
+
+// Users enter and leave a lock from many sides. It does not end under any of them, and none
+// is left when all have gone.
+func TestRegistryConcurrent(t *testing.T) {
+	var all sync.WaitGroup
+	var made atomic.Int64
+	for range 8 {
+		all.Go(func() {
+			for range 2000 {
+				l := enterLock("crowded")
+				if l.ctx.Err() != nil {
+					t.Error("found a lock that has ended, expected one in use")
+				}
+				if !l.enter() {
+					t.Error("found no way into a lock in use")
+				}
+				l.exit()
+				if l.users.Load() == 1 {
+					made.Add(1)
+				}
+				l.exit()
+			}
+		})
+	}
+	all.Wait()
+	for _, l := range locks.list() {
+		if l.name() == "crowded" {
+			t.Errorf("found a lock with %d users, expected none", l.users.Load())
+		}
+	}
+}
+
+// A connection may come by a config that has ended, and whose lock has ended with it. It gets
+// the lock that has the name now, and that one ends with it.
+func TestConnectionAfterItsConfig(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := new(App).CaddyModule().New().(*App)
+		c := &claim{app: a, name: "late", defined: true}
+		c.logTo(zap.NewNop())
+		a.claims["late"] = c
+		if err := a.Cleanup(); err != nil { // of a config that has failed
+			t.Fatal(err)
+		}
+		l, second := c.enter(), c.enter()
+		if l == c.lock || l != second || l.name() != "late" || l.ctx.Err() != nil {
+			t.Errorf("found lock %s, and another one for the second connection: %v", l.name(), l != second)
+		}
+		l.exit()
+		l.exit()
+		if l.ctx.Err() == nil || len(locks.list()) > 0 {
+			t.Errorf("found %d locks, expected none", len(locks.list()))
+		}
+	})
+}
