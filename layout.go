@@ -52,7 +52,7 @@ func (y *layout) readApp(app caddy.Module) error {
 			y.readServer(name, app.Servers[name].Listen, app.Servers[name].ListenerWrappersRaw)
 		}
 	}
-	return nil
+	return y.checkOrders()
 }
 
 func (y *layout) readServer(name string, listen []string, config any) {
@@ -151,4 +151,54 @@ func addressesOf(listen []string) (all []string) {
 		}
 	}
 	return all
+}
+
+// checkOrders refuses locks that connections take in different orders: each of two
+// connections could hold the lock that the other one waits for, and with more locks it is
+// the same in a circle.
+func (y *layout) checkOrders() error {
+	inner := make(map[string][]string)
+	for o := range y.orders {
+		inner[o.outer] = append(inner[o.outer], o.inner)
+	}
+	var shortest []string
+	for _, lock := range slices.Sorted(maps.Keys(inner)) {
+		slices.Sort(inner[lock])
+		if circle := circleFrom(lock, inner); circle != nil && (shortest == nil || len(circle) < len(shortest)) {
+			shortest = circle
+		}
+	}
+	if shortest == nil {
+		return nil
+	}
+	var found []string
+	for i, outer := range shortest {
+		next := shortest[(i+1)%len(shortest)]
+		found = append(found, fmt.Sprintf("lock %s before lock %s (%s)", outer, next, y.orders[lockOrder{outer, next}]))
+	}
+	return fmt.Errorf("found %s, expected the same order on every route: connections that each hold one of these locks "+
+		"and wait for the next would wait for each other for ever", strings.Join(found, ", "))
+}
+
+// circleFrom returns the locks of the shortest way from a lock back to itself, nil if there
+// is none.
+func circleFrom(lock string, inner map[string][]string) (circle []string) {
+	from := make(map[string]string)
+	for next := []string{lock}; len(next) > 0; next = next[1:] {
+		for _, to := range inner[next[0]] {
+			if to == lock {
+				for at := next[0]; at != lock; at = from[at] {
+					circle = append(circle, at)
+				}
+				circle = append(circle, lock)
+				slices.Reverse(circle)
+				return circle
+			}
+			if _, seen := from[to]; !seen {
+				from[to] = next[0]
+				next = append(next, to)
+			}
+		}
+	}
+	return nil
 }
