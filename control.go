@@ -89,18 +89,18 @@ func (l *lock) drain(ctx context.Context, d time.Duration) error {
 
 // kick throws a connection out, whether it holds or waits.
 func (l *lock) kick(id uint64) error {
-	p := l.queue.Find(id)
+	p, waited := l.queue.Expel(id)
 	if p == nil {
 		return errUnknownConnection
 	}
 	c := p.owner.(*conn)
-	if c.phase.Load() == stateEnding { // there is nobody to throw out any more
-		return errUnknownConnection
-	}
-	c.kicked.Store(true)
-	if l.queue.Leave(p) {
+	if waited {
 		l.noteIdle()
 	} else {
+		if c.phase.Load() == stateEnding { // there is nobody to throw out any more
+			return errUnknownConnection
+		}
+		c.kicked.Store(true)
 		c.cut()
 		time.AfterFunc(letGoGrace, c.handOn)
 	}

@@ -158,7 +158,7 @@ func (c *conn) await() (ended string) {
 			return ""
 		case p.state == placeGone:
 			c.waited = time.Since(p.joined) - p.apart
-			if c.kicked.Load() {
+			if p.expelled || c.kicked.Load() {
 				return kicked
 			}
 			return shutdown

@@ -1,8 +1,8 @@
 package tcplock
 
 import (
-	"slices"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -126,19 +126,27 @@ func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, append([]string{name}, labels...)...)
 	}
-	s := l.status(0)
-	gauge(slotsDesc, float64(s.Slots))
+	l.mu.Lock()
+	slots := l.slots
+	l.mu.Unlock()
+	s := l.queue.Stats() // not a snapshot: that copies all holders while the line stands still
+	gauge(slotsDesc, float64(slots))
 	gauge(heldDesc, float64(s.Held))
 	gauge(waitingDesc, float64(s.Waiting))
-	gauge(oldestDesc, s.OldestWaitSeconds)
-	gauge(leftOverDesc, float64(s.LeftOver))
-	gauge(pausedDesc, oneIf(s.Paused != nil))
-	for outcome, n := range s.Connections {
-		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(n), name, outcome)
+	gauge(oldestDesc, s.oldestWait(time.Now()).Seconds())
+	gauge(leftOverDesc, float64(l.leftOver.Load()))
+	gauge(pausedDesc, oneIf(s.Paused))
+	for i, outcome := range outcomes {
+		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(l.record.ended[i].Load()), name, outcome)
 	}
-	// One that is removed and finishes its holder is not down, it is nobody's concern.
-	s.Workers = slices.DeleteFunc(s.Workers, func(w WorkerStatus) bool { return w.State == workerRemoved })
-	for _, w := range s.Workers {
+	for _, worker := range l.pool() {
+		if worker == nil {
+			continue
+		}
+		w := worker.status()
+		if w.State == workerRemoved { // it finishes its holder, and is not down
+			continue
+		}
 		slot := strconv.Itoa(w.Slot)
 		gauge(workerUpDesc, oneIf(w.State == workerUp || w.State == workerStopped), slot)
 		if w.Process != nil {

@@ -181,7 +181,7 @@ func (l *lock) setIdle() {
 // a new pause has begun: noteIdle does not see that while no idle hook is in force. l.mu is
 // held.
 func (l *lock) resumeIdle() {
-	if visits := l.queue.Stats().Total.visits(); visits != l.visits {
+	if visits, _ := l.queue.Quiet(); visits != l.visits {
 		l.startPause(visits)
 	}
 	l.setIdle()
@@ -211,13 +211,13 @@ func (l *lock) noteIdle() {
 	if len(l.inForce.Load().hooks[onIdle]) == 0 {
 		return
 	}
-	s := l.queue.Stats()
-	if s.Held > 0 || s.Waiting > 0 {
+	visits, quiet := l.queue.Quiet()
+	if !quiet {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.startPause(s.Total.visits())
+	l.startPause(visits)
 	l.setIdle()
 }
 
@@ -233,7 +233,7 @@ func (l *lock) idleNow() {
 		return
 	}
 	// Somebody may have been here of whom noteIdle has not heard yet.
-	visited := func() bool { return l.queue.Stats().Total.visits() != l.visits }
+	visited := func() bool { visits, _ := l.queue.Quiet(); return visits != l.visits }
 	l.mu.Lock()
 	h := l.nextIdle()
 	if h == nil || visited() || time.Since(l.left) < time.Duration(h.IdleFor) {

@@ -87,6 +87,8 @@ type place struct {
 	waited    time.Duration // how long it stood in line before it was granted its slot
 	apart     time.Duration // how much of the time since it joined is not time in line, see Requeue
 
+	expelled bool // it is gone because of Expel
+
 	seq        uint64 // order of joining, from 1; never changes after that
 	from       *client
 	prev, next *place
@@ -184,10 +186,7 @@ func (q *queue) Leave(p *place) bool {
 	if p.state != placeWaiting {
 		return false
 	}
-	q.stepOut(p)
-	p.state = placeGone
-	q.total.Left++
-	q.forget(p)
+	q.leave(p)
 	return true
 }
 
@@ -317,6 +316,14 @@ func (q *queue) grant(p *place) {
 	q.total.Granted++
 	q.grants++
 	p.number = q.grants
+}
+
+// leave takes p, which waits, out of the line for good.
+func (q *queue) leave(p *place) {
+	q.stepOut(p)
+	p.state = placeGone
+	q.total.Left++
+	q.forget(p)
 }
 
 // vacate takes p's slot away.

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 )
 
@@ -99,6 +101,60 @@ func BenchmarkLeaveMiddle(b *testing.B) {
 				if i++; i == len(back) {
 					i = 0
 				}
+			}
+		})
+	}
+}
+
+// What it costs to give a slot back at a lock with an idle hook and bounds for each client:
+// the same whatever the number of clients in line.
+func BenchmarkGiveBackWithIdleHook(b *testing.B) {
+	for _, n := range []int{10, 100, 1_000, 10_000} {
+		b.Run(fmt.Sprintf("clients=%d", n), func(b *testing.B) {
+			l := enterLock(b.Name())
+			defer l.exit()
+			c := &claim{lock: l, defined: true, hooks: map[string][]*Hook{onIdle: {{On: onIdle, IdleFor: caddy.Duration(time.Hour)}}}}
+			c.logTo(zap.NewNop())
+			l.push(c)
+			defer l.pop(c)
+			var places []place
+			l.queue, places, _ = fullLine(n, bounds{limit: 1, perClient: 1, waitingPerClient: 2}, 1)
+			first, next, spare := &places[0], 1, new(place)
+			b.ReportAllocs()
+			for i := len(places); b.Loop(); i++ {
+				*spare = place{client: clientKey(i + 1)}
+				if holds, err := l.queue.Join(spare, time.Now()); holds || err != nil {
+					b.Fatalf("found %t, %v, expected to stand in line", holds, err)
+				}
+				l.giveBack(first)
+				if next < len(places) {
+					first, spare, next = &places[next], first, next+1
+				}
+				if next == len(places) { // all have held; the line is those who joined since
+					b.StopTimer()
+					l.queue, places, _ = fullLine(n, bounds{limit: 1, perClient: 1, waitingPerClient: 2}, 1)
+					first, next, spare = &places[0], 1, new(place)
+					b.StartTimer()
+				}
+			}
+		})
+	}
+}
+
+// What it costs to throw a connection out of the middle of the line, with one that joins
+// for it. It is as long as the line, but sorts and allocates nothing.
+func BenchmarkExpelMiddle(b *testing.B) {
+	for _, n := range []int{10, 1_000, 100_000} {
+		b.Run(fmt.Sprintf("waiters=%d", n), func(b *testing.B) {
+			q, places, now := fullLine(n, bounds{limit: 1}, 8)
+			p := &places[n/2]
+			b.ReportAllocs()
+			for b.Loop() {
+				if found, waited := q.Expel(p.seq); found != p || !waited {
+					b.Fatalf("found %v, %t, expected the one in the middle of the line", found, waited)
+				}
+				*p = place{priority: p.priority}
+				_, _ = q.Join(p, now)
 			}
 		})
 	}

@@ -71,6 +71,18 @@ func (l *line) first(age time.Duration) (first *place) {
 	return first
 }
 
+// find returns the place with that seq, nil if it is not there.
+func (l *line) find(seq uint64) *place {
+	for _, list := range l.lists {
+		for p := list.ends.next; p != &list.ends && p.seq <= seq; p = p.next {
+			if p.seq == seq {
+				return p
+			}
+		}
+	}
+	return nil
+}
+
 // rank is when p would have joined if it had no priority.
 func (p *place) rank(age time.Duration) time.Time {
 	return p.joined.Add(-time.Duration(p.priority) * age)

@@ -49,7 +49,7 @@ var moves = []func(g *game, arg int){
 	(*game).nothing,
 	(*game).join, (*game).join, (*game).join, (*game).join, (*game).join, (*game).join, (*game).join,
 	(*game).release, (*game).release, (*game).release, (*game).release, (*game).release,
-	(*game).leave, (*game).requeue, (*game).requeue,
+	(*game).leave, (*game).expel, (*game).requeue, (*game).requeue,
 	(*game).seclude, (*game).include, (*game).include, (*game).include, (*game).seize, (*game).seize, (*game).intrude,
 	(*game).takeOut, (*game).putIn, (*game).putIn,
 	(*game).resize, (*game).share, (*game).age,
@@ -78,6 +78,24 @@ func (g *game) leave(arg int) {
 		g.note("leave %v", p.real.owner)
 		g.expect("leave", g.q.Leave(&p.real), g.m.leave(p))
 	}
+}
+
+// expel is for a place that waits, or for any other, by its seq.
+func (g *game) expel(arg int) {
+	people := g.m.line
+	if arg >= 192 {
+		people = g.m.all
+	}
+	p := pick(people, arg)
+	if p == nil {
+		return
+	}
+	g.note("expel %v", p.real.owner)
+	there := p.real.seq > 0 && (p.want.state == placeWaiting || p.want.slot > 0)
+	found, waited := g.q.Expel(p.real.seq)
+	g.expect("expel finds", found == &p.real, there)
+	g.expect("expel", waited, g.m.leave(p))
+	g.expect("expelled", g.q.Look(&p.real).expelled || !waited, true)
 }
 
 func (g *game) release(arg int) {
@@ -223,8 +241,14 @@ func (g *game) compare() {
 	if t := stats.Total; t.Joined != t.Refused+t.Left+t.Granted+uint64(stats.Waiting) {
 		g.fail("found totals %+v with %d waiting, expected them to add up", t, stats.Waiting)
 	}
+	visits, quiet := g.q.Quiet()
+	if want := m.total.Joined - m.total.Refused; visits != want || quiet != (len(m.holders)+len(m.line) == 0) {
+		g.fail("found %d visits, quiet %t, with %d holders and %d waiters, expected %d visits", visits, quiet, len(m.holders), len(m.line), want)
+	}
 	for _, p := range m.all {
-		found := g.q.Find(p.real.seq)
+		g.q.mu.Lock()
+		found := g.q.find(p.real.seq)
+		g.q.mu.Unlock()
 		if there := p.real.seq > 0 && (p.want.state == placeWaiting || p.want.slot > 0); there != (found == &p.real) {
 			g.fail("found %v by its seq %t, expected %t", p.real.owner, !there, there)
 		}

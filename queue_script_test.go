@@ -219,6 +219,6 @@ const unlimitedView = math.MaxInt
 
 // shown is what a place shows, without what is the queue's own.
 func shown(p place) place {
-	p.seq, p.from, p.prev, p.next = 0, nil, nil, nil
+	p.seq, p.from, p.prev, p.next, p.expelled = 0, nil, nil, nil, false
 	return p
 }

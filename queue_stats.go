@@ -12,6 +12,14 @@ type queueStats struct {
 	Total   totals
 }
 
+// oldestWait is how long that one has waited at a time, 0 if nobody waits.
+func (s *queueStats) oldestWait(now time.Time) time.Duration {
+	if s.Oldest.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(s.Oldest))
+}
+
 // Stats returns the figures. It is O(1), or O(clients) where they have bounds.
 func (q *queue) Stats() queueStats {
 	q.mu.Lock()
@@ -40,18 +48,43 @@ func (q *queue) Snapshot(most int) (stats queueStats, holders, waiters []place) 
 	return q.stats(), holders, waiters
 }
 
-// Find returns the place with that seq if it holds or waits, else nil. It is O(slots and
-// waiters).
-func (q *queue) Find(seq uint64) *place {
+// Quiet reports whether no place holds or waits, and how many have come so far that were
+// not refused. It is O(1), since it is asked for at each release.
+func (q *queue) Quiet() (visits uint64, quiet bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	return q.total.Left + q.total.Granted + uint64(q.waiting), q.held == 0 && q.waiting == 0
+}
+
+// Expel takes the place with that seq out of the line, if it waits. A holder stays: it is
+// the caller's to cut. Expel returns nil if no such place holds or waits. To find and to
+// take out is one step, so that a waiter that leaves in the same moment is not taken for
+// a holder. It is O(slots and waiters).
+func (q *queue) Expel(seq uint64) (p *place, waited bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p = q.find(seq)
+	if p == nil || p.state != placeWaiting {
+		return p, false
+	}
+	p.expelled = true
+	q.leave(p)
+	return p, true
+}
+
+// find returns the place with that seq if it holds or waits, else nil. It sorts and
+// allocates nothing.
+func (q *queue) find(seq uint64) *place {
 	for _, s := range q.slots {
 		if s.holder != nil && s.holder.seq == seq {
 			return s.holder
 		}
 	}
-	for _, p := range q.waiters(q.waiting) {
-		if p.seq == seq {
+	if p := q.line.find(seq); p != nil {
+		return p
+	}
+	for _, c := range q.clients {
+		if p := c.aside.find(seq); p != nil {
 			return p
 		}
 	}
@@ -80,9 +113,6 @@ func (q *queue) oldest() (oldest time.Time) {
 	}
 	return oldest
 }
-
-// visits counts those that were in the lock: all that asked but those that were refused.
-func (t totals) visits() uint64 { return t.Joined - t.Refused }
 
 // totals count since the queue was made: joined = refused + left + granted + waiting.
 type totals struct {

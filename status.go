@@ -142,12 +142,15 @@ func (l *lock) status(most int) LockStatus {
 	stats, holders, waiters := l.queue.Snapshot(most)
 	now := time.Now()
 	s := LockStatus{
-		Name:        l.name(),
-		Now:         now,
-		Slots:       slots,
-		Held:        stats.Held,
-		Waiting:     stats.Waiting,
-		MaxWaiting:  l.inForce.Load().settings.MaxWaiting,
+		Name:       l.name(),
+		Now:        now,
+		Slots:      slots,
+		Held:       stats.Held,
+		Waiting:    stats.Waiting,
+		MaxWaiting: l.inForce.Load().settings.MaxWaiting,
+
+		OldestWaitSeconds: stats.oldestWait(now).Seconds(),
+
 		LeftOver:    int(l.leftOver.Load()),
 		Exclusive:   stats.Alone,
 		Connections: make(map[string]uint64),
@@ -155,9 +158,6 @@ func (l *lock) status(most int) LockStatus {
 		Holders:     make([]ConnectionStatus, 0, len(holders)),
 		Waiters:     make([]ConnectionStatus, 0, len(waiters)),
 		Events:      l.record.lastEvents(),
-	}
-	if !stats.Oldest.IsZero() {
-		s.OldestWaitSeconds = max(0, now.Sub(stats.Oldest).Seconds())
 	}
 	if stats.Paused && paused != nil {
 		s.Paused = &paused.PauseStatus
