@@ -175,15 +175,3 @@ func (l *lock) momentsNow(on string, slot int) (moments []Moment) {
 	}
 	return []Moment{{On: on, Lock: l.name(), Slot: slot}}
 }
-
-// restart has the slot's process restarted, or with slot 0 all of them, each between two
-// clients of its slot. It returns how many.
-func (l *lock) restart(slot int) (n int) {
-	for _, w := range l.pool() {
-		if w != nil && (slot == 0 || slot == w.slot) && w.running() != nil {
-			w.restart(restartRequest)
-			n++
-		}
-	}
-	return n
-}

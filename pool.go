@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -93,6 +94,8 @@ type worker struct {
 	why     outOfService
 	failed  int // times in a row that it could not be reached
 	retry   *time.Timer
+
+	hastened atomic.Bool // hasten's goroutine runs
 }
 
 // outOfService are the reasons why a slot is not granted. It is while there is none.

@@ -28,6 +28,16 @@ func (q *queue) In(i int, now time.Time) *place {
 	return q.grantNext(now)
 }
 
+// Holder returns the place that holds slot i, nil if none does.
+func (q *queue) Holder(i int) *place {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i >= len(q.slots) {
+		return nil
+	}
+	return q.slots[i].holder
+}
+
 // All below is called with the mutex held.
 
 // takeFree takes the first slot off the free list.

@@ -1,0 +1,82 @@
+//go:build unix
+
+package tcplock_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os/exec"
+	"slices"
+	"testing"
+)
+
+// An operator asks for a restart of a service that hangs, and whose client has closed its
+// side or has gone. The restart takes effect soon, and the next client is served. It is so
+// as well if the client has sent more than the service and the sockets take.
+func TestRestartOfHangingServiceWithoutClient(t *testing.T) {
+	needs(t, python, exec.Command(python, "--version").Run() == nil)
+	const server = `
+import socket, sys
+s = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+hung = []
+while True:
+    c, _ = s.accept()
+    try:
+        word = c.recv(4)
+    except OSError:
+        continue
+    if word == b"hang":
+        hung.append(c)
+    else:
+        c.sendall(word)
+        c.close()
+`
+	for _, way := range []struct {
+		name string
+		goes func(c *net.TCPConn)
+	}{
+		{"closes its side", func(c *net.TCPConn) { _ = c.CloseWrite() }},
+		{"resets", reset},
+		{"resets behind a flood", func(c *net.TCPConn) {
+			flood(c, make([]byte, 1<<16))
+			reset(c)
+		}},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			addr := freeAddr(t)
+			config, a := withAdmin(t, lockConfig(addr, fmt.Sprintf("tcplock {\nlinger 0\nworkers %s\nservice %s -c `%s` {l4.tcplock.worker_port}\n}",
+				freeAddr(t), python, server), "{l4.tcplock.worker}"))
+			load(t, config)
+			client := dial(t, addr)
+			send(t, client, "hang")
+			eventually(t, "the client is at the service", func() bool {
+				holders := a.lock(t, "default").Holders
+				return len(holders) == 1 && holders[0].State == "connected" && holders[0].BytesIn >= 4
+			})
+			next := dial(t, addr)
+			send(t, next, "next")
+			inLine(t, "default", 1, 1)
+			way.goes(client)
+			if resp, body := a.ask(t, http.MethodPost, "/tcplock/locks/default/restart"); resp.StatusCode != http.StatusOK {
+				t.Fatalf("found %s %s, expected 200", resp.Status, body)
+			}
+			expect(t, next, "next")
+			expectEOF(t, next)
+			eventually(t, "the newest events are the cut and the restart", func() bool {
+				var found []string
+				for _, e := range a.lock(t, "default").Events {
+					if e.Event == "kicked" || e.Event == "restarted" {
+						found = append(found, e.Event+" "+e.Reason)
+					}
+				}
+				return slices.Equal(found, []string{"restarted request", "kicked restart"})
+			})
+		})
+	}
+}
+
+func reset(c *net.TCPConn) {
+	_ = c.SetLinger(0)
+	c.Close()
+}

@@ -1,0 +1,52 @@
+package tcplock
+
+import (
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
+)
+
+// A handler is held up in one write by a client that takes little at a time. What the client
+// takes shows, although the write has not returned.
+func TestBytesMoveDuringWrite(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	l := enterLock("moves")
+	defer l.exit()
+	c := newConn(layer4.WrapConnection(server, nil, zap.NewNop()), l)
+	go func() { _, _ = c.Write(make([]byte, 64<<20)) }()
+	moves := func(least int64) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); c.moved() < least; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("found %d bytes moved, expected at least %d", c.moved(), least)
+			}
+		}
+	}
+	moves(1) // what the sockets hold
+	const takes = 32 << 20
+	if _, err := io.CopyN(io.Discard, client, takes); err != nil {
+		t.Fatal(err)
+	}
+	moves(takes)
+	if n := c.out.Load(); n != 0 {
+		t.Errorf("found the write over after %d bytes, expected it to last", n)
+	}
+}
