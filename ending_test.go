@@ -16,8 +16,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/mholt/caddy-l4/layer4"
-
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
 )
 
 // lingers are the settings in which the end of a connection differs.
@@ -175,30 +173,6 @@ func TestLingerZeroWaitsForNobody(t *testing.T) {
 	inLine(t, "default", 0, 0)
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("ten clients took %v, expected far less than the 10s that lingering would take", took)
-	}
-}
-
-// Two locks stand on one connection's way, with different lingers. The shorter one holds for
-// both, in whatever order they stand: the service has closed, and the client stays, silent.
-func TestShortestLingerOfTwoLocks(t *testing.T) {
-	const long = "linger 10m"
-	for _, order := range []struct{ name, outer, inner string }{
-		{"the inner one's is shorter", long, "linger 0"},
-		{"the outer one's is shorter", "linger 0", long},
-	} {
-		t.Run(order.name, func(t *testing.T) {
-			svc := newService(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "reply") })
-			addr := lockServer(t, fmt.Sprintf("tcplock {\nname outer\n%s\n}\ntcplock {\nname inner\n%s\n}", order.outer, order.inner), svc.addr)
-			for range 3 {
-				conn := dial(t, addr)
-				expect(t, conn, "reply")
-				eventually(t, "both slots are free", func() bool {
-					_, outer, _, _ := tcplock.LockStats("outer")
-					_, inner, _, _ := tcplock.LockStats("inner")
-					return outer == 0 && inner == 0
-				})
-			}
-		})
 	}
 }
 

@@ -52,7 +52,7 @@ func TestWedgedConnectionsCount(t *testing.T) {
 			s.hook(Hook{On: onActivate, Every: Every{Count: 2}}, &fakeStep{name: "start", does: note}),
 			s.hook(Hook{On: onRelease, Every: Every{Count: 2}}, &fakeStep{name: "clean", does: note}))
 		for range 3 {
-			s.comes("client", time.Hour)
+			s.wedges("client", 10*sec)
 			s.ended.Wait()
 			synctest.Wait()
 		}

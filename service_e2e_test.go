@@ -312,10 +312,13 @@ while True:
 // not bring its restart nearer.
 func TestServiceRestartEveryNotForGone(t *testing.T) {
 	w := newWebPool(t, 1)
-	load(t, w.config("restart every 15", "on activate exec sleep 0.05"))
+	load(t, w.config("restart every 8", "on activate exec sleep 0.2"))
 	first := w.ask(t)
-	for range 25 { // of which some may be slow
-		dial(t, w.lock).Close()
+	for range 12 { // of which some may be slow
+		inLine(t, "default", 0, 0)
+		conn := dial(t, w.lock)
+		inLine(t, "default", 1, 0)
+		conn.Close()
 	}
 	inLine(t, "default", 0, 0)
 	if again := w.ask(t); again != first {
@@ -326,8 +329,9 @@ func TestServiceRestartEveryNotForGone(t *testing.T) {
 // A server that ends after one connection dies of its probe. It has failed to start, and the
 // status says what to do.
 func TestServiceEndsOfProbe(t *testing.T) {
-	const server = `import socket, sys
-socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()[0].recv(1)`
+	const server = `import os, socket, sys
+socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()[0].recv(1)
+os._exit(3)`
 	failing(t, server, "", "a server that ends after one connection needs ready exec")
 }
 
