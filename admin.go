@@ -79,14 +79,14 @@ func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 		return p.err
 	}
 	if name == "" {
-		return answer(w, map[string]any{"locks": lockStatuses(most)})
+		return answerListed(w, listed{waiters: most})
 	}
 	l, err := findLock(name)
 	if err != nil {
 		return err
 	}
 	defer l.exit()
-	return answer(w, l.status(most))
+	return answerListed(w, listed{l, most})
 }
 
 func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error {
@@ -111,11 +111,11 @@ func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error 
 	_, _ = io.Copy(io.Discard, r.Body)
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	result, err := verb.do(r.Context(), l, p)
-	if err == nil && result == nil {
-		result = l.status(defaultWaiters)
-	}
 	if err != nil {
 		return err
+	}
+	if result == nil {
+		return answerListed(w, listed{l, defaultWaiters})
 	}
 	return answer(w, result)
 }
@@ -294,6 +294,17 @@ func asAPIError(err error) error {
 func answer(w http.ResponseWriter, value any) error {
 	w.Header().Set("Content-Type", "application/json")
 	return json.NewEncoder(w).Encode(value)
+}
+
+// answerListed answers with what the locks look like.
+func answerListed(w http.ResponseWriter, what listed) error {
+	raw, err := listings.answer(what)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, err = w.Write(raw)
+	return err
 }
 
 // Interface guards

@@ -1,7 +1,6 @@
 package tcplock
 
 import (
-	"bytes"
 	"encoding/json"
 	"maps"
 	"reflect"
@@ -236,23 +235,24 @@ func (s *LockStatus) cut() {
 	s.Events = s.Events[:min(len(s.Events), shownEvents)]
 }
 
-// news writes what is new for v, and returns what tells when there is more.
-func (b *board) news(v *viewer, to *bytes.Buffer) (more <-chan struct{}) {
+// news returns what is new for v, in parts, and what tells when there is more. The parts
+// are shared by all viewers, and are not to be changed: a first message may have megabytes.
+func (b *board) news(v *viewer) (message [][]byte, more <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if v.looks == 0 {
-		event(to, "history", b.history())
+		message = append(message, event("history", b.history())...)
 		v.samples = b.samples
 	}
 	if list := b.since(v.looks); list != nil {
-		event(to, "locks", list...)
+		message = append(message, event("locks", list...)...)
 	}
 	v.looks = b.looks
 	if v.samples < b.samples {
-		event(to, "sample", b.latest)
+		message = append(message, event("sample", b.latest)...)
 		v.samples = b.samples
 	}
-	return b.changed
+	return message, b.changed
 }
 
 // since returns, in pieces, the locks that have changed after a look, with the names of
@@ -278,13 +278,10 @@ func (b *board) since(look uint64) (list [][]byte) {
 	return append(list, []byte("]}"))
 }
 
-// event writes a server-sent event, whose data is in pieces.
-func event(to *bytes.Buffer, name string, data ...[]byte) {
-	to.WriteString("event: " + name + "\ndata: ")
-	for _, piece := range data {
-		to.Write(piece)
-	}
-	to.WriteString("\n\n")
+// event is a server-sent event, whose data is in parts.
+func event(name string, data ...[]byte) [][]byte {
+	parts := append([][]byte{[]byte("event: " + name + "\ndata: ")}, data...)
+	return append(parts, []byte("\n\n"))
 }
 
 // encoded is for what JSON has words for.

@@ -30,10 +30,9 @@ func watched(t *testing.T, script func(s *hookStage, b *board)) {
 // news returns the events that v is told, by name.
 func (v *viewer) news(t *testing.T, b *board) map[string]string {
 	t.Helper()
-	var message bytes.Buffer
-	b.news(v, &message)
+	message, _ := b.news(v)
 	told := make(map[string]string)
-	for event := range strings.SplitSeq(strings.TrimSpace(message.String()), "\n\n") {
+	for event := range strings.SplitSeq(strings.TrimSpace(string(bytes.Join(message, nil))), "\n\n") {
 		if name, data, ok := strings.Cut(strings.TrimPrefix(event, "event: "), "\ndata: "); ok {
 			if !json.Valid([]byte(data)) {
 				t.Errorf("%s: found no JSON: %s", name, data)
@@ -314,17 +313,16 @@ func BenchmarkStatusLook(b *testing.B) {
 			}
 			board := &board{cards: make(map[string]*card), changed: make(chan struct{})}
 			v := board.enter()
-			var message bytes.Buffer
-			board.news(v, &message)
+			var message [][]byte
+			board.news(v)
 			for b.Loop() {
 				for _, l := range all {
 					l.record.noteEnd(served)
 				}
 				board.tick(time.Now(), true)
-				message.Reset()
-				board.news(v, &message)
+				message, _ = board.news(v)
 			}
-			b.ReportMetric(float64(message.Len()), "B/news")
+			b.ReportMetric(float64(len(bytes.Join(message, nil))), "B/news")
 		})
 	}
 }

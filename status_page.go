@@ -111,7 +111,7 @@ func (p *StatusPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyht
 		}
 		return p.stream(w, r)
 	case typeJSON:
-		return answer(w, map[string]any{"locks": lockStatuses(defaultWaiters)})
+		return answerListed(w, listed{waiters: defaultWaiters})
 	default:
 		h.Set("Content-Type", typePage+"; charset=utf-8")
 		h.Set("Content-Length", strconv.Itoa(len(page)))

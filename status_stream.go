@@ -1,9 +1,11 @@
 package tcplock
 
 import (
-	"bytes"
+	"bufio"
 	"fmt"
+	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -21,9 +23,25 @@ const (
 	// A viewer that takes no byte for so long has gone, or may come again.
 	viewerPatience = 15 * time.Second
 	pieceSize      = 16 << 10
-
-	largeMessage = 256 << 10
 )
+
+// patientWriter writes piece by piece, each with a deadline of its own.
+type patientWriter struct {
+	to  io.Writer
+	out *http.ResponseController
+}
+
+func (w patientWriter) Write(p []byte) (n int, err error) {
+	for piece := range slices.Chunk(p, pieceSize) {
+		_ = w.out.SetWriteDeadline(time.Now().Add(viewerPatience))
+		written, err := w.to.Write(piece)
+		n += written
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
 
 // stream sends what is new to one viewer until it goes, or the config does.
 func (p *StatusPage) stream(w http.ResponseWriter, r *http.Request) error {
@@ -34,22 +52,18 @@ func (p *StatusPage) stream(w http.ResponseWriter, r *http.Request) error {
 	defer p.board.leave()
 	out := http.NewResponseController(w)
 	defer func() { _ = out.SetWriteDeadline(time.Time{}) }() // the connection may serve other requests
-	var message bytes.Buffer
+	// What is large goes around the buffer. It is there for the small parts between, and
+	// because encode decides by the size of the first write whether to compress.
+	message := bufio.NewWriter(patientWriter{w, out})
 	// How long to wait before the next attempt if the stream ends, as at a reload.
-	message.WriteString("retry: 250\n\n")
+	_, _ = message.WriteString("retry: 250\n\n")
 	for {
-		more := p.board.news(v, &message)
-		for message.Len() > 0 {
-			_ = out.SetWriteDeadline(time.Now().Add(viewerPatience))
-			if _, err := w.Write(message.Next(pieceSize)); err != nil {
-				return nil // the viewer has gone
-			}
+		parts, more := p.board.news(v)
+		for _, part := range parts {
+			_, _ = message.Write(part) // Flush returns the first error
 		}
-		if err := out.Flush(); err != nil {
-			return nil
-		}
-		if message.Cap() > largeMessage {
-			message = bytes.Buffer{} // the first one may be large, those after it seldom are
+		if message.Flush() != nil || out.Flush() != nil {
+			return nil // the viewer has gone
 		}
 		select {
 		case <-more:

@@ -1,0 +1,121 @@
+package tcplock
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// However many ask at a time what the locks look like, they get one answer of one look,
+// and none that is older than what they have done before.
+func TestListingIsShared(t *testing.T) {
+	l, leave := otherLock("listed")
+	defer leave()
+	listings.looking.Lock() // a look is under way
+	const many = 50
+	answers := make([][]byte, many)
+	var asking sync.WaitGroup
+	for i := range answers {
+		asking.Go(func() { answers[i], _ = listings.answer(listed{waiters: 10}) })
+	}
+	poll(t, "all have asked", func() bool {
+		stacks := make([]byte, 4<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		return bytes.Count(stacks, []byte(".(*listing).answer(")) == many
+	})
+	l.record.noteEnd(served)
+	listings.looking.Unlock()
+	asking.Wait()
+	for _, answer := range answers {
+		if &answer[0] != &answers[0][0] {
+			t.Fatal("found more than one look, expected one for all")
+		}
+	}
+	if !bytes.Contains(answers[0], []byte(`"served":1`)) {
+		t.Errorf("found %s, expected one served before the look", answers[0])
+	}
+	l.record.noteEnd(served)
+	if answer, err := listings.answer(listed{waiters: 10}); err != nil || !bytes.Contains(answer, []byte(`"served":2`)) || !json.Valid(answer) {
+		t.Errorf("found %s, %v, expected two served", answer, err)
+	}
+	if one, err := listings.answer(listed{l, 10}); err != nil || !strings.HasPrefix(string(one), `{"name":"listed"`) {
+		t.Errorf("found %s, %v, expected the one lock", one, err)
+	}
+	if len(listings.next) > 0 {
+		t.Errorf("found %v kept, expected nothing", listings.next)
+	}
+}
+
+// The first message to each viewer may be large; it is not copied for any of them.
+func TestStatusFirstMessageIsShared(t *testing.T) {
+	for i := range 100 {
+		l, leave := otherLock(fmt.Sprint("lock", i))
+		defer leave()
+		gather(l, 50)
+	}
+	b := &board{cards: make(map[string]*card), changed: make(chan struct{}), histories: make(map[string]*history)}
+	v := b.enter()
+	defer b.leave()
+	large := func() map[*byte]int {
+		message, _ := b.news(new(viewer))
+		parts := make(map[*byte]int)
+		for _, part := range message {
+			if len(part) > 1000 {
+				parts[&part[0]] = len(part)
+			}
+		}
+		return parts
+	}
+	_, _ = b.news(v)
+	first, second := large(), large()
+	if len(first) < 100 {
+		t.Fatalf("found %d large parts, expected one for each of 100 locks", len(first))
+	}
+	for part, n := range second {
+		if first[part] != n {
+			t.Fatal("found a part of the first message that two viewers do not share")
+		}
+	}
+}
+
+// What a hand-off takes while so many ask all the time what the locks look like.
+func BenchmarkHandOffWhileListed(b *testing.B) {
+	for _, asking := range []int{0, 1, 100} {
+		b.Run(fmt.Sprintf("asking=%d", asking), func(b *testing.B) {
+			l, leave := otherLock("listed")
+			defer leave()
+			gather(l, 10_000)
+			stop := make(chan struct{})
+			var all sync.WaitGroup
+			for range asking {
+				all.Go(func() {
+					for !isDone(stop) {
+						_, _ = listings.answer(listed{waiters: defaultWaiters})
+					}
+				})
+			}
+			var took []time.Duration
+			for b.Loop() {
+				_, holders, _ := l.queue.Snapshot(0)
+				p := &holders[0].owner.(*conn).place
+				start := time.Now()
+				l.queue.Release(p, start)
+				took = append(took, time.Since(start))
+				time.Sleep(100 * time.Microsecond) // as clients do not come without a pause either
+				*p = place{owner: p.owner}
+				_, _ = l.queue.Join(p, time.Now())
+			}
+			close(stop)
+			all.Wait()
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)*99/100].Nanoseconds()), "p99-ns")
+			b.ReportMetric(float64(took[len(took)*999/1000].Nanoseconds()), "p999-ns")
+		})
+	}
+}
