@@ -34,13 +34,13 @@ const (
 // watchListeners begins with it, and returns what ends it.
 func watchListeners(servers map[string]*layer4.Server, logger *zap.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	waited := make(map[int]int) // how many looks in a row have found connections waiting
-	for _, fd := range listening() {
-		waited[fd] = 0
-	}
 	var running sync.WaitGroup
 	running.Go(func() {
+		var waited map[int]int // how many looks in a row have found connections waiting
 		for sleep(ctx, lookInterval) {
+			if waited == nil { // not in the reload, which would wait for it: there may be many descriptors
+				waited = listening()
+			}
 			for fd := range waited {
 				if waited[fd]++; !isWaiting(fd) {
 					waited[fd] = 0
@@ -71,13 +71,18 @@ func watchListeners(servers map[string]*layer4.Server, logger *zap.Logger) (stop
 	}
 }
 
-// listening returns the process's listening sockets. Nobody hands them out.
-func listening() (fds []int) {
-	files, _ := os.ReadDir("/dev/fd")
+// listening finds the process's listening sockets among its descriptors, since neither Caddy
+// nor caddy-l4 tells them. It returns nil if no descriptor is left to look with.
+func listening() map[int]int {
+	files, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		return nil
+	}
+	fds := make(map[int]int)
 	for _, file := range files {
 		fd, err := strconv.Atoi(file.Name())
 		if err == nil && isListening(fd) {
-			fds = append(fds, fd)
+			fds[fd] = 0
 		}
 	}
 	return fds
