@@ -37,7 +37,8 @@ type conn struct {
 
 	// What it was granted: written before it is served.
 	granted bool
-	counted bool // in the budget of descriptors
+	counted bool // its client is in the budget of descriptors
+	serving bool // its socket to the service is
 	slot    int
 	worker  *worker // what stands behind the slot, nil if the lock does not know
 	waited  time.Duration
@@ -53,6 +54,12 @@ type conn struct {
 	hooked   time.Duration // how long its hooks have run
 	held     time.Duration // how long it was at the service
 	in, out  atomic.Int64  // bytes from and to the client
+	outcome  string        // how it ended, when that is settled; empty: it did not even join
+	quiet    bool          // it has no line in the log, since there are too many like it
+
+	// Bytes of a connection that was at the service which were thrown away: from the client,
+	// when its slot had been handed on, and to the client, when it had gone.
+	discardedIn, discardedOut atomic.Int64
 
 	// The service's side.
 	waitTimeout time.Duration
@@ -255,6 +262,7 @@ func (c *conn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	c.out.Add(int64(n))
 	if err != nil && c.hearOut() {
+		c.discardedOut.Add(int64(len(b) - n))
 		return len(b), nil
 	}
 	return n, err
@@ -342,14 +350,26 @@ func (c *conn) discard() {
 	}
 	last := time.Now().Add(discardTotal)
 	buf := make([]byte, 512) // as a rule there is nothing to come
+	from, farewell := c.socket, false
+	if c.layered {
+		from = c.Conn // what comes by the socket includes the farewell of TLS, which is no loss
+	}
 	for {
 		until := time.Now().Add(discardSilence)
 		if until.After(last) {
 			until = last
 		}
 		_ = c.socket.SetReadDeadline(until)
-		if _, err := c.socket.Read(buf); err != nil {
+		n, err := from.Read(buf)
+		if !farewell && !c.letIn.IsZero() { // a refused client speaks to no service
+			c.discardedIn.Add(int64(n))
+		}
+		switch {
+		case err == nil:
+		case !c.layered || farewell || errors.Is(err, os.ErrDeadlineExceeded):
 			return
+		default:
+			from, farewell = c.socket, true // TLS has ended, the connection below it may not have
 		}
 	}
 }

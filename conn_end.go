@@ -15,19 +15,22 @@ import (
 // end is called when the next handler has returned, or will never be called. The slot
 // goes back, unless hold_timeout was first: then its side sees to that.
 func (c *conn) end(reason string) {
+	c.closeService()
 	c.mu.Lock()
 	c.returned = true
 	if c.back != nil {
 		close(c.back)
 		c.back = nil
 	}
-	if c.leftOver {
+	wasLeftOver := c.leftOver
+	if wasLeftOver {
 		c.leftOver = false
 		c.lock.leftOver.Add(-1)
-		c.log(zapcore.InfoLevel, "left-over connection has ended")
-		c.logEnd(c.reason.Load().(string))
 	}
 	c.mu.Unlock()
+	if wasLeftOver {
+		c.log(zapcore.InfoLevel, "left-over connection has ended") // not under the mutex: a log may stand still
+	}
 	if c.over.Load().CompareAndSwap(false, true) {
 		c.finish(reason)
 	}
@@ -136,6 +139,7 @@ func (c *conn) giveBack() {
 		w.ended(c.reached.Load())
 	}
 	outcome := c.reason.Load().(string)
+	c.outcome = outcome
 	c.lock.record.noteEnd(outcome)
 	c.lock.giveBack(&c.place)
 	if w == nil {
@@ -145,15 +149,16 @@ func (c *conn) giveBack() {
 		w.vacated()
 	}
 	c.mu.Lock()
-	if !c.returned {
+	leftOver := !c.returned
+	if leftOver {
 		c.leftOver = true
 		c.lock.leftOver.Add(1)
-		c.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
-		c.lock.happened(c.event(eventLeftOver, outcome))
-	} else {
-		c.logEnd(outcome)
 	}
 	c.mu.Unlock()
+	if leftOver {
+		c.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
+		c.lock.happened(c.event(eventLeftOver, outcome))
+	}
 	c.lock.happened(c.event(eventReleased, outcome))
 	c.exit()
 }

@@ -94,18 +94,16 @@ func (l *lock) kick(id uint64) error {
 		return errUnknownConnection
 	}
 	c := p.owner.(*conn)
-	if waited {
+	switch {
+	case waited:
 		l.noteIdle()
-	} else {
-		if c.phase.Load() == stateEnding { // there is nobody to throw out any more
-			return errUnknownConnection
-		}
-		c.kicked.Store(true)
-		c.cut()
-		time.AfterFunc(letGoGrace, c.handOn)
+		l.happened(Event{Event: eventKicked, Connection: id, Client: c.client})
+	case c.phase.Load() == stateEnding:
+		return errUnknownConnection // its client is cut already
+	default:
+		c.throwOut(l.queue.Look(p).slot, "")
 	}
 	c.wake() // a holder may be on its way back into line, or wait to be alone
-	l.happened(Event{Event: eventKicked, Slot: l.queue.Look(p).slot, Connection: id, Client: c.client})
 	return nil
 }
 

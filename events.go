@@ -26,6 +26,7 @@ const (
 	eventHookFailed = "hook_failed" // a hook has failed
 	eventKicked     = "kicked"      // an operator has thrown a connection out
 	eventLeftOver   = "left_over"   // a connection lost its slot and still hangs at the service
+	eventDiscarded  = "discarded"   // bytes of a connection were thrown away
 	eventRenamed    = "renamed"     // a config has given the lock another name
 	eventPaused     = "paused"
 	eventResumed    = "resumed"
@@ -81,7 +82,8 @@ func (m *emitter) add(l *lock, c *claim, e Event) {
 	defer m.mu.Unlock()
 	if full := len(m.pending) >= mostPending; full {
 		if l.record.eventsDropped.Inc(); !m.full {
-			c.logger.Warn("events dropped, their handlers are too slow", zap.String("lock", l.name()), zap.String("event", e.Event))
+			// Not here: mutexes are held, and a log may stand still.
+			go c.logger.Warn("events dropped, their handlers are too slow", zap.String("lock", l.name()), zap.String("event", e.Event))
 		}
 		m.full = true
 		return
@@ -143,6 +145,7 @@ func (e *Event) data(lock string) map[string]any {
 		"reason":         e.Reason,
 		"error":          e.Error,
 		"pid":            strconv.Itoa(e.PID),
+		"bytes":          strconv.FormatInt(e.Bytes, 10),
 		"waited_seconds": seconds(e.WaitedSeconds),
 		"held_seconds":   seconds(e.HeldSeconds),
 	}

@@ -1,6 +1,9 @@
 package tcplock
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // LockStats lets the tests that look from outside know when a client stands in line:
 // nothing that the client or the service sees tells that.
@@ -30,10 +33,9 @@ func Ending() int {
 
 // SetDescriptorLimit sets what the process may have for the time of a test.
 func SetDescriptorLimit(n int64) (restore func()) {
-	limit, refusals := budget.limit, budget.refusals
-	set := newDescriptors(n)
-	budget.limit, budget.refusals = set.limit, set.refusals
-	return func() { budget.limit, budget.refusals = limit, refusals }
+	before := budget
+	budget = newDescriptors(n)
+	return func() { budget = before }
 }
 
 // Boards counts the boards of status pages that are in use.
@@ -51,3 +53,29 @@ func SetListenFor(d time.Duration) (restore func()) {
 	listenFor = d
 	return func() { listenFor = before }
 }
+
+// Budget says what the budget of descriptors counts in all, "" if that is nothing.
+func Budget() string {
+	now := [...]int64{
+		budget.connections.Load(), budget.services.Load(), budget.others.Load(),
+		int64(budget.refusals.inUse()), int64(budget.drains.inUse()),
+	}
+	if now == [len(now)]int64{} {
+		return ""
+	}
+	return fmt.Sprintf("%d connections, %d sockets to services, %d descriptors of processes and commands, %d refused, %d of them draining",
+		now[0], now[1], now[2], now[3], now[4])
+}
+
+// Events are the last ones of a lock, the newest first.
+func Events(name string) (events []Event) {
+	for _, l := range locks.list() {
+		if l.name() == name {
+			events = l.record.lastEvents()
+		}
+	}
+	return events
+}
+
+// Draining is how many refused connections are waited for to take the end of their answer.
+func Draining() int { return budget.drains.inUse() }

@@ -59,12 +59,10 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 
 // turnAway ends a connection that does not reach the service.
 func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error {
-	quiet := false
 	if !c.granted { // else giving back the slot does that
+		c.outcome = reason
 		c.lock.record.noteEnd(reason)
-		if quiet = !c.lock.refusals.allow(); !quiet {
-			defer c.logEnd(reason)
-		}
+		c.quiet = !c.lock.refusals.allow()
 	}
 	if reason == clientGone || reason == kicked && c.granted { // who is kicked from a slot has been cut
 		return nil
@@ -75,16 +73,35 @@ func (h *Handler) turnAway(c *conn, cx *layer4.Connection, reason string) error 
 	c.reason.Store(reason)
 	c.lock.happened(c.event(eventRefused, reason))
 	c.lock.refused(c)
-	if h.refuse == nil || !budget.enterRefusal() {
+	if h.refuse == nil {
 		return nil
 	}
-	defer budget.leaveRefusal()
-	err := h.refuse.Handle(cx)
-	c.discard()
-	if quiet {
+	c.linger = 0 // it keeps no slot, but a seat that others may need
+	kept, err := c.beRefused(cx, h.refuse)
+	if !kept {
+		return nil // it was cut for another one's sake, if it ever got there
+	}
+	// The end of the answer has a share of its own, or the next one would have to wait for
+	// clients that are slow to take it.
+	if seat := budget.drains.enter(c); seat != nil {
+		defer budget.drains.leave(seat)
+		c.discard()
+	}
+	if c.quiet {
 		return nil // an error would be a line in the log as well
 	}
 	return err
+}
+
+// beRefused has the refuse handlers answer, if there is a seat for that, and reports whether
+// c had it to the end.
+func (c *conn) beRefused(cx *layer4.Connection, refuse layer4.Handler) (kept bool, err error) {
+	seat := budget.refusals.enter(c)
+	if seat == nil {
+		return false, nil
+	}
+	defer func() { kept = budget.refusals.leave(seat) }()
+	return true, refuse.Handle(cx)
 }
 
 // meet finds the locks that the connection has come through before, and refuses one that
@@ -126,7 +143,7 @@ func (c *conn) join(priority int) (ended string) {
 	s := &c.lock.inForce.Load().settings
 	c.waitTimeout, c.drop = time.Duration(s.WaitTimeout), s.HalfClosed == halfClosedDrop
 	c.lingerFor(s.linger())
-	if c.counted = budget.enter(); !c.counted {
+	if !c.enterBudget() {
 		return refusedFull
 	}
 	c.place.priority = priority
@@ -189,12 +206,14 @@ func (c *conn) hold(p place) {
 	c.phase.Store(stateActivating)
 	c.over.Store(new(atomic.Bool))
 	c.users.Add(1)
+	c.openService()
 }
 
 // backInLine gives the slot back, whose worker cannot be reached, but not the place. The
 // time that went by with the slot is time in line, but for the hooks: so when wait_timeout is
 // over, the connection does not get another worker to try, and leaves.
 func (c *conn) backInLine() (ended string) {
+	c.closeService()
 	p := c.lock.queue.Look(&c.place)
 	if waited := time.Since(p.joined) - c.hooked; c.waitTimeout > 0 && waited >= c.waitTimeout {
 		if c.waited, ended = waited, waitTimeout; c.kicked.Load() {
@@ -306,7 +325,7 @@ func (c *conn) stepOut() {
 	case c.lock.queue.Leave(&c.place):
 		c.lock.noteIdle()
 		c.lock.record.noteEnd(clientGone)
-		c.logEnd(clientGone)
+		c.outcome = clientGone
 	default:
 		if p := c.lock.queue.Look(&c.place); p.state == placeHolding {
 			c.hold(p)
@@ -323,13 +342,14 @@ func (c *conn) leave(err error) {
 		budget.leave()
 	}
 	c.closed.Store(true)
-	c.lock.handling.Add(-1)
 	c.exit()
+	c.lock.handling.Add(-1)
 }
 
 // exit lets go of the lock when the last of those who use it for c is done.
 func (c *conn) exit() {
 	if c.users.Add(-1) == 0 {
+		c.tellEnd()
 		c.lock.exit()
 	}
 }

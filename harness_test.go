@@ -74,6 +74,15 @@ func tryLoadJSON(t *testing.T, cfg []byte) error {
 			eventually(t, "no lock is in use any more", func() bool { return tcplock.Locks() == 0 })
 			// Nor may a process of this one still use its directories.
 			eventually(t, "no process is left", func() bool { return tcplock.Ending() == 0 })
+			budget := "" // what was added to it must be given back, each once
+			for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+				if budget = tcplock.Budget(); budget == "" || time.Now().After(end) {
+					break
+				}
+			}
+			if budget != "" {
+				t.Errorf("the budget still counts %s, expected nothing", budget)
+			}
 		})
 	}
 	return caddy.Load(cfg, true)

@@ -189,10 +189,13 @@ func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
 
 func (s *ExecStep) detach(cmd *exec.Cmd, m Moment) error {
 	newSession(cmd)
+	giveBack := budget.take(waitDescriptors)
 	if err := cmd.Start(); err != nil {
+		giveBack()
 		return err
 	}
 	go func() {
+		defer giveBack()
 		err := cmd.Wait()
 		s.logger.Debug("detached command ended", append(s.fields(m), zap.Error(err))...)
 	}()
@@ -234,7 +237,9 @@ func watchEnd(cmd *exec.Cmd) (ended <-chan error, kill func() error) {
 	pid, end := cmd.Process.Pid, make(chan error, 1)
 	var mu sync.Mutex
 	over := false
+	giveBack := budget.take(waitDescriptors)
 	go func() {
+		defer giveBack()
 		end <- waitThen(cmd, func(failed bool) {
 			mu.Lock()
 			defer mu.Unlock()

@@ -27,8 +27,10 @@ type output struct {
 // collect reads r until nobody holds the other end any more, and closes it.
 func collect(r io.ReadCloser) *output {
 	o := &output{done: make(chan struct{})}
+	giveBack := budget.take(outputDescriptors)
 	go func() {
 		defer close(o.done)
+		defer giveBack()
 		defer r.Close()
 		_, _ = io.Copy(o, r)
 	}()

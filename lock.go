@@ -24,6 +24,7 @@ type lock struct {
 	record   *record
 	emitter  emitter
 	refusals logLimit // of the log lines of those who never held a slot
+	discards logLimit // of warnings of bytes that were thrown away
 
 	// The configs whose apps have all started, the newest last: it is the one in force.
 	// During a reload there are two for a while. A config that fails while its apps start
@@ -43,6 +44,7 @@ type lock struct {
 	workers   atomic.Pointer[[]*worker]
 	processes []*processSlot // those that have not ended; mu guards it
 
+	sockets  sockets         // to the service, for the budget of descriptors
 	handling atomic.Int64    // connections in Handle
 	refusing atomic.Bool     // refuse hooks are running
 	leftOver atomic.Int64    // connections whose slot was handed on without them
@@ -74,7 +76,7 @@ type claim struct {
 func (l *lock) Destruct() error {
 	l.cancel()
 	l.mu.Lock()
-	budget.addSlots(-l.slots)
+	l.sockets.setSlots(0)
 	l.setIdle()
 	if l.paused != nil {
 		l.paused.stop()
@@ -144,7 +146,7 @@ func (l *lock) apply(c *claim) {
 	l.inForce.Store(c)
 	settings := &c.settings
 	slots := settings.slots()
-	budget.addSlots(slots - l.slots)
+	l.sockets.setSlots(slots)
 	b := bounds{
 		limit:            slots,
 		maxWaiting:       unlimited,
@@ -213,6 +215,7 @@ func (l *lock) shutDown() {
 	l.stopProcesses()
 	giveGrace(l.emitter.idle)
 	l.refusals.flush()
+	l.discards.flush()
 }
 
 // lastGrace is how long a cut connection may take to come back from its handlers, how long

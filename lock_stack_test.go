@@ -82,7 +82,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 				counts = *p
 			}
 			return []any{b, stats, free, l.slots, counts, l.left, l.visits, len(l.idled), l.paused.PauseStatus,
-				budget.slots.Load(), l.inForce.Load() == s.handler.claim, len(l.claims)}
+				budget.services.Load(), l.inForce.Load() == s.handler.claim, len(l.claims)}
 		}
 		before := look()
 		for _, settings := range []Settings{

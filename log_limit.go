@@ -1,19 +1,21 @@
 package tcplock
 
 import (
+	"cmp"
 	"sync"
 	"time"
 )
 
-// logLimit lets so many lines a second into the log, so that a flood does not make the
+// logLimit lets so many lines into the log in a time, so that a flood does not make the
 // log the bottleneck, and has told how many it has kept out.
 type logLimit struct {
-	most int               // lines a second
-	tell func(dropped int) // at the end of each second in which some were dropped
+	most int               // lines in that time
+	per  time.Duration     // that time; 0: a second
+	tell func(dropped int) // at the end of each such time in which some were dropped
 
 	mu      sync.Mutex
-	since   time.Time // the beginning of the second that is counted
-	lines   int       // in that second
+	since   time.Time // the beginning of the time that is counted
+	lines   int       // in that time
 	dropped int       // and not told yet
 }
 
@@ -21,15 +23,15 @@ type logLimit struct {
 func (l *logLimit) allow() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now()
-	if now.Sub(l.since) >= time.Second {
+	now, per := time.Now(), cmp.Or(l.per, time.Second)
+	if now.Sub(l.since) >= per {
 		l.since, l.lines = now, 0
 	}
 	if l.lines++; l.lines <= l.most {
 		return true
 	}
 	if l.dropped++; l.dropped == 1 {
-		time.AfterFunc(l.since.Add(time.Second).Sub(now), l.flush)
+		time.AfterFunc(l.since.Add(per).Sub(now), l.flush)
 	}
 	return false
 }

@@ -24,6 +24,7 @@ type metrics struct {
 	serviceFailures *prometheus.CounterVec   // by slot
 	serviceRestarts *prometheus.CounterVec   // by slot and reason
 	eventsDropped   prometheus.Counter
+	discarded       *prometheus.CounterVec // by direction
 }
 
 // The results of a hook.
@@ -47,7 +48,7 @@ func newMetrics() *metrics {
 	counter := func(name, help string) prometheus.CounterOpts {
 		return prometheus.CounterOpts{Name: metricsPrefix + name, Help: help}
 	}
-	return &metrics{
+	m := &metrics{
 		wait:            prometheus.NewHistogram(histogram("wait_seconds", "Time in line of connections that were admitted.")),
 		hold:            prometheus.NewHistogram(histogram("hold_seconds", "Time with a slot, without its hooks.")),
 		hook:            prometheus.NewHistogramVec(histogram("hook_seconds", "Duration of hooks."), []string{"moment"}),
@@ -56,7 +57,12 @@ func newMetrics() *metrics {
 		serviceFailures: prometheus.NewCounterVec(counter("service_failures_total", "Failed starts of a slot's process."), []string{"slot"}),
 		serviceRestarts: prometheus.NewCounterVec(counter("service_restarts_total", "Restarts of a slot's process."), []string{"slot", "reason"}),
 		eventsDropped:   prometheus.NewCounter(counter("events_dropped_total", "Events whose handlers were too slow for them.")),
+		discarded:       prometheus.NewCounterVec(counter("discarded_bytes_total", "Bytes that were thrown away."), []string{"direction"}),
 	}
+	for _, direction := range []string{fromClient, toClient} {
+		m.discarded.WithLabelValues(direction)
+	}
+	return m
 }
 
 // expect makes the series of a config that there may be, so that the first of each kind
@@ -85,7 +91,7 @@ func (m *metrics) expect(c *claim) {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.wait, m.hold, m.hook, m.hookRuns, m.workerFailures, m.serviceFailures, m.serviceRestarts, m.eventsDropped}
+	return []prometheus.Collector{m.wait, m.hold, m.hook, m.hookRuns, m.workerFailures, m.serviceFailures, m.serviceRestarts, m.eventsDropped, m.discarded}
 }
 
 // collector collects the metrics of all locks there are.

@@ -119,6 +119,7 @@ func (s *Service) prepare(id processID, command string, args []string) (*exec.Cm
 // live starts the process and waits for its end, on one thread: that a process gets a
 // signal when its parent dies means, to Linux, the thread that has started it.
 func (p *osProcess) live(started chan<- error) {
+	defer budget.take(processDescriptors)()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(p.over)

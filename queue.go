@@ -21,7 +21,7 @@ package tcplock
 //     There is no moment in which a slot that may be granted and somebody in line
 //     exist side by side, so a newcomer cannot overtake and a wake-up cannot be
 //     missed: the grant is a fact before anybody is told about it.
-//   - waiting → gone is done by Leave or by Close. Who wants to leave and is granted a
+//   - waiting → gone is done by Leave, Expel or Close. Who wants to leave and is granted a
 //     slot in the same instant has lost: Leave returns false, the place holds a slot,
 //     and the owner must Release it.
 //   - All other moves are the owner's. One that the state does not allow is a bug

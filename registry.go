@@ -58,6 +58,8 @@ func (r *registry) add(name string) *lock {
 	l.schedule.past = make(map[string]*past)
 	l.refusals.most = refusalsLogged
 	l.refusals.tell = l.tellRefusals
+	l.discards.most, l.discards.per = 1, time.Minute
+	l.discards.tell = l.tellDiscards
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	r.all[l] = struct{}{}
 	return l

@@ -112,7 +112,8 @@ type Event struct {
 	Moment     string    `json:"moment,omitempty"` // of a hook
 	Reason     string    `json:"reason,omitempty"`
 	Error      string    `json:"error,omitempty"`
-	PID        int       `json:"pid,omitempty"` // of a slot's process
+	PID        int       `json:"pid,omitempty"`   // of a slot's process
+	Bytes      int64     `json:"bytes,omitempty"` // that were thrown away
 
 	WaitedSeconds float64 `json:"waited_seconds,omitempty"` // in line
 	HeldSeconds   float64 `json:"held_seconds,omitempty"`   // with a slot

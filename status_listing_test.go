@@ -59,7 +59,7 @@ func TestStatusFirstMessageIsShared(t *testing.T) {
 		defer leave()
 		gather(l, 50)
 	}
-	b := &board{cards: make(map[string]*card), changed: make(chan struct{}), histories: make(map[string]*history)}
+	b := &board{cards: make(map[string]*card), changed: make(chan struct{}), histories: make(map[*lock]*history)}
 	v := b.enter()
 	defer b.leave()
 	large := func() map[*byte]int {

@@ -135,6 +135,7 @@ const eventWords = {
 	stopped: ['service stopped', ''],
 	failed: ['service failed', 'bad'],
 	left_over: ['left over', 'bad'],
+	discarded: ['bytes thrown away', 'warn'],
 	renamed: ['renamed', ''],
 };
 
@@ -157,7 +158,7 @@ function drawEvent(node, event, now) {
 	say(time, seconds < 1 ? 'now' : `${seconds < 60 ? age(seconds) : age(seconds).split(' ').slice(0, 2).join(' ')} ago`);
 	say(what, name);
 	const said = [
-		event.reason, event.moment && `on ${event.moment}`, event.slot && `slot ${event.slot}`, event.worker, event.client,
+		event.bytes && plural(event.bytes, 'byte'), event.reason, event.moment && `on ${event.moment}`, event.slot && `slot ${event.slot}`, event.worker, event.client,
 		event.held_seconds && `had held for ${span(event.held_seconds)}`, event.event === 'refused' && event.waited_seconds && `had waited for ${span(event.waited_seconds)}`,
 		event.error,
 	].filter(Boolean);

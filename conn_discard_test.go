@@ -1,0 +1,119 @@
+package tcplock_test
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+)
+
+// What a client says when its slot has been handed on reaches no service. It is counted, to
+// the byte, in the log, an event and a metric, whatever stands before tcplock, and a warning
+// says what to do, once. That the client says goodbye in TLS is no loss.
+func TestDiscardedBytesAreCounted(t *testing.T) {
+	for _, w := range ways {
+		for _, late := range []string{"", "three\nlate\nlines\n"} {
+			t.Run(w.name+"/"+late, func(t *testing.T) {
+				svc := newService(t, nil)
+				addr := freeAddr(t)
+				route := w.matcher
+				if route == "" {
+					route = "route"
+				}
+				caddyfile, lines := logged(t, global("layer4 {\n"+addr+" {\n"+route+" {\n"+w.handlers+"\ntcplock {\nlinger 200ms\n}\nproxy "+svc.addr+"\n}\n}\n}"), "")
+				caddyfile, a := withAdmin(t, caddyfile)
+				cfg := adapt(t, caddyfile)
+				if w.tls {
+					cfg = withCertificate(t, cfg)
+				}
+				if err := tryLoadJSON(t, cfg); err != nil {
+					t.Fatal(err)
+				}
+				leakCheck(t)
+				c := w.come(t, addr, "job")
+				conn := svc.next(t)
+				expect(t, conn, w.passed()+"job")
+				_ = conn.CloseWrite()
+				expectEOF(t, c)
+				inLine(t, "default", 0, 0) // after linger
+				expectEOF(t, conn)
+				if late != "" {
+					send(t, c, late)
+				}
+				c.end()
+				line := lines(".access", 1)[0]
+				if line["outcome"] != "served" || line["bytes_discarded"] != float64(len(late)) {
+					t.Errorf("found %v, expected served, and %d bytes discarded", line, len(late))
+				}
+				a.measures(t, map[string]float64{
+					"discarded_bytes_total{direction=in lock=default}":  float64(len(late)),
+					"discarded_bytes_total{direction=out lock=default}": 0,
+				})
+				events := discardedEvents("default")
+				var warnings []map[string]any
+				for _, line := range lines("", 0) {
+					if line["bytes"] != nil { // others are about the config
+						warnings = append(warnings, line)
+					}
+				}
+				if late == "" {
+					if len(events)+len(warnings) > 0 {
+						t.Errorf("found events %v and warnings %v, expected none", events, warnings)
+					}
+					return
+				}
+				if len(events) != 1 || events[0].Bytes != int64(len(late)) || events[0].Reason != "in" {
+					t.Errorf("found events %+v, expected one of %d bytes in", events, len(late))
+				}
+				if len(warnings) != 1 || warnings[0]["level"] != "warn" || warnings[0]["bytes"] != float64(len(late)) {
+					t.Errorf("found %v, expected one warning of %d bytes", warnings, len(late))
+				}
+			})
+		}
+	}
+}
+
+func discardedEvents(lock string) (events []tcplock.Event) {
+	for _, e := range tcplock.Events(lock) {
+		if e.Event == "discarded" {
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
+// A client goes in the middle of the answer. What the service still says to it, while it is
+// heard out, is counted as well; there is nothing to be warned of.
+func TestDiscardedAnswerIsCounted(t *testing.T) {
+	piece := bytes.Repeat([]byte("answer "), 10_000)
+	svc := newService(t, func(conn *net.TCPConn) {
+		_, _ = io.ReadFull(conn, make([]byte, len("job")))
+		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if _, err := conn.Write(piece); err != nil {
+				return
+			}
+		}
+	})
+	addr := freeAddr(t)
+	caddyfile, lines := logged(t, lockConfig(addr, "tcplock", svc.addr), "")
+	load(t, caddyfile)
+	leakCheck(t)
+	c := dial(t, addr)
+	send(t, c, "job")
+	_, _ = io.ReadFull(c, make([]byte, len(piece)))
+	_ = c.SetLinger(0)
+	c.Close()
+	line := lines(".access", 1)[0]
+	if n, _ := line["bytes_discarded"].(float64); n == 0 {
+		t.Errorf("found %v, expected some bytes discarded", line)
+	}
+	if events := discardedEvents("default"); len(events) != 1 || events[0].Reason != "out" || float64(events[0].Bytes) != line["bytes_discarded"] {
+		t.Errorf("found events %+v, expected one of as many bytes out as in %v", events, line)
+	}
+	if warnings := lines("", 0); len(warnings) > 0 {
+		t.Errorf("found %v, expected no warning", warnings)
+	}
+}
