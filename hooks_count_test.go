@@ -80,16 +80,15 @@ func TestConnectionCountsOnceItReachesTheWorker(t *testing.T) {
 			3.5s w not at 1 a:1
 			7.5s w not at 1 a:1
 			15.5s w at 1 a:1`)
-		for _, name := range []string{"x", "y", "z"} {
+		for i, name := range []string{"x", "y", "z"} {
+			s.until(time.Duration(30+5*i) * time.Second)
 			s.comes(guest{name: name, stays: time.Second})
-			s.ended.Wait()
-			synctest.Wait()
 		}
 		s.expect(`
-			16.5s x at 1 a:1
-			17.5s y at 1 a:1
-			18.5s restart z
-			18.5s z at 1 a:1`)
+			30s x at 1 a:1
+			35s y at 1 a:1
+			40s restart z
+			40s z at 1 a:1`)
 	})
 }
 

@@ -226,6 +226,8 @@ func TestCommandsInOrder(t *testing.T) {
 			fmt.Sprint("SLOT=", run.slot),
 			"WAITED=0s",
 			"WORKER=",
+			"WORKER_HOST=",
+			"WORKER_PORT=",
 		}
 		if got := c.lines(fmt.Sprintf("%s-%d", run.moment, run.connection)); !slices.Equal(got, want) {
 			t.Errorf("found %q, expected %q", got, want)

@@ -30,7 +30,7 @@ func startWatched(t *testing.T) *watched {
 	t.Helper()
 	admin, site := freeAddr(t), freeAddr(t)
 	w := &watched{admin: "http://" + admin, site: "http://" + site, pool: freeAddr(t), line: freeAddr(t)}
-	workers := newService(t, echo).addr + " " + newService(t, echo).addr
+	workers := freeAddr(t) + " " + freeAddr(t)
 	w.removed = workers[strings.Index(workers, " "):]
 	w.config = filepath.Join(t.TempDir(), "Caddyfile")
 	config := fmt.Sprintf(`{
@@ -42,8 +42,8 @@ func startWatched(t *testing.T) *watched {
 					tcplock {
 						name pool
 						workers %s
-						service sleep 3600 {
-							ready exec true
+						service %s -test.run=^TestWatchedWorker$ {
+							env TCPLOCK_TEST_WORKER {l4.tcplock.worker}
 							restart every 2
 						}
 						hold_timeout 1s
@@ -70,7 +70,7 @@ func startWatched(t *testing.T) *watched {
 	%s {
 		bind 127.0.0.1
 		metrics
-	}`, admin, w.pool, workers, w.line, longLine, newService(t, echo).addr, w.site)
+	}`, admin, w.pool, workers, os.Args[0], w.line, longLine, newService(t, echo).addr, w.site)
 	if err := os.WriteFile(w.config, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +83,28 @@ func startWatched(t *testing.T) *watched {
 		return err == nil && w.metrics(t)["caddy_tcplock_service_ready"].total() == 2
 	})
 	return w
+}
+
+// TestWatchedWorker is the program of a worker, when Caddy runs it.
+func TestWatchedWorker(t *testing.T) {
+	address := os.Getenv("TCPLOCK_TEST_WORKER")
+	if address == "" {
+		return
+	}
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			defer conn.Close()
+			echo(conn.(*net.TCPConn))
+		}()
+	}
 }
 
 // longLine is one connection more than is fine for one slot.

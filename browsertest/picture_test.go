@@ -35,18 +35,10 @@ var (
 
 // The picture is of the page as it is, with a lock at work, and small enough for a README.
 func TestPicture(t *testing.T) {
-	workers := []string{"WORKER1", "WORKER2", "WORKER3"}
-	c := newCaddy(t, "testdata/picture.Caddyfile", append(workers, "LOCK")...)
+	t.Setenv("SELF", os.Args[0])
+	c := newCaddy(t, "testdata/picture.Caddyfile", "WORKER1", "WORKER2", "WORKER3", "LOCK")
 	var all sync.WaitGroup
 	t.Cleanup(all.Wait)
-	for _, worker := range workers {
-		ln, err := net.Listen("tcp", c.env[worker])
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { ln.Close() })
-		all.Go(func() { serve(ln) })
-	}
 	ctx, stop := context.WithCancel(context.Background())
 	t.Cleanup(stop)
 	all.Go(func() { arrive(ctx, c.env["LOCK"], &all) })
@@ -97,17 +89,30 @@ func small(t *testing.T, raw []byte) []byte {
 	return out.Bytes()
 }
 
-// serve is a worker: it takes its time for a client, and for some too much.
-func serve(ln net.Listener) {
+// TestPictureWorker is the program of a worker, when Caddy runs it: it takes its time for a
+// client, and for some too much.
+func TestPictureWorker(t *testing.T) {
+	address := os.Getenv("PICTURE_WORKER")
+	if address == "" {
+		return
+	}
+	time.Sleep(time.Second) // so that the page shows starts
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for {
 		conn, err := ln.Accept()
 		if err != nil {
-			return
+			t.Fatal(err)
 		}
 		go func() {
 			defer conn.Close()
 			buf := make([]byte, 64<<10)
 			n, _ := conn.Read(buf)
+			if n == 0 { // a probe
+				return
+			}
 			time.Sleep(time.Second + time.Duration(rand.ExpFloat64()*float64(1200*time.Millisecond)))
 			_, _ = conn.Write(make([]byte, 20*n))
 		}()
