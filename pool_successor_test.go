@@ -16,7 +16,7 @@ import (
 	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
 )
 
-// Processes that serve nobody: each notes in a file that it has started, and that it has
+// Processes that serve no client: each notes in a file that it has started, and that it has
 // ended, which takes it a while after it was asked to. The test serves the clients, at the
 // worker's port, but at another host: an address that answers before the start is refused.
 

@@ -47,7 +47,8 @@ type Service struct {
 	Env map[string]string `json:"env,omitempty"`
 
 	// When it is started: "eager", when the config is loaded, or "lazy", for the first
-	// connection, which waits for it. Default: "eager".
+	// connection, which waits for it. A lazy process that ends by itself with status 0, and
+	// has not failed, is started again for the next connection only. Default: "eager".
 	Start string `json:"start,omitempty"`
 
 	// The process is ready when a service is at this address (host:port or unix//path),
@@ -65,7 +66,7 @@ type Service struct {
 	// Default and zero: 1m.
 	ReadyTimeout caddy.Duration `json:"ready_timeout,omitempty"`
 
-	// Restart it after so many connections. Default and zero: never.
+	// Restart it after so many connections that have reached it. Default and zero: never.
 	RestartEvery int `json:"restart_every,omitempty"`
 
 	// Restart it when it has been ready for so long. Default and zero: never.

@@ -93,7 +93,7 @@ type ProcessStatus struct {
 	State       string         `json:"state"` // stopped, starting, ready, stopping, backing off
 	Since       time.Time      `json:"since"`
 	PID         int            `json:"pid,omitempty"`
-	Connections int            `json:"connections"`           // that it has served
+	Connections int            `json:"connections"`           // that have reached it
 	Due         string         `json:"due,omitempty"`         // why it is restarted when its holder is gone
 	Restarts    map[string]int `json:"restarts"`              // by reason
 	LastReason  string         `json:"last_reason,omitempty"` // of the last restart or stop

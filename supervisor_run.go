@@ -54,8 +54,8 @@ func (s *supervisor) awaitOthers() {
 }
 
 // rest waits until the process is to be started: while it is stopped, or as long as it
-// backs off. It returns false after stop. If the next process takes nobody's place, why
-// is empty afterwards.
+// backs off. It returns false after stop. why becomes empty if the next process
+// takes no other's place.
 func (s *supervisor) rest(why *string) bool {
 	s.tellRest(why)
 	var pauseOver <-chan time.Time
