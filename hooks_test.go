@@ -287,6 +287,33 @@ func TestExclusiveBesideTimeoutHook(t *testing.T) {
 	})
 }
 
+// The same without a timeout hook: it is the exclusive release hook that runs while the service
+// has not let go yet, and goes first. It may restart the service.
+func TestExclusiveBesideReleaseHook(t *testing.T) {
+	playHooks(t, func(s *hookStage) {
+		s.load(Settings{Slots: 2, HoldTimeout: caddy.Duration(3 * sec)},
+			s.hook(Hook{On: onActivate, Exclusive: true}, &fakeStep{name: "start", takes: sec}),
+			s.hook(Hook{On: onRelease, Exclusive: true}, &fakeStep{name: "clean", takes: 2 * sec}))
+		s.wedges("a", 10*sec)
+		s.until(2 * sec)
+		s.comes("b", sec)
+		s.until(20 * sec)
+		s.expect(`
+			0s start a begins
+			1s start a done
+			1s a in
+			4.25s clean a begins
+			6.25s clean a done
+			6.25s start b begins
+			7.25s start b done
+			7.25s b in
+			8.25s b out
+			8.25s clean b begins
+			10.25s clean b done
+			11s a out`)
+	})
+}
+
 // Two connections are at a wedged service when hold_timeout ends both. Their exclusive
 // timeout hooks do not wait for each other for ever: the first one goes.
 func TestExclusiveTimeoutHooksOfWedgedService(t *testing.T) {

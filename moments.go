@@ -97,14 +97,22 @@ func (l *lock) runHook(h *Hook, m Moment, p *place) error {
 func (l *lock) runAlone(h *Hook, m Moment, p *place) error {
 	if c, ok := p.owner.(*conn); ok && h.Exclusive {
 		defer l.include(c)
-		if err := l.seclude(c, m.On == onTimeout, time.Duration(h.ExclusiveWait)); err != nil {
+		if err := l.seclude(c, c.atService(), time.Duration(h.ExclusiveWait)); err != nil {
 			return err
 		}
 	}
 	return h.run(l.ctx, m)
 }
 
-// seclude waits until c is alone. At a timeout hook the service may not have let go of c yet.
+// atService reports whether the service has not let go of c yet. That may be so at timeout hooks,
+// and at the release hooks of one that was cut.
+func (c *conn) atService() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.returned && !c.letIn.IsZero()
+}
+
+// seclude waits until c is alone.
 func (l *lock) seclude(c *conn, atService bool, longest time.Duration) error {
 	ctx, p := l.ctx, &c.place
 	if longest > 0 {
