@@ -136,7 +136,7 @@ func (c *conn) finish(reason string) {
 func (c *conn) giveBack() {
 	w := c.worker
 	if w != nil {
-		w.ended(c.reached.Load())
+		w.ended(c.reached.Load(), c.counts)
 	}
 	outcome := c.reason.Load().(string)
 	c.outcome = outcome

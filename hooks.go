@@ -41,7 +41,8 @@ type Hook struct {
 
 	// Run not every time. A number n: the first time, and then when n times have been
 	// counted since the last run. At activate and release the connections that reached the
-	// service are counted, and no others. A duration string: when the last run is that long
+	// service are counted, and no others; not those that end by themselves without a byte in
+	// either direction. A duration string: when the last run is that long
 	// ago (so the first time too). More than zero. Default: every time. The count is kept
 	// for the lock, across reloads.
 	Every Every `json:"every,omitzero"`

@@ -133,3 +133,55 @@ func TestClientThatGoesDuringHookDoesNotCount(t *testing.T) {
 	serve(4, false)
 	serve(5, true)
 }
+
+// A client that connects and closes may go so late that the proxy has connected to the service
+// already. It does not count either, since neither side has said a word. A client of a service
+// that stays silent counts if the client has spoken, or if hold_timeout has ended it.
+func TestMuteClientsDoNotCount(t *testing.T) {
+	svc := newService(t, nil)
+	var ran atomic.Int64
+	call := func(tcplock.Moment) error {
+		ran.Add(1)
+		return nil
+	}
+	called.Store(&call)
+	config := func(more string) string {
+		return "tcplock {\nlinger 0\n" + more + "\non activate {\nevery 3\ntest_call\n}\n}"
+	}
+	addr := freeAddr(t)
+	load(t, lockConfig(addr, config(""), svc.addr))
+	leakCheck(t)
+	ends := func(says string) {
+		t.Helper()
+		client := dial(t, addr)
+		conn := svc.next(t)
+		send(t, client, says)
+		expect(t, conn, says)
+		client.Close()
+		expectEOF(t, conn)
+		svc.leave(conn)
+		inLine(t, "default", 0, 0)
+	}
+	runs := func(want int64) {
+		t.Helper()
+		if n := ran.Load(); n != want {
+			t.Fatalf("found %d runs of the hook, expected %d", n, want)
+		}
+	}
+	ends("hello")
+	runs(1)
+	for range 9 {
+		ends("")
+	}
+	runs(1)
+	ends("hello")
+	load(t, lockConfig(addr, config("hold_timeout 100ms"), svc.addr))
+	dial(t, addr)
+	conn := svc.next(t)
+	expectEOF(t, conn)
+	svc.leave(conn)
+	inLine(t, "default", 0, 0)
+	runs(1)
+	ends("")
+	runs(2)
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -97,8 +98,10 @@ func (s *hookStage) comes(name string, stays time.Duration) {
 	s.ended.Go(func() {
 		defer ours.Close()
 		defer theirs.Close()
+		go func() { _, _ = io.Copy(io.Discard, ours) }()
 		_ = s.handler.Handle(cx, layer4.HandlerFunc(func(cx *layer4.Connection) error {
 			s.say(name + " in")
+			_, _ = cx.Write([]byte("x"))
 			_ = cx.SetReadDeadline(time.Now().Add(stays))
 			if _, err := cx.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 				s.say(name + " cut")

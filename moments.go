@@ -49,11 +49,19 @@ func (c *conn) due(h *Hook) bool {
 // tell.
 func (c *conn) recount() {
 	c.mu.Lock()
-	c.counts = c.reached.Load() || !c.returned
+	c.counts = c.reached.Load() && !c.mute() || !c.returned
 	c.mu.Unlock()
 	if !c.counts {
 		c.uncount()
 	}
+}
+
+// mute reports whether c has ended by itself without a byte in either direction. So do probes
+// that connect and close at once: whether the lock sees that they have gone before they are
+// connected to the service is a matter of microseconds, and must not decide about a restart.
+func (c *conn) mute() bool {
+	reason := c.reason.Load()
+	return c.in.Load()+c.out.Load() == 0 && reason != holdTimeout && reason != kicked
 }
 
 // uncount makes the activate hooks forget c, which has not reached the service.

@@ -14,9 +14,9 @@ import (
 // slot or at its address, waits for that.
 
 // ended is called when the slot's holder is done, before the slot is given back.
-func (w *worker) ended(reached bool) {
+func (w *worker) ended(reached, counts bool) {
 	if p := w.running(); p != nil {
-		p.ended(reached)
+		p.ended(reached, counts)
 	}
 }
 

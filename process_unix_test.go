@@ -311,11 +311,11 @@ func TestSupervisedProcess(t *testing.T) {
 		})
 	}
 	next("first process")
-	sup.ended(true) // so that its end is no failure
+	sup.ended(true, true) // so that its end is no failure
 	sup.restart(restartRequest)
 	next("process after a request")
 	_ = sup.ready(t.Context())
-	sup.ended(true)
+	sup.ended(true, true)
 	_ = syscall.Kill(pidsIn(t, pids[1], 1)[0], syscall.SIGKILL)
 	next("process after a crash")
 	if got := sup.snapshot(); got.Restarts["request"] != 1 || got.Restarts["exit"] != 1 {

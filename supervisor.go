@@ -128,6 +128,7 @@ type supervisor struct {
 	failing  bool          // the process that ran last has failed, and the next is not being started yet
 	letIn    bool          // the holder was let to the process that runs now
 	arrived  bool          // it has reached that one
+	met      bool          // a connection that is over has reached it
 	doubted  bool          // it was let to the process that ran last, which has failed unless the holder has reached it
 	clean    bool          // the process that ran last has ended by itself with status 0
 	resting  bool          // no process takes its place until one is asked for, which is not told yet
@@ -242,15 +243,17 @@ func (s *supervisor) reached() {
 }
 
 // ended is called when the holder's connection is over and its slot not given back
-// yet. It says whether the connection has reached the service; one that has not, or was
-// not let to the process that runs now, does not count.
-func (s *supervisor) ended(reached bool) {
+// yet. It says whether the connection has reached the service, and whether it counts for
+// restart every. One that was not let to the process that runs now has done neither. With
+// restart every 1 each that has reached it counts: the process may end after any connection.
+func (s *supervisor) ended(reached, counts bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used = time.Now()
-	counts := s.letIn && reached
+	reached = reached && s.letIn
+	s.met = s.met || reached
 	s.letIn, s.arrived, s.doubted = false, false, false
-	if !counts {
+	if !reached || !counts && s.spec.RestartEvery != 1 {
 		return
 	}
 	s.now.Connections++

@@ -37,7 +37,7 @@ func TestSupervisorLazyFinishesForNobody(t *testing.T) {
 	perform(t, &Service{Start: startLazy}, func(s *stage) {
 		s.come()
 		s.finish()
-		s.ended(false)
+		s.ended(false, false)
 		s.giveBack()
 		s.sleep(3 * time.Second)
 	},
@@ -92,7 +92,7 @@ func TestSupervisorEveryCountsReached(t *testing.T) {
 		s.sleep(time.Second)
 		for range 40 {
 			s.come()
-			s.ended(false)
+			s.ended(false, false)
 			s.giveBack()
 		}
 		s.serve(time.Second)
@@ -101,6 +101,40 @@ func TestSupervisorEveryCountsReached(t *testing.T) {
 		}
 	},
 		"0s: out, start 1", "1s: in, started")
+}
+
+// Clients that have reached the process and do not count bring its restart no nearer either, but
+// with restart every 1, since the process may have ended with them. A process that ends after
+// one of them has not failed.
+func TestSupervisorEveryOfMuteClients(t *testing.T) {
+	mute := func(s *stage) {
+		s.come()
+		s.reached()
+		s.ended(true, false)
+		s.giveBack()
+	}
+	perform(t, &Service{RestartEvery: 2}, func(s *stage) {
+		s.sleep(time.Second)
+		for range 40 {
+			mute(s)
+		}
+		s.serve(time.Second)
+		s.last().exit()
+		s.sleep(1500 * time.Millisecond)
+		mute(s)
+		s.last().exit()
+		s.sleep(1500 * time.Millisecond)
+	},
+		"0s: out, start 1", "1s: in, started",
+		"2s: exit 1, out, start 2", "3s: in, restarted exit",
+		"3.5s: exit 2, out, start 3", "4.5s: in, restarted exit")
+	perform(t, &Service{RestartEvery: 1}, func(s *stage) {
+		s.sleep(1500 * time.Millisecond)
+		mute(s)
+		s.sleep(3 * time.Second)
+	},
+		"0s: out, start 1", "1s: in, started",
+		"1.5s: out, term 1", "2.5s: exit 1, start 2", "3.5s: in, restarted every")
 }
 
 // Why a start has failed is there until one succeeds, also during the next starts. A client

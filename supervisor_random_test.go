@@ -44,7 +44,7 @@ func TestSupervisorAtRandom(t *testing.T) {
 							if s.reach() == nil {
 								time.Sleep(stay)
 							}
-							s.ended(reaches)
+							s.ended(reaches, reaches)
 							s.vacate()
 						})
 					}

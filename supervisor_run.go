@@ -128,7 +128,7 @@ func (s *supervisor) start(why string) (process, error) {
 	spec, id := s.spec, s.id
 	s.exists = true
 	s.now.Due, s.now.Connections = "", 0
-	s.failing, s.doubted = false, false // s.now.Failed stays until one is ready
+	s.failing, s.doubted, s.met = false, false, false // s.now.Failed stays until one is ready
 	s.set(processStarting)
 	s.mu.Unlock()
 	p, err := s.launch(spec, id)
@@ -276,7 +276,7 @@ func (s *supervisor) leave(why, how string) {
 	lived := time.Since(s.now.Since)
 	s.wanted, s.resting = why != stopIdle, why == stopIdle
 	switch byItself := why == restartExit || why == restartMemory; {
-	case byItself && s.now.Connections == 0 && !s.arrived && lived < shortLife:
+	case byItself && !s.met && !s.arrived && lived < shortLife:
 		s.fail(fmt.Sprintf("it has lived for %s only: %s", lived.Round(time.Millisecond), how))
 		s.doubted = s.letIn
 	case why == restartExit:

@@ -133,7 +133,7 @@ func (s *stage) reach() error {
 
 // leave is its end.
 func (s *stage) leave() {
-	s.ended(true)
+	s.ended(true, true)
 	s.giveBack()
 }
 

@@ -58,7 +58,7 @@ func TestSupervisorEvery(t *testing.T) {
 		s.leave()
 		s.come()
 		s.sleep(time.Second)
-		s.ended(true)
+		s.ended(true, true)
 		if !s.taken() {
 			t.Error("slot not out when the last one's end has been told")
 		}
