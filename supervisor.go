@@ -359,12 +359,17 @@ func (s *supervisor) snapshot() ProcessStatus {
 // All below is called with the mutex held.
 
 // replaceOrRest decides whether another process takes the place of one that has ended by
-// itself and has not failed. One that ends with status 0 has nothing more to do, so a lazy
-// one rests until the next connection.
+// itself and has not failed.
 func (s *supervisor) replaceOrRest() {
-	s.resting = s.clean && s.spec.Start == startLazy
+	s.resting = s.finished()
 	s.wanted = !s.resting
 }
+
+// finished reports whether the process that has ended by itself had nothing more to do: it
+// ended with status 0, and is lazy. So it rests until the next connection. If it has failed
+// as well, it rests after the pause: a connection that goes back in line would start it again
+// and again.
+func (s *supervisor) finished() bool { return s.clean && s.spec.Start == startLazy }
 
 func (s *supervisor) set(state string) {
 	if state != s.now.State {
@@ -386,6 +391,7 @@ func (s *supervisor) settle() {
 }
 
 func (s *supervisor) require(reason string) {
+	s.wanted = s.wanted || s.now.State == processBackingOff
 	if s.now.Due == "" {
 		s.now.Due = reason
 		s.settle()

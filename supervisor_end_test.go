@@ -32,16 +32,51 @@ func TestSupervisorLazyFinishes(t *testing.T) {
 }
 
 // One that ends with status 0 soon, and has served no client, has failed all the same: clients
-// that go back in line would start it again and again.
+// that go back in line would start it again and again. After the pause it stays stopped
+// until the next client comes.
 func TestSupervisorLazyFinishesForNobody(t *testing.T) {
-	perform(t, &Service{Start: startLazy}, func(s *stage) {
+	finishes := func(s *stage) {
 		s.come()
 		s.finish()
 		s.ended(false, false)
 		s.giveBack()
-		s.sleep(3 * time.Second)
+		if got := s.snapshot(); got.State != processBackingOff || got.Failed == "" {
+			t.Errorf("found %+v, expected a back-off", got)
+		}
+	}
+	perform(t, &Service{Start: startLazy}, func(s *stage) {
+		finishes(s)
+		s.sleep(time.Minute)
+		if got := s.snapshot(); got.State != processStopped || got.Failed == "" {
+			t.Errorf("found %+v, expected it stopped, and why it has failed", got)
+		}
+		finishes(s)
+		s.sleep(time.Minute)
+		s.serve(time.Second)
 	},
-		"0s: out, start 1", "1s: in, started, exit 1, out", "2s: start 2", "3s: in, restarted exit")
+		"0s: out, start 1", "1s: in, started, exit 1, out", "2s: stopped exit, in",
+		"1m1s: out, start 2", "1m2s: in, started, exit 2, out", "1m4s: stopped exit, in",
+		"2m2s: out, start 3", "2m3s: in, started")
+
+	// An operator or a reload can ask for the next one.
+	for _, c := range []struct {
+		asks func(*stage)
+		want []string
+	}{
+		{func(s *stage) { s.restart(restartRequest) }, []string{"1.5s: start 2", "2.5s: in, restarted exit"}},
+		{func(s *stage) { s.replace(&Service{Start: startLazy, Command: "x"}) }, []string{"1.5s: start x2", "2.5s: in, restarted exit"}},
+		{func(s *stage) { s.replace(new(Service)) }, []string{"2s: start 2", "3s: in, restarted exit"}}, // it is eager now
+	} {
+		perform(t, &Service{Start: startLazy}, func(s *stage) {
+			finishes(s)
+			s.sleep(500 * time.Millisecond)
+			c.asks(s)
+			s.sleep(2 * time.Second)
+			if got := s.snapshot(); got.State != processReady || got.Due != "" {
+				t.Errorf("found %+v, expected it ready", got)
+			}
+		}, append([]string{"0s: out, start 1", "1s: in, started, exit 1, out"}, c.want...)...)
+	}
 }
 
 // That the client had reached the process may show after the process has ended. Then that was

@@ -36,6 +36,7 @@ func TestSupervisorAtRandom(t *testing.T) {
 				case 2:
 					synctest.Wait()
 					if p := s.last(); p != nil {
+						s.let(func() { p.clean = random.IntN(2) == 0 })
 						p.exit()
 					}
 				default:

@@ -67,8 +67,10 @@ func (s *supervisor) rest(why *string) bool {
 	}
 	for {
 		s.mu.Lock()
-		if !s.wanted && s.now.State == processBackingOff {
-			s.set(processStopped) // the end of the last one turned out to be no failure
+		// The end of the last one has turned out to be no failure, or is paid for.
+		if !s.wanted && s.now.State == processBackingOff && (pause == 0 || s.failures == 0) {
+			s.failing, s.now.Due = false, ""
+			s.set(processStopped)
 		}
 		start, closed := s.wanted && (pause == 0 || s.failures == 0 || s.now.Due != ""), s.closed
 		s.mu.Unlock()
@@ -78,6 +80,10 @@ func (s *supervisor) rest(why *string) bool {
 		select {
 		case <-pauseOver:
 			pause = 0
+			s.mu.Lock()
+			s.resting = !s.wanted
+			s.mu.Unlock()
+			s.tellRest(why)
 		case <-s.kick:
 			s.tellRest(why)
 		case <-s.quit:
@@ -107,11 +113,11 @@ func (s *supervisor) layDown() time.Duration {
 	}
 	s.former = nil
 	switch {
-	case !s.wanted:
-		s.set(processStopped)
-	case s.failures > 0:
+	case s.failing:
 		s.set(processBackingOff)
 		return backOff(s.failures)
+	case !s.wanted:
+		s.set(processStopped)
 	}
 	return 0
 }
@@ -270,8 +276,8 @@ func (s *supervisor) look() (why string, next time.Duration) {
 
 // leave notes that the process that was ready ends or has ended. One that has lived
 // briefly has failed, unless a connection has reached it or its end was wanted. Its exit
-// status does not matter. Whether the holder has reached it may show only afterwards, see
-// reached. The mutex is held.
+// status does not matter for that. Whether the holder has reached it may show only
+// afterwards, see reached. The mutex is held.
 func (s *supervisor) leave(why, how string) {
 	lived := time.Since(s.now.Since)
 	s.wanted, s.resting = why != stopIdle, why == stopIdle
@@ -279,6 +285,7 @@ func (s *supervisor) leave(why, how string) {
 	case byItself && !s.met && !s.arrived && lived < shortLife:
 		s.fail(fmt.Sprintf("it has lived for %s only: %s", lived.Round(time.Millisecond), how))
 		s.doubted = s.letIn
+		s.wanted = why != restartExit || !s.finished()
 	case why == restartExit:
 		s.failures = 0
 		s.replaceOrRest()
