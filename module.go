@@ -269,7 +269,7 @@ func (s *Settings) checkWorkers() error {
 		return errors.New("worker_check: found no workers, expected some")
 	}
 	if s.Service != nil {
-		return s.Service.checkSlots(len(s.Workers) > 0)
+		return s.Service.checkSlots(s.addresses())
 	}
 	return nil
 }

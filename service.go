@@ -198,11 +198,26 @@ func (s *Service) checkTexts() error {
 		check("ready_command", s.ReadyCommand...))
 }
 
-// checkSlots refuses a service of which nobody could know when it is ready. It is not
-// part of check, because the options of a block come in any order.
-func (s *Service) checkSlots(workers bool) error {
-	if !workers && s.Ready == "" && s.ReadyCommand == nil {
-		return errors.New("service: found neither ready nor workers, expected one of them: an address that can be connected to when the service is ready")
+// checkSlots refuses a service if it cannot be known when the process of a slot is ready. It
+// is not part of check, because the options of a block come in any order. A slot without
+// a worker has an empty address.
+func (s *Service) checkSlots(addresses []string) error {
+	if s.ReadyCommand != nil {
+		return nil
+	}
+	seen := make(map[string]int)
+	for i, worker := range addresses {
+		if worker == "" && s.Ready == "" {
+			return errors.New("service: found neither ready nor workers, expected one of them: an address that can be connected to when the service is ready")
+		}
+		address, err := s.address(processID{"", i + 1, worker})
+		if err != nil {
+			continue // a start would say the same, and a global placeholder may have a value by then
+		}
+		if other := seen[address]; other != 0 {
+			return fmt.Errorf("service: ready: found %s for slots %d and %d, expected an address of its own for each slot, with {l4.tcplock.slot} for instance, or ready exec: the process of another slot would answer", address, other, i+1)
+		}
+		seen[address] = i + 1
 	}
 	return nil
 }

@@ -106,20 +106,29 @@ func TestServiceJSON(t *testing.T) {
 	}
 }
 
-// Without workers, a service has to say when it is ready.
+// Without workers, a service has to say when it is ready. The process of another slot must
+// not answer for it: where something answers already, no process is started.
 func TestServiceReadyRequired(t *testing.T) {
+	const shared = "service: ready: found a:1 for slots 1 and 2, expected an address of its own for each slot"
 	for _, test := range []struct {
-		service Service
-		workers bool
-		ok      bool
+		service   Service
+		addresses []string
+		want      string
 	}{
-		{Service{}, true, true},
-		{Service{}, false, false},
-		{Service{Ready: "a:1"}, false, true},
-		{Service{ReadyCommand: []string{"a"}}, false, true},
+		{Service{}, []string{"a:1", "a:2"}, ""},
+		{Service{}, []string{""}, "service: found neither ready nor workers"},
+		{Service{Ready: "a:1"}, []string{""}, ""},
+		{Service{ReadyCommand: []string{"a"}}, []string{"", ""}, ""},
+		{Service{Ready: "a:1"}, []string{"", ""}, shared},
+		{Service{Ready: "a:1"}, []string{"b:1", "b:2"}, shared},
+		{Service{Ready: "{l4.tcplock.worker_host}:1"}, []string{"a:2", "a:3"}, shared},
+		{Service{Ready: "{l4.tcplock.worker_host}:1"}, []string{"a:2", "b:2"}, ""},
+		{Service{Ready: "a:1{l4.tcplock.slot}"}, []string{"", ""}, ""},
+		{Service{Ready: "{env.NO_SUCH_VARIABLE}"}, []string{"", ""}, ""},
 	} {
-		if err := test.service.checkSlots(test.workers); (err == nil) != test.ok {
-			t.Errorf("%+v with workers %v: found %v", test.service, test.workers, err)
+		err := test.service.checkSlots(test.addresses)
+		if (err == nil) != (test.want == "") || err != nil && !strings.HasPrefix(err.Error(), test.want) {
+			t.Errorf("%+v with addresses %q: found %v, expected %q", test.service, test.addresses, err, test.want)
 		}
 	}
 }
