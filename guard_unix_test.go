@@ -14,8 +14,10 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	psutil "github.com/shirou/gopsutil/v4/process"
+	"go.uber.org/zap"
 )
 
 // Not a test, but the Caddy of others: it starts a process, says so, and waits to be killed.
@@ -187,6 +189,33 @@ func TestGuardLeavesNothing(t *testing.T) {
 	_ = syscall.Kill(-group, syscall.SIGTERM)
 	wantExit(t, p)
 	p.release()
+}
+
+// A signal from outside that no process survives can reach the whole group, guard and service,
+// in one instant. A new guard that is just being started is no member of the group yet and
+// lives; nothing waits for the end of that one.
+func TestGroupKilled(t *testing.T) {
+	nothingLeft(t)
+	var all []*osProcess
+	for range 24 {
+		p, err := startProcess(shell("exec sleep 1000"), someProcess, zap.NewNop)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p.(*osProcess))
+	}
+	time.Sleep(guardPause * 11 / 10) // from then on another guard comes at once
+	for _, p := range all {
+		group, err := syscall.Getpgid(p.pid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = syscall.Kill(-group, syscall.SIGKILL)
+	}
+	for _, p := range all {
+		wantExit(t, p)
+		p.release()
+	}
 }
 
 // A service that leaves the group for a session of its own is still asked to end, and

@@ -98,6 +98,10 @@ func (g *processGroup) replaceGuard(pause time.Duration) bool {
 			told = true
 			continue
 		}
+		if g.isOver() { // it may have come too late for the signal that ended the others
+			guard.reap()
+			return false
+		}
 		if g.guard != nil {
 			g.guard.reap()
 		}
@@ -117,12 +121,16 @@ func (g *processGroup) rest(pause time.Duration) bool {
 	case <-g.done:
 		return false
 	case <-timer.C:
+		return !g.isOver() // both may be true
 	}
-	select { // both may be true
+}
+
+func (g *processGroup) isOver() bool {
+	select {
 	case <-g.done:
-		return false
-	default:
 		return true
+	default:
+		return false
 	}
 }
 
@@ -154,8 +162,7 @@ func (g *processGroup) close() {
 	if g.pid != 0 {
 		<-g.kept
 	}
-	if g.guard != nil { // then the number is the group's still
-		_ = syscall.Kill(-g.id, syscall.SIGKILL) // one that keep was just starting
+	if g.guard != nil {
 		g.guard.reap()
 	}
 }
