@@ -251,7 +251,7 @@ func (q *queue) Set(b bounds, now time.Time) []*place {
 	for i := before.limit + 1; i <= b.limit; i++ {
 		q.free(i)
 	}
-	if before.countsClients() || b.countsClients() {
+	if before.countsClients() != b.countsClients() || before.perClient != b.perClient { // it sorts the line
 		q.regroup()
 	}
 	return q.grantAll(now)

@@ -222,6 +222,18 @@ func TestQueueAllocatesNothing(t *testing.T) {
 	}
 }
 
+// A reload sets the bounds that a queue has. It sorts no line and counts no client anew.
+func TestQueueSetSameBounds(t *testing.T) {
+	b, now := bounds{limit: 1, maxWaiting: unlimited, perClient: 1, waitingPerClient: 9}, time.Now()
+	q := newQueue(b)
+	for i := range 100 {
+		_, _ = q.Join(&place{client: clientKey(i + 1)}, now)
+	}
+	if allocs := testing.AllocsPerRun(100, func() { q.Set(b, now) }); allocs != 0 {
+		t.Errorf("found %v allocations, expected none", allocs)
+	}
+}
+
 func isDone(c <-chan struct{}) bool {
 	select {
 	case <-c:
