@@ -137,7 +137,8 @@ type Settings struct {
 	Settle caddy.Duration `json:"settle,omitempty"`
 
 	// How long holders may finish when Caddy shuts down, before they are cut; the
-	// line is refused at once. Zero: they are cut at once. Default: 10s.
+	// line is refused at once. Zero: they are cut at once. Default: 4s, because systemd's
+	// unit for Caddy kills after 5s, and docker stop after 10s.
 	Drain *caddy.Duration `json:"drain,omitempty"`
 
 	// What to do at the lock's moments.
@@ -155,7 +156,7 @@ const (
 	halfClosedDrop = "drop"
 
 	defaultLinger      = time.Second
-	defaultDrain       = 10 * time.Second
+	defaultDrain       = 4 * time.Second
 	defaultWorkerCheck = time.Second
 )
 
