@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,7 +32,7 @@ first served. In the short form of TCPLock (2012):
 
 	$ caddy tcplock -l 9000 -p 8100 -h localhost -n 1 -t 20000
 
-Note that -h is the host. Durations are given with a unit (500ms, 20s, 1h);
+Note that -h is the host; without a value it shows this help. Durations are given with a unit (500ms, 20s, 1h);
 only --hold-timeout takes a bare number, for milliseconds.
 
 Hooks and refuse handlers need a config file, see the tcplock handler. The
@@ -60,6 +61,9 @@ func setUpCommand(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(usageError)
 	cmd.AddCommand(adminCommands()...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if slices.Equal(args, []string{"help"}) {
+			return cmd.Help()
+		}
 		cfg, err := line.config(args)
 		if err != nil {
 			return usageError(cmd, err)
@@ -70,8 +74,13 @@ func setUpCommand(cmd *cobra.Command) {
 	}
 }
 
-// usageError names the flag as other errors do, and the way to help: it is not -h.
+// usageError names the flag as other errors do, and the way to help. -h is the host, but
+// without a value it asks for help, as with most programs.
 func usageError(cmd *cobra.Command, err error) error {
+	var noValue *pflag.ValueRequiredError
+	if errors.As(err, &noValue) && noValue.GetFlag().Shorthand == "h" {
+		return pflag.ErrHelp
+	}
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
 		err = fmt.Errorf("--%s: %w", invalid.GetFlag().Name, errors.Unwrap(invalid))
@@ -176,7 +185,7 @@ func port(s string) (string, error) {
 }
 
 func host(s string) (string, error) {
-	if _, err := netip.ParseAddr(s); err != nil && strings.ContainsAny(s, ":/[] ") {
+	if _, err := netip.ParseAddr(s); err != nil && (strings.ContainsAny(s, ":/[] ") || strings.HasPrefix(s, "-")) {
 		return "", fmt.Errorf("found %q, expected a host name or an IP address", s)
 	}
 	return s, nil

@@ -40,19 +40,21 @@ func TestCommandRuns(t *testing.T) {
 	}
 }
 
-// --help tells about the command although -h is the host there. Caddy's own help knows
-// the command too.
+// --help tells about the command although -h is the host there; so do the word help and
+// a -h without a host. Caddy's own help knows the command too.
 func TestCommandHelp(t *testing.T) {
-	help, err := startCommand(t, "--help").result(t)
-	if err != nil {
-		t.Errorf("--help: %v", err)
-	}
-	for _, want := range []string{"caddy tcplock --listen <port>", "-h, --host host", "      --help"} {
-		if !strings.Contains(help, want) {
-			t.Errorf("found no %q in:\n%s", want, help)
+	for _, args := range [][]string{{"--help"}, {"help"}, {"-h"}, {"-l", "9000", "-h"}} {
+		help, err := startCommand(t, args...).result(t)
+		if err != nil {
+			t.Errorf("%q: %v", args, err)
+		}
+		for _, want := range []string{"caddy tcplock --listen <port>", "-h, --host host", "      --help"} {
+			if !strings.Contains(help, want) {
+				t.Errorf("%q: found no %q in:\n%s", args, want, help)
+			}
 		}
 	}
-	help, err = start(t, nil, buildCaddy(t), "help").result(t)
+	help, err := start(t, nil, buildCaddy(t), "help").result(t)
 	if err != nil || !strings.Contains(help, "\n  tcplock ") {
 		t.Errorf("caddy help: error %v, expected tcplock in:\n%s", err, help)
 	}

@@ -1,7 +1,6 @@
 package tcplock
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -54,7 +53,7 @@ type column struct {
 	right bool // numbers end below each other
 	usual int  // its width where there is one to keep to, so that columns stay where they are
 	spare int  // where there is no room for all, the highest goes first; 0 stays
-	least int  // the width that it can do with, its text being cut; 0: it needs all
+	least int  // the width that it can do with, its text being cut with …; 0: it needs all
 }
 
 // row adds one; what cannot be printed is replaced, so that nothing that comes from
@@ -101,16 +100,22 @@ func (t *table) widths() []int {
 	return widths
 }
 
-// fit widens columns to what they usually need, and leaves out those that can be spared
-// until the rest fits.
+// fit widens columns to what they usually need, leaves out those that can be spared until the
+// rest fits, and cuts those that can do with less.
 func (t *table) fit(widths []int, width int) {
+	narrow := func(i int) int {
+		if least := t.columns[i].least; least > 0 {
+			return min(least, widths[i])
+		}
+		return widths[i]
+	}
 	needed := -gap
 	for i, c := range t.columns {
 		if widths[i] == 0 {
 			continue
 		}
 		widths[i] = max(widths[i], c.usual)
-		needed += gap + cmp.Or(c.least, widths[i])
+		needed += gap + narrow(i)
 	}
 	for needed > width {
 		last := -1
@@ -120,10 +125,15 @@ func (t *table) fit(widths []int, width int) {
 			}
 		}
 		if last < 0 {
-			return
+			break
 		}
-		needed -= gap + cmp.Or(t.columns[last].least, widths[last])
+		needed -= gap + narrow(last)
 		widths[last] = 0
+	}
+	for i := range t.columns { // what is left goes to those that can do with less
+		more := min(widths[i]-narrow(i), max(0, width-needed))
+		widths[i] = narrow(i) + more
+		needed += more
 	}
 }
 
@@ -135,6 +145,7 @@ func (t *table) line(cells []span, widths []int) (l textLine) {
 		if len(l) > 0 {
 			l = append(l, span{text: strings.Repeat(" ", gap)})
 		}
+		c.text = textLine{c}.cut(widths[i]).String()
 		pad := span{text: strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text))}
 		if t.columns[i].right {
 			l = append(l, pad, c)

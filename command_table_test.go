@@ -50,6 +50,23 @@ func TestTableFits(t *testing.T) {
 	}
 }
 
+// A long text in front leaves room for all that stands behind it.
+func TestTableCutsLongNames(t *testing.T) {
+	table := table{columns: []column{{title: "NAME", least: 6}, {title: "N", right: true}, {title: "STATE", least: 4}}}
+	table.row(span{text: "a-name-of-some-length"}, span{text: "12"}, span{text: "open"})
+	table.row(span{text: "short"}, span{text: "1"}, span{text: "paused"})
+	for width, want := range map[int]string{
+		80: "a-name-of-some-length  12  open",
+		31: "a-name-of-some-length  12  open",
+		20: "a-name-of…  12  open",
+		16: "a-nam…  12  open",
+	} {
+		if got := table.lines(width)[1].cut(width).String(); got != want {
+			t.Errorf("%d columns: got %q, expected %q", width, got, want)
+		}
+	}
+}
+
 func TestBrief(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Second:                 "0s",

@@ -30,7 +30,7 @@ var classes = []struct {
 // locksTable has a column for each class of outcomes.
 func locksTable() table {
 	t := table{columns: []column{
-		{title: "LOCK"},
+		{title: "LOCK", least: 16},
 		{title: "SLOTS", right: true},
 		{title: "WAITING", right: true},
 		{title: "OLDEST", right: true},
