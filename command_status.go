@@ -20,7 +20,7 @@ workers and what has happened there last.
 OLDEST is how long the first in line has been there, P50 and P99 are how long the
 last 256 that got a slot stood in line before. The other figures count
 connections that have ended since the lock exists: served; refused (refused_full,
-refused_paused, wait_timeout, shutdown); failed (hold_timeout, hook_failed,
+refused_paused, wait_timeout, hook_failed, shutdown); failed (hold_timeout,
 service_error); gone (client_gone, kicked). STATE is open, or
 
 	paused          until somebody resumes, or for the time that is left

@@ -61,7 +61,7 @@ SLOT  WORKER          STATE    PROCESS        FOR   PID  SERVED  RESTARTS       
    3  127.0.0.1:8103  down
 
   AGO  EVENT    SLOT  ID  CLIENT               WHAT
- 2.0s  failed      2                           exit status 1 (3 in a row)
+ 2.0s  failed      2                           exit status 1 (3 times)
 1m12s  paused
 1h00m  timeout     3   9  [2001:db8::1]:40000
 `

@@ -22,9 +22,9 @@ var classes = []struct {
 	outcomes []string
 }{
 	{"served", stylePlain, 2, []string{served}},
-	{"refused", styleNotice, 3, []string{refusedFull, refusedPaused, waitTimeout, shutdown}},
-	{"failed", styleAlarm, 1, []string{holdTimeout, hookFailed, serviceError}},
-	{"gone", stylePlain, 6, []string{clientGone, kicked}},
+	{"refused", styleNotice, 3, refusedOutcomes},
+	{"failed", styleAlarm, 1, failedOutcomes},
+	{"gone", stylePlain, 6, goneOutcomes},
 }
 
 // locksTable has a column for each class of outcomes.
@@ -339,7 +339,7 @@ func eventText(e *Event) string {
 	}
 	text := strings.Join(what, ": ")
 	if e.Count > 1 {
-		text = strings.TrimSpace(fmt.Sprintf("%s (%d in a row)", text, e.Count))
+		text = strings.TrimSpace(fmt.Sprintf("%s (%d times)", text, e.Count))
 	}
 	return text
 }

@@ -27,6 +27,15 @@ const (
 
 var outcomes = [...]string{served, refusedFull, refusedPaused, waitTimeout, holdTimeout, clientGone, hookFailed, serviceError, kicked, shutdown}
 
+// Outcomes that people see as one figure, the same everywhere: refused are connections that the
+// lock kept from the service, failed are those that ended badly with a slot, gone are those
+// that a client or an operator ended.
+var (
+	refusedOutcomes = []string{refusedFull, refusedPaused, waitTimeout, hookFailed, shutdown}
+	failedOutcomes  = []string{holdTimeout, serviceError}
+	goneOutcomes    = []string{clientGone, kicked}
+)
+
 // record is what a lock remembers of its past, for those who look at it. It lives as long
 // as the lock, across reloads.
 type record struct {
@@ -42,7 +51,9 @@ type record struct {
 const (
 	keptWaits  = 256
 	keptEvents = 50
-	lastFew    = 8
+
+	lastFew     = 8                // of the kept events, a new one may count with one of these
+	mergeWithin = 10 * time.Second // if it comes so soon after it
 )
 
 func (r *record) noteEnd(outcome string) {
@@ -71,22 +82,35 @@ func (r *record) waitsSince(n uint64) (waits []time.Duration, admitted uint64) {
 	return waits, r.admitted
 }
 
-// noteEvent keeps e. One that is like one of the last few counts with it, so that a flood of
-// some kinds does not wash away all others.
+// noteEvent keeps e. If it is like one of the last few, which is only seconds ago, the two
+// become one that counts both, so that a flood does not wash away all others.
 func (r *record) noteEvent(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for n := len(r.events) - 1; n >= max(0, len(r.events)-lastFew); n-- {
-		if r.events[n].alike(&e) {
-			e.Count = max(1, r.events[n].Count) + 1
+		if last := &r.events[n]; last.alike(&e) && e.Time.Sub(last.Time) < mergeWithin {
+			e.merge(last)
 			r.events = append(slices.Delete(r.events, n, n+1), e)
 			return
 		}
 	}
 	if len(r.events) == keptEvents {
-		r.events = slices.Delete(r.events, 0, 1)
+		i := r.leastMissed()
+		r.events = slices.Delete(r.events, i, i+1)
 	}
 	r.events = append(r.events, e)
+}
+
+// leastMissed is the oldest event of the kind that there are most of. So events that come
+// again and again, however slowly, never wash away a rare one.
+func (r *record) leastMissed() int {
+	kinds := make(map[string]int)
+	most := 0
+	for _, e := range r.events {
+		kinds[e.Event]++
+		most = max(most, kinds[e.Event])
+	}
+	return slices.IndexFunc(r.events, func(e Event) bool { return kinds[e.Event] == most })
 }
 
 // lastEvents returns them, the newest first.

@@ -127,6 +127,44 @@ func TestRefusalsByTurns(t *testing.T) {
 	}
 }
 
+// Events merge when they follow each other within seconds. What is not the same for all of
+// them is left out: one client is not named for all.
+func TestEventsMerge(t *testing.T) {
+	var r record
+	at := time.Now()
+	note := func(after time.Duration, client string) Event {
+		at = at.Add(after)
+		r.noteEvent(Event{Time: at, Event: eventRefused, Reason: refusedFull, Client: client})
+		return r.lastEvents()[0]
+	}
+	note(0, "192.0.2.1:1")
+	if e := note(9*time.Second, "192.0.2.1:1"); e.Count != 2 || e.Client != "192.0.2.1:1" {
+		t.Errorf("found %+v, expected 2 refusals of the client", e)
+	}
+	if e := note(9*time.Second, "192.0.2.2:1"); e.Count != 3 || e.Client != "" || e.Time != at {
+		t.Errorf("found %+v, expected 3 refusals of no one client, at the time of the last", e)
+	}
+	if e := note(10*time.Second, "192.0.2.3:1"); e.Count != 0 || e.Client != "192.0.2.3:1" {
+		t.Errorf("found %+v, expected one refusal: the others were 10 seconds ago", e)
+	}
+}
+
+// A client that is refused now and then, too seldom for its refusals to merge, does not wash
+// a rarer event off the list.
+func TestRareEventStays(t *testing.T) {
+	var r record
+	at := time.Now()
+	r.noteEvent(Event{Time: at, Event: eventTimeout})
+	for range 3 * keptEvents {
+		at = at.Add(time.Minute)
+		r.noteEvent(Event{Time: at, Event: eventRefused})
+	}
+	events := r.lastEvents()
+	if last := events[len(events)-1]; len(events) != keptEvents || last.Event != eventTimeout || events[0].Time != at {
+		t.Errorf("found %d events, the oldest %+v, expected %d with the timeout still there", len(events), last, keptEvents)
+	}
+}
+
 // A client that goes on sending when its slot has been handed on is listened to for 30
 // seconds, one that is silent for 5. Nothing of what it sends is kept.
 func TestDrainIsBounded(t *testing.T) {

@@ -118,7 +118,28 @@ type Event struct {
 	WaitedSeconds float64 `json:"waited_seconds,omitempty"` // in line
 	HeldSeconds   float64 `json:"held_seconds,omitempty"`   // with a slot
 
-	Count int `json:"count,omitempty"` // how many like this one came with at most 7 others in between, if more than 1; the rest is of the last
+	// How many like this one came within seconds of each other, if more than 1. Time is that
+	// of the last, Bytes are those of all; what was not the same for all of them (connection, client, worker, times) is
+	// left out.
+	Count int `json:"count,omitempty"`
+}
+
+// merge makes e, which is like before and came after it, stand for both.
+func (e *Event) merge(before *Event) {
+	e.Count = max(1, before.Count) + 1
+	e.Bytes += before.Bytes
+	keepSame(&e.Connection, before.Connection)
+	keepSame(&e.Client, before.Client)
+	keepSame(&e.Worker, before.Worker)
+	keepSame(&e.PID, before.PID)
+	keepSame(&e.WaitedSeconds, before.WaitedSeconds)
+	keepSame(&e.HeldSeconds, before.HeldSeconds)
+}
+
+func keepSame[T comparable](value *T, other T) {
+	if *value != other {
+		*value = *new(T)
+	}
 }
 
 // alike reports whether two are the same but for when and to whom it happened.

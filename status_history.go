@@ -27,9 +27,6 @@ var nan = float32(math.NaN())
 
 var figureNames = [figures]string{"waiting", "p50", "p90", "ended", "refused"}
 
-// refusals are the outcomes of connections that the lock has kept from the service.
-var refusals = []string{refusedFull, refusedPaused, waitTimeout, hookFailed, shutdown}
-
 // history is how a lock looked in the last minutes.
 type history struct {
 	lock    *lock
@@ -75,7 +72,7 @@ func (b *board) take(now time.Time, all []lockAt) {
 func (h *history) next(s *LockStatus, seconds float32) (next sample) {
 	var ended, refused uint64
 	for outcome, n := range s.Connections {
-		if slices.Contains(refusals, outcome) {
+		if slices.Contains(refusedOutcomes, outcome) {
 			refused += n
 		} else {
 			ended += n

@@ -38,13 +38,13 @@ function age(seconds) {
 	return `${s} s`;
 }
 
-// size writes a number of bytes.
+// size writes a number of bytes, in the units of the commands.
 function size(bytes) {
-	for (const unit of ['B', 'kB', 'MB', 'GB']) {
-		if (bytes < 999.5) return `${bytes < 9.95 && unit !== 'B' ? bytes.toFixed(1) : Math.round(bytes)} ${unit}`;
-		bytes /= 1000;
+	for (const unit of ['B', 'KiB', 'MiB', 'GiB']) {
+		if (bytes < 1023.5) return `${bytes < 9.95 && unit !== 'B' ? bytes.toFixed(1) : Math.round(bytes)} ${unit}`;
+		bytes /= 1024;
 	}
-	return `${number(bytes)} TB`;
+	return `${number(bytes)} TiB`;
 }
 
 // The plots of a lock. A series has one value for each of the last seconds, the newest
