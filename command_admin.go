@@ -67,6 +67,11 @@ type call struct {
 
 // say tells the user what was done.
 func (c *call) say(format string, args ...any) {
+	for i, arg := range args {
+		if text, ok := arg.(string); ok {
+			args[i] = printable(text)
+		}
+	}
 	fmt.Fprintf(c.OutOrStdout(), format+"\n", args...)
 }
 

@@ -3,6 +3,7 @@ package tcplock
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -63,7 +64,7 @@ func showJSON(c *call) error {
 	var answer json.RawMessage
 	err := c.client.get(c.Context(), path, nil, &answer)
 	if err == nil {
-		c.say("%s", bytes.TrimSpace(answer))
+		fmt.Fprintf(c.OutOrStdout(), "%s\n", bytes.TrimSpace(answer)) // as it is: JSON has its own escapes
 	}
 	return err
 }

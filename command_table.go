@@ -56,8 +56,7 @@ type column struct {
 	least int  // the width that it can do with, its text being cut with …; 0: it needs all
 }
 
-// row adds one; what cannot be printed is replaced, so that nothing that comes from
-// outside can move the cursor or paint.
+// row adds one. What cannot be printed is replaced here already, so that columns stay aligned.
 func (t *table) row(cells ...span) {
 	for i := range cells {
 		cells[i].text = printable(cells[i].text)
@@ -182,6 +181,15 @@ func (l textLine) pad(width int) textLine {
 	return append(slices.Clip(l), span{text: strings.Repeat(" ", max(0, width))})
 }
 
+// plain is the line without what cannot be printed.
+func (l textLine) plain() textLine {
+	l = slices.Clone(l)
+	for i := range l {
+		l[i].text = printable(l[i].text)
+	}
+	return l
+}
+
 // with adds a style to a whole line.
 func (l textLine) with(add style) textLine {
 	l = slices.Clone(l)
@@ -195,7 +203,7 @@ func (l textLine) with(add style) textLine {
 func printLines(w io.Writer, lines []textLine) error {
 	var sb strings.Builder
 	for _, l := range lines {
-		sb.WriteString(l.String())
+		sb.WriteString(printable(l.String()))
 		sb.WriteByte('\n')
 	}
 	_, err := io.WriteString(w, sb.String())
@@ -203,9 +211,11 @@ func printLines(w io.Writer, lines []textLine) error {
 }
 
 // printable replaces all that is not a character to be seen: control characters,
-// escape sequences, marks that turn the direction of writing.
+// escape sequences, marks that turn the direction of writing. All text passes here on its
+// way out (printLines, say, top.view), so that nothing that comes from outside can move the
+// cursor or paint.
 func printable(s string) string {
-	seen := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError }
+	seen := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError || r == '\t' }
 	if !slices.ContainsFunc([]rune(s), func(r rune) bool { return !seen(r) }) {
 		return s
 	}

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/cobra"
 )
 
 // printed is lines as plain text.
@@ -64,6 +66,21 @@ func TestTableCutsLongNames(t *testing.T) {
 		if got := table.lines(width)[1].cut(width).String(); got != want {
 			t.Errorf("%d columns: got %q, expected %q", width, got, want)
 		}
+	}
+}
+
+// What a hostile server sends moves no cursor, wherever it stands in what is printed.
+func TestPrintedIsPlain(t *testing.T) {
+	const hostile, plain = "a\x1b[31m\u202eb\x07\n", "a?[31m?b??\n"
+	if got := printed([]textLine{{{text: hostile}}}); got != plain {
+		t.Errorf("a line: got %q, expected %q", got, plain)
+	}
+	var out strings.Builder
+	c := &call{Command: new(cobra.Command)}
+	c.SetOut(&out)
+	c.say("%s", hostile)
+	if got := out.String(); got != plain {
+		t.Errorf("said: got %q, expected %q", got, plain)
 	}
 }
 

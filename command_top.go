@@ -68,7 +68,7 @@ func printTop(c *call, interval time.Duration, once bool) error {
 		}
 		lines := locksLines(locks)
 		if err != nil {
-			lines = []textLine{{{text: printable(err.Error())}}}
+			lines = []textLine{{{text: err.Error()}}}
 		}
 		if !once {
 			lines = append([]textLine{{{text: time.Now().Format(time.DateTime)}}}, append(lines, nil)...)
@@ -161,7 +161,7 @@ func carryOut(ctx context.Context, client *adminClient, o *order, done chan<- sp
 	_, err := client.verb(ctx, o.lock, o.verb, o.query)
 	note := span{text: o.lock + ": " + o.said}
 	if err != nil {
-		note = span{o.lock + ": " + printable(err.Error()), styleAlarm}
+		note = span{o.lock + ": " + err.Error(), styleAlarm}
 	}
 	select {
 	case done <- note:

@@ -38,13 +38,13 @@ func (t *top) view(width, height int) []textLine {
 	}
 	lines = append(lines, t.footer())
 	for i := range lines {
-		lines[i] = lines[i].cut(width)
+		lines[i] = lines[i].plain().cut(width)
 	}
 	return lines
 }
 
 func (t *top) header(width int) textLine {
-	left := textLine{{" tcplock", styleStrong}, {text: "  Caddy at " + printable(t.address)}}
+	left := textLine{{" tcplock", styleStrong}, {text: "  Caddy at " + t.address}}
 	right := "every " + t.interval.String()
 	if !t.at.IsZero() {
 		right += "  " + t.at.Format(time.TimeOnly)
@@ -63,14 +63,14 @@ func (t *top) trouble() textLine {
 	if !t.answered.IsZero() {
 		since = "No answer for " + brief(t.at.Sub(t.answered)) + ": "
 	}
-	return textLine{{" " + since + printable(t.err.Error()), styleAlarm}}
+	return textLine{{" " + since + t.err.Error(), styleAlarm}}
 }
 
 // footer is where the keys are, or what is to be answered, or what came of it.
 func (t *top) footer() textLine {
 	switch {
 	case t.question != nil && t.connection != nil:
-		return textLine{{fmt.Sprintf(" Kick connection %d (%s, %s)? y/n", t.connection.ID, printable(t.connection.Client), t.connection.State), styleNotice}}
+		return textLine{{fmt.Sprintf(" Kick connection %d (%s, %s)? y/n", t.connection.ID, t.connection.Client, t.connection.State), styleNotice}}
 	case t.note.text != "":
 		return textLine{{" " + t.note.text, t.note.style}}
 	case t.help:

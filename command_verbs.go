@@ -164,7 +164,7 @@ func restartText(s *LockStatus, w *WorkerStatus) string {
 	}
 	for _, c := range s.Holders {
 		if c.Slot == w.Slot {
-			return fmt.Sprintf("restarts when connection %d (%s) has ended", c.ID, printable(c.Client))
+			return fmt.Sprintf("restarts when connection %d (%s) has ended", c.ID, c.Client)
 		}
 	}
 	return "restarts now"

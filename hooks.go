@@ -75,7 +75,8 @@ type Hook struct {
 
 // Step is one action of a hook: a module in the namespace layer4.tcplock.hooks. It
 // must return soon after ctx is done, and must bound its own time: a step that never
-// returns keeps a slot for ever. A panic counts as an error.
+// returns keeps a slot for ever. A panic counts as an error. A reload does not wait for
+// steps: Run may still be at work, or be called once more, after the step's Cleanup.
 type Step interface {
 	Run(ctx context.Context, m Moment) error
 }

@@ -162,7 +162,7 @@ func standIn(ctx context.Context, ln net.Listener, server *layer4.Server, logger
 	for {
 		conn, err := ln.Accept()
 		switch {
-		case errors.Is(err, net.ErrClosed):
+		case errors.Is(err, net.ErrClosed), errors.Is(err, unix.EINVAL): // EINVAL: it listens no longer
 			return
 		case err != nil:
 			sleep(ctx, lookInterval)

@@ -49,12 +49,21 @@ function live() {
 // The events of the stream: see status_stream.go.
 
 function history(news) {
-	if (version && version !== news.page) location.reload(); // Caddy has another one now
+	if (version && version !== news.page) renew(news.page);
 	version = news.page;
 	taken = news.n;
 	for (const card of cards.values()) for (const figure of figures) card.series[figure] = [];
 	past = news.locks;
 	for (const name of Object.keys(past)) recall(name);
+}
+
+// renew loads the page again, because Caddy has another one now. It does so once for each: behind
+// a balancer, two Caddys of different builds would have it load for ever.
+function renew(page) {
+	const key = 'tcplock page';
+	if (sessionStorage.getItem(key) === page) return;
+	sessionStorage.setItem(key, page);
+	location.reload();
 }
 
 let past = {}; // of locks that are not known yet

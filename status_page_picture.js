@@ -69,7 +69,7 @@ class Picture {
 			part.draw(slot, box, now);
 		});
 		let height = Math.ceil(boxes / columns) * (box.height + gap) - gap;
-		const perRow = Math.floor((width + 6) / 20), squares = slots.slice(boxes);
+		const perRow = Math.max(1, Math.floor((width + 6) / 20)), squares = slots.slice(boxes);
 		squares.forEach((slot, i) => {
 			const part = this.part(`square ${slot.number}`, this.slots, newSquare);
 			part.move(i % perRow * 20, height + gap + Math.floor(i / perRow) * 20);
