@@ -2,7 +2,6 @@ package tcplock
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -238,17 +237,6 @@ func (a *App) Cleanup() error {
 }
 
 // The settings as they work.
-
-// written returns them with the defaults written out, since to say a default is no other
-// setting.
-func (s Settings) written() Settings {
-	linger, drain := caddy.Duration(s.linger()), caddy.Duration(s.drain())
-	s.Linger, s.Drain, s.HalfClosed = &linger, &drain, cmp.Or(s.HalfClosed, halfClosedKeep)
-	if len(s.Workers) == 0 {
-		s.Slots = s.slots()
-	}
-	return s
-}
 
 func (s *Settings) empty() bool { return reflect.ValueOf(*s).IsZero() }
 

@@ -69,7 +69,7 @@ type Hook struct {
 	// What to do, in order; at least one.
 	StepsRaw []json.RawMessage `json:"steps,omitempty" caddy:"namespace=layer4.tcplock.hooks inline_key=hook"`
 
-	key   string // the hook's own JSON: what it is counted under
+	key   string // the hook's own JSON, with defaults written out: what it is counted under
 	steps []Step
 }
 
@@ -193,7 +193,7 @@ func (h *Hook) checkConditions() error {
 
 // provision loads the hook's steps.
 func (h *Hook) provision(ctx caddy.Context) error {
-	key, err := json.Marshal(h)
+	key, err := json.Marshal(h.written())
 	if err != nil {
 		return err
 	}

@@ -69,8 +69,7 @@ type Handler struct {
 // Settings are the settings of a lock. Durations are strings such as "20s" or
 // "1h30m" (or integers: nanoseconds); none may be negative.
 type Settings struct {
-	// How many connections may be at the service at once. From 1 to 1000000.
-	// Default and zero: 1.
+	// How many connections may be at the service at once, from 1 to 1000000. Default: 1.
 	Slots int `json:"slots,omitempty"`
 
 	// The addresses of the service's workers, each of which takes one connection at a
