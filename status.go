@@ -119,8 +119,8 @@ type Event struct {
 	HeldSeconds   float64 `json:"held_seconds,omitempty"`   // with a slot
 
 	// How many like this one came within seconds of each other, if more than 1. Time is that
-	// of the last, Bytes are those of all; what was not the same for all of them (connection, client, worker, times) is
-	// left out.
+	// of the last, Bytes are those of all; what was not the same for all of them (connection,
+	// client, worker, times) is left out.
 	Count int `json:"count,omitempty"`
 }
 
