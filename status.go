@@ -209,13 +209,24 @@ func (l *lock) status(most int) LockStatus {
 	return s
 }
 
+// onClock is a time of this process as the wall clock has it now. If that was set meanwhile,
+// to summer time by hand or by NTP, the time moves with it, so that now - t stays how long
+// ago it was.
+func onClock(t, now time.Time) time.Time {
+	ago := now.Sub(t) // by the monotonic clock
+	if off := now.Round(0).Sub(t.Round(0)) - ago; off.Abs() < time.Second {
+		return t // to the nanosecond, so that a status that does not change stays the same
+	}
+	return now.Add(-ago).Round(time.Second)
+}
+
 func (l *lock) connectionStatus(p place, now time.Time) ConnectionStatus {
 	c := p.owner.(*conn)
 	s := ConnectionStatus{
 		ID:       p.seq,
 		Client:   c.client,
 		State:    stateWaiting,
-		Since:    p.joined,
+		Since:    onClock(p.joined, now),
 		Priority: p.priority,
 		Slot:     p.slot,
 		BytesIn:  c.in.Load(),
@@ -225,7 +236,7 @@ func (l *lock) connectionStatus(p place, now time.Time) ConnectionStatus {
 	if p.state != placeWaiting {
 		waited = p.waited
 		s.State = c.state()
-		s.Since = p.joined.Add(p.apart + p.waited)
+		s.Since = onClock(p.joined.Add(p.apart+p.waited), now)
 		if w := l.worker(p.slot); w != nil {
 			s.Worker = w.address
 		}
