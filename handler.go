@@ -1,6 +1,7 @@
 package tcplock
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -29,6 +30,12 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 	}
 	if err := c.meet(cx); err != nil {
 		return err
+	}
+	if err := headerError(cx.Conn); err != nil {
+		if !c.lock.refusals.allow() {
+			return nil // the error would be a line in the log
+		}
+		return fmt.Errorf("PROXY header from %s: %w", c.client, err)
 	}
 	ended := c.join(h.Priority)
 	var view *layer4.Connection
@@ -114,6 +121,27 @@ func (c *conn) meet(cx *layer4.Connection) error {
 		}
 	}
 	return nil
+}
+
+// headerError says that the PROXY header before the lock is broken. proxy_protocol (v0.1.2)
+// passes such a connection on, and each read from it fails: it would take a slot for nothing.
+func headerError(conn net.Conn) error {
+	for {
+		switch below := conn.(type) {
+		case *layer4.Connection:
+			conn = below.Conn
+		case *tls.Conn:
+			conn = below.NetConn()
+		case interface {
+			net.Conn
+			Raw() net.Conn
+		}: // go-proxyproto, which has read the header, and says what came of it before it reads on
+			_, err := below.Read(nil)
+			return err
+		default: // the socket, or a lock that has asked already
+			return nil
+		}
+	}
 }
 
 // introduce makes the connection known to the handlers to come, and returns it as they see

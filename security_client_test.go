@@ -126,12 +126,42 @@ func TestSpoofedProxyHeader(t *testing.T) {
 				t.Errorf("found client %s, expected %s", got, c.want)
 			}
 			warned := slices.ContainsFunc(lines("", 0), func(line map[string]any) bool {
-				return strings.Contains(line["msg"].(string), "set fallback_policy REJECT")
+				return strings.Contains(line["msg"].(string), "put a remote_ip matcher on the route")
 			})
 			if rejects := strings.Contains(c.options, "REJECT"); warned == rejects {
 				t.Errorf("found a warning: %t, expected %t", warned, !rejects)
 			}
 		})
+	}
+}
+
+// A matcher on the route keeps out all but the proxy that sends headers. A header that is
+// broken gets no slot, even from there.
+func TestMatcherKeepsOthersOut(t *testing.T) {
+	svc := newService(t, echo)
+	addr := freeAddr(t)
+	config, a := withAdmin(t, global(fmt.Sprintf("layer4 {\n%s {\n@balancer remote_ip 127.0.0.1\nroute @balancer {\nproxy_protocol\ntcplock\nproxy %s\n}\n}\n}", addr, svc.addr)))
+	load(t, config)
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	stranger, err := d.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	send(t, stranger, proxyHeader+"hello")
+	expectClosed(t, stranger)
+	for _, broken := range []string{"PROXY TCP4 nonsense\r\nhello", "PROXY TCP4 192.0.2.1 192.0.2.2 1 99999\r\nhello"} {
+		client := dial(t, addr)
+		send(t, client, broken)
+		expectClosed(t, client)
+	}
+	if _, _, total := svc.counts(); total != 0 || len(a.lock(t, "default").Events) > 0 {
+		t.Errorf("found %d connections at the service, expected none", total)
+	}
+	client := withHeader(t, addr, "hello")
+	expect(t, client, "hello")
+	if _, _, total := svc.counts(); total != 1 {
+		t.Errorf("found %d connections at the service, expected 1", total)
 	}
 }
 

@@ -101,7 +101,8 @@ func warnOfHeaders(handlers []json.RawMessage, logger *zap.Logger) {
 		case "tcplock":
 			if believed {
 				logger.Warn("proxy_protocol believes the headers of clients outside its allow list too, so that they choose the address " +
-					"that logs show and max_per_client counts; set fallback_policy REJECT")
+					"that logs show and max_per_client counts; put a remote_ip matcher on the route, which keeps them out, or set " +
+					"fallback_policy REJECT, which does not believe them")
 			}
 			return
 		}
