@@ -154,6 +154,25 @@ func waitInLine(t *testing.T, addr string, most int) (answers chan string) {
 	return answers
 }
 
+// A client stays, silent, when it has got its answer. Caddy ends all the same: its slot is
+// free after linger, and it has a second to close. The client's answer is whole.
+func TestShutdownWaitsForNoSilentClient(t *testing.T) {
+	svc, addr := newService(t, nil), freeAddr(t)
+	p := startCaddy(t, 0, lockConfig(addr, "tcplock {\ndrain 1m\nlinger 1s\n}", svc.addr))
+	client := dial(t, addr)
+	conn := svc.next(t)
+	send(t, conn, "answer")
+	svc.leave(conn)
+	expect(t, client, "answer")
+	start := time.Now()
+	p.terminate(t)
+	p.endsWithin(t, 10*time.Second) // without that bound it would be half a minute
+	if took := time.Since(start); took > 2*time.Second {
+		t.Logf("Caddy ended after %s", took)
+	}
+	expectClosed(t, client)
+}
+
 // A service that never lets go, and clients that stay: when drain is over, and not before
 // that, they are cut, and Caddy ends.
 func TestShutdownCutsHolders(t *testing.T) {

@@ -197,7 +197,9 @@ func (l *lock) shutDown() {
 	if claim == nil {
 		return // nobody has been here
 	}
-	if !waitFor(vacant, claim.settings.drain()) {
+	drained := waitFor(vacant, claim.settings.drain())
+	last := time.Now().Add(lastGrace)
+	if !drained {
 		l.cancel()
 		_, holders, _ := l.queue.Snapshot(0)
 		for _, p := range holders {
@@ -205,25 +207,27 @@ func (l *lock) shutDown() {
 				c.cut()
 			}
 		}
-		waitFor(vacant, lastGrace)
+		waitFor(vacant, time.Until(last))
 	}
-	// Who was refused may still be getting its answer, and what a hook has started does
-	// not end by itself.
-	giveGrace(func() bool { return l.handling.Load() == 0 && l.emitter.idle() })
+	// Clients may still be getting the end of an answer. One that never closes is not
+	// waited for any longer.
+	giveGrace(last, func() bool { return l.handling.Load() == 0 && l.emitter.idle() })
+	// Hooks of holders are over. What that of a refusal has started does not end by itself.
 	l.cancel()
-	giveGrace(func() bool { return l.handling.Load() == 0 && !l.refusing.Load() })
+	giveGrace(time.Now().Add(lastGrace), func() bool { return !l.refusing.Load() })
 	l.stopProcesses()
-	giveGrace(l.emitter.idle)
+	giveGrace(time.Now().Add(lastGrace), l.emitter.idle)
 	l.refusals.flush()
 	l.discards.flush()
 }
 
-// lastGrace is how long a cut connection may take to come back from its handlers, how long
-// the refuse handlers may take for those who have been refused, and hooks to end.
+// lastGrace is how long all that is left when the drain is over may take: a cut connection to
+// come back from its handlers, clients to take the end of their answer. A hook that is killed
+// may take as long to end.
 const lastGrace = time.Second
 
-func giveGrace(done func() bool) {
-	for end := time.Now().Add(lastGrace); !done() && time.Now().Before(end); {
+func giveGrace(end time.Time, done func() bool) {
+	for !done() && time.Now().Before(end) {
 		time.Sleep(lastGrace / 100)
 	}
 }
