@@ -64,10 +64,11 @@ func refuseNull(prefix string, object []byte) error {
 }
 
 // written returns the settings in one form of all those that mean the same: with the defaults
-// written out.
+// and the workers' addresses written out.
 func (s Settings) written() Settings {
 	linger, drain := caddy.Duration(s.linger()), caddy.Duration(s.drain())
 	s.Linger, s.Drain, s.HalfClosed = &linger, &drain, cmp.Or(s.HalfClosed, halfClosedKeep)
+	s.Workers, _ = s.expand() // check has seen the error
 	if len(s.Workers) == 0 {
 		s.Slots = s.slots()
 	}

@@ -14,6 +14,7 @@ func TestHandlersThatMeanTheSame(t *testing.T) {
 	for _, test := range []struct{ name, one, other string }{
 		{"defaults", `"slots": 1`, `"slots": 1, "linger": "1s", "drain": "4s", "half_closed": "keep", "wait_timeout": 0`},
 		{"durations", `"hold_timeout": "20s"`, `"hold_timeout": 20000000000`},
+		{"workers", `"workers": ["127.0.0.1:8101-8102"]`, `"workers": ["127.0.0.1:8101", "127.0.0.1:8102"]`},
 		{"empty lists", `"slots": 2`, `"slots": 2, "hooks": [], "workers": []`},
 		{"hooks",
 			`"slots": 1, "hooks": [{"on": "activate", "steps": [{"hook": "exec", "command": "true"}, {"hook": "wait", "address": "localhost:1"}, {"hook": "emit", "event": "x"}]}]`,

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 )
 
 // Clients counts those that a lock remembers for their bounds.
@@ -19,6 +22,27 @@ func Clients(name string) (n int) {
 		}
 	}
 	return n
+}
+
+// The workers are those that the environment named when the config was loaded, however it
+// changes.
+func TestWorkersAreReadOnce(t *testing.T) {
+	ctx, err := caddy.ProvisionContext(new(caddy.Config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TCPLOCK_TEST_PORTS", "8101-8102")
+	c := &claim{name: "pool"}
+	h := &Handler{Settings: Settings{Workers: []string{"127.0.0.1:{env.TCPLOCK_TEST_PORTS}"}}, logger: zap.NewNop()}
+	if err := c.define(ctx, h); err != nil {
+		t.Fatal(err)
+	}
+	for _, later := range []string{"8103", ""} {
+		t.Setenv("TCPLOCK_TEST_PORTS", later)
+		if got := c.settings.addresses(); !slices.Equal(got, []string{"127.0.0.1:8101", "127.0.0.1:8102"}) {
+			t.Errorf("found %q, expected the two of the beginning", got)
+		}
+	}
 }
 
 // Who counts as one client: an IPv4 address, however it is written, and the /64 of an IPv6
