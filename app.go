@@ -137,15 +137,34 @@ func differences(a, b []byte) string {
 	return strings.Join(names, ", ")
 }
 
-// Start refuses a config that leaves it open what one of its locks is. What the locks
-// are changes later, see Handle.
+// Start refuses a config that leaves it open what one of its locks is, and one that listens
+// where another process does: caddy validate beside a running Caddy only provisions a config,
+// and is not refused. What the locks are changes later, see Handle.
 func (a *App) Start() error {
 	for name, c := range a.claims {
 		if !c.defined {
 			return fmt.Errorf("lock %s: no handler of this config says what it is: give one of those that have this name its settings (tcplock 1 { name %s })", name, name)
 		}
 	}
-	return nil
+	return listenElsewhere(a.newAddresses())
+}
+
+// newAddresses returns the listen addresses that lead to a lock only with this config, each with
+// the name of the lock.
+func (a *App) newAddresses() map[string]string {
+	fresh := make(map[string]string)
+	for address, names := range a.layout.listen {
+		fresh[address] = names[0]
+	}
+	for _, l := range locksInForce() {
+		if !l.configured() { // the addresses of a former config are open no longer
+			continue
+		}
+		for _, address := range l.inForce.Load().listen {
+			delete(fresh, address)
+		}
+	}
+	return fresh
 }
 
 // Handle implements caddyevents.Handler: all apps of the config have started, and it

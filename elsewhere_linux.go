@@ -5,34 +5,60 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 // Caddy's listeners have SO_REUSEPORT: a second process can listen on the address of the
 // first, and the system deals the connections out to both. Each would let as many
 // connections through as the lock has slots.
 
-// listenElsewhere says which of these addresses another process listens on. An address with
-// the unspecified IP stands for all. It reads /proc, and says nothing where that cannot be
-// read.
-func listenElsewhere(addrs []netip.AddrPort) error {
-	own := ownSockets()
-	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		for _, l := range listeners(file) {
-			i := slices.IndexFunc(addrs, func(addr netip.AddrPort) bool { return overlap(addr, l.addr) })
-			if i < 0 || own[l.inode] {
-				continue
-			}
-			return fmt.Errorf("found another process%s that listens on %s already: with both, twice as many connections as there are slots "+
-				"would reach the service; end that process, or listen on another address", describeOwner(l.inode), addrs[i])
+// listenElsewhere refuses addresses on which another process listens. locks has the name of a
+// lock for each address. An address without an IP stands for all. It reads /proc, and refuses
+// nothing where that cannot be read.
+func listenElsewhere(locks map[string]string) error {
+	all := slices.Concat(listeners("/proc/net/tcp"), listeners("/proc/net/tcp6"))
+	own := ownSockets() // read after the listeners: one that this process has just opened is among them
+	if own == nil {
+		return nil
+	}
+	for _, address := range slices.Sorted(maps.Keys(locks)) {
+		addr, ok := resolve(address)
+		if !ok {
+			continue
+		}
+		i := slices.IndexFunc(all, func(l listener) bool { return overlap(addr, l.addr) && !own[l.inode] })
+		if i >= 0 {
+			return fmt.Errorf("lock %s: found another process%s that listens on %s already: with both, twice as many connections as there are slots "+
+				"would reach the service; end that process, or listen on another address", locks[address], describeOwner(all[i].inode), address)
 		}
 	}
 	return nil
+}
+
+// resolve returns where a socket for a listen address is, as net.Listen finds it. There is no
+// such place for an address that is not one of TCP, and for port 0.
+func resolve(address string) (addr netip.AddrPort, ok bool) {
+	if parsed, err := caddy.ParseNetworkAddress(address); err != nil || parsed.Network != "tcp" {
+		return addr, false
+	}
+	tcp, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil || tcp.Port == 0 { // a name that is unknown fails when layer4 listens
+		return addr, false
+	}
+	ip, ok := netip.AddrFromSlice(tcp.IP)
+	if !ok {
+		ip = netip.IPv6Unspecified()
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(tcp.Port)), true
 }
 
 // overlap reports whether one connection could come to both.
@@ -81,12 +107,16 @@ func parseProcAddr(s string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(addr, uint16(n)), ok
 }
 
-// ownSockets are the inodes of this process's sockets.
+// ownSockets are the inodes of this process's sockets. It returns nil if no descriptor is left
+// to look with.
 func ownSockets() map[string]bool { return socketsOf("/proc/self/fd") }
 
 func socketsOf(dir string) map[string]bool {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
 	sockets := make(map[string]bool)
-	entries, _ := os.ReadDir(dir)
 	for _, entry := range entries {
 		link, _ := os.Readlink(filepath.Join(dir, entry.Name()))
 		if inode, ok := strings.CutPrefix(link, "socket:["); ok {

@@ -3,8 +3,8 @@ package tcplock
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -59,8 +59,8 @@ func TestListenElsewhere(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer ln.Close()
-			own := ln.Addr().(*net.TCPAddr).AddrPort()
-			if err := listenElsewhere([]netip.AddrPort{own}); err != nil {
+			own := map[string]string{ln.Addr().String(): "soffice"}
+			if err := listenElsewhere(own); err != nil {
 				t.Fatalf("this process alone: %v", err)
 			}
 			_, port, _ := net.SplitHostPort(ln.Addr().String())
@@ -80,13 +80,39 @@ func TestListenElsewhere(t *testing.T) {
 			if line, err := bufio.NewReader(out).ReadString('\n'); line != "listening\n" {
 				t.Fatalf("the other process: found %q, %v, expected it to listen", line, err)
 			}
-			err = listenElsewhere([]netip.AddrPort{own})
+			err = listenElsewhere(own)
 			if found := err != nil; found != test.want {
 				t.Errorf("found %v, expected an error: %t", err, test.want)
 			}
-			if err != nil && !strings.Contains(err.Error(), "pid") {
-				t.Errorf("found %v, expected the pid of the other process", err)
+			owner := fmt.Sprintf(", pid %d) that listens on %s already", other.Process.Pid, ln.Addr())
+			if err != nil && (!strings.HasPrefix(err.Error(), "lock soffice: found another process (") || !strings.Contains(err.Error(), owner)) {
+				t.Errorf("found %v, expected the lock, the pid of the other process and the address", err)
 			}
 		})
+	}
+}
+
+// A listen address is where net.Listen would listen. Some have no place: those of other networks,
+// port 0, and names that are unknown.
+func TestResolve(t *testing.T) {
+	for address, want := range map[string]string{
+		":9000":               "[::]:9000",
+		"127.0.0.1:9000":      "127.0.0.1:9000",
+		"[::1]:9000":          "[::1]:9000",
+		"127.0.0.1:0":         "",
+		"unix//run/a:9000":    "",
+		"fd/3":                "",
+		"no such host.x:9000": "",
+	} {
+		got := ""
+		if addr, ok := resolve(address); ok {
+			got = addr.String()
+		}
+		if got != want {
+			t.Errorf("%s: found %q, expected %q", address, got, want)
+		}
+	}
+	if addr, ok := resolve("localhost:9000"); !ok || !addr.Addr().IsLoopback() {
+		t.Errorf("localhost: found %s, expected an address of the loopback", addr)
 	}
 }
