@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,14 +80,14 @@ func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 		return p.err
 	}
 	if name == "" {
-		return answerListed(w, listed{waiters: most})
+		return answerListed(w, listed{waiters: most, pid: os.Getpid()})
 	}
 	l, err := findLock(name)
 	if err != nil {
 		return err
 	}
 	defer l.exit()
-	return answerListed(w, listed{l, most})
+	return answerListed(w, listed{l, most, os.Getpid()})
 }
 
 func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error {
@@ -115,7 +116,7 @@ func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error 
 		return err
 	}
 	if result == nil {
-		return answerListed(w, listed{l, defaultWaiters})
+		return answerListed(w, listed{l, defaultWaiters, os.Getpid()})
 	}
 	return answer(w, result)
 }
@@ -177,7 +178,7 @@ func adminRun(ctx context.Context, l *lock, p *parameters) (any, error) {
 	ctx, cancel := within(ctx, wait)
 	defer cancel()
 	ran, err := l.runNow(ctx, on, slot)
-	return map[string]int{"hooks": ran}, asAPIError(err)
+	return map[string]int{"hooks": ran, "pid": os.Getpid()}, asAPIError(err)
 }
 
 func adminRestart(_ context.Context, l *lock, p *parameters) (any, error) {

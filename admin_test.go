@@ -448,3 +448,23 @@ func TestAdminSlotsAfterReload(t *testing.T) {
 	}
 	a.refuses(t, "POST", "/tcplock/locks/default/run?moment=release&slot=2", 400, "slot: found 2, expected one that lock default has")
 }
+
+// Each answer says which process it is from: the list, a lock, and what the verbs answer.
+func TestAnswersHavePID(t *testing.T) {
+	config, a := withAdmin(t, lockConfig(freeAddr(t), "tcplock {\non release test_call\n}", newService(t, echo).addr))
+	call := func(tcplock.Moment) error { return nil }
+	called.Store(&call)
+	load(t, config)
+	for path, method := range map[string]string{"": "GET", "/default": "GET", "/default/pause": "POST", "/default/run?moment=release": "POST"} {
+		answer := asks[struct {
+			PID   int
+			Locks []tcplock.LockStatus
+		}](t, a, method, "/tcplock/locks"+path)
+		if answer.PID != os.Getpid() {
+			t.Errorf("%s %q: found pid %d, expected %d", method, path, answer.PID, os.Getpid())
+		}
+		if path == "" && answer.Locks[0].PID != os.Getpid() {
+			t.Errorf("in the list: found pid %d, expected %d", answer.Locks[0].PID, os.Getpid())
+		}
+	}
+}

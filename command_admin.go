@@ -123,7 +123,6 @@ func (a adminCommand) complete(cmd *cobra.Command, args []string, _ string) ([]s
 	if a.lock == lockNone || len(args) > 0 || err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	defer client.http.CloseIdleConnections()
 	client.answerWithin = time.Second
 	locks, _ := client.locks(cmd.Context(), 0)
 	var names []string
@@ -150,7 +149,7 @@ func (a adminCommand) ask(cmd *cobra.Command, args []string) (err error) {
 	if c.client, err = adminClientOf(cmd); err != nil {
 		return err
 	}
-	defer c.client.http.CloseIdleConnections()
+	c.client.warn = func(text string) { cmd.PrintErrln("Warning:", text) }
 	if a.lock == lockOne || c.lock != "" {
 		if c.lock, err = c.client.lock(cmd.Context(), c.lock); err != nil {
 			return err
@@ -179,6 +178,8 @@ type adminClient struct {
 	header       http.Header
 	http         http.Client
 	answerWithin time.Duration // how long a request may take that needs no time at Caddy
+	answers      answers
+	warn         func(text string) // called once if more than one process answers; may be nil
 }
 
 // adminClientOf is the client for the Caddy that a command's flags name.
@@ -207,6 +208,8 @@ func newAdminClient(address string) (*adminClient, error) {
 		c.header = http.Header{"Origin": {c.url}}
 	}
 	c.http.Transport = &http.Transport{
+		// A connection that is kept leads to one process, and would hide a second one.
+		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, c.answerWithin)
 			defer cancel()
@@ -268,7 +271,21 @@ func (c *adminClient) do(ctx context.Context, method, path string, query url.Val
 	if err := json.Unmarshal(body, into); err != nil {
 		return fmt.Errorf("what answers at %s is not Caddy's admin API: %w", c.address, err)
 	}
+	c.noteAnswer(body)
 	return nil
+}
+
+// noteAnswer warns when more than one process answers. Each answer has the pid.
+func (c *adminClient) noteAnswer(body []byte) {
+	var from struct {
+		PID int `json:"pid"`
+	}
+	_ = json.Unmarshal(body, &from) // the answer of an older Caddy has none
+	c.answers.note(from.PID)
+	if text := c.answers.warning(c.address); text != "" && c.warn != nil {
+		c.warn(text)
+		c.warn = nil
+	}
 }
 
 // unreachable says plainly why there was no answer.

@@ -195,7 +195,6 @@ func TestAdminClientErrors(t *testing.T) {
 			client.answerWithin = 100 * time.Millisecond
 		}
 		_, err = client.locks(t.Context(), 0)
-		client.http.CloseIdleConnections()
 		if err == nil || strings.ReplaceAll(err.Error(), address, "ADDRESS") != want {
 			t.Errorf("got  %v\nwant %s", err, want)
 		}

@@ -48,6 +48,7 @@ Where the output is no terminal, or with --once, it prints what status prints.`,
 				return fmt.Errorf("this terminal cannot show it, --once can: %w", err)
 			}
 			defer screen.Fini()
+			c.client.warn = nil // the screen has a place for it
 			inASCII(screen)
 			return watch(c, screen, time.Duration(interval))
 		},
@@ -100,7 +101,7 @@ func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 		for ctx.Err() == nil {
 			locks, err := c.client.locks(ctx, topWaiters)
 			select {
-			case looks <- looked{time.Now(), locks, err}:
+			case looks <- looked{time.Now(), locks, err, c.client.answers.warning(c.client.address)}:
 			case <-ctx.Done():
 			}
 			select {

@@ -19,6 +19,7 @@ type top struct {
 	answered time.Time             // when Caddy answered last; zero: never
 	at       time.Time             // of the last look
 	err      error                 // why it has found nothing
+	warning  string                // of the answers, see adminClient; empty: none
 	pasts    map[string][]pastLook // of each lock, the newest last
 
 	lock       string            // that is chosen
@@ -30,9 +31,10 @@ type top struct {
 
 // looked is what a look has found.
 type looked struct {
-	at    time.Time
-	locks []LockStatus
-	err   error
+	at      time.Time
+	locks   []LockStatus
+	err     error
+	warning string
 }
 
 // order is what the user wants done to a lock.
@@ -56,7 +58,7 @@ const (
 
 // look takes what a look has found. If Caddy did not answer, what it told before stays.
 func (t *top) look(l looked) {
-	t.at, t.err = l.at, l.err
+	t.at, t.err, t.warning = l.at, l.err, l.warning
 	if l.err != nil {
 		return
 	}

@@ -262,7 +262,6 @@ func TestTopRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.http.CloseIdleConnections()
 	screen := tcell.NewSimulationScreen("")
 	if err := screen.Init(); err != nil {
 		t.Fatal(err)

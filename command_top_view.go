@@ -54,10 +54,13 @@ func (t *top) header(width int) textLine {
 	return append(left, span{text: strings.Repeat(" ", space)}, span{right, styleFaint})
 }
 
-// trouble says that Caddy does not answer.
+// trouble says that Caddy does not answer, or that two do.
 func (t *top) trouble() textLine {
-	if t.err == nil {
+	switch {
+	case t.err == nil && t.warning == "":
 		return nil
+	case t.err == nil:
+		return textLine{{" " + t.warning, styleAlarm}}
 	}
 	since := ""
 	if !t.answered.IsZero() {

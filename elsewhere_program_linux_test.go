@@ -32,6 +32,28 @@ func TestSecondCaddyOnAddress(t *testing.T) {
 	expect(t, client, "hello")
 }
 
+// Two Caddys share an admin address. A command that asks again and again says so, with their pids.
+func TestTwoCaddysAtAdminAddress(t *testing.T) {
+	svc, admin := newService(t, echo), admin{freeAddr(t)}
+	caddy := func() *program {
+		addr, dir := freeAddr(t), t.TempDir()
+		file := filepath.Join(dir, "Caddyfile")
+		if err := os.WriteFile(file, []byte(admin.in(lockConfig(addr, "tcplock", svc.addr))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p := start(t, []string{"XDG_DATA_HOME=" + dir}, buildCaddy(t), "run", "--config", file)
+		p.listens(t, addr)
+		p.prints(t, "serving initial configuration")
+		return p
+	}
+	one, other := caddy(), caddy()
+	top := admin.command(t, "top", "--interval", "10ms")
+	top.prints(t, "Warning: two Caddys answer at "+admin.addr)
+	for _, p := range []*program{one, other} {
+		top.prints(t, fmt.Sprint(p.cmd.Process.Pid))
+	}
+}
+
 // A reload that lets a lock listen where another process does is refused as well, and the config
 // before it stays. What this process listens on already is no reason to refuse.
 func TestReloadToAddressOfAnother(t *testing.T) {

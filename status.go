@@ -31,6 +31,8 @@ type LockStatus struct {
 	Waiters []ConnectionStatus `json:"waiters"` // in the order in which they go; the first ones only, if there are many
 	Workers []WorkerStatus     `json:"workers,omitempty"`
 	Events  []Event            `json:"events"` // the last ones, the newest first
+
+	PID int `json:"pid,omitempty"` // of the Caddy that answers; in the admin API only
 }
 
 // PauseStatus is a pause: nobody is admitted, holders stay, the line grows.

@@ -24,6 +24,7 @@ var listings = listing{next: make(map[listed]*answerToAll)}
 type listed struct {
 	lock    *lock
 	waiters int
+	pid     int // to be told with the answer; 0, as on the status page: none
 }
 
 type answerToAll struct {
@@ -63,9 +64,18 @@ func (a *answerToAll) look(what listed) {
 	}()
 	var seen any
 	if what.lock != nil {
-		seen = what.lock.status(what.waiters)
+		status := what.lock.status(what.waiters)
+		status.PID = what.pid
+		seen = status
 	} else {
-		seen = map[string]any{"locks": lockStatuses(what.waiters)}
+		statuses := lockStatuses(what.waiters)
+		for i := range statuses {
+			statuses[i].PID = what.pid
+		}
+		seen = struct {
+			Locks []LockStatus `json:"locks"`
+			PID   int          `json:"pid,omitempty"`
+		}{statuses, what.pid}
 	}
 	a.json, a.err = json.Marshal(seen)
 	a.json = append(a.json, '\n')

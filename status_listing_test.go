@@ -44,7 +44,7 @@ func TestListingIsShared(t *testing.T) {
 	if answer, err := listings.answer(listed{waiters: 10}); err != nil || !bytes.Contains(answer, []byte(`"served":2`)) || !json.Valid(answer) {
 		t.Errorf("found %s, %v, expected two served", answer, err)
 	}
-	if one, err := listings.answer(listed{l, 10}); err != nil || !strings.HasPrefix(string(one), `{"name":"listed"`) {
+	if one, err := listings.answer(listed{l, 10, 0}); err != nil || !strings.HasPrefix(string(one), `{"name":"listed"`) {
 		t.Errorf("found %s, %v, expected the one lock", one, err)
 	}
 	if len(listings.next) > 0 {

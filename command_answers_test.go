@@ -1,0 +1,77 @@
+package tcplock
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// processes is an admin API that answers for these processes in turn, the last one again and again.
+func processes(t *testing.T, pids ...int) (address string) {
+	t.Helper()
+	var asked atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		pid := pids[min(int(asked.Add(1)), len(pids))-1]
+		answer := any(LockStatus{Name: "a", PID: pid, Paused: &PauseStatus{Since: sampleTime}})
+		if r.URL.Path == adminPath {
+			answer = map[string]any{"pid": pid, "locks": []any{answer}}
+		}
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
+
+// A command to which two processes answer says so, once, and which they are. It does not when all
+// answers come from one, or when an older Caddy tells no pid.
+func TestTwoProcessesAnswer(t *testing.T) {
+	const lines = "drain a --wait\npause a\nrestart\nkick 7\nrun a activate\nstatus a\nstatus a --json"
+	for line := range strings.SplitSeq(lines, "\n") {
+		for want, pids := range map[int][]int{0: {12}, 1: {12, 34, 12, 34}} {
+			address := processes(t, pids...)
+			out, err := execute(append(strings.Fields(line), "--address", address)...)
+			if err != nil {
+				t.Errorf("%s: %v", line, err)
+			}
+			warning := "Warning: two Caddys answer at " + address + " (pid 12 and 34): "
+			if n := strings.Count(out, warning); n != want || strings.Count(out, "Warning") != want {
+				t.Errorf("%s, answered by %v: found the warning %d times, expected %d, in:\n%s", line, pids, n, want, out)
+			}
+		}
+	}
+	if out, err := execute("pause", "a", "--address", processes(t, 0, 12)); err != nil || strings.Contains(out, "Warning") {
+		t.Errorf("of one without a pid and one with: error %v, found %q, expected no warning", err, out)
+	}
+}
+
+// The answers of a Caddy that has ended are forgotten after a while.
+func TestAnswersAreForgotten(t *testing.T) {
+	var a answers
+	for i, pid := range slices.Concat([]int{12}, slices.Repeat([]int{34}, recentAnswers)) {
+		a.note(pid)
+		two := i > 0 && i < recentAnswers
+		if got := a.warning("x") != ""; got != two {
+			t.Errorf("answer %d: found a warning: %t, expected %t", i+1, got, two)
+		}
+	}
+}
+
+// top shows the warning while answers come, and takes it away when they come from one again.
+func TestTopWarning(t *testing.T) {
+	shown := func(l looked) bool {
+		l.at = sampleTime
+		top := topOf()
+		top.look(l)
+		return strings.Contains(printed(top.view(80, 24)), "two Caddys")
+	}
+	if !shown(looked{warning: "two Caddys answer"}) {
+		t.Error("found no warning, expected one")
+	}
+	if shown(looked{}) {
+		t.Error("found a warning, expected none")
+	}
+}
