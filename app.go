@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -175,7 +176,8 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 	}
 	a.findLocks()
 	a.warnOfOldLocks()
-	for _, c := range a.claims {
+	for _, name := range slices.Sorted(maps.Keys(a.claims)) { // in an order, for the log
+		c := a.claims[name]
 		c.lock.push(c)
 	}
 	if app, err := a.ctx.AppIfConfigured("layer4"); err == nil {

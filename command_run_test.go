@@ -2,6 +2,7 @@ package tcplock_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os/exec"
 	"runtime"
@@ -21,6 +22,7 @@ func TestCommandRuns(t *testing.T) {
 	caddy := startCommand(t, "-l", portOf(t, addr), "-p", portOf(t, svc.addr), "-h", "127.0.0.1",
 		"-n", "1", "-t", strconv.FormatInt(hold.Milliseconds(), 10))
 	caddy.listens(t, addr)
+	caddy.prints(t, fmt.Sprintf(`"msg":"lock listens","lock":"default","listen":[":%s"],"to":[%q],"slots":1}`, portOf(t, addr), svc.addr))
 
 	begin := time.Now()
 	first := dial(t, addr)

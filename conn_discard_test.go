@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -113,7 +114,7 @@ func TestDiscardedAnswerIsCounted(t *testing.T) {
 	if events := discardedEvents("default"); len(events) != 1 || events[0].Reason != "out" || float64(events[0].Bytes) != line["bytes_discarded"] {
 		t.Errorf("found events %+v, expected one of as many bytes out as in %v", events, line)
 	}
-	if warnings := lines("", 0); len(warnings) > 0 {
+	if warnings := slices.DeleteFunc(lines("", 0), func(line map[string]any) bool { return line["level"] != "warn" }); len(warnings) > 0 {
 		t.Errorf("found %v, expected no warning", warnings)
 	}
 }

@@ -28,12 +28,13 @@ func driveQuickstart(t *testing.T) {
 	})
 	t.Run("program and nc", func(t *testing.T) {
 		nc := netcat(t)
-		addr, page, dir := freeAddr(t), freeAddr(t), t.TempDir()
+		addr, service, page, dir := freeAddr(t), freeAddr(t), freeAddr(t), t.TempDir()
 		server := start(t, []string{
-			"LOCK=" + addr, "SERVICE=" + freeAddr(t), "STATUS=" + page, "CADDY_ADMIN=" + freeAddr(t),
+			"LOCK=" + addr, "SERVICE=" + service, "STATUS=" + page, "CADDY_ADMIN=" + freeAddr(t),
 			"XDG_CONFIG_HOME=" + dir, "XDG_DATA_HOME=" + dir,
 		}, buildCaddy(t), "run", "--config", "examples/quickstart/Caddyfile")
 		server.prints(t, "serving initial configuration")
+		server.prints(t, fmt.Sprintf(`"lock listens","lock":"default","listen":[%q],"to":[%q],"slots":1}`, addr, service))
 		host, port, _ := net.SplitHostPort(addr)
 		v := view(t, pageClient, "http://"+page+"/", "") // what the page shows
 

@@ -11,13 +11,16 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/mholt/caddy-l4/layer4"
+	"github.com/mholt/caddy-l4/modules/l4proxy"
 )
 
 // layout is where the locks of a config stand, as the raw JSON tells: the locks behind each
-// listen address, and the order in which a connection comes to them.
+// listen address, the order in which a connection comes to them, and where it leads after them.
 type layout struct {
-	listen map[string][]string  // names of locks, by address
-	orders map[lockOrder]string // and the first place in the config that has the order
+	listen  map[string][]string  // names of locks, by address
+	orders  map[lockOrder]string // and the first place in the config that has the order
+	to      map[string][]string  // the addresses that the proxy handlers behind a lock dial, by its name
+	checked map[string][]string  // those of them whose health their proxy checks, until a warning has named them
 }
 
 // lockOrder says that a connection can hold the outer lock while it waits for the inner one.
@@ -36,7 +39,12 @@ func (s spot) in(part string) spot {
 }
 
 func newLayout() layout {
-	return layout{listen: make(map[string][]string), orders: make(map[lockOrder]string)}
+	return layout{
+		listen:  make(map[string][]string),
+		orders:  make(map[lockOrder]string),
+		to:      make(map[string][]string),
+		checked: make(map[string][]string),
+	}
 }
 
 // readApp reads what an app's servers have of locks. It must be read when the first handler
@@ -81,6 +89,7 @@ func (y *layout) read(value any, at spot) {
 			y.note(name, at)
 			at = at.in("lock " + name)
 		}
+		y.noteProxy(value, at.held)
 		for _, key := range slices.Sorted(maps.Keys(value)) {
 			routes, ok := value[key].([]any)
 			if !ok || key != "routes" {
@@ -118,6 +127,49 @@ func (y *layout) note(name string, at spot) {
 			y.orders[o] = at.where
 		}
 	}
+}
+
+// noteProxy notes where connections that hold these locks get to, if value is a proxy handler.
+func (y *layout) noteProxy(value map[string]any, held []string) {
+	if value["handler"] != "proxy" || len(held) == 0 {
+		return
+	}
+	raw, err := json.Marshal(value)
+	var proxy l4proxy.Handler
+	if err != nil || json.Unmarshal(raw, &proxy) != nil { // Caddy refuses it when it loads it
+		return
+	}
+	for _, upstream := range proxy.Upstreams {
+		for _, lock := range held {
+			y.to[lock] = addNew(y.to[lock], upstream.Dial)
+			if proxy.HealthChecks != nil && proxy.HealthChecks.Active != nil {
+				y.checked[lock] = addNew(y.checked[lock], upstream.Dial)
+			}
+		}
+	}
+}
+
+// addNew appends those that are not there yet.
+func addNew(list, more []string) []string {
+	for _, one := range more {
+		if !slices.Contains(list, one) {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
+// leadsTo returns the addresses that a lock's connections are proxied to. Placeholders of the worker
+// stand for the workers.
+func (y *layout) leadsTo(lock string, workers []string) (all []string) {
+	for _, address := range y.to[lock] {
+		if strings.Contains(address, "{l4.tcplock.worker") {
+			all = addNew(all, workers)
+		} else {
+			all = addNew(all, []string{address})
+		}
+	}
+	return all
 }
 
 // addresses returns those that lead to a lock.

@@ -40,6 +40,7 @@ type lock struct {
 	visits  uint64          // how many had been here then
 	paused  *pause          // nil: not paused
 	slots   int             // of the claim in force
+	told    string          // what the log says of its place, see tellPlace
 
 	workers   atomic.Pointer[[]*worker]
 	processes []*processSlot // those that have not ended; mu guards it
@@ -56,8 +57,9 @@ type lock struct {
 type claim struct {
 	app      *App     // whose claim it is
 	name     string   // of the lock, in this config
-	lock     *lock    // set by findLocks, as listen is; use enter until the config has started
+	lock     *lock    // set by findLocks, as listen and to are; use enter until the config has started
 	listen   []string // the addresses that lead to the lock in this config
+	to       []string // the addresses that its connections are proxied to
 	defined  bool     // by a handler with settings, not only joined
 	raw      []byte   // these settings as JSON, to be compared
 	settings Settings
@@ -88,6 +90,7 @@ func (l *lock) Destruct() error {
 
 // push puts c in force, whose apps have all started.
 func (l *lock) push(c *claim) {
+	defer l.tellPlace()
 	defer l.tellRename(l.name())
 	c.started.Store(true)
 	l.mu.Lock()
@@ -100,6 +103,7 @@ func (l *lock) push(c *claim) {
 // pop takes c off, wherever it stands. The last one's settings stay in force for those
 // who are still there.
 func (l *lock) pop(c *claim) {
+	defer l.tellPlace()
 	defer l.tellRename(l.name())
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,6 +124,25 @@ func (l *lock) tellRename(before string) {
 	if now := l.name(); now != before {
 		l.logger().Info("lock renamed", zap.String("lock", now), zap.String("before", before))
 		l.happened(Event{Event: eventRenamed, Reason: "before: " + before})
+	}
+}
+
+// tellPlace logs where the lock listens, to what it leads, and how many slots it has, unless the
+// last line says the same. It is called as tellRename is.
+func (l *lock) tellPlace() {
+	l.mu.Lock()
+	if len(l.claims) == 0 {
+		l.told = "" // if the lock comes back, the log says so
+		l.mu.Unlock()
+		return
+	}
+	c, slots := l.claims[len(l.claims)-1], l.slots
+	place := fmt.Sprint(c.listen, c.to, slots)
+	same := place == l.told
+	l.told = place
+	l.mu.Unlock()
+	if !same {
+		c.logger.Info("lock listens", zap.String("lock", l.name()), zap.Strings("listen", c.listen), zap.Strings("to", c.to), zap.Int("slots", slots))
 	}
 }
 

@@ -124,6 +124,7 @@ func (r *registry) assign(a *App) {
 	renamed := a.renamed(named)
 	for name, c := range a.claims {
 		c.listen = a.layout.addresses(name)
+		c.to = a.layout.leadsTo(name, c.settings.Workers)
 		c.lock = named[name]
 		if c.lock == nil {
 			c.lock = renamed[name]

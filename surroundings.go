@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -53,7 +55,7 @@ func (a *App) checkPlace(place caddy.Module, logger *zap.Logger) error {
 	a.seen[place] = true
 	switch place := place.(type) {
 	case *caddyhttp.App:
-		return a.layout.readApp(place)
+		return a.readLayout(place, logger)
 	case *layer4.App:
 		for name, server := range place.Servers {
 			if err := checkNotUDP(server); err != nil {
@@ -62,8 +64,9 @@ func (a *App) checkPlace(place caddy.Module, logger *zap.Logger) error {
 			if err := checkRoutes(server.Routes, logger); err != nil {
 				return err
 			}
+			warnOfIdleTimeout(name, server, logger)
 		}
-		return a.layout.readApp(place)
+		return a.readLayout(place, logger)
 	case *layer4.ListenerWrapper:
 		return checkRoutes(place.Routes, logger)
 	case *l4subroute.Handler:
@@ -72,6 +75,33 @@ func (a *App) checkPlace(place caddy.Module, logger *zap.Logger) error {
 		return checkTerminal(place.RefuseRaw, logger)
 	}
 	return nil
+}
+
+// readLayout reads where the locks of an app stand, and warns of proxies behind them that go past
+// them.
+func (a *App) readLayout(app caddy.Module, logger *zap.Logger) error {
+	if err := a.layout.readApp(app); err != nil {
+		return err
+	}
+	for _, lock := range slices.Sorted(maps.Keys(a.layout.checked)) {
+		logger.Warn("the active health checks of a proxy behind tcplock connect to the service past the lock, also while a connection has the slot; "+
+			"set no health_checks.active there (health_interval, health_port, health_timeout in the Caddyfile)",
+			zap.String("lock", lock), zap.Strings("upstreams", a.layout.checked[lock]))
+	}
+	clear(a.layout.checked)
+	return nil
+}
+
+// defaultIdleTimeout is what caddy-l4 gives a server that sets none, maybe before the first lock
+// gets to look.
+const defaultIdleTimeout = caddy.Duration(30 * time.Second)
+
+// warnOfIdleTimeout looks for an idle_timeout in a server that has a lock, and so is not for UDP.
+func warnOfIdleTimeout(name string, server *layer4.Server, logger *zap.Logger) {
+	if server.IdleTimeout > 0 && server.IdleTimeout != defaultIdleTimeout && hasLock(server) {
+		logger.Warn("caddy-l4 ignores the idle_timeout of a TCP server, so that a silent client keeps its slot; set hold_timeout in tcplock, "+
+			"which bounds the time with a slot", zap.String("server", name), zap.Duration("idle_timeout", time.Duration(server.IdleTimeout)))
+	}
 }
 
 func checkRoutes(routes layer4.RouteList, logger *zap.Logger) error {
@@ -147,18 +177,22 @@ func checkNotUDP(server *layer4.Server) error {
 		addr, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(listen, ""))
 		return err == nil && (strings.HasPrefix(addr.Network, "udp") || addr.Network == "unixgram" || addr.Network == "fdgram")
 	})
-	if !udp {
-		return nil
+	if udp && hasLock(server) {
+		return errUDP
 	}
+	return nil
+}
+
+func hasLock(server *layer4.Server) bool {
 	for _, route := range server.Routes {
 		for _, raw := range route.HandlersRaw {
 			var handler any
 			if json.Unmarshal(raw, &handler) == nil && containsLock(handler) {
-				return errUDP
+				return true
 			}
 		}
 	}
-	return nil
+	return false
 }
 
 // containsLock looks for a tcplock handler at any depth of a JSON value.
