@@ -29,7 +29,8 @@ func init() {
 // which systemd tells Caddy alone; then TCPLOCK_MOMENT, TCPLOCK_NAME, TCPLOCK_SLOT,
 // TCPLOCK_WORKER, TCPLOCK_WORKER_HOST, TCPLOCK_WORKER_PORT, TCPLOCK_CONNECTION,
 // TCPLOCK_CLIENT, TCPLOCK_WAITED and TCPLOCK_REASON, then env. Its input is empty. The first 8 KiB of its output go to the
-// log, and so does the end of a longer one; the rest is read and counted.
+// log, and so does the end of a longer one; the rest is read and counted. If the command fails, the error of the step ends
+// with the first line that it printed, cut at 200 bytes.
 //
 // The command runs in a process group of its own. When it fails or is killed, whatever
 // it has started in that group is killed with it (on Windows only when it is killed);
@@ -227,7 +228,7 @@ func (s *ExecStep) attach(ctx context.Context, cmd *exec.Cmd, m Moment) error {
 		s.logger.Warn("command left a process behind that holds its output, which is thrown away from now on; use detach, or redirect it", s.fields(m)...)
 	}
 	s.report(m, err, took, out)
-	return err
+	return out.explain(err)
 }
 
 // watchEnd waits for the end of a command, and kills what one that fails has left behind. kill
@@ -259,8 +260,8 @@ func watchEnd(cmd *exec.Cmd) (ended <-chan error, kill func() error) {
 	}
 }
 
-// report logs how the command has ended. Its output stands there and nowhere else: each
-// try of a hook gets here, the hook's own error only tells of the last.
+// report logs how the command has ended, with its output. Each try of a hook gets here, the
+// hook's own error only tells of the last, with one line of its output.
 func (s *ExecStep) report(m Moment, err error, took time.Duration, out *output) {
 	kept, end, dropped := out.result()
 	level := zapcore.InfoLevel

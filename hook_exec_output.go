@@ -2,6 +2,7 @@ package tcplock
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 const (
 	outputKept = 8 << 10 // bytes of a command's output for the log
 	outputEnd  = 256     // bytes of its end, if it is longer
+	outputLine = 200     // bytes of its first line, for the error of a command that failed
 )
 
 // output is what a command prints: the first bytes, the last of the others, and how many
@@ -71,6 +73,35 @@ func (o *output) result() (first, end string, dropped int64) {
 		last = whole
 	}
 	return tame(string(o.first)), tame(string(last)), dropped
+}
+
+// explain adds the first line of the output to the error of a command that failed: often only
+// that line says why.
+func (o *output) explain(err error) error {
+	line := o.firstLine()
+	if err == nil || line == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, line)
+}
+
+// firstLine is the first line of the output that is not empty, for people: no character in it
+// moves a cursor. It is cut at outputLine.
+func (o *output) firstLine() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	line, _, _ := bytes.Cut(bytes.TrimSpace(o.first), []byte("\n"))
+	return cut(printable(string(bytes.TrimSpace(line))), outputLine)
+}
+
+// cut shortens s to so many bytes, between two characters, and marks that.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	for most -= len("…"); !utf8.RuneStart(s[most]); most-- {
+	}
+	return s[:most] + "…"
 }
 
 // tame replaces what the log's encoders let through although it moves the cursor of a

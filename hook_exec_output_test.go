@@ -4,6 +4,7 @@ package tcplock
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,14 +17,17 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// The error of a failed command carries its status, the log what it has printed and whom
-// it ran for: the hook logs the error as well, and nothing should stand there twice.
+// The error of a failed command carries its status and the first line of its output, the log all
+// of that output and the connection that it ran for.
 func TestExecFails(t *testing.T) {
 	s := &ExecStep{Command: "sh", Args: []string{"-c", "echo first; echo no display >&2; exit 3"}}
 	logs := provisionExec(t, s)
 	err := s.Run(t.Context(), someMoment)
-	if want := "exec sh: exit status 3"; err == nil || err.Error() != want {
+	if want := "exec sh: exit status 3: first"; err == nil || err.Error() != want {
 		t.Errorf("found %v, expected %s", err, want)
+	}
+	if code := exitCode(err); code != 3 {
+		t.Errorf("found exit code %d in the error, expected 3", code)
 	}
 	got := ended(t, logs)
 	for name, want := range map[string]any{
@@ -37,6 +41,28 @@ func TestExecFails(t *testing.T) {
 	}
 	if took, _ := got["duration"].(time.Duration); took <= 0 {
 		t.Errorf("duration: found %v, expected more than 0", took)
+	}
+}
+
+// The error takes the first line of the output that is not empty, without what moves a cursor,
+// and no more than 200 bytes of it. An output that is empty adds nothing.
+func TestExecErrorLine(t *testing.T) {
+	long := strings.Repeat("é", 150)
+	for printed, want := range map[string]string{
+		"":                            "exit status 1",
+		" \n\t\n":                     "exit status 1",
+		"\n  no printer \r\nsecond\n": "exit status 1: no printer",
+		"a\x1b[2Jb\u202ec\xff":        "exit status 1: a?[2Jb?c?",
+		long:                          "exit status 1: " + long[:196] + "…",
+	} {
+		o := new(output)
+		_, _ = o.Write([]byte(printed))
+		if got := o.explain(errors.New("exit status 1")).Error(); got != want {
+			t.Errorf("%q: found %q, expected %q", printed, got, want)
+		}
+		if err := o.explain(nil); err != nil {
+			t.Errorf("%q: found %v of a command that went well, expected no error", printed, err)
+		}
 	}
 }
 
