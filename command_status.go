@@ -24,6 +24,7 @@ connections that have ended since the lock exists: served; refused (refused_full
 refused_paused, wait_timeout, hook_failed, shutdown); failed (hold_timeout,
 service_error); gone (client_gone, kicked). STATE is open, or
 
+	failing         the activate hooks refuse connections
 	paused          until somebody resumes, or for the time that is left
 	hooks alone     nobody is admitted, while hooks run that must be alone
 	slow            the oldest waiter waits for more than 10s, and longer
@@ -87,6 +88,9 @@ const listedEvents = 10
 // lockLines are one lock with all that it has.
 func lockLines(s *LockStatus) []textLine {
 	lines := locksLines([]LockStatus{*s})
+	if why := failingLines(s); why != nil {
+		lines = append(append(lines, nil), why...)
+	}
 	add := func(part section) {
 		lines = append(append(lines, nil), part.lines()...)
 	}

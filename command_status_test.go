@@ -106,10 +106,31 @@ func TestLockState(t *testing.T) {
 		"paused":                       {Now: sampleTime, Paused: &PauseStatus{Since: ago(999 * time.Millisecond)}},
 		"paused for 5.0s, 2 left over": {OldestWaitSeconds: 20, Now: sampleTime, LeftOver: 2, Paused: &PauseStatus{Since: ago(5 * time.Second)}},
 		"1 of 1 worker down":           {Workers: []WorkerStatus{{State: workerOut}}},
+		"failing":                      {Failing: new(FailingStatus)},
+		"failing, paused":              {Failing: new(FailingStatus), Paused: new(PauseStatus)},
 	} {
 		if got := lockState(&s).text; got != strings.TrimRight(want, " ") {
 			t.Errorf("got %q, expected %q", got, want)
 		}
+	}
+}
+
+// status and top say why a lock is failing, as alarms, and let nothing of a command's output
+// paint.
+func TestStatusOfFailingLock(t *testing.T) {
+	s := sampleLocks()
+	s.Failing = &FailingStatus{Since: ago(72 * time.Second), Connections: 1, Error: "exec sh: exit status 1: \x1b[2Jno printer"}
+	const want = "failing for 1m12s, 1 connection refused: exec sh: exit status 1: ?[2Jno printer"
+	if got := strings.Split(printed(lockLines(&s)), "\n")[3]; got != want {
+		t.Errorf("status: got %q, expected %q", got, want)
+	}
+	for _, height := range []int{24, 40} {
+		if got := screenOf(topOf(s), 100, height); !strings.Contains(got, "\n "+want+"\n") {
+			t.Errorf("top: got\n%sexpected the line %q", got, want)
+		}
+	}
+	if state := lockState(&s); state.style != styleAlarm || !strings.HasPrefix(state.text, "failing, paused for 1m12s") {
+		t.Errorf("got the state %+v, expected failing first, as an alarm", state)
 	}
 }
 

@@ -158,10 +158,14 @@ func (t *top) lockHead(width int, short bool) []textLine {
 	}
 	title := textLine{{" " + s.Name, styleStrong}, {text: "  "}, lockState(s)}
 	title = append(title, t.pastLine(width-len(title.String())-len("  "))...)
-	if short {
-		return []textLine{title, waits}
+	lines := []textLine{title}
+	for _, why := range failingLines(s) {
+		lines = append(lines, append(textLine{{text: " "}}, why...))
 	}
-	return []textLine{title, ended, waits}
+	if !short {
+		lines = append(lines, ended)
+	}
+	return append(lines, waits)
 }
 
 // levels are the heights of a picture of figures.
@@ -290,6 +294,7 @@ var helpLines = []textLine{
 	{{text: "   SERVED, REFUSED, FAILED and GONE are those of the last 10 seconds; P50 and"}},
 	{{text: "   P99, how long the last 256 that got a slot stood in line before."}},
 	nil,
+	{{text: "   failing         the activate hooks refuse connections"}},
 	{{text: "   slow            the oldest waiter waits for over 10s, and longer than any of"}},
 	{{text: "                   those 256 did"}},
 	{{text: "   hooks alone     nobody is admitted, while hooks run that must be alone"}},

@@ -122,6 +122,9 @@ func lockState(s *LockStatus) span {
 		what = append(what, text)
 		seen = max(seen, as)
 	}
+	if s.Failing != nil {
+		add(styleAlarm, "failing")
+	}
 	if p := s.Paused; p != nil {
 		text := "paused"
 		if d := s.Now.Sub(p.Since); d >= time.Second {
@@ -148,6 +151,15 @@ func lockState(s *LockStatus) span {
 		return span{text: "open"}
 	}
 	return span{strings.Join(what, ", "), seen}
+}
+
+// failingLines say why a lock's activate hooks refuse connections; none if they do not.
+func failingLines(s *LockStatus) []textLine {
+	f := s.Failing
+	if f == nil {
+		return nil
+	}
+	return []textLine{{{fmt.Sprintf("failing for %s, %s refused: %s", brief(s.Now.Sub(f.Since)), count(int(f.Connections), "connection"), f.Error), styleAlarm}}}
 }
 
 func workersDown(s *LockStatus) (n int) {

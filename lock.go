@@ -20,6 +20,7 @@ type lock struct {
 
 	queue    *queue
 	schedule schedule
+	failings failings
 
 	record   *record
 	emitter  emitter
@@ -97,6 +98,7 @@ func (l *lock) push(c *claim) {
 	defer l.mu.Unlock()
 	l.claims = append(l.claims, c)
 	l.schedule.keep(l.claims)
+	l.failings.keep(l.claims)
 	l.apply(c)
 }
 
@@ -113,6 +115,7 @@ func (l *lock) pop(c *claim) {
 		return
 	}
 	l.schedule.keep(l.claims)
+	l.failings.keep(l.claims)
 	if newest := l.claims[len(l.claims)-1]; newest != l.inForce.Load() {
 		l.apply(newest)
 	}

@@ -118,6 +118,7 @@ var (
 	oldestDesc   = newDesc("oldest_wait_seconds", "How long the one in line that came first has been there.", "lock")
 	leftOverDesc = newDesc("left_over", "Connections that lost their slot and still hang at the service.", "lock")
 	pausedDesc   = newDesc("paused", "1 if the lock is paused.", "lock")
+	failingDesc  = newDesc("failing", "1 if the lock's activate hooks refuse connections.", "lock")
 	endedDesc    = newDesc("connections_total", "Connections that have ended.", "lock", "outcome")
 	workerUpDesc = newDesc("worker_up", "1 if the slot's worker may be given a connection.", "lock", "slot")
 	readyDesc    = newDesc("service_ready", "1 if the slot's process is ready.", "lock", "slot")
@@ -142,6 +143,7 @@ func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 	gauge(oldestDesc, s.oldestWait(time.Now()).Seconds())
 	gauge(leftOverDesc, float64(l.leftOver.Load()))
 	gauge(pausedDesc, oneIf(s.Paused))
+	gauge(failingDesc, oneIf(l.failing() != nil))
 	for i, outcome := range outcomes {
 		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(l.record.ended[i].Load()), name, outcome)
 	}

@@ -24,8 +24,14 @@ func (l *lock) runHooks(on string, c *conn) error {
 			continue
 		}
 		if err := l.runHook(h, c.moment(on), &c.place); err != nil && on == onActivate && !h.Optional {
+			if !c.kicked.Load() { // else an operator ends the connection, and may have ended the hook
+				l.failings.refused(h, err)
+			}
 			return fmt.Errorf("activate hook: %w", err)
 		}
+	}
+	if on == onActivate {
+		l.failings.passed()
 	}
 	return nil
 }
@@ -95,6 +101,7 @@ func (l *lock) runHook(h *Hook, m Moment, p *place) error {
 		logger.Error("hook failed", append(fields, zap.Error(err))...)
 		return err
 	}
+	l.failings.ran(h)
 	l.record.hookRuns.WithLabelValues(m.On, hookOK).Inc()
 	logger.Info("hook done", fields...)
 	return nil

@@ -24,6 +24,8 @@ type LockStatus struct {
 	Paused    *PauseStatus `json:"paused,omitempty"`    // absent: not paused
 	Exclusive bool         `json:"exclusive,omitempty"` // nobody is admitted, because hooks run alone, or wait for that
 
+	Failing *FailingStatus `json:"failing,omitempty"` // absent: the last activate hooks went well, or there are none
+
 	Connections map[string]uint64 `json:"connections"` // how many have ended, by outcome, since the lock exists; all outcomes are there
 	Waits       WaitStatus        `json:"waits"`
 
@@ -39,6 +41,14 @@ type LockStatus struct {
 type PauseStatus struct {
 	Since time.Time  `json:"since"`
 	Until *time.Time `json:"until,omitempty"` // when it ends by itself; absent: when somebody resumes
+}
+
+// FailingStatus is that the activate hooks refuse connections. It ends when they go well again
+// for a connection, or for an operator, and when a reload takes away the hook that failed.
+type FailingStatus struct {
+	Since       time.Time `json:"since"`       // when they refused the first of them
+	Connections uint64    `json:"connections"` // how many they have refused since then; at least 1
+	Error       string    `json:"error"`       // why they refused the last of them: the error's first line, at most 500 bytes
 }
 
 // WaitStatus is how long the last connections that got a slot stood in line before.
@@ -177,6 +187,7 @@ func (l *lock) status(most int) LockStatus {
 
 		LeftOver:    int(l.leftOver.Load()),
 		Exclusive:   stats.Alone,
+		Failing:     l.failingStatus(now),
 		Connections: make(map[string]uint64),
 		Waits:       l.record.waitStatus(),
 		Holders:     make([]ConnectionStatus, 0, len(holders)),

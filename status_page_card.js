@@ -31,8 +31,9 @@ class Card {
 		this.count = element('summary');
 		this.more = element('details', { class: 'earlier' }, this.count, this.earlier);
 		this.outcomes = element('dl', { class: 'outcomes' });
+		this.failing = element('p', { class: 'failing' });
 		this.none = element('p', { class: 'rest' });
-		this.element.append(element('div', { class: 'body' }, this.picture.element,
+		this.element.append(element('div', { class: 'body' }, this.failing, this.picture.element,
 			element('div', { class: 'plots' }, ...this.plots.map(plot => plot.element)),
 			element('div', { class: 'past' },
 				element('section', {}, element('h3', {}, 'recent events'), this.events, this.more),
@@ -72,6 +73,8 @@ class Card {
 		});
 		if (!this.element.open) return;
 		const { picture } = this.body;
+		say(this.failing, lock.failing?.error ?? '');
+		this.failing.hidden = !lock.failing;
 		const width = picture.element.clientWidth;
 		if (width) picture.draw(lock, width, now);
 		for (const plot of this.plots) plot.draw(this.series);
@@ -103,6 +106,10 @@ function list(parent, items, make, draw) {
 function marksOf(lock, now) {
 	const marks = [];
 	const mark = (text, kind = 'warn') => marks.push({ text, kind });
+	if (lock.failing) {
+		const { since, connections } = lock.failing;
+		mark(`failing for ${age(now - Date.parse(since) / 1000)}, ${plural(connections, 'connection')} refused`, 'bad');
+	}
 	if (lock.paused) {
 		const { since, until } = lock.paused;
 		mark(until ? `paused, resumes in ${age(Date.parse(until) / 1000 - now)}` : `paused for ${age(now - Date.parse(since) / 1000)}, until resumed`);

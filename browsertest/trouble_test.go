@@ -40,6 +40,9 @@ func TestTrouble(t *testing.T) {
 	}
 	in("hooks", ".events .bad", "hook failed")
 	in("hooks", ".events .bad", "<img src=x onerror=alert(1)>")
+	in("hooks", ".marks .bad", "failing for")
+	in("hooks", ".marks .bad", "1 connection refused")
+	in("hooks", ".failing", "exec sh: exit status 1: <img src=x onerror=alert(1)>")
 	in("full", ".events .warn", "refused")
 	in("full", ".marks .bad", "line full")
 	in("full", ".events .bad", "hold_timeout")

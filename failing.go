@@ -1,0 +1,88 @@
+package tcplock
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// failing is that a lock's activate hooks refuse connections. It is a new value for each
+// refusal, so that status and metrics read it without a mutex.
+type failing struct {
+	since       time.Time // the first refusal
+	connections uint64    // refused since then
+	hook        string    // the key of the hook that refused the last of them
+	err         string    // why
+	mended      atomic.Bool
+}
+
+// failings holds the failing of a lock, nil while its activate hooks go well. Only a refusal,
+// and the first success after one, write to it.
+type failings struct{ now atomic.Pointer[failing] }
+
+// refused notes that h has refused a connection.
+func (f *failings) refused(h *Hook, err error) {
+	for {
+		before := f.now.Load()
+		next := &failing{since: time.Now(), connections: 1, hook: h.key, err: firstLine(err.Error())}
+		if before != nil {
+			next.since, next.connections = before.since, before.connections+1
+		}
+		if f.now.CompareAndSwap(before, next) {
+			return
+		}
+	}
+}
+
+// ran notes that h has gone well. That alone does not end a failing: a later hook of the same
+// activation may refuse the connection.
+func (f *failings) ran(h *Hook) {
+	if now := f.now.Load(); now != nil && now.hook == h.key {
+		now.mended.Store(true)
+	}
+}
+
+// passed notes that all activate hooks which were due have gone well. The hook that refused the
+// last connection may not have been among them: it is not due while it runs for another slot.
+// So it must have run since.
+func (f *failings) passed() {
+	if now := f.now.Load(); now != nil && now.mended.Load() {
+		f.now.CompareAndSwap(now, nil)
+	}
+}
+
+// keep forgets a failing whose hook none of these configs has: should the hook come back, it
+// starts anew.
+func (f *failings) keep(claims []*claim) {
+	now := f.now.Load()
+	if now != nil && !slices.ContainsFunc(claims, func(c *claim) bool { return c.activates(now.hook) }) {
+		f.now.CompareAndSwap(now, nil)
+	}
+}
+
+// activates reports whether the config has the activate hook with this key.
+func (c *claim) activates(key string) bool {
+	return slices.ContainsFunc(c.hooks[onActivate], func(h *Hook) bool { return h.key == key })
+}
+
+// failing returns what is wrong with the activate hooks, nil if nothing is. A connection may
+// still be refused by a hook that a reload has taken away: that does not count.
+func (l *lock) failing() *failing {
+	if now := l.failings.now.Load(); now != nil && l.inForce.Load().activates(now.hook) {
+		return now
+	}
+	return nil
+}
+
+// failingStatus is failing as operators see it.
+func (l *lock) failingStatus(now time.Time) *FailingStatus {
+	f := l.failing()
+	if f == nil {
+		return nil
+	}
+	// As long ago as the monotonic clock says, whatever has set the wall clock since. To the
+	// millisecond, since the two clocks are not read at quite the same instant: else this would
+	// be another time at each look, and news for every viewer.
+	since := now.Add(-now.Sub(f.since)).Round(time.Millisecond)
+	return &FailingStatus{Since: since, Connections: f.connections, Error: f.err}
+}
