@@ -2,8 +2,18 @@ package tcplock
 
 import (
 	"fmt"
+	"testing"
 	"time"
 )
+
+func poll(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 20s for %s in vain", what)
+		}
+	}
+}
 
 // LockStats lets the tests that look from outside know when a client stands in line:
 // nothing that the client or the service sees tells that.

@@ -319,12 +319,3 @@ func readSoon(t *testing.T, file string) string {
 	})
 	return string(text)
 }
-
-func poll(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 20s for %s in vain", what)
-		}
-	}
-}

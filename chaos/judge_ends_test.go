@@ -69,7 +69,8 @@ func (j *judge) client(c *client) {
 		complain("times: cut before hold_timeout was over")
 	case v != nil && !l.far && (c.kind == silent || c.kind == resetting) && v.At.Sub(c.end) > 2*onTheWay+l.hookTime:
 		complain("dead: came to the service")
-	case e.Outcome == "client_gone" && !l.far && e.At.Sub(c.end) > 2*onTheWay+l.hookTime:
+	case e.Outcome == "client_gone" && !l.far && e.At.Sub(c.end) > 2*onTheWay+l.hookTime &&
+		(e.Slot != 0 || e.Waited > (2*onTheWay).Seconds()): // else it was accepted late, and not known to the lock before
 		complain("dead: it took long to notice")
 	case c.saw == sawNobody && !l.far && !errors.Is(c.err, syscall.ECONNRESET): // the system, while a listener is replaced
 		complain("connects")
