@@ -80,9 +80,5 @@ func (l *lock) failingStatus(now time.Time) *FailingStatus {
 	if f == nil {
 		return nil
 	}
-	// As long ago as the monotonic clock says, whatever has set the wall clock since. To the
-	// millisecond, since the two clocks are not read at quite the same instant: else this would
-	// be another time at each look, and news for every viewer.
-	since := now.Add(-now.Sub(f.since)).Round(time.Millisecond)
-	return &FailingStatus{Since: since, Connections: f.connections, Error: f.err}
+	return &FailingStatus{Since: onClock(f.since, now), Connections: f.connections, Error: f.err}
 }
