@@ -6,15 +6,6 @@ import (
 	"time"
 )
 
-func poll(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 20s for %s in vain", what)
-		}
-	}
-}
-
 // LockStats lets the tests that look from outside know when a client stands in line:
 // nothing that the client or the service sees tells that.
 func LockStats(name string) (slots, held, waiting, leftOver int) {
@@ -41,8 +32,13 @@ func Ending() int {
 	return len(ends.last)
 }
 
-// SetDescriptorLimit sets what the process may have for the time of a test.
+// SetDescriptorLimit sets what the process may have for the time of a test. What the test before
+// has left to end is waited for, for a while: it would be taken away from another budget than
+// the one that it was added to.
 func SetDescriptorLimit(n int64) (restore func()) {
+	for end := time.Now().Add(20 * time.Second); Budget() != "" && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 	before := budget
 	budget = newDescriptors(n)
 	return func() { budget = before }
@@ -89,3 +85,13 @@ func Events(name string) (events []Event) {
 
 // Draining is how many refused connections are waited for to take the end of their answer.
 func Draining() int { return budget.drains.inUse() }
+
+// poll waits until ok is true, and ends the test if that does not come soon.
+func poll(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 20s for %s in vain", what)
+		}
+	}
+}
