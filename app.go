@@ -80,8 +80,7 @@ func (a *App) register(ctx caddy.Context, h *Handler) (*claim, error) {
 
 // define makes h's settings those of the claim, or compares them with those it has.
 func (c *claim) define(ctx caddy.Context, h *Handler) error {
-	written := h.Settings.written()
-	raw, err := json.Marshal(written)
+	raw, err := json.Marshal(h.Settings.written())
 	if err != nil {
 		return err
 	}
@@ -107,7 +106,7 @@ func (c *claim) define(ctx caddy.Context, h *Handler) error {
 		return err
 	}
 	c.defined, c.raw, c.settings, c.hooks = true, raw, h.Settings, hooks
-	c.settings.Workers = written.Workers // what stands in the environment later must not change their number
+	c.settings.Workers, _ = h.Settings.resolve() // what stands in the environment later must not change their number
 	c.events, c.ctx = events.(*caddyevents.App), ctx
 	c.logTo(h.logger)
 	return nil

@@ -34,15 +34,27 @@ func (s *Settings) addresses() []string {
 
 func (s *Settings) slots() int { return len(s.addresses()) }
 
-// expand returns the workers' addresses with port ranges written out.
-func (s *Settings) expand() (addresses []string, err error) {
-	seen := make(map[string]bool)
+// resolve returns the workers with what their placeholders stand for now.
+func (s *Settings) resolve() (workers []string, err error) {
 	for _, found := range s.Workers {
 		worker, err := caddy.NewReplacer().ReplaceOrErr(found, true, true)
 		if err != nil {
 			return nil, fmt.Errorf("workers: found %q: %w", found, err)
 		}
-		a, err := caddy.ParseNetworkAddress(worker)
+		workers = append(workers, worker)
+	}
+	return workers, nil
+}
+
+// expand returns the workers' addresses with port ranges written out.
+func (s *Settings) expand() (addresses []string, err error) {
+	workers, err := s.resolve()
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[string]bool)
+	for i, found := range s.Workers {
+		a, err := caddy.ParseNetworkAddress(workers[i])
 		if err != nil || a.PortRangeSize() > maxSlots {
 			return nil, fmt.Errorf("workers: found %q, expected host:port, host:port-port or unix//path", found)
 		}
