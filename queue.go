@@ -251,8 +251,9 @@ func (q *queue) Set(b bounds, now time.Time) []*place {
 	for i := before.limit + 1; i <= b.limit; i++ {
 		q.free(i)
 	}
-	if before.countsClients() != b.countsClients() || before.perClient != b.perClient { // it sorts the line
-		q.regroup()
+	if before.countsClients() != b.countsClients() ||
+		b.countsClients() && (before.perClient != b.perClient || before.priorityAge != b.priorityAge) {
+		q.regroup() // other places stand aside; it sorts the line
 	}
 	return q.grantAll(now)
 }
