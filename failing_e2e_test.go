@@ -47,7 +47,7 @@ func (a admin) isFailing(t *testing.T, connections uint64) *tcplock.FailingStatu
 	return f
 }
 
-// A lock whose activate hook refuses everybody says so everywhere: since when, how many, and the
+// A lock whose activate hook refuses each connection says so everywhere: since when, how many, and the
 // first line that the command printed. The next success ends that.
 func TestFailingLockSaysSo(t *testing.T) {
 	printer := filepath.Join(t.TempDir(), "printer")
