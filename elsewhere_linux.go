@@ -25,6 +25,9 @@ import (
 // lock for each address. An address without an IP stands for all. It reads /proc, and refuses
 // nothing where that cannot be read.
 func listenElsewhere(locks map[string]string) error {
+	if len(locks) == 0 {
+		return nil // as at most reloads: on a machine with many sockets, reading takes long
+	}
 	all := slices.Concat(listeners("/proc/net/tcp"), listeners("/proc/net/tcp6"))
 	own := ownSockets() // read after the listeners: one that this process has just opened is among them
 	if own == nil {
