@@ -249,7 +249,7 @@ func (p *parameters) number(name string, least, otherwise int) int {
 // slot returns 0 if there is no such parameter.
 func (p *parameters) slot(l *lock) int {
 	slot := p.number("slot", 1, 0)
-	if p.err == nil && slot > 0 && !l.hasSlot(slot) {
+	if p.err == nil && slot > 0 && !l.pool.hasSlot(slot) {
 		p.note("slot", fmt.Errorf("found %d, expected one that lock %s has", slot, l.name()))
 	}
 	return slot

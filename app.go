@@ -6,11 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -114,27 +111,6 @@ func (c *claim) define(ctx caddy.Context, h *Handler) error {
 
 func (c *claim) logTo(logger *zap.Logger) {
 	c.logger, c.access, c.hookLog = logger, logger.Named("access"), logger.Named("hook")
-}
-
-// differences names the settings in which two differ.
-func differences(a, b []byte) string {
-	var one, other map[string]json.RawMessage
-	if json.Unmarshal(a, &one) != nil || json.Unmarshal(b, &other) != nil {
-		return "settings"
-	}
-	var names []string
-	for name, value := range one {
-		if !bytes.Equal(value, other[name]) {
-			names = append(names, name)
-		}
-	}
-	for name := range other {
-		if one[name] == nil {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
 }
 
 // Start refuses a config that leaves it open what one of its locks is, and one that listens
@@ -256,24 +232,6 @@ func (a *App) Cleanup() error {
 		c.lock.exit()
 	}
 	return nil
-}
-
-// The settings as they work.
-
-func (s *Settings) empty() bool { return reflect.ValueOf(*s).IsZero() }
-
-func (s *Settings) linger() time.Duration {
-	if s.Linger == nil {
-		return defaultLinger
-	}
-	return time.Duration(*s.Linger)
-}
-
-func (s *Settings) drain() time.Duration {
-	if s.Drain == nil {
-		return defaultDrain
-	}
-	return time.Duration(*s.Drain)
 }
 
 // Interface guards

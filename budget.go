@@ -113,32 +113,32 @@ func most(both uint64) int64 { return int64(max(both>>32, both&(1<<32-1))) }
 // A connection that goes through several locks has one client and one service: the
 // outermost lock that has it counts it.
 
-// enterBudget counts c's client, or returns false if there may not be one more.
-func (c *conn) enterBudget() bool {
-	for outer := c.outer; outer != nil; outer = outer.outer {
+// countClient counts the connection's client, or returns false if there may not be one more.
+func (w *waiter) countClient() bool {
+	for outer := w.outer; outer != nil; outer = outer.outer {
 		if outer.counted {
 			return true
 		}
 	}
-	c.counted = budget.enter()
-	return c.counted
+	w.counted = budget.enter()
+	return w.counted
 }
 
-// openService counts the socket to the service that c, which has a slot, will have.
-func (c *conn) openService() {
-	for outer := c.outer; outer != nil; outer = outer.outer {
-		if outer.serving {
+// countSocket counts the socket to the service that the holder will have.
+func (h *holder) countSocket() {
+	for outer := h.waiter.outer; outer != nil; outer = outer.outer {
+		if o := outer.holder.Load(); o != nil && o.socketCounted {
 			return
 		}
 	}
-	c.serving = true
-	c.lock.sockets.open()
+	h.socketCounted = true
+	h.waiter.lock.sockets.open()
 }
 
-// closeService ends that, when the handlers to come have returned.
-func (c *conn) closeService() {
-	if c.serving {
-		c.serving = false
-		c.lock.sockets.close()
+// uncountSocket ends that, when the handlers to come have returned.
+func (h *holder) uncountSocket() {
+	if h.socketCounted {
+		h.socketCounted = false
+		h.waiter.lock.sockets.close()
 	}
 }

@@ -26,14 +26,14 @@ const refusalPatience = time.Second
 
 // seat is one connection's. Its owner gives it back by leave, once.
 type seat struct {
-	conn       *conn
+	conn       *clientConn
 	since      time.Time
 	lost       bool
 	prev, next *seat
 }
 
 // enter gives c a seat, or returns nil if there is none.
-func (s *seats) enter(c *conn) *seat {
+func (s *seats) enter(c *clientConn) *seat {
 	now := time.Now()
 	mine := &seat{conn: c, since: now}
 	s.mu.Lock()

@@ -156,9 +156,9 @@ func TestDescriptorsOfAProcess(t *testing.T) {
 // had it longest is cut for a new one, but not without end while those that were cut stay.
 func TestSeats(t *testing.T) {
 	s := seats{most: 2, mostCut: 1, patience: time.Hour}
-	socket := func() (*conn, *cutConn) {
+	socket := func() (*clientConn, *cutConn) {
 		c := new(cutConn)
-		return &conn{socket: c}, c
+		return &clientConn{socket: c}, c
 	}
 	enter := func(want bool) (*seat, *cutConn) {
 		t.Helper()

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -120,16 +119,6 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	if err := h.checkWorkers(); err != nil {
 		return start.WrapErr(err)
-	}
-	return nil
-}
-
-// checkMoments refuses hooks whose moment never comes. It is not part of check, because
-// the options of a block come in any order.
-func (s *Settings) checkMoments() error {
-	onTimeoutHook := func(hook *Hook) bool { return hook.On == onTimeout }
-	if s.HoldTimeout == 0 && slices.ContainsFunc(s.Hooks, onTimeoutHook) {
-		return errors.New("on timeout: found no hold_timeout, expected one: without it that moment never comes")
 	}
 	return nil
 }

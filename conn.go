@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -15,80 +14,63 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 )
 
-// conn is a client's connection on its way through a lock, and what the handlers
-// after tcplock get to see of it.
-type conn struct {
+// clientConn is a client's connection, and what the handlers after tcplock get to see of it.
+// It knows no lock. Handle's goroutine owns it; the next handler uses it as a net.Conn, from
+// goroutines of its own.
+type clientConn struct {
 	net.Conn // as the handler before tcplock left it
 
-	lock   *lock
-	client string // its address, as the handlers before tcplock see it
-	outer  *conn  // the connection's way through a lock before this one, if any
-	place  place
+	address string      // of the client, as the handlers before tcplock see it
+	outer   *clientConn // the same connection in the lock before this one, if any
 
-	// The client's side: see park, judge and Read.
 	socket  net.Conn        // the innermost connection in reach: deadlines are set here
 	raw     syscall.RawConn // the client's socket, nil if it is out of reach
 	layered bool            // something that may have read ahead stands above the socket
-	drop    bool            // half_closed drop
-	fin     bool            // the client's FIN has been seen
-	sent    bool            // the client has sent data that is not in its socket any more
-	early   []byte          // some of it, to be read first
+	input   input
 	wakeUp  wakeUp
 
-	// What it was granted: written before it is served.
-	granted bool
-	counted bool // its client is in the budget of descriptors
-	serving bool // its socket to the service is
-	slot    int
-	worker  *worker // what stands behind the slot, nil if the lock does not know
-	waited  time.Duration
+	linger    time.Duration // how long a silent client is read from after the service has closed
+	signs     signs
+	traffic   traffic
+	firstSign atomic.Pointer[firstSign] // waits for the first sign of the service; nil: none does
+	goneAt    atomic.Pointer[time.Time] // when the client had gone, or was cut; nil: neither is known
+}
 
-	// What is told of it.
-	id       uint64        // running number of those who came to the lock; 0 if it could not even join
-	position int           // in line when it came, from 1; 0 if it did not have to wait
-	phase    atomic.Value  // string: its state, when it holds a slot
-	letIn    time.Time     // when it was let through to the service; zero: it was not, or to a worker that could not be reached
-	noted    bool          // how long it has waited is in the metrics
-	tallies  []tally       // where activate hooks have counted it
-	counts   bool          // it has reached the service, as far as that can be told: every <n> counts it
-	hooked   time.Duration // how long its hooks have run
-	held     time.Duration // how long it was at the service
-	in, out  atomic.Int64  // bytes from and to the client
-	outcome  string        // how it ended, when that is settled; empty: it did not even join
-	quiet    bool          // it has no line in the log, since there are too many like it
+// input is what Handle's goroutine knows of the client's sending side.
+type input struct {
+	drop  bool   // half_closed drop
+	fin   bool   // the client's FIN has been seen
+	sent  bool   // the client has sent data that is not in its socket any more
+	early []byte // some of it, to be read first
+}
+
+// signs are what the next handler has shown by its use of the connection.
+type signs struct {
+	served      atomic.Bool // the connection has been given to the next handler, see serve
+	used        atomic.Bool // a handler has used the connection, not only looked at it
+	serviceDone atomic.Bool // the service has closed its side
+	inputEnded  atomic.Bool // the client has closed its side, or failed
+	retired     atomic.Bool // Handle has returned
+}
+
+// traffic counts bytes.
+type traffic struct {
+	in, out atomic.Int64 // from and to the client
+	unused  atomic.Int64 // of those from the client: read before the connection was used
 
 	// Bytes of a connection that was at the service which were thrown away: from the client,
 	// when its slot had been handed on, and to the client, when it had gone.
 	discardedIn, discardedOut atomic.Int64
-
-	// The service's side.
-	waitTimeout time.Duration
-	linger      time.Duration
-	serviceDone atomic.Bool  // the service has closed its side
-	inputEnded  atomic.Bool  // the client has closed its side, or failed
-	used        atomic.Bool  // somebody has used the connection, not only looked at it
-	reached     atomic.Bool  // the connection has reached the service, see use
-	closed      atomic.Bool  // Handle has returned: what comes now comes unguarded
-	taken       atomic.Int64 // bytes of the client's read before it was used
-
-	// The end. Whoever turns over from false to true gives the slot back.
-	over     atomic.Pointer[atomic.Bool] // the slot is on its way back; a new one for each slot
-	kicked   atomic.Bool                 // an operator has thrown it out
-	reason   atomic.Value                // string
-	goneAt   atomic.Pointer[time.Time]   // when the client had gone, or was cut; nil: not that it is known
-	users    atomic.Int32                // who uses the lock for this connection
-	mu       sync.Mutex                  // guards what is below
-	back     chan struct{}               // closed when the next handler has returned, if not nil
-	returned bool                        // it has
-	leftOver bool                        // it had not when the slot was given back
 }
 
-func newConn(cx *layer4.Connection, l *lock) *conn {
-	c := &conn{Conn: cx.Conn, lock: l, client: clientAddress(cx.RemoteAddr()), sent: len(cx.MatchingBytes()) > 0}
-	c.place.owner, c.place.client = c, clientOf(cx.RemoteAddr())
-	c.users.Store(1)
-	c.in.Store(int64(len(cx.MatchingBytes())))
-	l.handling.Add(1)
+// firstSign is told once that a connection has reached the service.
+type firstSign interface{ reached() }
+
+func newClientConn(cx *layer4.Connection) *clientConn {
+	matched := len(cx.MatchingBytes())
+	c := &clientConn{Conn: cx.Conn, address: clientAddress(cx.RemoteAddr())}
+	c.input.sent = matched > 0
+	c.traffic.in.Store(int64(matched))
 	for c.socket = cx.Conn; ; {
 		switch below := c.socket.(type) {
 		case *layer4.Connection:
@@ -98,8 +80,8 @@ func newConn(cx *layer4.Connection, l *lock) *conn {
 			c.layered = true
 			c.socket = below.NetConn()
 			continue
-		case *conn:
-			c.sent = c.sent || len(below.early) > 0
+		case *clientConn:
+			c.input.sent = c.input.sent || len(below.input.early) > 0
 			c.socket = below.Conn
 			continue
 		case interface{ Raw() net.Conn }: // go-proxyproto
@@ -113,14 +95,6 @@ func newConn(cx *layer4.Connection, l *lock) *conn {
 		}
 		return c
 	}
-}
-
-// state is what c does with its slot.
-func (c *conn) state() string {
-	if phase, ok := c.phase.Load().(string); ok {
-		return phase
-	}
-	return stateActivating // it has been granted one, and does not know it yet
 }
 
 // clientAddress is where a client comes from, for logs and commands. What is not an IP
@@ -138,7 +112,7 @@ func clientAddress(addr net.Addr) string {
 
 // gone reports whether the client has gone, without waiting and without reading what
 // the client has sent. Where that cannot be told it is false.
-func (c *conn) gone() bool {
+func (c *clientConn) gone() bool {
 	if c.raw == nil {
 		return false
 	}
@@ -146,20 +120,20 @@ func (c *conn) gone() bool {
 	if err := c.raw.Control(func(fd uintptr) { seen = look(fd) }); err != nil {
 		return true // closed on our side
 	}
-	return c.judge(seen)
+	return c.classify(seen)
 }
 
-// judge decides what it means that the client's socket looks like this.
-func (c *conn) judge(seen peer) (gone bool) {
+// classify decides what it means that the client's socket looks like this.
+func (c *clientConn) classify(seen peer) (gone bool) {
 	switch seen {
 	case peerOpen:
 		return false
 	case peerReset:
 		return true
 	}
-	c.fin = true
+	c.input.fin = true
 	switch {
-	case c.sent:
+	case c.input.sent:
 	case c.layered:
 		// The layer above may have read ahead, and a FIN with a TLS alert
 		// before it is a close with nothing sent. Only a read can tell. It
@@ -170,20 +144,20 @@ func (c *conn) judge(seen peer) (gone bool) {
 		if n == 0 {
 			return true
 		}
-		c.early, c.sent = buf, true
+		c.input.early, c.input.sent = buf, true
 	case seen == peerClosedEmpty:
 		return true
 	}
-	if !c.drop {
+	if !c.input.drop {
 		c.keep()
 	}
-	return c.drop
+	return c.input.drop
 }
 
 // keep stops the system from asking a client that has closed its side whether it is still
 // there. The client's own system may not know any more, on Linux after a minute, and would
 // answer with a reset, as if the client had given up what it has sent.
-func (c *conn) keep() {
+func (c *clientConn) keep() {
 	if socket, ok := c.socket.(interface{ SetKeepAlive(bool) error }); ok {
 		_ = socket.SetKeepAlive(false)
 	}
@@ -192,18 +166,18 @@ func (c *conn) keep() {
 // Read reads what the client sends. When the service has closed its side and the
 // client has then been silent for linger, that is the end of the input: the proxy
 // closes its socket to the service, and the slot comes free.
-func (c *conn) Read(b []byte) (int, error) {
-	if c.closed.Load() {
+func (c *clientConn) Read(b []byte) (int, error) {
+	if c.signs.retired.Load() {
 		return 0, net.ErrClosed
 	}
-	if len(c.early) > 0 {
-		n := copy(b, c.early)
-		c.early = c.early[n:]
+	if len(c.input.early) > 0 {
+		n := copy(b, c.input.early)
+		c.input.early = c.input.early[n:]
 		c.take(n)
 		return n, nil
 	}
 	for {
-		if c.serviceDone.Load() {
+		if c.signs.serviceDone.Load() {
 			// Only a client that is listened to can be silent. Between two reads
 			// it is held up by a service that is slow to take what it sends.
 			_ = c.socket.SetReadDeadline(time.Now().Add(c.linger))
@@ -213,9 +187,9 @@ func (c *conn) Read(b []byte) (int, error) {
 			c.take(n)
 			return n, nil
 		}
-		c.used.Store(true)
-		if !c.serviceDone.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
-			c.inputEnded.Store(true)
+		c.signs.used.Store(true)
+		if !c.signs.serviceDone.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+			c.signs.inputEnded.Store(true)
 			return n, err
 		}
 		if !c.heard() {
@@ -226,7 +200,7 @@ func (c *conn) Read(b []byte) (int, error) {
 
 // lingerFor sets how long a silent client is waited for. Of the locks on the connection's
 // way the shortest time holds, for all of them: each of them reads through the one before.
-func (c *conn) lingerFor(d time.Duration) {
+func (c *clientConn) lingerFor(d time.Duration) {
 	if c.outer != nil {
 		d = min(d, c.outer.linger)
 		c.outer.lingerFor(d)
@@ -234,16 +208,16 @@ func (c *conn) lingerFor(d time.Duration) {
 	c.linger = d
 }
 
-func (c *conn) take(n int) {
-	c.in.Add(int64(n))
-	if !c.used.Load() {
-		c.taken.Add(int64(n))
+func (c *clientConn) take(n int) {
+	c.traffic.in.Add(int64(n))
+	if !c.signs.used.Load() {
+		c.traffic.unused.Add(int64(n))
 	}
 }
 
 // heard reports whether the client has sent something within linger that is not to be
 // read yet: a part of a TLS record.
-func (c *conn) heard() (heard bool) {
+func (c *clientConn) heard() (heard bool) {
 	if !c.layered || c.raw == nil {
 		return false
 	}
@@ -252,17 +226,17 @@ func (c *conn) heard() (heard bool) {
 }
 
 // Write sends to the client.
-func (c *conn) Write(b []byte) (int, error) {
-	if c.closed.Load() {
+func (c *clientConn) Write(b []byte) (int, error) {
+	if c.signs.retired.Load() {
 		return 0, net.ErrClosed
 	}
-	if !c.reached.Load() {
+	if !c.signs.used.Load() || c.firstSign.Load() != nil {
 		c.use()
 	}
 	n, err := c.Conn.Write(b)
-	c.out.Add(int64(n))
+	c.traffic.out.Add(int64(n))
 	if err != nil && c.hearOut() {
-		c.discardedOut.Add(int64(len(b) - n))
+		c.traffic.discardedOut.Add(int64(len(b) - n))
 		return len(b), nil
 	}
 	return n, err
@@ -270,17 +244,17 @@ func (c *conn) Write(b []byte) (int, error) {
 
 // CloseWrite tells the client that no more will come. The proxy calls it when the
 // service has closed its side, which is how the lock learns of that.
-func (c *conn) CloseWrite() error {
+func (c *clientConn) CloseWrite() error {
 	c.use()
 	err := closeWrite(c.Conn)
-	c.serviceDone.Store(true)
+	c.signs.serviceDone.Store(true)
 	_ = c.socket.SetReadDeadline(time.Now().Add(c.linger))
 	return err
 }
 
 // SetWriteDeadline is also how a tls.Conn above says that it has sent its last word: its
 // CloseWrite ends with a write deadline that has passed, and closes nothing below.
-func (c *conn) SetWriteDeadline(t time.Time) error {
+func (c *clientConn) SetWriteDeadline(t time.Time) error {
 	if !t.IsZero() && !t.After(time.Now()) {
 		_ = c.CloseWrite()
 	}
@@ -288,27 +262,39 @@ func (c *conn) SetWriteDeadline(t time.Time) error {
 }
 
 // Close closes the client's connection.
-func (c *conn) Close() error {
+func (c *clientConn) Close() error {
 	c.use()
 	return c.Conn.Close()
 }
 
+// serve says that the connection goes to the next handler now. o is told at the first sign
+// that the service has been reached.
+func (c *clientConn) serve(o *firstSign) {
+	c.signs.served.Store(true)
+	c.firstSign.Store(o)
+}
+
+// unserve takes that back: the worker could not be reached, and the connection waits again.
+func (c *clientConn) unserve() {
+	c.signs.served.Store(false)
+	c.firstSign.Store(nil)
+}
+
 // use notes that a handler writes to the client or closes it. The proxy does neither
 // before it is connected to the service, so the first such call of the next handler is
-// the earliest sign that the connection has reached the service. A refuse handler writes
-// too, but not in the connected phase.
-func (c *conn) use() {
-	c.used.Store(true)
-	if c.phase.Load() == stateConnected {
-		c.reach()
+// the earliest sign that the connection has reached the service.
+func (c *clientConn) use() {
+	c.signs.used.Store(true)
+	if o := c.firstSign.Swap(nil); o != nil {
+		(*o).reached()
 	}
 }
 
-// reach notes that the connection has reached the service, and tells the worker the first
-// time, unless the slot is on its way back already: then it is told with the end.
-func (c *conn) reach() {
-	if c.reached.CompareAndSwap(false, true) && c.worker != nil && !c.over.Load().Load() {
-		c.worker.reached()
+// markUsed marks the connection as used in all the locks before this one: the lock itself
+// ends it, so the handlers behind those locks are not to blame that no handler used it.
+func (c *clientConn) markUsed() {
+	for outer := c.outer; outer != nil; outer = outer.outer {
+		outer.signs.used.Store(true)
 	}
 }
 
@@ -330,7 +316,7 @@ func closeWrite(conn net.Conn) error {
 }
 
 // cut ends the connection now, whatever the handlers after tcplock are doing with it.
-func (c *conn) cut() {
+func (c *clientConn) cut() {
 	c.noteGone()
 	_ = c.socket.Close()
 }
@@ -344,8 +330,8 @@ const (
 // discard reads what the client still sends and throws it away, so that closing the
 // connection does not reset it: a reset can destroy the end of the reply while it is
 // still on its way. It is called when the slot has been given back.
-func (c *conn) discard() {
-	if !c.serviceDone.Load() || c.inputEnded.Load() {
+func (c *clientConn) discard() {
+	if !c.signs.serviceDone.Load() || c.signs.inputEnded.Load() {
 		return
 	}
 	last := time.Now().Add(discardTotal)
@@ -361,8 +347,8 @@ func (c *conn) discard() {
 		}
 		_ = c.socket.SetReadDeadline(until)
 		n, err := from.Read(buf)
-		if !farewell && !c.letIn.IsZero() { // a refused client speaks to no service
-			c.discardedIn.Add(int64(n))
+		if !farewell && c.signs.served.Load() { // a refused client speaks to no service
+			c.traffic.discardedIn.Add(int64(n))
 		}
 		switch {
 		case err == nil:
@@ -372,4 +358,50 @@ func (c *conn) discard() {
 			from, farewell = c.socket, true // TLS has ended, the connection below it may not have
 		}
 	}
+}
+
+// letGoGrace is how long the service may take to let go of a connection whose client has
+// been cut, before its slot is handed on all the same.
+const letGoGrace = 250 * time.Millisecond
+
+// hearOutGrace is how long a service may go on answering a client that has gone, or was
+// cut. It is less than letGoGrace: one that talks on then loses its connection, and has a
+// moment left to notice.
+const hearOutGrace = letGoGrace * 4 / 5
+
+// hearOut reports whether the service is to be heard although its client cannot be. If the
+// proxy were told at once, it would close its socket and return while the service is in the
+// middle of its answer, and the slot's next connection would be one too many for it. Who
+// closes in time is seen to close.
+func (c *clientConn) hearOut() bool {
+	return c.signs.served.Load() && !c.signs.serviceDone.Load() && c.noteGone() < hearOutGrace
+}
+
+// noteGone notes that the client has gone, and returns how long ago that was noted first.
+func (c *clientConn) noteGone() time.Duration {
+	now := time.Now()
+	c.goneAt.CompareAndSwap(nil, &now)
+	return now.Sub(*c.goneAt.Load())
+}
+
+// inputOver reports whether the client has closed its side, or has gone, as far as can be
+// seen. It changes nothing, so it may be asked while handlers use the connection.
+func (c *clientConn) inputOver() bool {
+	if c.signs.inputEnded.Load() || c.raw == nil {
+		return c.signs.inputEnded.Load()
+	}
+	var seen peer
+	err := c.raw.Control(func(fd uintptr) { seen = look(fd) })
+	return err != nil || seen != peerOpen
+}
+
+// moved counts the bytes that have moved from and to the client. A handler may be held up
+// for long while it writes to a client that takes little at a time: the system knows more
+// of that than the handler does.
+func (c *clientConn) moved() int64 {
+	n := c.traffic.in.Load() + c.traffic.out.Load()
+	if c.raw != nil {
+		_ = c.raw.Control(func(fd uintptr) { n += taken(fd) })
+	}
+	return n
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -15,20 +16,51 @@ var (
 	errHolders           = errors.New("there are still other holders")
 )
 
+// pauses holds the pause of a lock, nil if it is not paused.
+type pauses struct {
+	mu  sync.Mutex
+	now *pause
+}
+
 // pause is a pause of a lock.
 type pause struct {
 	PauseStatus
 	timer *time.Timer   // ends it; nil: only resume does
-	ended chan struct{} // closed when somebody has resumed
+	ended chan struct{} // closed when the lock is resumed
+}
+
+func (p *pause) stop() {
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+}
+
+// status returns the pause as operators see it, nil if there is none.
+func (p *pauses) status() *PauseStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.now == nil {
+		return nil
+	}
+	return &p.now.PauseStatus
+}
+
+// drop stops the timer: the lock ends.
+func (p *pauses) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.now != nil {
+		p.now.stop()
+	}
 }
 
 // pause stops admitting connections, for d if that is more than 0. Holders stay, waiters
 // keep their places. Of several pauses the last one says how long.
 func (l *lock) pause(d time.Duration) (ended <-chan struct{}) {
 	p := &pause{PauseStatus: PauseStatus{Since: time.Now()}, ended: make(chan struct{})}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if before := l.paused; before != nil {
+	l.pauses.mu.Lock()
+	defer l.pauses.mu.Unlock()
+	if before := l.pauses.now; before != nil {
 		p.Since, p.ended = before.Since, before.ended
 		before.stop()
 	}
@@ -39,34 +71,29 @@ func (l *lock) pause(d time.Duration) (ended <-chan struct{}) {
 		p.timer = time.AfterFunc(d, func() { l.endPause(p) })
 		reason = "for " + d.String()
 	}
-	l.paused = p
+	l.pauses.now = p
 	l.queue.Pause()
 	l.happened(Event{Event: eventPaused, Reason: reason})
 	return p.ended
 }
 
-func (p *pause) stop() {
-	if p.timer != nil {
-		p.timer.Stop()
-	}
-}
-
-// resume ends a pause, however many have asked for it.
+// resume ends a pause, however often it was asked for.
 func (l *lock) resume() { l.endPause(nil) }
 
 // endPause is resume, but if p is not nil, for that pause only: its time is over.
 func (l *lock) endPause(p *pause) {
-	l.mu.Lock()
-	if l.paused == nil || p != nil && p != l.paused {
-		l.mu.Unlock()
+	l.pauses.mu.Lock()
+	now := l.pauses.now
+	if now == nil || p != nil && p != now {
+		l.pauses.mu.Unlock()
 		return
 	}
-	l.paused.stop()
-	close(l.paused.ended)
-	l.paused = nil
+	now.stop()
+	close(now.ended)
+	l.pauses.now = nil
 	woken := l.queue.Resume(time.Now())
-	l.setIdle() // its time may have come in vain
-	l.mu.Unlock()
+	l.pauses.mu.Unlock()
+	l.idle.again()
 	wakeAll(woken)
 	l.happened(Event{Event: eventResumed})
 }
@@ -93,17 +120,17 @@ func (l *lock) kick(id uint64) error {
 	if p == nil {
 		return errUnknownConnection
 	}
-	c := p.owner.(*conn)
+	w := p.owner.(*waiter)
 	switch {
 	case waited:
 		l.noteIdle()
-		l.happened(Event{Event: eventKicked, Connection: id, Client: c.client})
-	case c.phase.Load() == stateEnding:
+		l.happened(Event{Event: eventKicked, Connection: id, Client: w.conn.address})
+	case w.state() == stateEnding:
 		return errUnknownConnection // its client is cut already
 	default:
-		c.throwOut(l.queue.Look(p).slot, "")
+		w.throwOut(l.queue.Look(p).slot, "")
 	}
-	c.wake() // a holder may be on its way back into line, or wait to be alone
+	w.wake() // a holder may be on its way back into line, or wait to be alone
 	return nil
 }
 
@@ -153,25 +180,21 @@ func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err er
 // letGo ends a visit.
 func (l *lock) letGo(p *place) {
 	woken, _ := l.queue.Include(p, time.Now())
-	l.mu.Lock()
-	l.setIdle() // its time may have come in vain
-	l.mu.Unlock()
+	l.idle.again()
 	wakeAll(woken)
 }
 
 // momentsNow says for which slots hooks run that nobody's connection has brought about.
 func (l *lock) momentsNow(on string, slot int) (moments []Moment) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.inForce.Load().settings.pooled() {
-		for _, w := range l.pool() {
-			if w != nil && w.named && (slot == 0 || slot == w.slot) {
+	if workers := l.pool.named(); workers != nil {
+		for _, w := range workers {
+			if slot == 0 || slot == w.slot {
 				moments = append(moments, Moment{On: on, Lock: l.name(), Slot: w.slot, Worker: w.address})
 			}
 		}
 		return moments
 	}
-	if l.slots == 1 {
+	if l.pool.slots() == 1 {
 		slot = 1
 	}
 	return []Moment{{On: on, Lock: l.name(), Slot: slot}}

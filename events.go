@@ -154,18 +154,9 @@ func (e *Event) data(lock string) map[string]any {
 	}
 }
 
-// event is an event of this connection.
-func (c *conn) event(name, reason string) Event {
-	return Event{
-		Event:         name,
-		Slot:          c.slot,
-		Worker:        c.workerAddress(),
-		Connection:    c.id,
-		Client:        c.client,
-		Reason:        reason,
-		WaitedSeconds: c.waited.Seconds(),
-		HeldSeconds:   c.held.Seconds(),
-	}
+// noteUnreachable counts that a slot's worker could not be reached.
+func (l *lock) noteUnreachable(slot int) {
+	l.record.workerFailures.WithLabelValues(strconv.Itoa(slot)).Inc()
 }
 
 // noteProcess tells of what has happened to a slot's process.

@@ -86,7 +86,7 @@ func TestRefusalsAtShutdown(t *testing.T) {
 func TestEventWorkerUpAfterRestart(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Workers: []string{"127.0.0.1:1"}})
-		w := s.lock.worker(1)
+		w := s.lock.pool.worker(1)
 		w.restored() // nothing new
 		w.down(errStep)
 		w.down(errStep)

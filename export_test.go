@@ -15,9 +15,7 @@ func LockStats(name string) (slots, held, waiting, leftOver int) {
 		}
 		s := l.queue.Stats()
 		held, waiting, leftOver = s.Held, s.Waiting, int(l.leftOver.Load())
-		l.mu.Lock()
-		slots = l.slots
-		l.mu.Unlock()
+		slots = l.pool.slots()
 	}
 	return slots, held, waiting, leftOver
 }

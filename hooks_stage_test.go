@@ -42,7 +42,7 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &hookStage{t: t, start: time.Now()}
-		s.handler = &Handler{Name: "stage", logger: zap.NewNop(), refuse: layer4.HandlerFunc(s.refused)}
+		s.handler = &Handler{Name: "stage", logger: zap.NewNop(), refusal: layer4.HandlerFunc(s.refused)}
 		s.lock = enterLock(s.handler.Name)
 		s.events = new(caddyevents.App)
 		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
@@ -55,7 +55,7 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 		synctest.Wait()
 		s.lock.pop(s.handler.claim)
 		s.lock.exit()
-		s.lock.stopProcesses() // they have been told, and are not waited for
+		s.lock.pool.stop() // they have been told, and are not waited for
 		if n := s.lock.users.Load(); n > 0 {
 			t.Errorf("found %d who use the lock, expected nobody", n)
 		}

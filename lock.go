@@ -19,6 +19,7 @@ type lock struct {
 	users     atomic.Int64 // see registry
 
 	queue    *queue
+	pool     pool
 	schedule schedule
 	failings failings
 
@@ -35,16 +36,10 @@ type lock struct {
 	mu      sync.Mutex
 	claims  []*claim
 	inForce atomic.Pointer[claim]
-	idle    *time.Timer     // until the next idle hook
-	idled   map[string]bool // those that have run since everybody had gone
-	left    time.Time       // when everybody had gone, last
-	visits  uint64          // how many had been here then
-	paused  *pause          // nil: not paused
-	slots   int             // of the claim in force
-	told    string          // what the log says of its place, see tellPlace
+	told    string // what the log says of its place, see tellPlace
 
-	workers   atomic.Pointer[[]*worker]
-	processes []*processSlot // those that have not ended; mu guards it
+	idle   idleClock
+	pauses pauses
 
 	sockets  sockets         // to the service, for the budget of descriptors
 	handling atomic.Int64    // connections in Handle
@@ -78,14 +73,10 @@ type claim struct {
 // come in their place wait for that (see ends).
 func (l *lock) Destruct() error {
 	l.cancel()
-	l.mu.Lock()
 	l.sockets.setSlots(0)
-	l.setIdle()
-	if l.paused != nil {
-		l.paused.stop()
-	}
-	l.mu.Unlock()
-	l.haltProcesses()
+	l.idle.use(nil, 0)
+	l.pauses.drop()
+	l.pool.halt()
 	return nil
 }
 
@@ -111,7 +102,8 @@ func (l *lock) pop(c *claim) {
 	defer l.mu.Unlock()
 	l.claims = slices.DeleteFunc(l.claims, func(other *claim) bool { return other == c })
 	if len(l.claims) == 0 {
-		l.setIdle()
+		visits, _ := l.queue.Quiet()
+		l.idle.use(nil, visits)
 		return
 	}
 	l.schedule.keep(l.claims)
@@ -139,7 +131,7 @@ func (l *lock) tellPlace() {
 		l.mu.Unlock()
 		return
 	}
-	c, slots := l.claims[len(l.claims)-1], l.slots
+	c, slots := l.claims[len(l.claims)-1], l.pool.slots()
 	place := fmt.Sprint(c.listen, c.to, slots)
 	same := place == l.told
 	l.told = place
@@ -171,10 +163,8 @@ func (l *lock) provide(c *claim) error {
 func (l *lock) apply(c *claim) {
 	l.inForce.Store(c)
 	settings := &c.settings
-	slots := settings.slots()
-	l.sockets.setSlots(slots)
+	l.sockets.setSlots(settings.slots())
 	b := bounds{
-		limit:            slots,
 		maxWaiting:       unlimited,
 		perClient:        settings.MaxPerClient,
 		waitingPerClient: settings.MaxWaitingPerClient,
@@ -183,10 +173,20 @@ func (l *lock) apply(c *claim) {
 	if settings.MaxWaiting != nil {
 		b.maxWaiting = *settings.MaxWaiting
 	}
-	l.setSlots(settings, b)
-	l.resumeIdle()
+	l.pool.set(settings, func(slots int) {
+		b.limit = slots
+		wakeAll(l.queue.Set(b, time.Now()))
+	})
+	visits, _ := l.queue.Quiet()
+	l.idle.use(c.hooks[onIdle], visits)
 	l.record.expect(c)
 }
+
+// out and in implement poolLock.
+
+func (l *lock) out(slot int) (vacant bool) { return l.queue.Out(slot) }
+
+func (l *lock) in(slot int) { wake(l.queue.In(slot, time.Now())) }
 
 // giveBack gives p's slot back, to the next in line.
 func (l *lock) giveBack(p *place) {
@@ -229,8 +229,8 @@ func (l *lock) shutDown() {
 		l.cancel()
 		_, holders, _ := l.queue.Snapshot(0)
 		for _, p := range holders {
-			if c, ok := p.owner.(*conn); ok {
-				c.cut()
+			if w, ok := p.owner.(*waiter); ok {
+				w.conn.cut()
 			}
 		}
 		waitFor(vacant, time.Until(last))
@@ -241,7 +241,7 @@ func (l *lock) shutDown() {
 	// Hooks of holders are over. What that of a refusal has started does not end by itself.
 	l.cancel()
 	giveGrace(time.Now().Add(lastGrace), func() bool { return !l.refusing.Load() })
-	l.stopProcesses()
+	l.pool.stop()
 	giveGrace(time.Now().Add(lastGrace), l.emitter.idle)
 	l.refusals.flush()
 	l.discards.flush()

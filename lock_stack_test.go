@@ -81,7 +81,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 			if p := l.schedule.past[every.key]; p != nil {
 				counts = *p
 			}
-			return []any{b, stats, free, l.slots, counts, l.left, l.visits, len(l.idled), l.paused.PauseStatus,
+			return []any{b, stats, free, l.pool.slots(), counts, l.idle.since, l.idle.visits, len(l.idle.ran), *l.pauses.status(),
 				budget.services.Load(), l.inForce.Load() == s.handler.claim, len(l.claims)}
 		}
 		before := look()

@@ -133,11 +133,8 @@ func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, append([]string{name}, labels...)...)
 	}
-	l.mu.Lock()
-	slots := l.slots
-	l.mu.Unlock()
 	s := l.queue.Stats() // not a snapshot: that copies all holders while the line stands still
-	gauge(slotsDesc, float64(slots))
+	gauge(slotsDesc, float64(l.pool.slots()))
 	gauge(heldDesc, float64(s.Held))
 	gauge(waitingDesc, float64(s.Waiting))
 	gauge(oldestDesc, s.oldestWait(time.Now()).Seconds())
@@ -147,7 +144,7 @@ func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 	for i, outcome := range outcomes {
 		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(l.record.ended[i].Load()), name, outcome)
 	}
-	for _, worker := range l.pool() {
+	for _, worker := range l.pool.list() {
 		if worker == nil {
 			continue
 		}

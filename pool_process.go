@@ -34,7 +34,13 @@ func (w *worker) restart(reason string) {
 	}
 }
 
-// vacated is called when the slot has been given back. The lock's mutex decides between
+// restartDue reports whether the process is to be restarted when the slot is vacant.
+func (w *worker) restartDue() bool {
+	p := w.running()
+	return p != nil && p.snapshot().Due != ""
+}
+
+// vacated is called when the slot has been given back. The pool's mutex decides between
 // the end of the last holder and a config that wants the worker, or its process, again.
 func (w *worker) vacated() {
 	w.mu.Lock()
@@ -43,8 +49,8 @@ func (w *worker) vacated() {
 	if !concerned {
 		return
 	}
-	w.lock.mu.Lock()
-	defer w.lock.mu.Unlock()
+	w.pool.mu.Lock()
+	defer w.pool.mu.Unlock()
 	switch p := w.running(); {
 	case p == nil:
 	case p.dismissed:
@@ -53,7 +59,7 @@ func (w *worker) vacated() {
 		p.vacated()
 	}
 	if !w.named {
-		w.lock.drop(w)
+		w.pool.drop(w)
 	}
 }
 
@@ -64,8 +70,7 @@ func (w *worker) running() *processSlot {
 	return w.process
 }
 
-// All below, but what the supervisor calls, haltProcesses and stopProcesses, is called with the lock's
-// mutex held.
+// All below, but what the supervisor calls, halt and stop, is called with the pool's mutex held.
 
 // remove takes the worker out until a config names it again.
 func (w *worker) remove() {
@@ -81,7 +86,7 @@ func (w *worker) supervise(s *Service) {
 	case p == nil && s != nil:
 		w.launch(s)
 	case p == nil:
-		if w.lock.occupied(w.address) {
+		if w.pool.occupied(w.address) {
 			w.takeOut(outProcess) // until it has ended
 		}
 	case s == nil:
@@ -91,18 +96,18 @@ func (w *worker) supervise(s *Service) {
 		p.dismissed = false
 		w.mu.Unlock()
 		p.replace(s)
-		p.takeName(w.lock.name())
+		p.takeName(w.pool.lock.name())
 	}
 }
 
 func (w *worker) launch(s *Service) {
-	w.takeOut(outRemoved) // until setSlots has done with it, also if nothing is started yet
-	p := &processSlot{worker: w, name: w.lock.name(), noted: make(map[processID]<-chan struct{})}
+	w.takeOut(outRemoved) // until set has done with it, also if nothing is started yet
+	p := &processSlot{worker: w, name: w.pool.lock.name(), noted: make(map[processID]<-chan struct{})}
 	ends.Lock()
-	p.supervisor = newSupervisor(s, processID{p.name, w.slot, w.address}, p, w.lock.logger, w.lock.noteProcess, p.before()...)
+	p.supervisor = newSupervisor(s, processID{p.name, w.slot, w.address}, p, w.pool.lock.logger, w.pool.lock.noteProcess, p.before()...)
 	p.note(p.name, p.done)
 	ends.Unlock()
-	w.lock.processes = append(w.lock.processes, p)
+	w.pool.processes = append(w.pool.processes, p)
 	w.mu.Lock()
 	w.process = p
 	w.mu.Unlock()
@@ -122,12 +127,12 @@ func (p *processSlot) takeName(name string) {
 	p.note(name, p.done)
 }
 
-// dismiss ends p, or has vacated do it if somebody holds the slot.
+// dismiss ends p, or has vacated do it if the slot has a holder.
 func (w *worker) dismiss(p *processSlot) {
 	w.mu.Lock()
 	p.dismissed = true
 	w.why |= outProcess
-	if p.over = w.lock.queue.Out(w.slot); p.over {
+	if p.over = w.pool.lock.out(w.slot); p.over {
 		w.process = nil
 	}
 	w.mu.Unlock()
@@ -137,11 +142,11 @@ func (w *worker) dismiss(p *processSlot) {
 }
 
 // processSlot is a worker's process and how it takes its slot out of service. Its two
-// variables are changed with the mutexes of both lock and worker held.
+// variables are changed with the mutexes of both pool and worker held.
 type processSlot struct {
 	*supervisor
 	worker    *worker
-	name      string                        // of the lock, as the supervisor knows it; the lock's mutex guards it
+	name      string                        // of the lock, as the supervisor knows it; the pool's mutex guards it
 	noted     map[processID]<-chan struct{} // what it has in ends, whose mutex guards it
 	dismissed bool                          // no config in force wants it
 	over      bool                          // it is dismissed, and nobody holds the slot, which it has no say in any more
@@ -154,17 +159,15 @@ func (p *processSlot) out() (vacant bool) {
 		return true
 	}
 	p.worker.why |= outProcess
-	return p.worker.lock.queue.Out(p.worker.slot)
+	return p.worker.pool.lock.out(p.worker.slot)
 }
 
 func (p *processSlot) in() {
-	var woken *place
 	p.worker.mu.Lock()
+	defer p.worker.mu.Unlock()
 	if !p.dismissed {
-		woken = p.worker.end(outProcess)
+		p.worker.end(outProcess)
 	}
-	p.worker.mu.Unlock()
-	wake(woken)
 }
 
 func (p *processSlot) fresh() { p.worker.restored() }
@@ -178,21 +181,21 @@ func (p *processSlot) gone() {
 		}
 	}
 	ends.Unlock()
-	l := p.worker.lock
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.processes = slices.DeleteFunc(l.processes, func(other *processSlot) bool { return other == p })
-	for _, w := range l.pool() {
-		if w != nil && w.running() == nil && !l.occupied(w.address) {
+	pool := p.worker.pool
+	pool.mu.Lock()
+	defer pool.mu.Unlock()
+	pool.processes = slices.DeleteFunc(pool.processes, func(other *processSlot) bool { return other == p })
+	for _, w := range pool.list() {
+		if w != nil && w.running() == nil && !pool.occupied(w.address) {
 			w.putIn(outProcess)
 		}
 	}
-	l.open(p.worker.slot)
+	pool.open(p.worker.slot)
 }
 
-// occupied reports whether one of the lock's processes is still at an address.
-func (l *lock) occupied(address string) bool {
-	return slices.ContainsFunc(l.processes, func(p *processSlot) bool { return p.worker.address == address })
+// occupied reports whether one of the pool's processes is still at an address.
+func (p *pool) occupied(address string) bool {
+	return slices.ContainsFunc(p.processes, func(p *processSlot) bool { return p.worker.address == address })
 }
 
 // places are what only one process can have at a time: a slot, after which its directory
@@ -242,20 +245,20 @@ func waitForProcesses() {
 	}
 }
 
-// haltProcesses tells all of the lock's to end, and returns them.
-func (l *lock) haltProcesses() []*processSlot {
-	l.mu.Lock()
-	processes := slices.Clone(l.processes)
-	l.mu.Unlock()
-	for _, p := range processes {
-		p.halt()
+// halt tells all processes to end, and returns them.
+func (p *pool) halt() []*processSlot {
+	p.mu.Lock()
+	processes := slices.Clone(p.processes)
+	p.mu.Unlock()
+	for _, one := range processes {
+		one.halt()
 	}
 	return processes
 }
 
-// stopProcesses ends all of the lock's, and returns when they have ended.
-func (l *lock) stopProcesses() {
-	for _, p := range l.haltProcesses() {
-		<-p.done
+// stop ends all processes, and returns when they have ended.
+func (p *pool) stop() {
+	for _, one := range p.halt() {
+		<-one.done
 	}
 }

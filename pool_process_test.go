@@ -105,7 +105,7 @@ func TestReachedThenFailed(t *testing.T) {
 func TestDownWhenRemoved(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(Settings{Workers: []string{"a:1"}})
-		gone := s.lock.worker(1)
+		gone := s.lock.pool.worker(1)
 		s.load(Settings{Workers: []string{"b:1"}})
 		gone.down(errCrash)
 		s.until(time.Minute)
@@ -143,11 +143,11 @@ func TestProcessForOneClient(t *testing.T) {
 				s.let(func() { s.deaf = false })
 				s.last().exit(c.status)
 				s.until(c.again - time.Millisecond)
-				if now := s.lock.worker(1).running().snapshot(); now.State == processReady {
+				if now := s.lock.pool.worker(1).running().snapshot(); now.State == processReady {
 					t.Errorf("the next process was ready before %s", c.again)
 				}
 				s.until(c.again)
-				if now := s.lock.worker(1).running().snapshot(); now.State != processReady {
+				if now := s.lock.pool.worker(1).running().snapshot(); now.State != processReady {
 					t.Errorf("found %+v at %s, expected it ready", now, c.again)
 				}
 			})

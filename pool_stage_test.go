@@ -40,8 +40,8 @@ func playPool(t *testing.T, script func(s *poolStage)) {
 		s = &poolStage{hookStage: h, down: make(map[string]bool), readyAfter: time.Second, endsAfter: time.Second}
 		script(s)
 	})
-	if n := s.alive(""); n > 0 || len(s.lock.processes) > 0 {
-		t.Errorf("found %d processes, and %d the lock knows, expected none", n, len(s.lock.processes))
+	if n := s.alive(""); n > 0 || len(s.lock.pool.processes) > 0 {
+		t.Errorf("found %d processes, and %d the lock knows, expected none", n, len(s.lock.pool.processes))
 	}
 	// Real processes of a test before this one may be there still.
 	ends.Lock()
@@ -217,7 +217,7 @@ func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) e
 	worker, _ := cx.Replacer().GetString("l4.tcplock.worker")
 	at := strings.TrimSpace(slot + " " + worker)
 	time.Sleep(c.dials)
-	over, err := s.connect(slot, worker, c, cx.GetVar(connVar).(*conn).hooked > 0)
+	over, err := s.connect(slot, worker, c, cx.GetVar(connVar).(*waiter).trip.hooked > 0)
 	if err != nil {
 		s.say(c.name + " not at " + at)
 		return &net.OpError{Op: "dial", Err: err}
@@ -239,7 +239,7 @@ func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) e
 		}
 	}
 	s.leave(c)
-	_ = cx.Conn.(*conn).CloseWrite()
+	_ = cx.Conn.(*clientConn).CloseWrite()
 	return c.fails
 }
 

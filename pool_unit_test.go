@@ -139,9 +139,10 @@ func TestManyWorkers(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := &lock{queue: newQueue(bounds{maxWaiting: unlimited})}
-	workers := l.assign(s.addresses(), nil)
+	l.pool.lock = l
+	workers := l.pool.assign(s.addresses(), nil)
 	slices.Reverse(s.Workers)
-	workers = l.assign(s.addresses(), workers)
+	workers = l.pool.assign(s.addresses(), workers)
 	if len(workers) != 2*65535 || workers[0].address != "a:1" {
 		t.Errorf("%d workers, the first at %s, expected 131070, and a:1", len(workers), workers[0].address)
 	}

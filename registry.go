@@ -51,9 +51,10 @@ func (r *registry) add(name string) *lock {
 		firstName: name,
 		queue:     newQueue(bounds{maxWaiting: unlimited}),
 		record:    &record{metrics: newMetrics()},
-		left:      time.Now(),
-		idled:     make(map[string]bool),
 	}
+	l.pool.lock = l
+	l.idle.fire = l.idleNow
+	l.idle.begin(0)
 	l.users.Store(1)
 	l.schedule.past = make(map[string]*past)
 	l.refusals.most = refusalsLogged

@@ -28,9 +28,7 @@ func TestBytesMoveDuringWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	l := enterLock("moves")
-	defer l.exit()
-	c := newConn(layer4.WrapConnection(server, nil, zap.NewNop()), l)
+	c := newClientConn(layer4.WrapConnection(server, nil, zap.NewNop()))
 	go func() { _, _ = c.Write(make([]byte, 64<<20)) }()
 	moves := func(least int64) {
 		t.Helper()
@@ -46,7 +44,7 @@ func TestBytesMoveDuringWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	moves(takes)
-	if n := c.out.Load(); n != 0 {
+	if n := c.traffic.out.Load(); n != 0 {
 		t.Errorf("found the write over after %d bytes, expected it to last", n)
 	}
 }

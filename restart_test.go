@@ -105,7 +105,7 @@ func TestRestartOfHangingService(t *testing.T) {
 				default:
 				}
 				s.until(test.most)
-				status := s.lock.pool()[0].status().Process
+				status := s.lock.pool.list()[0].status().Process
 				if status.State != processReady || status.Restarts[restartRequest] != 1 {
 					t.Errorf("found the process %s with restarts %v, expected one that was asked for", status.State, status.Restarts)
 				}
@@ -157,7 +157,7 @@ func TestOtherRestartsWait(t *testing.T) {
 		s.until(2 * sec)
 		c := s.holds(nil)
 		c.end()
-		s.lock.pool()[0].restart(restartMemory)
+		s.lock.pool.list()[0].restart(restartMemory)
 		s.until(time.Hour)
 		if n := s.lock.status(0).Connections[kicked]; n != 0 || s.last().number != 1 {
 			t.Errorf("found %d connections kicked and %d processes, expected none and 1", n, s.last().number)

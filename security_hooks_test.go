@@ -180,8 +180,8 @@ func TestDrainIsBounded(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				client, server := net.Pipe()
 				defer client.Close()
-				c := &conn{socket: server}
-				c.serviceDone.Store(true)
+				c := &clientConn{socket: server}
+				c.signs.serviceDone.Store(true)
 				go func() {
 					defer server.Close()
 					start := time.Now()

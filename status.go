@@ -170,15 +170,13 @@ func lockStatuses(most int) []LockStatus {
 
 // status says what the lock looks like now, with at most so many waiters.
 func (l *lock) status(most int) LockStatus {
-	l.mu.Lock()
-	slots, paused := l.slots, l.paused
-	l.mu.Unlock()
+	paused := l.pauses.status()
 	stats, holders, waiters := l.queue.Snapshot(most)
 	now := time.Now()
 	s := LockStatus{
 		Name:       l.name(),
 		Now:        now,
-		Slots:      slots,
+		Slots:      l.pool.slots(),
 		Held:       stats.Held,
 		Waiting:    stats.Waiting,
 		MaxWaiting: l.inForce.Load().settings.MaxWaiting,
@@ -195,7 +193,7 @@ func (l *lock) status(most int) LockStatus {
 		Events:      l.record.lastEvents(),
 	}
 	if stats.Paused && paused != nil {
-		s.Paused = &paused.PauseStatus
+		s.Paused = paused
 	}
 	for i, outcome := range outcomes {
 		s.Connections[outcome] = l.record.ended[i].Load()
@@ -208,7 +206,7 @@ func (l *lock) status(most int) LockStatus {
 		w.Position = i + 1
 		s.Waiters = append(s.Waiters, w)
 	}
-	for _, w := range l.pool() {
+	for _, w := range l.pool.list() {
 		if w == nil {
 			continue
 		}
@@ -234,24 +232,24 @@ func onClock(t, now time.Time) time.Time {
 }
 
 func (l *lock) connectionStatus(p place, now time.Time) ConnectionStatus {
-	c := p.owner.(*conn)
+	w := p.owner.(*waiter)
 	s := ConnectionStatus{
 		ID:       p.seq,
-		Client:   c.client,
+		Client:   w.conn.address,
 		State:    stateWaiting,
 		Since:    onClock(p.joined, now),
 		Priority: p.priority,
 		Slot:     p.slot,
-		BytesIn:  c.in.Load(),
-		BytesOut: c.out.Load(),
+		BytesIn:  w.conn.traffic.in.Load(),
+		BytesOut: w.conn.traffic.out.Load(),
 	}
 	waited := now.Sub(p.joined) - p.apart
 	if p.state != placeWaiting {
 		waited = p.waited
-		s.State = c.state()
+		s.State = w.state()
 		s.Since = onClock(p.joined.Add(p.apart+p.waited), now)
-		if w := l.worker(p.slot); w != nil {
-			s.Worker = w.address
+		if worker := l.pool.worker(p.slot); worker != nil {
+			s.Worker = worker.address
 		}
 	}
 	s.WaitedSeconds = max(0, waited.Seconds())

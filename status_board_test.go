@@ -102,7 +102,7 @@ func TestStatusHistoryForgets(t *testing.T) {
 		for i, want := range []int{3, 2} {
 			other, leave := otherLock("other")
 			for range 2 {
-				other.queue.Join(&place{owner: &conn{client: "x"}}, time.Now())
+				other.queue.Join(&place{owner: &waiter{conn: &clientConn{address: "x"}}}, time.Now())
 			}
 			time.Sleep(time.Duration(want) * time.Second)
 			if got := past("other"); len(got) != want || *got[0] != 1 {
@@ -158,7 +158,7 @@ func TestStatusNews(t *testing.T) {
 				t.Errorf("%s: found %v, expected %v", what, told, want)
 			}
 		}
-		bytes := &s.holder(t).in
+		bytes := &s.holder(t).conn.traffic.in
 		wait("nothing happens")
 		wait("nothing happens")
 		wait("nothing happens")
@@ -186,12 +186,12 @@ func TestStatusNews(t *testing.T) {
 }
 
 // holder is the stage's only holder.
-func (s *hookStage) holder(t *testing.T) *conn {
+func (s *hookStage) holder(t *testing.T) *waiter {
 	_, holders, _ := s.lock.queue.Snapshot(0)
 	if len(holders) != 1 {
 		t.Fatalf("found %d holders, expected one", len(holders))
 	}
-	return holders[0].owner.(*conn)
+	return holders[0].owner.(*waiter)
 }
 
 // What a viewer gets of one lock is bounded, and of a thousand it is less of each.
@@ -234,9 +234,9 @@ func TestStatusNewsBounded(t *testing.T) {
 // gather makes so many come to a lock, as the queue sees it.
 func gather(l *lock, n int) {
 	for i := range n {
-		c := &conn{lock: l, client: fmt.Sprintf("192.0.2.1:%d", i)}
-		c.place.owner = c
-		_, _ = l.queue.Join(&c.place, time.Now())
+		w := &waiter{lock: l, conn: &clientConn{address: fmt.Sprintf("192.0.2.1:%d", i)}}
+		w.place.owner = w
+		_, _ = l.queue.Join(&w.place, time.Now())
 	}
 }
 

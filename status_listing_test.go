@@ -103,7 +103,7 @@ func BenchmarkHandOffWhileListed(b *testing.B) {
 			var took []time.Duration
 			for b.Loop() {
 				_, holders, _ := l.queue.Snapshot(0)
-				p := &holders[0].owner.(*conn).place
+				p := &holders[0].owner.(*waiter).place
 				start := time.Now()
 				l.queue.Release(p, start)
 				took = append(took, time.Since(start))

@@ -39,7 +39,7 @@ type wakeUp struct {
 // its goroutine is parked on the socket: one moment later the proxy reads from it. So
 // the mutex decides between a late wake-up and a park that ended by itself, and the
 // loser only leaves its mark.
-func (c *conn) wake() {
+func (c *clientConn) wake() {
 	c.wakeUp.mu.Lock()
 	defer c.wakeUp.mu.Unlock()
 	c.wakeUp.called = true
@@ -56,7 +56,7 @@ func (c *conn) wake() {
 // goroutine parks on the client's socket, in the runtime's poller, so that a waiter
 // costs no second goroutine and no timer of its own. Where the socket is out of reach
 // it parks on a channel, and does not see the client go.
-func (c *conn) park(until time.Time) parked {
+func (c *clientConn) park(until time.Time) parked {
 	if c.raw == nil {
 		return c.parkOnChannel(until, nil)
 	}
@@ -73,8 +73,8 @@ func (c *conn) park(until time.Time) parked {
 	var seen peer
 	err := c.raw.Read(func(fd uintptr) bool {
 		seen = look(fd)
-		// A FIN that the client is not taken for gone for is no news any more.
-		return seen == peerReset || seen != peerOpen && !c.fin
+		// Ignore a FIN that does not end the connection: that has been decided.
+		return seen == peerReset || seen != peerOpen && !c.input.fin
 	})
 
 	c.wakeUp.mu.Lock()
@@ -87,14 +87,14 @@ func (c *conn) park(until time.Time) parked {
 		return parkWoken
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return parkTimeout
-	case err != nil || c.judge(seen):
+	case err != nil || c.classify(seen):
 		return parkGone
 	}
 	return parkWoken // a FIN that is kept: look at the queue, and park again
 }
 
 // parkOnChannel waits for a wake-up, for the time (zero: none), or for done.
-func (c *conn) parkOnChannel(until time.Time, done <-chan struct{}) parked {
+func (c *clientConn) parkOnChannel(until time.Time, done <-chan struct{}) parked {
 	c.wakeUp.mu.Lock()
 	if c.wakeUp.called {
 		c.wakeUp.called = false

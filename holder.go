@@ -1,0 +1,386 @@
+package tcplock
+
+import (
+	"cmp"
+	"sync"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+)
+
+// holder is one slot granted to one connection. It is a new value for each slot, and walks
+// one way:
+//
+//	           connect                end, onHoldTimeout, forceRelease:
+//	           ┌──────▶ connected ──┐  the first one wins
+//	activating ┤                    ├──▶ ending ──▶ abandoned ──▶ done
+//	           └────────────────────┘       └──────────────────────▲
+//
+// Three events can end it: the next handler returns, hold_timeout passes, or an operator
+// kicks the connection. Each asks "am I first?" (begin), and the winner releases the slot,
+// once. The next handler may not have returned by then: a service that does not let go of
+// its client keeps no slot. Until that handler returns, the holder is abandoned.
+type holder struct {
+	waiter *waiter
+	slot   int
+	worker *worker // nil if the lock does not know what stands behind the slot
+
+	socketCounted bool    // the budget counts its socket to the service; Handle's goroutine only
+	tallies       []tally // where activate hooks have counted it; of the goroutine that runs hooks for it
+	counts        bool    // every <n> counts it, see recount
+
+	firstSign firstSign // the holder itself, as its connection knows it
+
+	mu          sync.Mutex
+	phase       phase
+	reason      string        // how it ended; empty before ending
+	connectedAt time.Time     // zero while activating
+	hasReached  bool          // the connection has reached the service, as far as that can be told
+	returned    bool          // the next handler has returned, or will not be called
+	onReturn    chan struct{} // closed then, if not nil
+}
+
+// phase is how far a holder has come.
+type phase uint8
+
+const (
+	phaseActivating phase = iota // its worker is reached, its hooks run
+	phaseConnected               // the next handler has the connection
+	phaseEnding                  // hooks run, the service settles, the slot is not released yet
+	phaseAbandoned               // the slot is released, the next handler has not returned
+	phaseDone
+)
+
+// newHolder makes the holder of the slot that w was granted. It keeps the lock in use, since
+// its end may come after that of Handle.
+func newHolder(w *waiter, slot int) *holder {
+	h := &holder{waiter: w, slot: slot, worker: w.lock.pool.worker(slot)}
+	h.firstSign = h
+	w.trip.slot = slot
+	if h.worker != nil {
+		w.trip.worker = h.worker.address
+	}
+	w.users.Add(1)
+	h.countSocket()
+	w.holder.Store(h)
+	return h
+}
+
+// activate makes sure that there is a worker, runs the activate hooks and looks whether
+// the client is still there. It returns "" if so, else why not. It looks before each thing
+// that costs the service something, and after what takes time.
+func (h *holder) activate() (outcome string) {
+	w := h.waiter
+	config := w.lock.inForce.Load()
+	check := time.Duration(config.settings.WorkerCheck)
+	switch {
+	case w.kicked.Load(): // before it knew that it had been granted a slot
+	case h.worker != nil && w.conn.gone():
+		outcome = clientGone
+	case h.worker != nil && h.worker.reach(w.lock.ctx, check) != nil:
+		h.begin(workerDown)
+		return h.requeue()
+	case w.conn.gone():
+		outcome = clientGone
+	case len(config.hooks[onActivate]) == 0: // no time has passed
+	case w.lock.runHooks(onActivate, h) != nil:
+		outcome = hookFailed
+	case w.conn.gone():
+		outcome = clientGone
+	}
+	if w.kicked.Load() {
+		outcome = kicked
+	}
+	if outcome != "" {
+		h.end(outcome)
+	}
+	return outcome
+}
+
+// connect is called when the connection goes to the next handler. hold_timeout counts from
+// here.
+func (h *holder) connect() {
+	w := h.waiter
+	w.observeWait()
+	h.mu.Lock()
+	h.phase, h.connectedAt = phaseConnected, time.Now()
+	h.mu.Unlock()
+	w.conn.serve(&h.firstSign)
+	w.lock.happened(w.event(eventActivated, ""))
+}
+
+// reached implements firstSign: the next handler has used the connection for the first time.
+// The worker is told at once, unless the holder ends already: then release tells it.
+func (h *holder) reached() {
+	h.mu.Lock()
+	first := !h.hasReached && h.phase == phaseConnected
+	h.hasReached = true
+	h.mu.Unlock()
+	if first && h.worker != nil {
+		h.worker.reached()
+	}
+}
+
+// finish is called when the next handler has returned err, which for the proxy means: the
+// service has closed, and the proxy has closed its socket to it. finish returns how the
+// connection has ended, or workerDown if its worker could not be reached and it is back in line.
+func (h *holder) finish(r result, err error) (outcome string) {
+	switch {
+	case r.dial: // what was used was a handler before the proxy, such as tls
+		h.mu.Lock()
+		h.hasReached = false
+		h.mu.Unlock()
+	case r.used:
+		h.reached()
+		if h.worker != nil {
+			h.worker.gotThrough()
+		}
+	}
+	if h.worker != nil && err != nil && !r.used && (r.untouched || r.dial) {
+		h.worker.down(err)
+		// No handler has taken a byte of this connection: it can go to another worker.
+		if r.untouched && h.begin(serviceError) {
+			h.uncount()
+			_ = h.waiter.lock.runHooks(onRelease, h)
+			return h.requeue()
+		}
+	}
+	outcome = served
+	if err != nil {
+		outcome = serviceError
+	}
+	h.end(outcome)
+	return outcome
+}
+
+// begin asks to be the first that ends the holder, for this reason. The caller that gets
+// true must release the slot, or put the connection back in line.
+func (h *holder) begin(reason string) (first bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.phase >= phaseEnding {
+		return false
+	}
+	h.phase, h.reason = phaseEnding, reason
+	return true
+}
+
+// end is called when the next handler has returned, or will not be called. The slot is
+// released, unless hold_timeout or an operator was first: then that side releases it.
+func (h *holder) end(outcome string) {
+	h.uncountSocket()
+	h.mu.Lock()
+	h.returned = true
+	if h.onReturn != nil {
+		close(h.onReturn)
+		h.onReturn = nil
+	}
+	wasAbandoned := h.phase == phaseAbandoned
+	if wasAbandoned {
+		h.phase = phaseDone
+		h.waiter.lock.leftOver.Add(-1)
+	}
+	h.mu.Unlock()
+	if wasAbandoned {
+		h.waiter.log(zapcore.InfoLevel, "left-over connection has ended") // not under the mutex: a log may stand still
+	}
+	if h.begin(outcome) {
+		h.beginRelease(outcome)
+	}
+}
+
+// onHoldTimeout cuts the client. A service that neither answers nor closes keeps the proxy
+// from returning for ever, so the slot does not wait for that.
+func (h *holder) onHoldTimeout() {
+	if !h.begin(holdTimeout) {
+		return // the connection has ended in time, if only just
+	}
+	w := h.waiter
+	w.log(zapcore.WarnLevel, "hold_timeout is over, client cut")
+	w.lock.happened(w.event(eventTimeout, ""))
+	w.trip.held = time.Since(h.connectedAt)
+	w.conn.cut()
+	_ = w.lock.runHooks(onTimeout, h)
+	h.awaitReturn(h.connectedAt.Add(w.trip.held + letGoGrace))
+	if h.worker != nil {
+		h.worker.restart(restartHoldTimeout)
+	}
+	h.beginRelease(holdTimeout)
+}
+
+// awaitReturn waits for the next handler to return, for no longer than until then. Most
+// services let go of a client that was cut at once, and are to see no second one before.
+func (h *holder) awaitReturn(until time.Time) {
+	h.mu.Lock()
+	if h.returned {
+		h.mu.Unlock()
+		return
+	}
+	returned := make(chan struct{})
+	h.onReturn = returned
+	h.mu.Unlock()
+	waitFor(returned, time.Until(until))
+}
+
+// kick cuts the connection. Its slot is released when the service has let go of it, or a
+// moment later in any case.
+func (h *holder) kick() {
+	h.waiter.conn.cut()
+	time.AfterFunc(letGoGrace, h.forceRelease)
+}
+
+// forceRelease releases the slot of a connection that was kicked a while ago, if the service
+// has not let go of it. While activate hooks run it does nothing: the connection will not
+// reach the service.
+func (h *holder) forceRelease() {
+	if h.state() != stateConnected || !h.begin(kicked) {
+		return
+	}
+	if h.worker != nil {
+		h.worker.restart(restartKicked)
+	}
+	h.beginRelease(kicked)
+}
+
+// beginRelease runs the release hooks, lets the service settle, and releases the slot. The
+// client does not wait for that. Only the winner of begin may call it.
+func (h *holder) beginRelease(outcome string) {
+	w := h.waiter
+	if w.kicked.Load() {
+		outcome = kicked
+	}
+	h.mu.Lock()
+	h.reason = outcome
+	h.mu.Unlock()
+	h.recount()
+	if !h.connectedAt.IsZero() {
+		w.trip.held = cmp.Or(w.trip.held, time.Since(h.connectedAt))
+		w.lock.record.hold.Observe(w.trip.held.Seconds())
+	}
+	config := w.lock.inForce.Load()
+	settle := time.Duration(config.settings.Settle)
+	if settle == 0 && len(config.hooks[onRelease]) == 0 {
+		h.release(outcome)
+		return
+	}
+	go func() {
+		_ = w.lock.runHooks(onRelease, h)
+		sleep(w.lock.ctx, settle)
+		h.release(outcome)
+	}()
+}
+
+// release gives the slot to the next in line.
+func (h *holder) release(outcome string) {
+	w := h.waiter
+	worker := h.worker
+	h.mu.Lock()
+	reached := h.hasReached
+	h.mu.Unlock()
+	if worker != nil {
+		worker.ended(reached, h.counts)
+	}
+	w.trip.outcome = outcome
+	w.lock.record.noteEnd(outcome)
+	w.lock.giveBack(&w.place)
+	if worker == nil {
+		worker = w.lock.pool.at(h.slot) // the slot has got one meanwhile, which may be removed again
+	}
+	if worker != nil {
+		worker.vacated()
+	}
+	h.mu.Lock()
+	h.phase = phaseDone
+	if !h.returned {
+		h.phase = phaseAbandoned
+		w.lock.leftOver.Add(1)
+	}
+	isAbandoned := h.phase == phaseAbandoned
+	h.mu.Unlock()
+	if isAbandoned {
+		w.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
+		w.lock.happened(w.event(eventLeftOver, outcome))
+	}
+	w.lock.happened(w.event(eventReleased, outcome))
+	w.exit()
+}
+
+// requeue gives up the slot, whose worker cannot be reached, but not the place in line. The
+// time that went by with the slot is time in line, but for the hooks: so when wait_timeout
+// has passed, the connection does not get another worker to try, and leaves.
+func (h *holder) requeue() (outcome string) {
+	w := h.waiter
+	h.uncountSocket()
+	w.conn.unserve()
+	w.holder.Store(nil)
+	w.trip.slot, w.trip.worker = 0, ""
+	p := w.lock.queue.Look(&w.place)
+	if waited := time.Since(p.joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {
+		if w.trip.waited, outcome = waited, waitTimeout; w.kicked.Load() {
+			outcome = kicked
+		}
+		w.lock.giveBack(&w.place)
+	} else {
+		outcome = workerDown
+		wake(w.lock.queue.Requeue(&w.place, time.Now(), w.trip.hooked)) // which may be this one
+	}
+	h.worker.vacated()
+	w.users.Add(-1)
+	return outcome
+}
+
+// recount decides, at the holder's end, whether it counts for every <n>. If the next handler
+// has not returned by now, the connection has reached the service as far as the lock can tell.
+func (h *holder) recount() {
+	h.mu.Lock()
+	h.counts = h.hasReached && !h.mute() || !h.returned
+	h.mu.Unlock()
+	if !h.counts {
+		h.uncount()
+	}
+}
+
+// mute reports whether the connection has ended by itself without a byte in either direction.
+// So do probes that connect and close at once: whether the lock sees that they have gone
+// before they are connected to the service is a matter of microseconds, and must not decide
+// about a restart. The mutex is held.
+func (h *holder) mute() bool {
+	traffic := &h.waiter.conn.traffic
+	return traffic.in.Load()+traffic.out.Load() == 0 && h.reason != holdTimeout && h.reason != kicked
+}
+
+// uncount makes the activate hooks forget the connection, which has not reached the service.
+func (h *holder) uncount() {
+	for _, t := range h.tallies {
+		h.waiter.lock.schedule.takeBack(t)
+	}
+	h.tallies = nil
+}
+
+// atService reports whether the service has not let go of the connection yet. That may
+// be so at timeout hooks, and at the release hooks of one that was cut.
+func (h *holder) atService() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.returned && !h.connectedAt.IsZero()
+}
+
+// state is the phase as operators know it.
+func (h *holder) state() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch h.phase {
+	case phaseActivating:
+		return stateActivating
+	case phaseConnected:
+		return stateConnected
+	}
+	return stateEnding
+}
+
+// why says why it ended, "" if it has not.
+func (h *holder) why() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.reason
+}

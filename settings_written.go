@@ -1,0 +1,109 @@
+package tcplock
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+)
+
+// written returns the settings in one form of all those that mean the same: with the defaults
+// and the workers' addresses written out.
+func (s Settings) written() Settings {
+	linger, drain := caddy.Duration(s.linger()), caddy.Duration(s.drain())
+	s.Linger, s.Drain, s.HalfClosed = &linger, &drain, cmp.Or(s.HalfClosed, halfClosedKeep)
+	s.Workers, _ = s.expand() // check has seen the error
+	if len(s.Workers) == 0 {
+		s.Slots = s.slots()
+	}
+	if s.Service != nil {
+		service := s.Service.written()
+		s.Service = &service
+	}
+	s.Hooks = slices.Clone(s.Hooks)
+	for i, hook := range s.Hooks {
+		written := hook.written()
+		s.Hooks[i] = &written
+	}
+	return s
+}
+
+func (s Service) written() Service {
+	s.Start = cmp.Or(s.Start, startEager)
+	s.ReadyTimeout = cmp.Or(s.ReadyTimeout, caddy.Duration(defaultReadyTimeout))
+	s.StopTimeout = cmp.Or(s.StopTimeout, caddy.Duration(defaultStopTimeout))
+	return s
+}
+
+func (h Hook) written() Hook {
+	h.StepsRaw = slices.Clone(h.StepsRaw)
+	for i, raw := range h.StepsRaw {
+		h.StepsRaw[i] = stepWritten(raw)
+	}
+	return h
+}
+
+// stepWritten is a step's JSON as its module writes it, with the defaults of those that say
+// theirs. JSON that the module cannot read stays as it is: it is refused when it is loaded.
+func stepWritten(raw json.RawMessage) json.RawMessage {
+	const key = "hook"
+	var fields map[string]json.RawMessage
+	var name string
+	if json.Unmarshal(raw, &fields) != nil || json.Unmarshal(fields[key], &name) != nil {
+		return raw
+	}
+	info, err := caddy.GetModule("layer4.tcplock.hooks." + name)
+	if err != nil {
+		return raw
+	}
+	delete(fields, key)
+	rest, err := json.Marshal(fields)
+	step := info.New()
+	if err != nil || caddy.StrictUnmarshalJSON(rest, step) != nil {
+		return raw
+	}
+	if step, ok := step.(interface{ writeDefaults() }); ok {
+		step.writeDefaults()
+	}
+	return caddyconfig.JSONModuleObject(step, key, name, nil)
+}
+
+func (s *ExecStep) writeDefaults() {
+	if !s.Detach {
+		s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultExecTimeout))
+	}
+}
+
+func (s *WaitStep) writeDefaults() {
+	s.For = cmp.Or(s.For, waitOpen)
+	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultWaitTimeout))
+}
+
+func (s *EmitStep) writeDefaults() {
+	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultEmitTimeout))
+}
+
+// differences names the settings in which two differ.
+func differences(a, b []byte) string {
+	var one, other map[string]json.RawMessage
+	if json.Unmarshal(a, &one) != nil || json.Unmarshal(b, &other) != nil {
+		return "settings"
+	}
+	var names []string
+	for name, value := range one {
+		if !bytes.Equal(value, other[name]) {
+			names = append(names, name)
+		}
+	}
+	for name := range other {
+		if one[name] == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,110 @@
+package tcplock
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// trip is what log and events say of a connection.
+type trip struct {
+	id       uint64 // running number of the connections that came to the lock; 0 if it could not even join
+	position int    // in line when it came, from 1; 0 if it did not have to wait
+	slot     int    // 0 if it has none, and had none
+	worker   string // the slot's address; empty if the lock does not know it
+	waited   time.Duration
+	hooked   time.Duration // how long its hooks have run
+	held     time.Duration // how long it was at the service
+	refused  string        // why it is refused; empty if it is not
+	outcome  string        // how it ended, when that is settled; empty: it did not even join
+	quiet    bool          // it has no line in the log, since there are too many like it
+}
+
+func (w *waiter) log(level zapcore.Level, msg string) {
+	w.lock.logger().Log(level, msg,
+		zap.String("lock", w.lock.name()),
+		zap.String("client", w.conn.address),
+		zap.Int("slot", w.trip.slot),
+		zap.Uint64("connection", w.trip.id))
+}
+
+// tellEnd says how the connection has ended, when nothing is left of it: Handle is done
+// and its slot is given back. Until then bytes may still be thrown away.
+func (w *waiter) tellEnd() {
+	if w.trip.outcome == "" {
+		return // it did not even join
+	}
+	w.tellDiscarded()
+	if !w.trip.quiet {
+		w.logEnd()
+	}
+}
+
+// The directions of bytes.
+const (
+	fromClient = "in"
+	toClient   = "out"
+)
+
+// tellDiscarded counts what was thrown away of the connection. That the end of an answer
+// does not reach a client that has gone is as it must be; that a client speaks to a service
+// that does not hear it any more may be a mistake in the settings.
+func (w *waiter) tellDiscarded() {
+	count := func(direction string, n int64) {
+		if n == 0 {
+			return
+		}
+		w.lock.record.discarded.WithLabelValues(direction).Add(float64(n))
+		e := w.event(eventDiscarded, direction)
+		e.Bytes = n
+		w.lock.happened(e)
+	}
+	count(fromClient, w.conn.traffic.discardedIn.Load())
+	count(toClient, w.conn.traffic.discardedOut.Load())
+	if n := w.conn.traffic.discardedIn.Load(); n > 0 && w.lock.discards.allow() {
+		w.lock.logger().Warn("bytes of the client were thrown away: it sent them when its slot had been handed on; if the service needs them, raise linger",
+			zap.String("lock", w.lock.name()),
+			zap.String("client", w.conn.address),
+			zap.Int("slot", w.trip.slot),
+			zap.Uint64("connection", w.trip.id),
+			zap.Int64("bytes", n),
+			zap.Duration("linger", w.conn.linger))
+	}
+}
+
+func (l *lock) tellDiscards(dropped int) {
+	l.logger().Warn("bytes of more clients were thrown away in the last minute; if the service needs them, raise linger",
+		zap.String("lock", l.name()), zap.Int("connections", dropped))
+}
+
+// logEnd writes the connection's line into the log.
+func (w *waiter) logEnd() {
+	logger := w.lock.inForce.Load().access
+	if !logger.Core().Enabled(zapcore.InfoLevel) {
+		return
+	}
+	logger.Info("connection ended",
+		zap.String("lock", w.lock.name()),
+		zap.String("client", w.conn.address),
+		zap.Uint64("connection", w.trip.id),
+		zap.String("outcome", w.trip.outcome),
+		zap.Int("position", w.trip.position),
+		zap.Duration("waited", w.trip.waited),
+		zap.Duration("hooks", w.trip.hooked),
+		zap.Duration("held", w.trip.held),
+		zap.Int64("bytes_in", w.conn.traffic.in.Load()),
+		zap.Int64("bytes_out", w.conn.traffic.out.Load()),
+		zap.Int64("bytes_discarded", w.conn.traffic.discardedIn.Load()+w.conn.traffic.discardedOut.Load()),
+		zap.Int("slot", w.trip.slot),
+		zap.String("worker", w.trip.worker))
+}
+
+// refusalsLogged is how many of those who never held a slot are logged a second: there may
+// be any number of them.
+const refusalsLogged = 50
+
+func (l *lock) tellRefusals(dropped int) {
+	l.inForce.Load().access.Info("connections ended without a slot, and without a line of their own: there were too many",
+		zap.String("lock", l.name()), zap.Int("connections", dropped))
+}

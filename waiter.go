@@ -1,0 +1,235 @@
+package tcplock
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+)
+
+// waiter is a connection on its way through a lock: in line, and from each slot that it is
+// granted on with a holder. It stays the same when the connection goes back in line.
+type waiter struct {
+	lock  *lock
+	conn  *clientConn
+	outer *waiter // the connection's way through the lock before this one, if any
+	place place
+
+	waitTimeout time.Duration
+	counted     bool // the budget counts its client
+	observed    bool // the time in line is in the metrics
+	trip        trip
+
+	holder atomic.Pointer[holder] // of the slot it has; nil: none, or it does not know yet
+	kicked atomic.Bool            // an operator has thrown the connection out
+	users  atomic.Int32           // Handle, and each holder until its slot is released, see exit
+}
+
+// newWaiter makes the waiter of a connection that has come to l, which it keeps in use.
+func newWaiter(l *lock, cx *layer4.Connection) *waiter {
+	w := &waiter{lock: l, conn: newClientConn(cx)}
+	if w.outer, _ = cx.GetVar(connVar).(*waiter); w.outer != nil {
+		w.conn.outer = w.outer.conn
+	}
+	w.place.owner, w.place.client = w, clientOf(cx.RemoteAddr())
+	w.users.Store(1)
+	l.handling.Add(1)
+	return w
+}
+
+// clientOf is where a connection comes from, for the bounds of each client: an IPv4 address,
+// or the /64 of an IPv6 one, which is what one customer has. Other clients, such as those
+// of a unix socket, have no bounds.
+func clientOf(addr net.Addr) clientKey {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return 0
+	}
+	ip := tcp.AddrPort().Addr().Unmap()
+	if ip.Is4() {
+		b := ip.As4()
+		return clientKey(1<<32 | uint64(binary.BigEndian.Uint32(b[:]))) // no IPv6 network begins like this
+	}
+	b := ip.As16()
+	return clientKey(max(1, binary.BigEndian.Uint64(b[:8]))) // ::1 is one as well
+}
+
+// checkNesting refuses a connection that has a slot of this lock already.
+func (w *waiter) checkNesting() error {
+	for outer := w.outer; outer != nil; outer = outer.outer {
+		if h := outer.holder.Load(); outer.lock == w.lock && h != nil && h.state() != stateEnding {
+			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", w.lock.name())
+		}
+	}
+	return nil
+}
+
+// join asks for a slot. It returns "" when the connection stands in line or holds a slot,
+// else why it does neither.
+func (w *waiter) join(priority int) (outcome string) {
+	s := &w.lock.inForce.Load().settings
+	w.waitTimeout, w.conn.input.drop = time.Duration(s.WaitTimeout), s.HalfClosed == halfClosedDrop
+	w.conn.lingerFor(s.linger())
+	if !w.countClient() {
+		return refusedFull
+	}
+	w.place.priority = priority
+	holds, err := w.lock.queue.Join(&w.place, time.Now())
+	w.trip.id = w.place.seq // read without the mutex, as ahead is: neither changes from here on
+	switch {
+	case errors.Is(err, errClosed):
+		return shutdown
+	case errors.Is(err, errFullPaused):
+		return refusedPaused
+	case err != nil:
+		return refusedFull
+	case !holds:
+		w.trip.position = w.place.ahead + 1
+	}
+	return ""
+}
+
+// wait stands in line, parked on the client's socket, until the connection has a slot or
+// never will. It returns the holder, or why there will be none.
+func (w *waiter) wait() (h *holder, outcome string) {
+	var until time.Time
+	for {
+		// A slot that is granted just when the client goes is taken; activate
+		// looks whether the client is still there to use it.
+		p := w.lock.queue.Look(&w.place)
+		switch {
+		case p.state == placeHolding:
+			w.trip.waited = p.waited
+			return newHolder(w, p.slot), ""
+		case p.state == placeGone:
+			w.trip.waited = time.Since(p.joined) - p.apart
+			if p.expelled || w.kicked.Load() {
+				return nil, kicked
+			}
+			return nil, shutdown
+		case w.waitTimeout > 0 && until.IsZero():
+			until = p.joined.Add(w.waitTimeout + p.apart)
+		}
+		woken := w.conn.park(until)
+		if woken == parkWoken && !w.kicked.Load() || !w.lock.queue.Leave(&w.place) {
+			continue
+		}
+		w.trip.waited = time.Since(p.joined) - p.apart
+		w.lock.noteIdle()
+		switch {
+		case w.kicked.Load(): // when it had a slot, whose worker could not be reached
+			return nil, kicked
+		case woken == parkTimeout:
+			return nil, waitTimeout
+		}
+		return nil, clientGone
+	}
+}
+
+// abort ends what a panic has left behind: a place in line, or a slot.
+func (w *waiter) abort() {
+	h := w.holder.Load()
+	switch {
+	case h != nil:
+	case w.lock.queue.Leave(&w.place):
+		w.lock.noteIdle()
+		w.lock.record.noteEnd(clientGone)
+		w.trip.outcome = clientGone
+		return
+	default:
+		p := w.lock.queue.Look(&w.place)
+		if p.state != placeHolding {
+			return
+		}
+		h = newHolder(w, p.slot)
+	}
+	h.end(serviceError)
+}
+
+// wake tells the connection's goroutine to look at the queue. It does not block.
+func (w *waiter) wake() { w.conn.wake() }
+
+// throwOut cuts a connection that has a slot.
+func (w *waiter) throwOut(slot int, reason string) {
+	w.kicked.Store(true)
+	if h := w.holder.Load(); h != nil {
+		h.kick()
+	} else {
+		w.conn.cut() // activate, which comes next, ends it
+	}
+	w.lock.happened(Event{Event: eventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.address, Reason: reason})
+}
+
+// state is what the connection does with its slot.
+func (w *waiter) state() string {
+	if h := w.holder.Load(); h != nil {
+		return h.state()
+	}
+	return stateActivating // it has been granted one, and does not know it yet
+}
+
+// observeWait puts the time in line into the metrics, once: a connection may have been at
+// another worker before, in vain.
+func (w *waiter) observeWait() {
+	if !w.observed {
+		w.observed = true
+		w.lock.record.noteWait(w.trip.waited)
+	}
+}
+
+// moment says what is known of the connection now.
+func (w *waiter) moment(on string) Moment {
+	return Moment{
+		On:         on,
+		Lock:       w.lock.name(),
+		Slot:       w.trip.slot,
+		Worker:     w.trip.worker,
+		Connection: w.trip.id,
+		Client:     w.conn.address,
+		Waited:     w.trip.waited,
+		Reason:     w.trip.refused,
+	}
+}
+
+// moment is the waiter's, with the reason of the holder's end.
+func (h *holder) moment(on string) Moment {
+	m := h.waiter.moment(on)
+	m.Reason = h.why()
+	return m
+}
+
+// event is an event of this connection.
+func (w *waiter) event(name, reason string) Event {
+	return Event{
+		Event:         name,
+		Slot:          w.trip.slot,
+		Worker:        w.trip.worker,
+		Connection:    w.trip.id,
+		Client:        w.conn.address,
+		Reason:        reason,
+		WaitedSeconds: w.trip.waited.Seconds(),
+		HeldSeconds:   w.trip.held.Seconds(),
+	}
+}
+
+// leave is the end of Handle.
+func (w *waiter) leave() {
+	if w.counted {
+		budget.leave()
+	}
+	w.conn.signs.retired.Store(true)
+	w.exit()
+	w.lock.handling.Add(-1)
+}
+
+// exit lets go of the lock when the last user of it for this connection is done.
+func (w *waiter) exit() {
+	if w.users.Add(-1) == 0 {
+		w.tellEnd()
+		w.lock.exit()
+	}
+}
