@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Converts a document by way of a soffice that listens on a UNO socket.
+"""Converts a document with a soffice that listens on a UNO socket.
 
 Both documents travel through the connection, so that soffice needs no access to the
 files. One document per run: Python's uno keeps the objects of a connection that has
-ended, and cannot use a second one to the same soffice.
+ended, and cannot use a second connection to the same soffice.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from com.sun.star.beans import PropertyValue
 from com.sun.star.io import XOutputStream
 from com.sun.star.uno import Exception as UnoException
 
-# By extension: the filter, its options for reading, and the filter for a PDF of it.
+# By extension: the filter, its options for reading, and the filter that makes a PDF.
 FILTERS = {
     ".odt": ("writer8", "", "writer_pdf_Export"),
     ".docx": ("MS Word 2007 XML", "", "writer_pdf_Export"),
@@ -72,12 +72,12 @@ def convert(host, port, data, source, target):
     services = uno.getComponentContext().ServiceManager
     connector = services.createInstance("com.sun.star.connection.Connector")
     connection = connector.connect(f"socket,host={host},port={port},tcpNoDelay=1")
-    # Not the shorter UnoUrlResolver: it hides the bridge, which must be disposed of
-    # for the connection to end before this program does.
+    # Not the shorter UnoUrlResolver: it hides the bridge. Without disposing of the
+    # bridge, the connection would not end before this program does.
     bridges = services.createInstance("com.sun.star.bridge.BridgeFactory")
     bridge = bridges.createBridge("", "urp", connection, None)
     try:
-        # In the lock's line this is where we wait.
+        # If the client stands in the lock's line, it waits here.
         context = bridge.getInstance("StarOffice.ComponentContext")
         return save_as(context, data, source, target)
     finally:

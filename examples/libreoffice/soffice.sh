@@ -2,7 +2,7 @@
 # One soffice that listens for UNO clients on 127.0.0.1:<port>.
 #
 #	soffice.sh run <port>      runs it in the foreground, for systemd
-#	soffice.sh restart <port>  ends the one that is there, and starts one in the
+#	soffice.sh restart <port>  ends the old one, and starts a new one in the
 #	                           background that comes back when it crashes
 #	soffice.sh stop <port>     ends it
 #
@@ -33,9 +33,9 @@ esac
 mark=-env:UserInstallation=file://$dir/profile
 
 run() {
-	# LibreOffice tests its graphics code, which takes seconds, when a profile was
-	# last used by another version, and notes its version down only when it has a
-	# screen: without one it would do so at every start.
+	# LibreOffice tests its graphics code, which takes seconds, if another version
+	# used the profile last. It stores its version only when it has a screen, so
+	# without one it would run the test at every start.
 	version=$(soffice "$mark" --version | sed -n 's/^LibreOffice[^ ]* \([0-9]*\.[0-9]*\).*/\1/p')
 	settings=$dir/profile/user/registrymodifications.xcu
 	if ! grep -qsF "\"ooSetupLastVersion\" oor:op=\"fuse\"><value>$version<" "$settings"; then
@@ -55,18 +55,18 @@ END
 		"--accept=socket,host=127.0.0.1,port=$port;urp;"
 }
 
-# alive reports whether a process of session $sid is ours: all of them have the profile
-# in their command line. So a pid file that has outlived its processes, whose number
-# somebody else has got by now, does no harm.
+# alive reports whether a process of session $sid is ours: all of ours have the profile
+# in their command line. So an old pid file does no harm, even if its number belongs to
+# another process by now.
 alive() {
 	ps -ww -o args= -s "$sid" | grep -qF -e "$mark"
 }
 
-# end kills soffice whole: it is a script, a starter and soffice.bin. It has nothing to
-# save, and one that hangs would not listen to a gentler signal. It returns when all
-# are gone, because a new soffice would hand over to an old one with the same profile; and
-# gone is what nothing but its exit status is left of: before that, when its command line
-# does not show any more, it may still listen.
+# end kills all processes of soffice: a script, a starter and soffice.bin. They have
+# nothing to save, and a soffice that hangs would ignore a gentler signal. It returns when
+# all are gone, because a new soffice would hand its work to an old one with the same
+# profile. A process is gone when it is a zombie: before that it may still listen, even if
+# its command line no longer shows.
 end() {
 	sid=$(cat "$dir/pid" 2>/dev/null) || return 0
 	if alive; then
@@ -78,7 +78,7 @@ end() {
 	rm "$dir/pid"
 }
 
-# start returns when the pid file is there and the new session as well.
+# start returns when the pid file and the new session exist.
 start() {
 	setsid "$0" supervise "$port" "$mark" </dev/null >"$dir/log" 2>&1 9>&- &
 	sid=$!
