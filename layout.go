@@ -48,7 +48,7 @@ func newLayout() layout {
 }
 
 // readApp reads what an app's servers have of locks. It must be read when the first handler
-// of the app is provisioned, as checkSurroundings says.
+// of the app is provisioned, as places.check says.
 func (y *layout) readApp(app caddy.Module) error {
 	switch app := app.(type) {
 	case *layer4.App:

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
 )
 
@@ -47,25 +45,6 @@ type lock struct {
 	leftOver atomic.Int64    // connections whose slot was handed on without them
 	ctx      context.Context // done when hooks have to end
 	cancel   context.CancelFunc
-}
-
-// claim is what one config wants of a lock.
-type claim struct {
-	app      *App     // whose claim it is
-	name     string   // of the lock, in this config
-	lock     *lock    // set by findLocks, as listen and to are; use enter until the config has started
-	listen   []string // the addresses that lead to the lock in this config
-	to       []string // the addresses that its connections are proxied to
-	defined  bool     // by a handler with settings, not only joined
-	raw      []byte   // these settings as JSON, to be compared
-	settings Settings
-	hooks    map[string][]*Hook // by moment
-	logger   *zap.Logger
-	access   *zap.Logger // one line for each connection
-	hookLog  *zap.Logger // one line for each run of a hook
-	events   *caddyevents.App
-	ctx      caddy.Context
-	started  atomic.Bool // all apps of the config have started
 }
 
 // Destruct ends a lock that has no user any more. It waits for nothing, because Caddy lets no

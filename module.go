@@ -87,7 +87,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	app := loaded.(*App)
-	if err := app.checkSurroundings(ctx.Modules(), h.logger); err != nil {
+	if err := app.places.check(ctx.Modules(), h.logger); err != nil {
 		return err
 	}
 	if h.RefuseRaw != nil {
@@ -117,6 +117,9 @@ func (h *Handler) check() error {
 	}
 	return h.Settings.check()
 }
+
+// refuseHandlers implements refuser.
+func (h *Handler) refuseHandlers() []json.RawMessage { return h.RefuseRaw }
 
 // lockName is the name of the handler's lock.
 func (h *Handler) lockName() string {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // registry has the locks of the process. Configs, connections and hooks on their own use
@@ -101,8 +103,8 @@ func (l *lock) name() string {
 // may have ended, and its lock with it: then the connection gets the lock that has the name
 // now.
 func (c *claim) enter() *lock {
-	if c.app != nil {
-		c.app.findLocks()
+	if c.find != nil {
+		c.find()
 	}
 	if c.lock.enter() {
 		return c.lock
@@ -110,22 +112,18 @@ func (c *claim) enter() *lock {
 	return enterLock(c.name)
 }
 
-// findLocks gives each claim of the config its lock. All handlers of the config have to be
-// provisioned before that, because only all names together tell which lock is renamed. So
-// the first connection does it, or the start of the config, whichever comes first.
-func (a *App) findLocks() { a.found.Do(func() { locks.assign(a) }) }
-
-func (r *registry) assign(a *App) {
+// assign gives each claim of a config its lock. claims has them by the name of the lock, listen
+// the names of the locks behind each listen address of the config. All handlers of the config
+// have to be provisioned before that, because only all names together tell which lock is renamed.
+func (r *registry) assign(claims map[string]*claim, listen map[string][]string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	named := make(map[string]*lock)
 	for l := range r.all {
 		named[l.name()] = l
 	}
-	renamed := a.renamed(named)
-	for name, c := range a.claims {
-		c.listen = a.layout.addresses(name)
-		c.to = a.layout.leadsTo(name, c.settings.Workers)
+	renamed := renamed(named, claims, listen)
+	for name, c := range claims {
 		c.lock = named[name]
 		if c.lock == nil {
 			c.lock = renamed[name]
@@ -136,14 +134,14 @@ func (r *registry) assign(a *App) {
 	}
 }
 
-// renamed returns the locks that the config gives a new name, by the new name. A lock is
+// renamed returns the locks that a config gives a new name, by the new name. A lock is
 // renamed if its name has gone from the config, and a listen address that led to it leads to
 // a name that there was not before. It must be clear which lock gets which name: one of each
 // at the address, and no other address says otherwise. named has all locks by name.
-func (a *App) renamed(named map[string]*lock) map[string]*lock {
+func renamed(named map[string]*lock, claims map[string]*claim, listen map[string][]string) map[string]*lock {
 	gone := make(map[string][]*lock) // by address
 	for name, l := range named {
-		if c := l.inForce.Load(); c != nil && a.claims[name] == nil {
+		if c := l.inForce.Load(); c != nil && claims[name] == nil {
 			for _, address := range c.listen {
 				gone[address] = append(gone[address], l)
 			}
@@ -154,8 +152,8 @@ func (a *App) renamed(named map[string]*lock) map[string]*lock {
 		lock *lock
 	}
 	pairs, names, old := make(map[pair]bool), make(map[string]int), make(map[*lock]int)
-	for address, here := range a.layout.listen {
-		fresh := slices.DeleteFunc(slices.Clone(here), func(name string) bool { return named[name] != nil || a.claims[name] == nil })
+	for address, here := range listen {
+		fresh := slices.DeleteFunc(slices.Clone(here), func(name string) bool { return named[name] != nil || claims[name] == nil })
 		before := configured(gone[address])
 		if len(fresh) != 1 || len(before) != 1 {
 			continue
@@ -196,3 +194,70 @@ func locksInForce() []*lock {
 	slices.SortFunc(all, func(a, b *lock) int { return strings.Compare(a.name(), b.name()) })
 	return all
 }
+
+// newAddresses returns those listen addresses of a config that lead to a lock only with this
+// config, each with the name of the lock.
+func newAddresses(listen map[string][]string) map[string]string {
+	fresh := make(map[string]string)
+	for address, names := range listen {
+		fresh[address] = names[0]
+	}
+	for _, l := range locksInForce() {
+		if !l.configured() { // the addresses of a former config are open no longer
+			continue
+		}
+		for _, address := range l.inForce.Load().listen {
+			delete(fresh, address)
+		}
+	}
+	return fresh
+}
+
+// warnOfOldLocks warns of locks that still have connections while an address that led to
+// them leads to another lock now, where they are not renamed: both serve that address until
+// the old one is empty. It is called before the config is in force.
+func warnOfOldLocks(claims map[string]*claim, listen map[string][]string, logger *zap.Logger) {
+	for _, old := range locksInForce() {
+		s := old.queue.Stats()
+		leftOver := old.leftOver.Load()
+		if s.Held == 0 && s.Waiting == 0 && leftOver == 0 {
+			continue
+		}
+		for _, address := range old.inForce.Load().listen {
+			if lock := newcomer(claims, listen[address], address, old); lock != "" {
+				logger.Warn("listen address leads to another lock now, and its former lock still has connections: until they end, both locks may let connections through to one service",
+					zap.String("address", address), zap.String("lock", lock), zap.String("former_lock", old.name()),
+					zap.Int("holders", s.Held), zap.Int("waiters", s.Waiting), zap.Int64("left_over", leftOver))
+			}
+		}
+	}
+}
+
+// newcomer returns the name of a lock to which the address leads only now. here has the locks to
+// which it leads. It returns "" if there is none, or if the address still leads to the old lock.
+func newcomer(claims map[string]*claim, here []string, address string, old *lock) (name string) {
+	for _, here := range here {
+		c := claims[here]
+		if c == nil {
+			continue
+		}
+		if c.lock == old {
+			return ""
+		}
+		if before := c.lock.inForce.Load(); before == nil || !slices.Contains(before.listen, address) {
+			name = here
+		}
+	}
+	return name
+}
+
+// shutDownAll shuts all locks down, once in the life of the process. If the last config has
+// none, connections may still be in those of the configs before.
+var shutDownAll = sync.OnceFunc(func() {
+	var ends sync.WaitGroup
+	for _, l := range locks.list() {
+		ends.Go(l.shutDown)
+	}
+	ends.Wait()
+	waitForProcesses() // of locks that are no more
+})

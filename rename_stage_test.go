@@ -226,7 +226,7 @@ func TestRegistryConcurrent(t *testing.T) {
 func TestConnectionAfterItsConfig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := new(App).CaddyModule().New().(*App)
-		c := &claim{app: a, name: "late", defined: true}
+		c := &claim{find: a.findLocks, name: "late", defined: true}
 		c.logTo(zap.NewNop())
 		a.claims["late"] = c
 		if err := a.Cleanup(); err != nil { // of a config that has failed

@@ -32,30 +32,41 @@ var passOn = []string{"postgres_tls", "proxy_protocol", "tcplock", "tee", "throt
 // hideEnd are those of them whose connection has no CloseWrite.
 var hideEnd = []string{"proxy_protocol", "tee", "throttle"}
 
-// checkSurroundings refuses the places in a config at which a lock would not hold, or
+// places are those of one config at which its locks stand.
+type places struct {
+	layout layout
+	seen   map[caddy.Module]bool // they have been checked
+}
+
+func newPlaces() places { return places{layout: newLayout(), seen: make(map[caddy.Module]bool)} }
+
+// refuser is a handler of ours, which has handlers for refused connections.
+type refuser interface{ refuseHandlers() []json.RawMessage }
+
+// check refuses the places in a config at which a lock would not hold, or
 // would stop more than its own connection. modules are those that lead to the handler,
 // itself at the end. Only Caddy's module tree tells a handler where it stands; the raw
 // configs in it are there until all modules of their route are loaded, so the first
 // handler sees all that there is to see in a place, and those after it need not look: of
 // a thousand, each would look at a thousand.
-func (a *App) checkSurroundings(modules []caddy.Module, logger *zap.Logger) error {
-	if err := a.checkPlace(modules[0], logger); err != nil {
+func (p *places) check(modules []caddy.Module, logger *zap.Logger) error {
+	if err := p.checkPlace(modules[0], logger); err != nil {
 		return err
 	}
 	if slices.ContainsFunc(modules, func(m caddy.Module) bool { _, tee := m.(*l4tee.Handler); return tee }) {
 		return errTee
 	}
-	return a.checkPlace(modules[max(0, len(modules)-2)], logger)
+	return p.checkPlace(modules[max(0, len(modules)-2)], logger)
 }
 
-func (a *App) checkPlace(place caddy.Module, logger *zap.Logger) error {
-	if a.seen[place] {
+func (p *places) checkPlace(place caddy.Module, logger *zap.Logger) error {
+	if p.seen[place] {
 		return nil
 	}
-	a.seen[place] = true
+	p.seen[place] = true
 	switch place := place.(type) {
 	case *caddyhttp.App:
-		return a.readLayout(place, logger)
+		return p.readLayout(place, logger)
 	case *layer4.App:
 		for name, server := range place.Servers {
 			if err := checkNotUDP(server); err != nil {
@@ -66,29 +77,29 @@ func (a *App) checkPlace(place caddy.Module, logger *zap.Logger) error {
 			}
 			warnOfIdleTimeout(name, server, logger)
 		}
-		return a.readLayout(place, logger)
+		return p.readLayout(place, logger)
 	case *layer4.ListenerWrapper:
 		return checkRoutes(place.Routes, logger)
 	case *l4subroute.Handler:
 		return checkRoutes(place.Routes, logger)
-	case *Handler:
-		return checkTerminal(place.RefuseRaw, logger)
+	case refuser:
+		return checkTerminal(place.refuseHandlers(), logger)
 	}
 	return nil
 }
 
 // readLayout reads where the locks of an app stand, and warns of proxies behind them that go past
 // them.
-func (a *App) readLayout(app caddy.Module, logger *zap.Logger) error {
-	if err := a.layout.readApp(app); err != nil {
+func (p *places) readLayout(app caddy.Module, logger *zap.Logger) error {
+	if err := p.layout.readApp(app); err != nil {
 		return err
 	}
-	for _, lock := range slices.Sorted(maps.Keys(a.layout.checked)) {
+	for _, lock := range slices.Sorted(maps.Keys(p.layout.checked)) {
 		logger.Warn("the active health checks of a proxy behind tcplock connect to the service past the lock, also while a connection has the slot; "+
 			"set no health_checks.active there (health_interval, health_port, health_timeout in the Caddyfile)",
-			zap.String("lock", lock), zap.Strings("upstreams", a.layout.checked[lock]))
+			zap.String("lock", lock), zap.Strings("upstreams", p.layout.checked[lock]))
 	}
-	clear(a.layout.checked)
+	clear(p.layout.checked)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -180,6 +181,77 @@ func (w *waiter) observeWait() {
 		w.lock.record.noteWait(w.trip.waited)
 	}
 }
+
+// refuse ends a connection that does not reach the service. answer, if not nil, gives it to the
+// refuse handlers.
+func (w *waiter) refuse(outcome string, answer func() error) error {
+	granted := w.holder.Load() != nil
+	if !granted { // else releasing the slot does that
+		w.trip.outcome = outcome
+		w.lock.record.noteEnd(outcome)
+		w.trip.quiet = !w.lock.refusals.allow()
+	}
+	if outcome == clientGone || outcome == kicked && granted { // a connection that is kicked from its slot has been cut
+		return nil
+	}
+	w.conn.markUsed()
+	w.trip.refused = outcome
+	w.lock.happened(w.event(eventRefused, outcome))
+	w.lock.refused(w)
+	if answer == nil {
+		return nil
+	}
+	quiet := w.trip.quiet
+	w.conn.linger = 0 // it keeps no slot, but a seat that others may need
+	kept, err := w.takeSeat(answer)
+	if !kept || quiet {
+		return nil // it was cut for another connection's sake, or the error would be a line in the log
+	}
+	return err
+}
+
+// takeSeat has the refuse handlers answer, if there is a seat for that, and reports whether
+// the connection had it to the end.
+func (w *waiter) takeSeat(answer func() error) (kept bool, err error) {
+	seat := budget.refusals.enter(w.conn)
+	if seat == nil {
+		return false, nil
+	}
+	func() {
+		defer func() { kept = budget.refusals.leave(seat) }()
+		err = answer()
+	}()
+	if !kept {
+		return false, nil
+	}
+	// The end of the answer has a share of its own, or the next one would have to wait for
+	// clients that are slow to take it.
+	if seat := budget.drains.enter(w.conn); seat != nil {
+		defer budget.drains.leave(seat)
+		w.conn.discard()
+	}
+	return true, err
+}
+
+// wrap makes the connection known to the handlers to come, and returns it as they see it.
+func (w *waiter) wrap(cx *layer4.Connection) *layer4.Connection {
+	cx.SetVar(connVar, w)
+	if w.outer != nil { // the lock before this one has added the placeholders
+		return cx.Wrap(w.conn)
+	}
+	cx.Replacer().Map(func(key string) (any, bool) {
+		name, ours := strings.CutPrefix(key, "l4.tcplock.")
+		if !ours {
+			return nil, false
+		}
+		value, ok := cx.GetVar(connVar).(*waiter).moment("").values()[name]
+		return value, ok
+	})
+	return cx.Wrap(w.conn)
+}
+
+// connVar names the connection variable that holds the connection's newest waiter.
+const connVar = "l4.tcplock.conn"
 
 // moment says what is known of the connection now.
 func (w *waiter) moment(on string) Moment {

@@ -1,0 +1,70 @@
+package tcplock
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"go.uber.org/zap"
+)
+
+// claim is what one config wants of a lock.
+type claim struct {
+	name     string   // of the lock, in this config
+	find     func()   // gives the claims of the config their locks, see assign; nil: this one has it
+	lock     *lock    // set by find, as listen and to are; use enter until the config has started
+	listen   []string // the addresses that lead to the lock in this config
+	to       []string // the addresses that its connections are proxied to
+	defined  bool     // by a handler with settings, not only joined
+	raw      []byte   // these settings as JSON, to be compared
+	settings Settings
+	hooks    map[string][]*Hook // by moment
+	logger   *zap.Logger
+	access   *zap.Logger // one line for each connection
+	hookLog  *zap.Logger // one line for each run of a hook
+	events   *caddyevents.App
+	ctx      caddy.Context
+	started  atomic.Bool // all apps of the config have started
+}
+
+// define makes a handler's settings those of the claim, or compares them with those it has.
+func (c *claim) define(ctx caddy.Context, s Settings, logger *zap.Logger) error {
+	raw, err := json.Marshal(s.written())
+	if err != nil {
+		return err
+	}
+	if c.defined {
+		if !bytes.Equal(raw, c.raw) {
+			return fmt.Errorf("lock %s: found other settings than in the handler before (%s): set the same in both, or in one of them nothing but the name",
+				c.name, differences(raw, c.raw))
+		}
+		return nil
+	}
+	hooks := make(map[string][]*Hook)
+	for _, hook := range s.Hooks {
+		if err := hook.provision(ctx); err != nil {
+			return err
+		}
+		for slices.ContainsFunc(hooks[hook.On], func(other *Hook) bool { return other.key == hook.key }) {
+			hook.key += "+" // twins count on their own
+		}
+		hooks[hook.On] = append(hooks[hook.On], hook)
+	}
+	events, err := ctx.App("events")
+	if err != nil {
+		return err
+	}
+	c.defined, c.raw, c.settings, c.hooks = true, raw, s, hooks
+	c.settings.Workers, _ = s.resolve() // what stands in the environment later must not change their number
+	c.events, c.ctx = events.(*caddyevents.App), ctx
+	c.logTo(logger)
+	return nil
+}
+
+func (c *claim) logTo(logger *zap.Logger) {
+	c.logger, c.access, c.hookLog = logger, logger.Named("access"), logger.Named("hook")
+}
