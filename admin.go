@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 func init() {
@@ -226,7 +228,7 @@ func (p *parameters) duration(name string) time.Duration {
 	if !p.values.Has(name) {
 		return 0
 	}
-	d, err := duration(p.values.Get(name))
+	d, err := opts.Duration(p.values.Get(name))
 	if err == nil && d <= 0 {
 		err = fmt.Errorf("found %q, expected more than 0", p.values.Get(name))
 	}
@@ -238,7 +240,7 @@ func (p *parameters) number(name string, least, otherwise int) int {
 	if !p.values.Has(name) {
 		return otherwise
 	}
-	n, err := number(p.values.Get(name))
+	n, err := opts.Number(p.values.Get(name))
 	if err == nil && n < least {
 		err = fmt.Errorf("found %d, expected %d or more", n, least)
 	}

@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 // stepNamespace is where steps are registered as modules.
@@ -56,38 +58,38 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the handler's name
 	start := *d
 	timeoutHook := *d // where the last one stands
-	opts := options{
-		"name":         one(&h.Name, text),
-		"priority":     one(&h.Priority, number),
-		"priority_age": one(&h.PriorityAge, duration),
-		"workers": {max: math.MaxInt, set: func(_ *caddyfile.Dispenser, args []string) error {
+	table := opts.Table{
+		"name":         opts.One(&h.Name, opts.Text),
+		"priority":     opts.One(&h.Priority, opts.Number),
+		"priority_age": opts.One(&h.PriorityAge, opts.Duration),
+		"workers": {Max: math.MaxInt, Set: func(_ *caddyfile.Dispenser, args []string) error {
 			if len(args) == 0 {
 				return errors.New("found 0 arguments, expected one address or more")
 			}
 			h.Workers = args
 			return nil
 		}},
-		"worker_check": {max: 1, set: func(_ *caddyfile.Dispenser, args []string) (err error) {
+		"worker_check": {Max: 1, Set: func(_ *caddyfile.Dispenser, args []string) (err error) {
 			h.WorkerCheck = caddy.Duration(defaultWorkerCheck)
 			if len(args) > 0 {
-				h.WorkerCheck, err = duration(args[0])
+				h.WorkerCheck, err = opts.Duration(args[0])
 			}
 			return err
 		}},
-		"service": {own: func(d *caddyfile.Dispenser) error {
+		"service": {Own: func(d *caddyfile.Dispenser) error {
 			h.Service = new(Service)
 			return h.Service.UnmarshalCaddyfile(d)
 		}},
-		"max_per_client":         one(&h.MaxPerClient, number),
-		"max_waiting_per_client": one(&h.MaxWaitingPerClient, number),
-		"max_waiting":            optional(&h.MaxWaiting, number),
-		"wait_timeout":           one(&h.WaitTimeout, duration),
-		"hold_timeout":           one(&h.HoldTimeout, duration),
-		"linger":                 optional(&h.Linger, duration),
-		"half_closed":            one(&h.HalfClosed, text),
-		"settle":                 one(&h.Settle, duration),
-		"drain":                  optional(&h.Drain, duration),
-		"on": {repeat: true, own: func(d *caddyfile.Dispenser) error {
+		"max_per_client":         opts.One(&h.MaxPerClient, opts.Number),
+		"max_waiting_per_client": opts.One(&h.MaxWaitingPerClient, opts.Number),
+		"max_waiting":            opts.Optional(&h.MaxWaiting, opts.Number),
+		"wait_timeout":           opts.One(&h.WaitTimeout, opts.Duration),
+		"hold_timeout":           opts.One(&h.HoldTimeout, opts.Duration),
+		"linger":                 opts.Optional(&h.Linger, opts.Duration),
+		"half_closed":            opts.One(&h.HalfClosed, opts.Text),
+		"settle":                 opts.One(&h.Settle, opts.Duration),
+		"drain":                  opts.Optional(&h.Drain, opts.Duration),
+		"on": {Repeat: true, Own: func(d *caddyfile.Dispenser) error {
 			line := *d
 			hook, err := unmarshalHook(d)
 			if err != nil {
@@ -99,11 +101,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			h.Hooks = append(h.Hooks, hook)
 			return nil
 		}},
-		"refuse": {own: h.unmarshalRefuse},
+		"refuse": {Own: h.unmarshalRefuse},
 	}
 	args := d.RemainingArgs()
 	if len(args) > 1 {
-		return d.Errf("tcplock: found %s, expected at most one, the number of slots", count(len(args), "argument"))
+		return d.Errf("tcplock: found %s, expected at most one, the number of slots", opts.Count(len(args), "argument"))
 	}
 	if len(args) == 1 {
 		var err error
@@ -111,7 +113,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("tcplock: %w", err)
 		}
 	}
-	if err := opts.parse(d, h.check, nil); err != nil {
+	if err := table.Parse(d, h.check, nil); err != nil {
 		return err
 	}
 	if err := h.checkMoments(); err != nil {
@@ -146,7 +148,7 @@ func unmarshalHook(d *caddyfile.Dispenser) (*Hook, error) {
 			return nil, d.Errf("on idle: found no duration, expected one such as 10m")
 		}
 		var err error
-		if hook.IdleFor, err = duration(d.Val()); err != nil {
+		if hook.IdleFor, err = opts.Duration(d.Val()); err != nil {
 			return nil, d.Errf("on idle: %w", err)
 		}
 	}
@@ -156,7 +158,7 @@ func unmarshalHook(d *caddyfile.Dispenser) (*Hook, error) {
 	if d.NextArg() {
 		return hook, hook.unmarshalStep(d)
 	}
-	if err := hook.conditions().parse(d, hook.checkConditions, hook.unmarshalStep); err != nil {
+	if err := hook.conditions().Parse(d, hook.checkConditions, hook.unmarshalStep); err != nil {
 		return nil, err
 	}
 	if err := hook.check(); err != nil {
@@ -171,23 +173,23 @@ func parseEvery(s string) (e Every, err error) {
 }
 
 // conditions are a hook's options in its block.
-func (h *Hook) conditions() options {
-	return options{
-		"every": one(&h.Every, parseEvery),
-		"exclusive": {max: 1, set: func(_ *caddyfile.Dispenser, args []string) (err error) {
+func (h *Hook) conditions() opts.Table {
+	return opts.Table{
+		"every": opts.One(&h.Every, parseEvery),
+		"exclusive": {Max: 1, Set: func(_ *caddyfile.Dispenser, args []string) (err error) {
 			h.Exclusive = true
 			if len(args) > 0 {
-				h.ExclusiveWait, err = duration(args[0])
+				h.ExclusiveWait, err = opts.Duration(args[0])
 			}
 			return err
 		}},
-		"retry": {min: 1, max: 2, set: func(_ *caddyfile.Dispenser, args []string) (err error) {
-			if h.Retry, err = number(args[0]); err == nil && len(args) > 1 {
-				h.RetryInterval, err = duration(args[1])
+		"retry": {Min: 1, Max: 2, Set: func(_ *caddyfile.Dispenser, args []string) (err error) {
+			if h.Retry, err = opts.Number(args[0]); err == nil && len(args) > 1 {
+				h.RetryInterval, err = opts.Duration(args[1])
 			}
 			return err
 		}},
-		"optional": flag(&h.Optional),
+		"optional": opts.Flag(&h.Optional),
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 func init() {
@@ -92,27 +94,22 @@ func usageError(cmd *cobra.Command, err error) error {
 func (l *commandLine) define(fs *pflag.FlagSet) {
 	h := &l.handler
 	fs.SortFlags = false
-	fs.FuncP("listen", "l", "`port` to listen on, on all interfaces, or host:port or unix/<path> (required)", flagValue(one(&l.listen, listenAddress)))
-	fs.FuncP("port", "p", "`port` of the service (required, or --to)", flagValue(one(&l.port, port)))
-	fs.FuncP("host", "h", "`host` of the service (default localhost)", flagValue(one(&l.host, host)))
-	fs.Func("to", "`address` of the service, host:port or unix/<path>, instead of --host and --port", flagValue(one(&l.to, address)))
-	fs.FuncP("slots", "n", "`number` of connections that may be at the service at once (default 1)", flagValue(one(&h.Slots, slots)))
-	fs.FuncP("hold-timeout", "t", "longest `duration` with a slot; a bare number is milliseconds (default none)", flagValue(one(&h.HoldTimeout, durationOrMillis)))
-	fs.Func("max-waiting", "`number` of connections that may stand in line (default: what file descriptors allow)", flagValue(optional(&h.MaxWaiting, number)))
-	fs.Func("wait-timeout", "longest `duration` in line (default none)", flagValue(one(&h.WaitTimeout, duration)))
-	fs.Func("linger", "`duration` a silent client may keep a slot after the service has closed (default "+defaultLinger.String()+")", flagValue(optional(&h.Linger, duration)))
-	fs.Func("half-closed", "`keep` or drop waiters that have sent data and closed their side (default keep)", flagValue(one(&h.HalfClosed, text)))
-	fs.Func("settle", "`duration` of the pause before a slot is handed on (default none)", flagValue(one(&h.Settle, duration)))
-	fs.Func("drain", "`duration` holders may go on at shutdown (default "+defaultDrain.String()+")", flagValue(optional(&h.Drain, duration)))
-	fs.Func("name", "`name` of the lock in logs and placeholders (default "+defaultName+")", flagValue(one(&h.Name, text)))
+	fs.FuncP("listen", "l", "`port` to listen on, on all interfaces, or host:port or unix/<path> (required)", opts.One(&l.listen, listenAddress).Value)
+	fs.FuncP("port", "p", "`port` of the service (required, or --to)", opts.One(&l.port, port).Value)
+	fs.FuncP("host", "h", "`host` of the service (default localhost)", opts.One(&l.host, host).Value)
+	fs.Func("to", "`address` of the service, host:port or unix/<path>, instead of --host and --port", opts.One(&l.to, address).Value)
+	fs.FuncP("slots", "n", "`number` of connections that may be at the service at once (default 1)", opts.One(&h.Slots, slots).Value)
+	fs.FuncP("hold-timeout", "t", "longest `duration` with a slot; a bare number is milliseconds (default none)", opts.One(&h.HoldTimeout, durationOrMillis).Value)
+	fs.Func("max-waiting", "`number` of connections that may stand in line (default: what file descriptors allow)", opts.Optional(&h.MaxWaiting, opts.Number).Value)
+	fs.Func("wait-timeout", "longest `duration` in line (default none)", opts.One(&h.WaitTimeout, opts.Duration).Value)
+	fs.Func("linger", "`duration` a silent client may keep a slot after the service has closed (default "+defaultLinger.String()+")", opts.Optional(&h.Linger, opts.Duration).Value)
+	fs.Func("half-closed", "`keep` or drop waiters that have sent data and closed their side (default keep)", opts.One(&h.HalfClosed, opts.Text).Value)
+	fs.Func("settle", "`duration` of the pause before a slot is handed on (default none)", opts.One(&h.Settle, opts.Duration).Value)
+	fs.Func("drain", "`duration` holders may go on at shutdown (default "+defaultDrain.String()+")", opts.Optional(&h.Drain, opts.Duration).Value)
+	fs.Func("name", "`name` of the lock in logs and placeholders (default "+defaultName+")", opts.One(&h.Name, opts.Text).Value)
 	fs.BoolVarP(&l.debug, "debug", "v", false, "write the debug log")
 	// Cobra would add it with the shorthand -h.
 	fs.Bool("help", false, "show this help")
-}
-
-// flagValue reads the value of a flag as that of an option with one argument.
-func flagValue(opt option) func(string) error {
-	return func(value string) error { return opt.set(nil, []string{value}) }
 }
 
 // config is what the command line says, as Caddy's config: it goes through the same
@@ -220,5 +217,5 @@ func durationOrMillis(s string) (caddy.Duration, error) {
 	if strings.Trim(s, "0123456789") == "" {
 		s += "ms"
 	}
-	return duration(s)
+	return opts.Duration(s)
 }

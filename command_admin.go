@@ -21,6 +21,8 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 // The exit codes of the commands that talk to a running Caddy, besides 0 and 1. Go and
@@ -139,7 +141,7 @@ func (a adminCommand) ask(cmd *cobra.Command, args []string) (err error) {
 	case surplus == 1 && a.lock != lockNone:
 		c.lock, c.args = args[0], args[1:]
 	case surplus != 0:
-		return usageError(cmd, fmt.Errorf("found %s, expected %s", count(len(args), "argument"), a.expected()))
+		return usageError(cmd, fmt.Errorf("found %s, expected %s", opts.Count(len(args), "argument"), a.expected()))
 	}
 	if a.check != nil {
 		if err := a.check(c.args); err != nil {

@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 func drainCommand() *cobra.Command {
@@ -60,7 +62,7 @@ The command goes on through a reload of the config.`,
 			}
 			c.say("%s: drained after %s", c.lock, brief(time.Since(begin)))
 			if n := d.status.LeftOver; n > 0 {
-				c.say("%s: still at the service without a slot: %s", c.lock, count(n, "connection"))
+				c.say("%s: still at the service without a slot: %s", c.lock, opts.Count(n, "connection"))
 			}
 			return nil
 		},
@@ -96,7 +98,7 @@ func (d *drainage) wait(ctx context.Context) error {
 		case d.timeout == 0:
 			left = pause
 		case left <= 0:
-			there := count(d.status.Held, "holder")
+			there := opts.Count(d.status.Held, "holder")
 			if d.status.Held == 0 {
 				there = "hooks at work"
 			}

@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 func planCommand() *cobra.Command {
@@ -72,12 +74,12 @@ type question struct {
 }
 
 func (q *question) define(fs *pflag.FlagSet) {
-	fs.Func("rate", "how many connections come: `n/s`, or n/m, or n/h", flagValue(one(&q.rate, rate)))
+	fs.Func("rate", "how many connections come: `n/s`, or n/m, or n/h", opts.One(&q.rate, rate).Value)
 	durationFlag(fs, &q.hold, "hold", "how long one holds a slot on average, a `duration`")
-	fs.Func("slots", "`number` of slots (default: as many as --wait-p99 needs)", flagValue(one(&q.slots, slots)))
-	fs.Func("wait-p99", "the `duration` that 99 of 100 are to stand in line at most", flagValue(optional(&q.target, plannedWait)))
-	fs.Func("variability", "of the time with a slot, its standard deviation divided by its mean, a `number`; 0: all alike (default 1: exponential)", flagValue(optional(&q.variability, variability)))
-	fs.Func("max-waiting", "`number` of connections that may stand in line (default no limit)", flagValue(optional(&q.maxWaiting, plannedLine)))
+	fs.Func("slots", "`number` of slots (default: as many as --wait-p99 needs)", opts.One(&q.slots, slots).Value)
+	fs.Func("wait-p99", "the `duration` that 99 of 100 are to stand in line at most", opts.Optional(&q.target, plannedWait).Value)
+	fs.Func("variability", "of the time with a slot, its standard deviation divided by its mean, a `number`; 0: all alike (default 1: exponential)", opts.Optional(&q.variability, variability).Value)
+	fs.Func("max-waiting", "`number` of connections that may stand in line (default no limit)", opts.Optional(&q.maxWaiting, plannedLine).Value)
 	durationFlag(fs, &q.watch, "watch", "how long to watch the lock, a `duration` (default 1m)")
 	fs.BoolVar(&q.asJSON, "json", false, "print the figures as JSON")
 }
@@ -195,7 +197,7 @@ func (a *planAnswer) lines() []textLine {
 	text = append(text, "")
 	for _, f := range a.Forecasts {
 		if f.Line == nil {
-			text = append(text, fmt.Sprintf("With %s the line grows for ever%s.", count(f.Slots, "slot"), f.pace()))
+			text = append(text, fmt.Sprintf("With %s the line grows for ever%s.", opts.Count(f.Slots, "slot"), f.pace()))
 		}
 	}
 	text = append(text, a.advice()...)
@@ -234,7 +236,7 @@ func (a *planAnswer) row(f *forecast) []span {
 
 // advice says what to write into the Caddyfile.
 func (a *planAnswer) advice() (text []string) {
-	needed := count(a.SlotsNeeded, "slot")
+	needed := opts.Count(a.SlotsNeeded, "slot")
 	switch {
 	case a.SlotsNeeded == 0:
 		text = append(text, fmt.Sprintf("A lock may have %d slots, and that is not enough.", maxSlots))
@@ -246,7 +248,7 @@ func (a *planAnswer) advice() (text []string) {
 	case a.Slots == a.SlotsNeeded:
 		text = append(text, fmt.Sprintf("%s will just do.", needed))
 	default:
-		text = append(text, fmt.Sprintf("%s will do, %d would be enough.", count(a.Slots, "slot"), a.SlotsNeeded))
+		text = append(text, fmt.Sprintf("%s will do, %d would be enough.", opts.Count(a.Slots, "slot"), a.SlotsNeeded))
 	}
 	f := a.advised()
 	if f == nil {
@@ -272,7 +274,7 @@ func (a *planAnswer) verdict() error {
 	if a.TargetSeconds != nil {
 		expected = fmt.Sprintf("99 of 100 to have a slot within %s", seconds(*a.TargetSeconds))
 	}
-	return &codedError{exitTooSlow, fmt.Errorf("found %s to be too few, expected %s", count(slots, "slot"), expected)}
+	return &codedError{exitTooSlow, fmt.Errorf("found %s to be too few, expected %s", opts.Count(slots, "slot"), expected)}
 }
 
 // The values of the flags.
@@ -288,7 +290,7 @@ func rate(s string) (float64, error) {
 }
 
 func plannedWait(s string) (caddy.Duration, error) {
-	d, err := duration(s)
+	d, err := opts.Duration(s)
 	if err == nil && d < 0 {
 		err = fmt.Errorf("found %s, expected a duration of 0 or more", s)
 	}

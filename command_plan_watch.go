@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 // askLock fills in what the user has not said with what the lock is and does.
@@ -83,7 +85,7 @@ func watchLock(ctx context.Context, watch time.Duration, look func(context.Conte
 		return nil, fmt.Errorf("found it started anew, expected it to last: watch it again")
 	case came == 0 || left == 0 || held == 0:
 		return nil, fmt.Errorf("found %s that came, %d that left and %s within %s, expected some of each: watch it for longer",
-			count(int(came), "connection"), left, count(held, "holder"), watch)
+			opts.Count(int(came), "connection"), left, opts.Count(held, "holder"), watch)
 	}
 	took := last.Now.Sub(first.Now)
 	return &observed{

@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 // adminCommands are the sub-commands of tcplock.
@@ -120,7 +122,7 @@ still holders after --wait.`,
 			case err != nil:
 				return err
 			}
-			c.say("%s: ran %s of %s", c.lock, count(answer.Hooks, "hook"), c.args[0])
+			c.say("%s: ran %s of %s", c.lock, opts.Count(answer.Hooks, "hook"), c.args[0])
 			return nil
 		},
 	}.cobra()
@@ -173,7 +175,7 @@ func restartText(s *LockStatus, w *WorkerStatus) string {
 // verb does something to the lock and says what the lock looks like then.
 func (c *call) verb(verb string, query url.Values) (s LockStatus, err error) {
 	if s, err = c.client.verb(c.Context(), c.lock, verb, query); err == nil {
-		c.say("%s: %s; %d of %s held, %d waiting", c.lock, lockState(&s).text, s.Held, count(s.Slots, "slot"), s.Waiting)
+		c.say("%s: %s; %d of %s held, %d waiting", c.lock, lockState(&s).text, s.Held, opts.Count(s.Slots, "slot"), s.Waiting)
 	}
 	return s, err
 }
@@ -186,7 +188,7 @@ func forFlag(fs *pflag.FlagSet, d *caddy.Duration) {
 
 func durationFlag(fs *pflag.FlagSet, d *caddy.Duration, name, usage string) {
 	fs.Func(name, usage, func(s string) error {
-		value, err := duration(s)
+		value, err := opts.Duration(s)
 		if err == nil && value <= 0 {
 			err = fmt.Errorf("found %s, expected a duration of more than 0", s)
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 // How a lock looks to somebody in front of a terminal: the tables that the commands status
@@ -142,7 +144,7 @@ func lockState(s *LockStatus) span {
 		add(styleNotice, "slow")
 	}
 	if down := workersDown(s); down > 0 {
-		add(styleAlarm, fmt.Sprintf("%d of %s down", down, count(len(s.Workers), "worker")))
+		add(styleAlarm, fmt.Sprintf("%d of %s down", down, opts.Count(len(s.Workers), "worker")))
 	}
 	if s.LeftOver > 0 {
 		add(styleNotice, fmt.Sprintf("%d left over", s.LeftOver))
@@ -159,7 +161,7 @@ func failingLines(s *LockStatus) []textLine {
 	if f == nil {
 		return nil
 	}
-	return []textLine{{{fmt.Sprintf("failing for %s, %s refused: %s", brief(s.Now.Sub(f.Since)), count(int(f.Connections), "connection"), f.Error), styleAlarm}}}
+	return []textLine{{{fmt.Sprintf("failing for %s, %s refused: %s", brief(s.Now.Sub(f.Since)), opts.Count(int(f.Connections), "connection"), f.Error), styleAlarm}}}
 }
 
 func workersDown(s *LockStatus) (n int) {

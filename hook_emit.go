@@ -13,6 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 func init() {
@@ -155,13 +157,13 @@ func (s *EmitStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	args := d.RemainingArgs()
 	if len(args) != 1 {
-		return d.Errf("emit: found %s, expected the name of an event", count(len(args), "argument"))
+		return d.Errf("emit: found %s, expected the name of an event", opts.Count(len(args), "argument"))
 	}
 	s.Event = args[0]
 	if err := s.check(); err != nil {
 		return d.WrapErr(err)
 	}
-	return options{"timeout": one(&s.Timeout, duration)}.parse(d, s.check, nil)
+	return opts.Table{"timeout": opts.One(&s.Timeout, opts.Duration)}.Parse(d, s.check, nil)
 }
 
 // Interface guards

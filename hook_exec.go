@@ -16,6 +16,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 func init() {
@@ -341,12 +343,12 @@ func (s *ExecStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := s.check(); err != nil {
 		return d.WrapErr(err)
 	}
-	return options{
-		"timeout": one(&s.Timeout, duration),
-		"dir":     one(&s.Dir, text),
-		"env":     {min: 2, max: 2, repeat: true, set: s.setEnv},
-		"detach":  flag(&s.Detach),
-	}.parse(d, s.check, nil)
+	return opts.Table{
+		"timeout": opts.One(&s.Timeout, opts.Duration),
+		"dir":     opts.One(&s.Dir, opts.Text),
+		"env":     {Min: 2, Max: 2, Repeat: true, Set: s.setEnv},
+		"detach":  opts.Flag(&s.Detach),
+	}.Parse(d, s.check, nil)
 }
 
 func (s *ExecStep) setEnv(_ *caddyfile.Dispenser, args []string) error {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 func init() {
@@ -149,7 +151,7 @@ func (s *WaitStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	args := d.RemainingArgs()
 	if len(args) < 1 || len(args) > 2 {
-		return d.Errf("wait: found %s, expected an address, and open or closed", count(len(args), "argument"))
+		return d.Errf("wait: found %s, expected an address, and open or closed", opts.Count(len(args), "argument"))
 	}
 	s.Address = args[0]
 	if len(args) == 2 {
@@ -158,7 +160,7 @@ func (s *WaitStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := s.check(); err != nil {
 		return d.WrapErr(err)
 	}
-	return options{"timeout": one(&s.Timeout, duration)}.parse(d, s.check, nil)
+	return opts.Table{"timeout": opts.One(&s.Timeout, opts.Duration)}.Parse(d, s.check, nil)
 }
 
 // Interface guards

@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 // The picture of docs/capacity.md is what the plan says. It is made by
@@ -67,7 +69,7 @@ func capacityPicture() string {
 		}
 		put(`<path d="%s" fill="none" stroke="%s" stroke-width="2.5"/>`, mean.String(), curve.color)
 		put(`<path d="%s" fill="none" stroke="%s" stroke-width="1.5" stroke-dasharray="5 4"/>`, p99.String(), curve.color)
-		text(left+16, float64(top+24+22*i), "start", curve.color, count(curve.slots, "slot"))
+		text(left+16, float64(top+24+22*i), "start", curve.color, opts.Count(curve.slots, "slot"))
 	}
 	text(left+16, top+24+22*3, "start", "#d5d9e0", "solid: on average")
 	text(left+16, top+24+22*4, "start", "#d5d9e0", "dashed: 99 of 100 at most")

@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/dustin/go-humanize"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 // Service is the process behind each slot of a lock: started, restarted and stopped by
@@ -310,22 +312,22 @@ func (s *Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := check(); err != nil {
 		return d.WrapErr(err)
 	}
-	return options{
-		"dir": one(&s.Dir, text),
-		"env": {min: 2, max: 2, repeat: true, set: func(d *caddyfile.Dispenser, args []string) error {
+	return opts.Table{
+		"dir": opts.One(&s.Dir, opts.Text),
+		"env": {Min: 2, Max: 2, Repeat: true, Set: func(d *caddyfile.Dispenser, args []string) error {
 			step := ExecStep{Env: s.Env}
 			err := step.setEnv(d, args)
 			s.Env = step.Env
 			return err
 		}},
-		"start":         one(&s.Start, text),
-		"ready":         {max: maxReadyArgs, set: s.setReady},
-		"ready_timeout": one(&s.ReadyTimeout, duration),
-		"restart":       {min: 2, max: 2, repeat: true, set: s.setRestart},
-		"max_memory":    one(&s.MaxMemory, size),
-		"stop_idle":     one(&s.StopIdle, duration),
-		"stop_timeout":  one(&s.StopTimeout, duration),
-	}.parse(d, check, nil)
+		"start":         opts.One(&s.Start, opts.Text),
+		"ready":         {Max: maxReadyArgs, Set: s.setReady},
+		"ready_timeout": opts.One(&s.ReadyTimeout, opts.Duration),
+		"restart":       {Min: 2, Max: 2, Repeat: true, Set: s.setRestart},
+		"max_memory":    opts.One(&s.MaxMemory, size),
+		"stop_idle":     opts.One(&s.StopIdle, opts.Duration),
+		"stop_timeout":  opts.One(&s.StopTimeout, opts.Duration),
+	}.Parse(d, check, nil)
 }
 
 const maxReadyArgs = 1000

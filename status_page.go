@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 func init() {
@@ -53,7 +55,7 @@ func (*StatusPage) CaddyModule() caddy.ModuleInfo {
 //	tcplock_status [<matcher>]
 func (*StatusPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the directive's name
-	return flag(new(bool)).read(d, d.Val())
+	return opts.None(d)
 }
 
 // Provision joins the board.

@@ -1,4 +1,4 @@
-package tcplock
+package opts
 
 import (
 	"errors"
@@ -43,11 +43,11 @@ func readOptions(d *caddyfile.Dispenser) string {
 	var n *int
 	var on bool
 	var pairs [][]string
-	table := options{
-		"word":   one(&word, text),
-		"number": optional(&n, number),
-		"on":     flag(&on),
-		"pair": {min: 1, max: 2, repeat: true, set: func(_ *caddyfile.Dispenser, args []string) error {
+	table := Table{
+		"word":   One(&word, Text),
+		"number": Optional(&n, Number),
+		"on":     Flag(&on),
+		"pair": {Min: 1, Max: 2, Repeat: true, Set: func(_ *caddyfile.Dispenser, args []string) error {
 			pairs = append(pairs, args)
 			return nil
 		}},
@@ -59,7 +59,7 @@ func readOptions(d *caddyfile.Dispenser) string {
 		return nil
 	}
 	d.Next()
-	if err := table.parse(d, check, nil); err != nil {
+	if err := table.Parse(d, check, nil); err != nil {
 		return err.Error()
 	}
 	given := "unset"
@@ -93,7 +93,7 @@ func TestOptionValues(t *testing.T) {
 		"inf": `found "inf", expected a duration such as 500ms, 20s or 1h`,
 		"":    `found "", expected a duration such as 500ms, 20s or 1h`,
 	} {
-		d, err := duration(input)
+		d, err := Duration(input)
 		if got := describe(time.Duration(d), err); got != want {
 			t.Errorf("duration %q: got %s, want %s", input, got, want)
 		}
@@ -108,7 +108,7 @@ func TestOptionValues(t *testing.T) {
 		"99999999999999999999": `found "99999999999999999999", expected a whole number of at most ` +
 			fmt.Sprint(int(^uint(0)>>1)),
 	} {
-		n, err := number(input)
+		n, err := Number(input)
 		if got := describe(n, err); got != want {
 			t.Errorf("number %q: got %s, want %s", input, got, want)
 		}
