@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 // The exit codes of the commands that talk to a running Caddy, besides 0 and 1. Go and
@@ -70,8 +71,8 @@ type call struct {
 // say tells the user what was done.
 func (c *call) say(format string, args ...any) {
 	for i, arg := range args {
-		if text, ok := arg.(string); ok {
-			args[i] = printable(text)
+		if words, ok := arg.(string); ok {
+			args[i] = text.Printable(words)
 		}
 	}
 	fmt.Fprintf(c.OutOrStdout(), format+"\n", args...)
@@ -318,7 +319,7 @@ func newAdminError(status int, body []byte) *adminError {
 	if err := json.Unmarshal(body, &answer); err != nil || answer.Error == "" {
 		answer.Error = strings.TrimSpace(string(body))
 	}
-	return &adminError{status: status, message: printable(answer.Error)}
+	return &adminError{status: status, message: text.Printable(answer.Error)}
 }
 
 func (e *adminError) Error() string {

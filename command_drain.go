@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 func drainCommand() *cobra.Command {
@@ -60,7 +61,7 @@ The command goes on through a reload of the config.`,
 			if err := d.wait(c.Context()); err != nil {
 				return err
 			}
-			c.say("%s: drained after %s", c.lock, brief(time.Since(begin)))
+			c.say("%s: drained after %s", c.lock, text.Brief(time.Since(begin)))
 			if n := d.status.LeftOver; n > 0 {
 				c.say("%s: still at the service without a slot: %s", c.lock, opts.Count(n, "connection"))
 			}

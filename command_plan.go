@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 func planCommand() *cobra.Command {
@@ -182,7 +183,7 @@ func (a *planAnswer) advised() *forecast {
 // lines are what the user reads.
 func (a *planAnswer) lines() []textLine {
 	text := []string{fmt.Sprintf("%s, each with a slot for %s, keep %s busy on average.",
-		rateText(a.RatePerSecond), brief(seconds(a.HoldSeconds)), figureOf(a.Load, "slot")), ""}
+		rateText(a.RatePerSecond), text.Brief(seconds(a.HoldSeconds)), figureOf(a.Load, "slot")), ""}
 	t := &table{columns: []column{
 		{title: "SLOTS", right: true}, {title: "BUSY", right: true}, {title: "REFUSED", right: true}, {title: "MUST WAIT", right: true},
 		{title: "MEAN WAIT", right: true}, {title: "P50", right: true}, {title: "P90", right: true}, {title: "P99", right: true},
@@ -220,7 +221,7 @@ func (f *forecast) pace() string {
 func (a *planAnswer) row(f *forecast) []span {
 	cells := []string{strconv.Itoa(f.Slots), percent(f.Busy), "", "100%", "-", "-", "-", "-", "-", "-"}
 	if l := f.Line; l != nil {
-		wait := func(s float64) string { return brief(seconds(s)) }
+		wait := func(s float64) string { return text.Brief(seconds(s)) }
 		cells = append(cells[:3], percent(l.MustWait), wait(l.MeanWaitSeconds), wait(l.P50WaitSeconds), wait(l.P90WaitSeconds), wait(l.P99WaitSeconds),
 			figure(l.MeanWaiting), strconv.Itoa(l.P99Waiting))
 		if a.MaxWaiting != nil {

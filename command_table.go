@@ -1,13 +1,13 @@
 package tcplock
 
 import (
-	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 // style is what a piece of text means. Whatever a style says, the text says too: there
@@ -59,7 +59,7 @@ type column struct {
 // row adds one. What cannot be printed is replaced here already, so that columns stay aligned.
 func (t *table) row(cells ...span) {
 	for i := range cells {
-		cells[i].text = printable(cells[i].text)
+		cells[i].text = text.Printable(cells[i].text)
 	}
 	t.rows = append(t.rows, cells)
 }
@@ -185,7 +185,7 @@ func (l textLine) pad(width int) textLine {
 func (l textLine) plain() textLine {
 	l = slices.Clone(l)
 	for i := range l {
-		l[i].text = printable(l[i].text)
+		l[i].text = text.Printable(l[i].text)
 	}
 	return l
 }
@@ -203,49 +203,11 @@ func (l textLine) with(add style) textLine {
 func printLines(w io.Writer, lines []textLine) error {
 	var sb strings.Builder
 	for _, l := range lines {
-		sb.WriteString(printable(l.String()))
+		sb.WriteString(text.Printable(l.String()))
 		sb.WriteByte('\n')
 	}
 	_, err := io.WriteString(w, sb.String())
 	return err
-}
-
-// printable replaces all that is not a character to be seen: control characters,
-// escape sequences, marks that turn the direction of writing. All text passes here on its
-// way out (printLines, say, top.view), so that nothing that comes from outside can move the
-// cursor or paint.
-func printable(s string) string {
-	seen := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError || r == '\t' }
-	if !slices.ContainsFunc([]rune(s), func(r rune) bool { return !seen(r) }) {
-		return s
-	}
-	return strings.Map(func(r rune) rune {
-		if seen(r) {
-			return r
-		}
-		return '?'
-	}, s)
-}
-
-// brief writes a duration for people: two units at most.
-func brief(d time.Duration) string {
-	switch {
-	case d <= 0:
-		return "0s"
-	case d < time.Millisecond:
-		return "<1ms"
-	case d < time.Second:
-		return fmt.Sprintf("%dms", d.Milliseconds())
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.1fs", d.Truncate(100*time.Millisecond).Seconds())
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", d/time.Second)
-	case d < time.Hour:
-		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
-	case d < 24*time.Hour:
-		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
-	}
-	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
 // seconds is a number of seconds as a duration.

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/gdamore/tcell/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 // topOf is a top that has looked once.
@@ -220,12 +222,12 @@ func TestTopView(t *testing.T) {
 					t.Fatalf("%d x %d: got %d lines", width, height, len(lines))
 				}
 				for _, l := range lines {
-					text := l.String()
-					if n := utf8.RuneCountInString(text); n > width {
-						t.Fatalf("%d x %d: got a line of %d: %q", width, height, n, text)
+					words := l.String()
+					if n := utf8.RuneCountInString(words); n > width {
+						t.Fatalf("%d x %d: got a line of %d: %q", width, height, n, words)
 					}
-					if printable(text) != text {
-						t.Fatalf("%d x %d: got %q", width, height, text)
+					if text.Printable(words) != words {
+						t.Fatalf("%d x %d: got %q", width, height, words)
 					}
 				}
 			}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 // view is what top shows on a screen of that size.
@@ -64,7 +66,7 @@ func (t *top) trouble() textLine {
 	}
 	since := ""
 	if !t.answered.IsZero() {
-		since = "No answer for " + brief(t.at.Sub(t.answered)) + ": "
+		since = "No answer for " + text.Brief(t.at.Sub(t.answered)) + ": "
 	}
 	return textLine{{" " + since + t.err.Error(), styleAlarm}}
 }

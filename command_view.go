@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 // How a lock looks to somebody in front of a terminal: the tables that the commands status
@@ -50,7 +51,7 @@ func locksTable() table {
 func lockRow(s *LockStatus, rates map[string]float64) []span {
 	oldest := span{text: "-"}
 	if s.Waiting > 0 {
-		oldest.text = brief(seconds(s.OldestWaitSeconds))
+		oldest.text = text.Brief(seconds(s.OldestWaitSeconds))
 	}
 	if lineIsSlow(s) {
 		oldest.style = styleNotice
@@ -88,7 +89,7 @@ func waitFigure(s *LockStatus, figure float64) string {
 	if s.Waits.Count == 0 {
 		return "-"
 	}
-	return brief(seconds(figure))
+	return text.Brief(seconds(figure))
 }
 
 func perSecond(rate float64) string {
@@ -128,14 +129,14 @@ func lockState(s *LockStatus) span {
 		add(styleAlarm, "failing")
 	}
 	if p := s.Paused; p != nil {
-		text := "paused"
+		words := "paused"
 		if d := s.Now.Sub(p.Since); d >= time.Second {
-			text += " for " + brief(d)
+			words += " for " + text.Brief(d)
 		}
 		if p.Until != nil {
-			text += " (" + brief(p.Until.Sub(s.Now).Round(time.Second)) + " left)"
+			words += " (" + text.Brief(p.Until.Sub(s.Now).Round(time.Second)) + " left)"
 		}
-		add(styleNotice, text)
+		add(styleNotice, words)
 	}
 	if s.Exclusive {
 		add(styleNotice, "hooks alone")
@@ -161,7 +162,7 @@ func failingLines(s *LockStatus) []textLine {
 	if f == nil {
 		return nil
 	}
-	return []textLine{{{fmt.Sprintf("failing for %s, %s refused: %s", brief(s.Now.Sub(f.Since)), opts.Count(int(f.Connections), "connection"), f.Error), styleAlarm}}}
+	return []textLine{{{fmt.Sprintf("failing for %s, %s refused: %s", text.Brief(s.Now.Sub(f.Since)), opts.Count(int(f.Connections), "connection"), f.Error), styleAlarm}}}
 }
 
 func workersDown(s *LockStatus) (n int) {
@@ -224,8 +225,8 @@ func holderSection(s *LockStatus) section {
 			span{text: strconv.Itoa(c.Slot)},
 			span{text: strconv.FormatUint(c.ID, 10)},
 			span{text: c.Client},
-			span{text: brief(s.Now.Sub(c.Since))},
-			span{text: brief(seconds(c.WaitedSeconds))},
+			span{text: text.Brief(s.Now.Sub(c.Since))},
+			span{text: text.Brief(seconds(c.WaitedSeconds))},
 			span{text: bytesText(c.BytesIn)},
 			span{text: bytesText(c.BytesOut)},
 			span{text: c.State},
@@ -255,7 +256,7 @@ func lineSection(s *LockStatus) section {
 			span{text: strconv.Itoa(c.Position)},
 			span{text: strconv.FormatUint(c.ID, 10)},
 			span{text: c.Client},
-			span{text: brief(seconds(c.WaitedSeconds))},
+			span{text: text.Brief(seconds(c.WaitedSeconds))},
 			span{text: priority},
 		)
 	}
@@ -302,7 +303,7 @@ func processCells(p *ProcessStatus, now time.Time) []span {
 	}
 	return []span{
 		{text: p.State},
-		{text: brief(now.Sub(p.Since))},
+		{text: text.Brief(now.Sub(p.Since))},
 		{text: pid},
 		{text: strconv.Itoa(p.Connections)},
 		{text: restarts(p)},
@@ -333,7 +334,7 @@ func eventSection(s *LockStatus) section {
 	}}
 	for _, e := range s.Events {
 		t.row(
-			span{text: brief(s.Now.Sub(e.Time))},
+			span{text: text.Brief(s.Now.Sub(e.Time))},
 			span{text: e.Event},
 			span{text: unlessZero(uint64(e.Slot))},
 			span{text: unlessZero(e.Connection)},

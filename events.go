@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 // What happens at a lock. Caddy's events app gets it with eventPrefix, and the last
@@ -36,24 +37,13 @@ const (
 	eventPrefix = "tcplock_"
 )
 
-// longestError is how many bytes of an error are told. It may quote what a service has
-// sent, such as the names in its certificate.
-const longestError = 500
-
-// firstLine is what is told of an error: its first line, cut at longestError, without a
-// character that moves a cursor. The log has all of it.
-func firstLine(err string) string {
-	line, _, _ := strings.Cut(err, "\n")
-	return cut(printable(line), longestError)
-}
-
 // happened tells of an event those who look at the lock, and those who have subscribed to
 // it. It does not wait for them, and may be called with any mutex held but the record's.
 // A connection may come before its config has started to the end: until then the events
 // app still takes subscriptions, without a mutex, and must not be asked.
 func (l *lock) happened(e Event) {
 	e.Time = time.Now()
-	e.Error = firstLine(e.Error)
+	e.Error = text.FirstLine(e.Error)
 	if e.Event != eventActivated && e.Event != eventReleased {
 		l.record.noteEvent(e)
 	}

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 // failing is that a lock's activate hooks refuse connections. It is a new value for each
@@ -24,7 +26,7 @@ type failings struct{ now atomic.Pointer[failing] }
 func (f *failings) refused(h *Hook, err error) {
 	for {
 		before := f.now.Load()
-		next := &failing{since: time.Now(), connections: 1, hook: h.key, err: firstLine(err.Error())}
+		next := &failing{since: time.Now(), connections: 1, hook: h.key, err: text.FirstLine(err.Error())}
 		if before != nil {
 			next.since, next.connections = before.since, before.connections+1
 		}

@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 const (
@@ -72,7 +71,7 @@ func (o *output) result() (first, end string, dropped int64) {
 	if _, whole, ok := bytes.Cut(last, []byte("\n")); ok && dropped > outputEnd {
 		last = whole
 	}
-	return tame(string(o.first)), tame(string(last)), dropped
+	return text.Tame(string(o.first)), text.Tame(string(last)), dropped
 }
 
 // explain adds the first line of the output to the error of a command that failed: often only
@@ -85,32 +84,11 @@ func (o *output) explain(err error) error {
 	return fmt.Errorf("%w: %s", err, line)
 }
 
-// firstLine is the first line of the output that is not empty, for people: no character in it
+// text.FirstLine is the first line of the output that is not empty, for people: no character in it
 // moves a cursor. It is cut at outputLine.
 func (o *output) firstLine() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	line, _, _ := bytes.Cut(bytes.TrimSpace(o.first), []byte("\n"))
-	return cut(printable(string(bytes.TrimSpace(line))), outputLine)
-}
-
-// cut shortens s to so many bytes, between two characters, and marks that.
-func cut(s string, most int) string {
-	if len(s) <= most {
-		return s
-	}
-	for most -= len("…"); !utf8.RuneStart(s[most]); most-- {
-	}
-	return s[:most] + "…"
-}
-
-// tame replaces what the log's encoders let through although it moves the cursor of a
-// terminal, or turns the direction of writing. (All below a space they escape.)
-func tame(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r >= '\x7f' && unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
-			return utf8.RuneError
-		}
-		return r
-	}, s)
+	return text.Cut(text.Printable(string(bytes.TrimSpace(line))), outputLine)
 }

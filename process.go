@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
 // process is a running process, as its supervisor sees it.
@@ -194,19 +196,19 @@ func copyLines(r io.Reader, logger func() *zap.Logger) {
 	}}
 	defer limit.flush()
 	for lines := bufio.NewReaderSize(r, lineKept); ; {
-		text, more, err := lines.ReadLine()
+		words, more, err := lines.ReadLine()
 		if err != nil {
 			return
 		}
-		line, cut := string(text), 0
+		line, cut := string(words), 0
 		for more && err == nil {
-			text, more, err = lines.ReadLine()
-			cut += len(text)
+			words, more, err = lines.ReadLine()
+			cut += len(words)
 		}
 		if !limit.allow() {
 			continue
 		}
-		fields := []zap.Field{zap.String("line", tame(line))}
+		fields := []zap.Field{zap.String("line", text.Tame(line))}
 		if cut > 0 {
 			fields = append(fields, zap.Int("bytes_cut", cut))
 		}

@@ -1,0 +1,83 @@
+// Package text makes what comes from outside fit to be shown: on a terminal, in a log, in an event.
+// It also writes durations for people.
+package text
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Printable replaces everything that is not a visible character by a question mark: control
+// characters, escape sequences, marks that turn the direction of writing. All text of the command
+// line passes here on its way out, so that nothing that comes from outside can move the cursor or
+// paint.
+func Printable(s string) string {
+	seen := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError || r == '\t' }
+	if !slices.ContainsFunc([]rune(s), func(r rune) bool { return !seen(r) }) {
+		return s
+	}
+	return strings.Map(func(r rune) rune {
+		if seen(r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
+// Brief writes a duration for people: two units at most.
+func Brief(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return "0s"
+	case d < time.Millisecond:
+		return "<1ms"
+	case d < time.Second:
+		return fmt.Sprintf("%dms", d.Milliseconds())
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1fs", d.Truncate(100*time.Millisecond).Seconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 24*time.Hour:
+		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
+
+// longestError is how many bytes of an error FirstLine keeps. An error may quote what a service
+// has sent, such as the names in its certificate.
+const longestError = 500
+
+// FirstLine is the part of an error that events and the status show: its first line, printable,
+// cut at longestError. The log has all of it.
+func FirstLine(err string) string {
+	line, _, _ := strings.Cut(err, "\n")
+	return Cut(Printable(line), longestError)
+}
+
+// Cut shortens s to so many bytes. It cuts between two characters, and puts … at the end.
+func Cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	for most -= len("…"); !utf8.RuneStart(s[most]); most-- {
+	}
+	return s[:most] + "…"
+}
+
+// Tame replaces the characters that the log's encoders let through although they move the cursor of
+// a terminal or turn the direction of writing. (The encoders escape all control characters of
+// ASCII.)
+func Tame(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '\x7f' && unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
+}
