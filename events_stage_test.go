@@ -71,9 +71,9 @@ func TestRefusalsAtShutdown(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{})
 		told := 0
-		s.lock.refusals.tell = func(n int) { told += n }
+		s.lock.refusals.Tell = func(n int) { told += n }
 		for range refusalsLogged + 7 {
-			s.lock.refusals.allow()
+			s.lock.refusals.Allow()
 		}
 		s.lock.shutDown()
 		if told != 7 {

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
@@ -82,5 +83,5 @@ func (l *lock) failingStatus(now time.Time) *FailingStatus {
 	if f == nil {
 		return nil
 	}
-	return &FailingStatus{Since: onClock(f.since, now), Connections: f.connections, Error: f.err}
+	return &FailingStatus{Since: clock.Wall(f.since, now), Connections: f.connections, Error: f.err}
 }

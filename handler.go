@@ -63,7 +63,7 @@ func (h *Handler) checkConnection(cx *layer4.Connection, w *waiter) (refused boo
 	switch {
 	case err == nil:
 		return false, nil
-	case !w.lock.refusals.allow():
+	case !w.lock.refusals.Allow():
 		return true, nil // the error would be a line in the log
 	}
 	return true, fmt.Errorf("PROXY header from %s: %w", w.conn.address, err)

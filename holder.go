@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.uber.org/zap/zapcore"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
 // holder is one slot granted to one connection. It is a new value for each slot, and walks
@@ -219,7 +221,7 @@ func (h *holder) awaitReturn(until time.Time) {
 	returned := make(chan struct{})
 	h.onReturn = returned
 	h.mu.Unlock()
-	waitFor(returned, time.Until(until))
+	clock.Wait(returned, time.Until(until))
 }
 
 // kick cuts the connection. Its slot is released when the service has let go of it, or a
@@ -265,7 +267,7 @@ func (h *holder) beginRelease(outcome string) {
 	}
 	go func() {
 		_ = w.lock.runHooks(onRelease, h)
-		sleep(w.lock.ctx, settle)
+		clock.Sleep(w.lock.ctx, settle)
 		h.release(outcome)
 	}()
 }

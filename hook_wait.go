@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
@@ -132,7 +133,7 @@ func (s *WaitStep) poll(ctx context.Context, address string) (met bool, err erro
 		if last == nil || bounded.Err() == nil {
 			last = err
 		}
-		if !sleep(bounded, pause) {
+		if !clock.Sleep(bounded, pause) {
 			break
 		}
 	}

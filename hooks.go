@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
 // The moments at which hooks run.
@@ -217,7 +219,7 @@ func (h *Hook) run(ctx context.Context, m Moment) error {
 	next := 0
 	var err error
 	for try := 0; try <= h.Retry; try++ {
-		if try > 0 && !sleep(ctx, time.Duration(h.RetryInterval)) {
+		if try > 0 && !clock.Sleep(ctx, time.Duration(h.RetryInterval)) {
 			return err
 		}
 		for err = nil; err == nil && next < len(h.steps); {
@@ -242,21 +244,6 @@ func runStep(ctx context.Context, s Step, m Moment) (err error) {
 		}
 	}()
 	return s.Run(ctx, m)
-}
-
-// sleep returns false if ctx was done before d was over.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // schedule keeps what hooks need to know of their past. It belongs to the lock, so

@@ -19,6 +19,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
 // hookStage is where scripts of hooks are played: a real lock and a real handler, clients
@@ -175,7 +177,7 @@ func (f *fakeStep) Run(ctx context.Context, m Moment) error {
 	}
 	if f.takes > 0 {
 		f.s.say(who + " begins")
-		if !sleep(ctx, f.takes) {
+		if !clock.Sleep(ctx, f.takes) {
 			f.s.say(who + " ended early")
 			return ctx.Err()
 		}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
 // lock is a queue with a name, the settings in force, and what it and its hooks remember.
@@ -23,8 +25,8 @@ type lock struct {
 
 	record   *record
 	emitter  emitter
-	refusals logLimit // of the log lines of those who never held a slot
-	discards logLimit // of warnings of bytes that were thrown away
+	refusals clock.Limit // of the log lines of those who never held a slot
+	discards clock.Limit // of warnings of bytes that were thrown away
 
 	// The configs whose apps have all started, the newest last: it is the one in force.
 	// During a reload there are two for a while. A config that fails while its apps start
@@ -202,7 +204,7 @@ func (l *lock) shutDown() {
 	if claim == nil {
 		return // nobody has been here
 	}
-	drained := waitFor(vacant, claim.settings.drain())
+	drained := clock.Wait(vacant, claim.settings.drain())
 	last := time.Now().Add(lastGrace)
 	if !drained {
 		l.cancel()
@@ -212,38 +214,21 @@ func (l *lock) shutDown() {
 				w.conn.cut()
 			}
 		}
-		waitFor(vacant, time.Until(last))
+		clock.Wait(vacant, time.Until(last))
 	}
 	// Clients may still be getting the end of an answer. One that never closes is not
 	// waited for any longer.
-	giveGrace(last, func() bool { return l.handling.Load() == 0 && l.emitter.idle() })
+	clock.Until(last, func() bool { return l.handling.Load() == 0 && l.emitter.idle() })
 	// Hooks of holders are over. What that of a refusal has started does not end by itself.
 	l.cancel()
-	giveGrace(time.Now().Add(lastGrace), func() bool { return !l.refusing.Load() })
+	clock.Until(time.Now().Add(lastGrace), func() bool { return !l.refusing.Load() })
 	l.pool.stop()
-	giveGrace(time.Now().Add(lastGrace), l.emitter.idle)
-	l.refusals.flush()
-	l.discards.flush()
+	clock.Until(time.Now().Add(lastGrace), l.emitter.idle)
+	l.refusals.Flush()
+	l.discards.Flush()
 }
 
 // lastGrace is how long all that is left when the drain is over may take: a cut connection to
 // come back from its handlers, clients to take the end of their answer. A hook that is killed
 // may take as long to end.
 const lastGrace = time.Second
-
-func giveGrace(end time.Time, done func() bool) {
-	for !done() && time.Now().Before(end) {
-		time.Sleep(lastGrace / 100)
-	}
-}
-
-func waitFor(done <-chan struct{}, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-done:
-		return true
-	case <-timer.C:
-		return false
-	}
-}

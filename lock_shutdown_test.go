@@ -15,7 +15,7 @@ import (
 func TestShutDownMissesNoConnection(t *testing.T) {
 	for range 30 {
 		l := &lock{queue: newQueue(bounds{limit: 1, maxWaiting: unlimited}), record: &record{metrics: newMetrics()}}
-		l.refusals.tell = func(int) {}
+		l.refusals.Tell = func(int) {}
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		drain := caddy.Duration(time.Hour)
 		c := &claim{lock: l, settings: Settings{Drain: &drain}}

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
@@ -183,7 +184,7 @@ func (p *osProcess) kill() {
 // have let go of their ports as well. One that has moved to a group of its own may
 // hold the output still, and loses it.
 func (p *osProcess) release() {
-	waitFor(p.drained, outputDelay)
+	clock.Wait(p.drained, outputDelay)
 	_ = p.out.Close()
 	<-p.drained
 }
@@ -191,10 +192,10 @@ func (p *osProcess) release() {
 // copyLines logs r by line, to its end. It always reads on: a process must not be stopped
 // by a log.
 func copyLines(r io.Reader, logger func() *zap.Logger) {
-	limit := logLimit{most: linesLogged, tell: func(dropped int) {
+	limit := clock.Limit{Most: linesLogged, Tell: func(dropped int) {
 		logger().Warn("output lines dropped, there were too many", zap.Int("lines", dropped), zap.Int("logged_a_second", linesLogged))
 	}}
-	defer limit.flush()
+	defer limit.Flush()
 	for lines := bufio.NewReaderSize(r, lineKept); ; {
 		words, more, err := lines.ReadLine()
 		if err != nil {
@@ -205,7 +206,7 @@ func copyLines(r io.Reader, logger func() *zap.Logger) {
 			words, more, err = lines.ReadLine()
 			cut += len(words)
 		}
-		if !limit.allow() {
+		if !limit.Allow() {
 			continue
 		}
 		fields := []zap.Field{zap.String("line", text.Tame(line))}

@@ -9,6 +9,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
 // When a process is ready: nothing answered at its address before it was started, a service
@@ -66,7 +68,7 @@ func (p *osProcess) ready(ctx context.Context) error {
 	}()
 	met, err := p.awaitReady(alive)
 	if err == nil {
-		waitFor(p.over, livesOn)
+		clock.Wait(p.over, livesOn)
 	}
 	if p.isOver() {
 		return p.endedEarly(ctx, met)
@@ -127,7 +129,7 @@ func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) e
 		if last == nil || bounded.Err() == nil {
 			last = err
 		}
-		if !sleep(bounded, pause) {
+		if !clock.Sleep(bounded, pause) {
 			return fmt.Errorf("ready exec %s: not ready after %s: %w", step.Command, timeout, last)
 		}
 	}

@@ -59,10 +59,10 @@ func (r *registry) add(name string) *lock {
 	l.idle.begin(0)
 	l.users.Store(1)
 	l.schedule.past = make(map[string]*past)
-	l.refusals.most = refusalsLogged
-	l.refusals.tell = l.tellRefusals
-	l.discards.most, l.discards.per = 1, time.Minute
-	l.discards.tell = l.tellDiscards
+	l.refusals.Most = refusalsLogged
+	l.refusals.Tell = l.tellRefusals
+	l.discards.Most, l.discards.Per = 1, time.Minute
+	l.discards.Tell = l.tellDiscards
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	r.all[l] = struct{}{}
 	return l

@@ -1,6 +1,10 @@
 package tcplock
 
-import "time"
+import (
+	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+)
 
 // A restart that an operator has asked for waits until the slot's holder is gone. A service
 // that hangs does not let go of its client, though, and with a client that has closed its
@@ -36,7 +40,7 @@ func (l *lock) hasten(w *worker) {
 	}
 	go func() {
 		var held lull
-		for w.restartDue() && sleep(l.ctx, restartLook) {
+		for w.restartDue() && clock.Sleep(l.ctx, restartLook) {
 			held.look(l, w.slot)
 		}
 		w.hastened.Store(false)

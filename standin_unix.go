@@ -16,6 +16,8 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
 // When a process has no file descriptor left, accept fails, and after that caddy-l4 never
@@ -37,7 +39,7 @@ func watchListeners(servers map[string]*layer4.Server, logger *zap.Logger) (stop
 	var running sync.WaitGroup
 	running.Go(func() {
 		var waited map[int]int // how many looks in a row have found connections waiting
-		for sleep(ctx, lookInterval) {
+		for clock.Sleep(ctx, lookInterval) {
 			if waited == nil { // not in the reload, which would wait for it: there may be many descriptors
 				waited = listening()
 			}
@@ -165,7 +167,7 @@ func standIn(ctx context.Context, ln net.Listener, server *layer4.Server, logger
 		case errors.Is(err, net.ErrClosed), errors.Is(err, unix.EINVAL): // EINVAL: it listens no longer
 			return
 		case err != nil:
-			sleep(ctx, lookInterval)
+			clock.Sleep(ctx, lookInterval)
 		default:
 			go func() {
 				defer conn.Close()

@@ -3,6 +3,8 @@ package tcplock
 import (
 	"slices"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
 // What a lock looks like at one moment: what the admin API answers, the status page
@@ -220,24 +222,13 @@ func (l *lock) status(most int) LockStatus {
 	return s
 }
 
-// onClock is a time of this process as the wall clock has it now. If that was set meanwhile,
-// to summer time by hand or by NTP, the time moves with it, so that now - t stays how long
-// ago it was.
-func onClock(t, now time.Time) time.Time {
-	ago := now.Sub(t) // by the monotonic clock
-	if off := now.Round(0).Sub(t.Round(0)) - ago; off.Abs() < time.Second {
-		return t // to the nanosecond, so that a status that does not change stays the same
-	}
-	return now.Add(-ago).Round(time.Second)
-}
-
 func (l *lock) connectionStatus(p place, now time.Time) ConnectionStatus {
 	w := p.owner.(*waiter)
 	s := ConnectionStatus{
 		ID:       p.seq,
 		Client:   w.conn.address,
 		State:    stateWaiting,
-		Since:    onClock(p.joined, now),
+		Since:    clock.Wall(p.joined, now),
 		Priority: p.priority,
 		Slot:     p.slot,
 		BytesIn:  w.conn.traffic.in.Load(),
@@ -247,7 +238,7 @@ func (l *lock) connectionStatus(p place, now time.Time) ConnectionStatus {
 	if p.state != placeWaiting {
 		waited = p.waited
 		s.State = w.state()
-		s.Since = onClock(p.joined.Add(p.apart+p.waited), now)
+		s.Since = clock.Wall(p.joined.Add(p.apart+p.waited), now)
 		if worker := l.pool.worker(p.slot); worker != nil {
 			s.Worker = worker.address
 		}

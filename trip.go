@@ -62,7 +62,7 @@ func (w *waiter) tellDiscarded() {
 	}
 	count(fromClient, w.conn.traffic.discardedIn.Load())
 	count(toClient, w.conn.traffic.discardedOut.Load())
-	if n := w.conn.traffic.discardedIn.Load(); n > 0 && w.lock.discards.allow() {
+	if n := w.conn.traffic.discardedIn.Load(); n > 0 && w.lock.discards.Allow() {
 		w.lock.logger().Warn("bytes of the client were thrown away: it sent them when its slot had been handed on; if the service needs them, raise linger",
 			zap.String("lock", w.lock.name()),
 			zap.String("client", w.conn.address),

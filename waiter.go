@@ -189,7 +189,7 @@ func (w *waiter) refuse(outcome string, answer func() error) error {
 	if !granted { // else releasing the slot does that
 		w.trip.outcome = outcome
 		w.lock.record.noteEnd(outcome)
-		w.trip.quiet = !w.lock.refusals.allow()
+		w.trip.quiet = !w.lock.refusals.Allow()
 	}
 	if outcome == clientGone || outcome == kicked && granted { // a connection that is kicked from its slot has been cut
 		return nil

@@ -1,4 +1,4 @@
-package tcplock
+package clock
 
 import (
 	"testing"
@@ -15,17 +15,17 @@ func setClock(t time.Time, seconds int64) time.Time {
 }
 
 // When the wall clock is set, what has begun keeps its age, and stands on the new clock.
-func TestStatusWhenTheClockIsSet(t *testing.T) {
+func TestWallWhenTheClockIsSet(t *testing.T) {
 	since := time.Now().Add(-90 * time.Second)
-	if now := time.Now(); onClock(since, now) != since {
-		t.Errorf("found %v, expected %v, to the nanosecond", onClock(since, now), since)
+	if now := time.Now(); Wall(since, now) != since {
+		t.Errorf("found %v, expected %v, to the nanosecond", Wall(since, now), since)
 	}
 	for _, set := range []int64{3600, -3600} {
 		now := setClock(time.Now(), set)
 		if got := now.Round(0).Sub(since.Round(0)).Round(time.Second); got != time.Duration(set+90)*time.Second {
 			t.Fatalf("found the clock set by %s, expected %ds", got-90*time.Second, set)
 		}
-		if age := now.Round(0).Sub(onClock(since, now).Round(0)).Round(time.Second); age != 90*time.Second {
+		if age := now.Round(0).Sub(Wall(since, now).Round(0)).Round(time.Second); age != 90*time.Second {
 			t.Errorf("clock set by %ds: found an age of %s, expected 1m30s", set, age)
 		}
 	}
