@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // withBudget gives the test a budget of its own, and makes sure that nothing of it is left
@@ -125,7 +127,7 @@ func TestDescriptorsOfAProcess(t *testing.T) {
 			ended := make(chan error, 1)
 			before := budget.others.Load()
 			go func() { ended <- step.Run(ctx, Moment{}) }()
-			poll(t, "the command runs", func() bool { return budget.others.Load() == before+waitDescriptors+outputDescriptors })
+			testkit.Poll(t, "the command runs", func() bool { return budget.others.Load() == before+waitDescriptors+outputDescriptors })
 			t.Cleanup(func() { cancel(); <-ended })
 		}},
 		{"detached command", func(t *testing.T) {
@@ -147,7 +149,7 @@ func TestDescriptorsOfAProcess(t *testing.T) {
 					t.Errorf("found %d descriptors for %d of them, and %d in the budget", real, n, counted)
 				}
 			})
-			poll(t, "the budget counts nothing any more", func() bool { return Budget() == "" })
+			testkit.Poll(t, "the budget counts nothing any more", func() bool { return Budget() == "" })
 		})
 	}
 }

@@ -2,8 +2,9 @@ package tcplock
 
 import (
 	"fmt"
-	"testing"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 )
 
 // LockStats lets the tests that look from outside know when a client stands in line:
@@ -53,9 +54,9 @@ func Counted() int { return int(budget.connections.Load()) }
 
 // SetListenFor sets how long a probe listens, for the time of a test.
 func SetListenFor(d time.Duration) (restore func()) {
-	before := listenFor
-	listenFor = d
-	return func() { listenFor = before }
+	before := dial.ListenFor
+	dial.ListenFor = d
+	return func() { dial.ListenFor = before }
 }
 
 // Budget says what the budget of descriptors counts in all, "" if that is nothing.
@@ -83,13 +84,3 @@ func Events(name string) (events []Event) {
 
 // Draining is how many refused connections are waited for to take the end of their answer.
 func Draining() int { return budget.drains.inUse() }
-
-// poll waits until ok is true, and ends the test if that does not come soon.
-func poll(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited 20s for %s in vain", what)
-		}
-	}
-}

@@ -18,6 +18,8 @@ import (
 
 	psutil "github.com/shirou/gopsutil/v4/process"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // Not a test, but the Caddy of others: it starts a process, says so, and waits to be killed.
@@ -100,7 +102,7 @@ func TestGuardIsThereFirst(t *testing.T) {
 		file := file(t)
 		processParent(t, `/bin/sleep 1000 & echo $$ $! >"$1"; kill -9 $PPID; wait`, file)
 		var started string
-		poll(t, "the pids of the service and its child", func() bool {
+		testkit.Poll(t, "the pids of the service and its child", func() bool {
 			started = readSoon(t, file)
 			return strings.HasSuffix(started, "\n")
 		})
@@ -122,7 +124,7 @@ func TestGuardKilled(t *testing.T) {
 	var killed []int
 	for range 2 {
 		var guard int
-		poll(t, "a guard", func() bool {
+		testkit.Poll(t, "a guard", func() bool {
 			guard = guardOf(t, caddy.Process.Pid, service)
 			return guard != 0 && !slices.Contains(killed, guard)
 		})
@@ -131,12 +133,12 @@ func TestGuardKilled(t *testing.T) {
 		}
 		killed = append(killed, guard)
 	}
-	poll(t, "the third guard", func() bool {
+	testkit.Poll(t, "the third guard", func() bool {
 		guard := guardOf(t, caddy.Process.Pid, service)
 		return guard != 0 && !slices.Contains(killed, guard)
 	})
 	for _, guard := range killed {
-		poll(t, "the end of guard "+strconv.Itoa(guard), func() bool { return syscall.Kill(guard, 0) == syscall.ESRCH })
+		testkit.Poll(t, "the end of guard "+strconv.Itoa(guard), func() bool { return syscall.Kill(guard, 0) == syscall.ESRCH })
 	}
 	if !alive(service) || !alive(child) {
 		t.Error("found the service dead, expected that the end of a guard is not its end")
@@ -180,7 +182,7 @@ func TestGuardLeavesNothing(t *testing.T) {
 	}
 	before := guardOf(t, os.Getpid(), p.pid())
 	_ = syscall.Kill(before, syscall.SIGKILL)
-	poll(t, "another guard, which is told", func() bool {
+	testkit.Poll(t, "another guard, which is told", func() bool {
 		return guardOf(t, os.Getpid(), p.pid()) != 0 && logs.FilterMessageSnippet("it has one again").Len() == 1
 	})
 	if err := syscall.Kill(before, 0); err != syscall.ESRCH {
@@ -282,7 +284,7 @@ func TestGuardThatDoesNotAnswer(t *testing.T) {
 		t.Errorf("found %v in the log, expected that there is no guard", logs.All())
 	}
 	t.Setenv("PATH", path)
-	poll(t, "a guard, now that there is a shell", func() bool { return guardOf(t, os.Getpid(), p.pid()) != 0 })
+	testkit.Poll(t, "a guard, now that there is a shell", func() bool { return guardOf(t, os.Getpid(), p.pid()) != 0 })
 	p.kill()
 	wantExit(t, p)
 	p.release()

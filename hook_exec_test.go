@@ -22,6 +22,8 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/unix"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 var someMoment = Moment{
@@ -218,7 +220,7 @@ func TestExecDetach(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	poll(t, "the end of the detached command", func() bool {
+	testkit.Poll(t, "the end of the detached command", func() bool {
 		return logs.FilterLevelExact(zapcore.DebugLevel).FilterMessage("detached command ended").Len() == 1
 	})
 	if err := syscall.Kill(pid, 0); err != syscall.ESRCH {
@@ -296,7 +298,7 @@ func pidsIn(t *testing.T, s string, n int) []int {
 func wantDead(t *testing.T, pids string, n int) {
 	t.Helper()
 	for _, pid := range pidsIn(t, pids, n) {
-		poll(t, fmt.Sprintf("the death of process %d", pid), func() bool { return !alive(pid) })
+		testkit.Poll(t, fmt.Sprintf("the death of process %d", pid), func() bool { return !alive(pid) })
 	}
 }
 
@@ -312,7 +314,7 @@ func alive(pid int) bool {
 func readSoon(t *testing.T, file string) string {
 	t.Helper()
 	var text []byte
-	poll(t, "file "+filepath.Base(file), func() (ok bool) {
+	testkit.Poll(t, "file "+filepath.Base(file), func() (ok bool) {
 		var err error
 		text, err = os.ReadFile(file)
 		return err == nil && len(text) > 0

@@ -3,7 +3,6 @@ package tcplock
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -11,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
@@ -38,15 +37,7 @@ type WaitStep struct {
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 }
 
-const (
-	waitOpen   = "open"
-	waitClosed = "closed"
-
-	defaultWaitTimeout = 30 * time.Second
-
-	minPollPause = 20 * time.Millisecond
-	maxPollPause = 250 * time.Millisecond
-)
+const defaultWaitTimeout = 30 * time.Second
 
 // CaddyModule returns the Caddy module information.
 func (*WaitStep) CaddyModule() caddy.ModuleInfo {
@@ -66,35 +57,15 @@ func (s *WaitStep) check() error {
 		if err := checkPlaceholders(s.Address); err != nil {
 			return fmt.Errorf("address: %w", err)
 		}
-	} else if _, _, err := dialAddress(s.Address); err != nil {
+	} else if _, _, err := dial.Address(s.Address); err != nil {
 		return err
 	}
 	switch s.For {
-	case "", waitOpen, waitClosed:
+	case "", dial.Open, dial.Closed:
 	default:
-		return fmt.Errorf("for: found %q, expected %s or %s", s.For, waitOpen, waitClosed)
+		return fmt.Errorf("for: found %q, expected %s or %s", s.For, dial.Open, dial.Closed)
 	}
 	return checkTimeout(s.Timeout)
-}
-
-// dialAddress returns what net.Dial wants for address.
-func dialAddress(address string) (network, host string, err error) {
-	a, err := caddy.ParseNetworkAddress(address)
-	if err != nil {
-		return "", "", fmt.Errorf("address: found %q, expected host:port or unix//path: %w", address, err)
-	}
-	ok := false
-	switch a.Network {
-	case "tcp", "tcp4", "tcp6":
-		ok = a.PortRangeSize() == 1 && a.StartPort > 0
-	case "unix":
-		// What stands behind a | are permissions, which are for listeners.
-		ok = a.Host != "" && !strings.Contains(a.Host, "|")
-	}
-	if !ok {
-		return "", "", fmt.Errorf("address: found %q, expected host:port or unix//path", address)
-	}
-	return a.Network, a.JoinHostPort(0), nil
 }
 
 // Run implements Step.
@@ -103,44 +74,8 @@ func (s *WaitStep) Run(ctx context.Context, m Moment) error {
 	if err != nil {
 		return fmt.Errorf("wait: address: %w", err)
 	}
-	_, err = s.poll(ctx, address)
+	_, err = dial.Await(ctx, address, cmp.Or(s.For, dial.Open), cmp.Or(time.Duration(s.Timeout), defaultWaitTimeout))
 	return err
-}
-
-// poll is Run with the address as it is. It reports as well whether a try was accepted,
-// whatever came of it.
-func (s *WaitStep) poll(ctx context.Context, address string) (met bool, err error) {
-	network, host, err := dialAddress(address)
-	if err != nil {
-		return false, fmt.Errorf("wait: %w", err)
-	}
-	what := cmp.Or(s.For, waitOpen)
-	timeout := cmp.Or(time.Duration(s.Timeout), defaultWaitTimeout)
-	bounded, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-
-	var last error
-	for pause := minPollPause; ; pause = min(2*pause, maxPollPause) {
-		err := probe(bounded, network, host, listenFor)
-		met = met || err == nil || errors.Is(err, errNothingBehind) || errors.Is(err, errCutShort)
-		if what == waitOpen && err == nil || what == waitClosed && absent(network, err) {
-			return met, nil
-		}
-		if err == nil {
-			err = errors.New("it accepts connections")
-		}
-		// The last try may have been cut short, which tells nothing.
-		if last == nil || bounded.Err() == nil {
-			last = err
-		}
-		if !clock.Sleep(bounded, pause) {
-			break
-		}
-	}
-	if ctx.Err() != nil {
-		return met, fmt.Errorf("wait %s: stopped: %w", address, context.Cause(ctx))
-	}
-	return met, fmt.Errorf("wait %s: not %s after %s: %w", address, what, timeout, last)
 }
 
 // UnmarshalCaddyfile reads

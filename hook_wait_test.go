@@ -14,11 +14,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-)
 
-// nobody listens at this port (tcpmux): one that a test has closed may be used again
-// by another program.
-const nobody = "127.0.0.1:1"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
+)
 
 // What the step reads in a Caddyfile is what it is in JSON; and an address that cannot be
 // connected to, or that a client could choose, is refused in both.
@@ -47,15 +45,15 @@ func TestWaitConfig(t *testing.T) {
 
 // One that listens is open at once, one that does not is closed at once.
 func TestWaitAtOnce(t *testing.T) {
-	ln := listen(t, "tcp", "127.0.0.1:0")
+	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	sock := filepath.Join(t.TempDir(), "sock")
-	listen(t, "unix", sock)
+	testkit.Listen(t, "unix", sock)
 	for _, s := range []*WaitStep{
 		{Address: ln.Addr().String()},
 		{Address: "tcp4/" + ln.Addr().String(), For: "open"},
 		{Address: "{l4.tcplock.worker}"},
 		{Address: "unix/" + sock},
-		{Address: nobody, For: "closed"},
+		{Address: testkit.Nobody, For: "closed"},
 		{Address: "unix/" + sock + ".gone", For: "closed"},
 	} {
 		if err := s.check(); err != nil {
@@ -70,16 +68,16 @@ func TestWaitAtOnce(t *testing.T) {
 // A restarted service is waited for: first until it has closed, then until it is open
 // again.
 func TestWaitForRestart(t *testing.T) {
-	ln := listen(t, "tcp", "127.0.0.1:0")
+	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	address := ln.Addr().String()
 	closed := run(t, &WaitStep{Address: address, For: "closed"})
-	accept(t, ln) // it has seen the service open
+	testkit.Accept(t, ln) // it has seen the service open
 	ln.Close()
 	if err := <-closed; err != nil {
 		t.Error(err)
 	}
 	open := run(t, &WaitStep{Address: address})
-	listen(t, "tcp", address)
+	testkit.Listen(t, "tcp", address)
 	if err := <-open; err != nil {
 		t.Error(err)
 	}
@@ -87,7 +85,7 @@ func TestWaitForRestart(t *testing.T) {
 
 // A socket file that nobody listens at is closed too.
 func TestWaitStaleSocket(t *testing.T) {
-	ln := listen(t, "unix", filepath.Join(t.TempDir(), "sock")).(*net.UnixListener)
+	ln := testkit.Listen(t, "unix", filepath.Join(t.TempDir(), "sock")).(*net.UnixListener)
 	ln.SetUnlinkOnClose(false)
 	ln.Close()
 	if err := <-run(t, &WaitStep{Address: "unix/" + ln.Addr().String(), For: "closed"}); err != nil {
@@ -97,9 +95,9 @@ func TestWaitStaleSocket(t *testing.T) {
 
 // A wait that is over says what for, how long, and what it met last.
 func TestWaitTimeout(t *testing.T) {
-	ln := listen(t, "tcp", "127.0.0.1:0")
+	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	for _, test := range []struct{ address, what, last string }{
-		{nobody, "open", "dial tcp " + nobody + ": "},
+		{testkit.Nobody, "open", "dial tcp " + testkit.Nobody + ": "},
 		{ln.Addr().String(), "closed", "it accepts connections"},
 	} {
 		s := &WaitStep{Address: test.address, For: test.what, Timeout: caddy.Duration(time.Second)}
@@ -121,8 +119,8 @@ func TestWaitNotRefused(t *testing.T) {
 // The pauses between the tries grow: a forwarder is not flooded with probes while the
 // service behind it is waited for.
 func TestWaitPauses(t *testing.T) {
-	listenLonger(t)
-	ln := listen(t, "tcp", "127.0.0.1:0")
+	t.Cleanup(SetListenFor(20 * time.Second))
+	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	done := run(t, &WaitStep{Address: ln.Addr().String(), Timeout: caddy.Duration(500 * time.Millisecond)})
 	probes := make(chan int)
 	go func() {
@@ -146,12 +144,12 @@ func TestWaitPauses(t *testing.T) {
 
 // A hook that has to end does not wait on.
 func TestWaitCancelled(t *testing.T) {
-	ln := listen(t, "tcp", "127.0.0.1:0")
+	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	done := make(chan error, 1)
 	go func() { done <- (&WaitStep{Address: ln.Addr().String(), For: "closed"}).Run(ctx, Moment{}) }()
-	accept(t, ln)
+	testkit.Accept(t, ln)
 	shutdown := errors.New("shutting down")
 	cancel(shutdown)
 	if err := <-done; !errors.Is(err, shutdown) {
@@ -175,26 +173,6 @@ func run(t *testing.T, s *WaitStep) <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(t.Context(), Moment{}) }()
 	return done
-}
-
-func listen(t *testing.T, network, address string) net.Listener {
-	t.Helper()
-	ln, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	return ln
-}
-
-func accept(t *testing.T, ln net.Listener) net.Conn {
-	t.Helper()
-	conn, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn
 }
 
 // wantCaddyfile reads each step, and wants the JSON or the error.

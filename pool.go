@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 )
 
 // pool is what stands behind a lock slot by slot: with "workers" each slot has an
@@ -105,9 +107,9 @@ func (w *worker) reach(ctx context.Context, check time.Duration) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, check)
 	defer cancel()
-	network, host, err := dialAddress(w.address)
+	network, host, err := dial.Address(w.address)
 	if err == nil {
-		err = probe(ctx, network, host, 0) // a client waits: connecting has to be enough
+		err = dial.Probe(ctx, network, host, 0) // a client waits: connecting has to be enough
 	}
 	if err != nil {
 		w.down(err)

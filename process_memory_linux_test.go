@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 const sharedMemory = 64 << 20
@@ -59,7 +61,7 @@ func TestSharedMemoryCountsOnce(t *testing.T) {
 		}
 		return total
 	}
-	poll(t, "five processes that have the memory", func() bool { return resident() > 5*sharedMemory })
+	testkit.Poll(t, "five processes that have the memory", func() bool { return resident() > 5*sharedMemory })
 	n, err := p.memory()
 	if whole := resident(); err != nil || n < sharedMemory || n > whole-4*sharedMemory {
 		t.Errorf("found %d bytes, error %v, expected at least %d, and at most %d, which is what the five have less four times that",

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 )
 
 // When a process is ready: nothing answered at its address before it was started, a service
@@ -29,7 +30,7 @@ func (s *Service) address(id processID) (string, error) {
 	}
 	address, err := id.replacer().ReplaceOrErr(s.Ready, false, true)
 	if err == nil {
-		_, _, err = dialAddress(address)
+		_, _, err = dial.Address(address)
 	}
 	if err != nil {
 		return "", fmt.Errorf("ready: %w", err)
@@ -44,11 +45,11 @@ func (s *Service) checkVacant(id processID) error {
 	if err != nil || address == "" {
 		return err
 	}
-	network, host, err := dialAddress(address)
+	network, host, err := dial.Address(address)
 	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(vacatedIn); probe(context.Background(), network, host, listenFor) == nil; time.Sleep(minPollPause) {
+	for end := time.Now().Add(vacatedIn); dial.Probe(context.Background(), network, host, dial.ListenFor) == nil; time.Sleep(dial.MinPause) {
 		if time.Now().After(end) {
 			return fmt.Errorf("something else listens on %s, expected nothing there before the start: it may be another program, or a former process of this service that has gone to the background", address)
 		}
@@ -87,14 +88,14 @@ func (p *osProcess) awaitReady(ctx context.Context) (met bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return (&WaitStep{Timeout: caddy.Duration(timeout)}).poll(ctx, address)
+	return dial.Await(ctx, address, dial.Open, timeout)
 }
 
 // endedEarly says why a process that has ended before it was ready, or just then, may have
 // done so.
 func (p *osProcess) endedEarly(ctx context.Context, met bool) error {
 	if address, err := p.service.address(p.id); err == nil && address != "" && p.err == nil {
-		if _, err := (&WaitStep{Timeout: caddy.Duration(forksFor)}).poll(ctx, address); err == nil {
+		if _, err := dial.Await(ctx, address, dial.Open, forksFor); err == nil {
 			return fmt.Errorf("it has ended with status 0, but %s answers: the service seems to have gone to the background, out of reach; start it with its option to stay in the foreground (often --foreground, --no-daemon or -D)", address)
 		}
 	}
@@ -117,7 +118,7 @@ func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) e
 		logger:  p.logger().WithOptions(once),
 	}
 	var last error
-	for pause := minPollPause; ; pause = min(2*pause, time.Second) {
+	for pause := dial.MinPause; ; pause = min(2*pause, time.Second) {
 		cmd, err := p.service.prepare(p.id, step.Command, p.service.ReadyCommand[1:])
 		if err == nil {
 			err = step.attach(bounded, cmd, Moment{On: "ready", Lock: p.id.lock, Slot: p.id.slot})

@@ -9,21 +9,24 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // Where something else listens no process is started, whatever says that it would be ready.
 func TestProcessBesideStranger(t *testing.T) {
 	nothingLeft(t)
-	ln := listen(t, "tcp", "127.0.0.1:0")
+	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	addr, started := ln.Addr().String(), file(t)
 	for name, c := range map[string]struct {
 		service Service
 		worker  string
 	}{
 		"at the worker's address": {Service{}, addr},
-		"at the ready address":    {Service{Ready: addr}, nobody},
+		"at the ready address":    {Service{Ready: addr}, testkit.Nobody},
 		"with a ready command":    {Service{ReadyCommand: []string{"true"}}, addr},
 	} {
 		c.service.Command, c.service.Args = "touch", []string{started}
@@ -41,9 +44,9 @@ func TestProcessBesideStranger(t *testing.T) {
 // start. The error says what to do about that, as far as it can be known.
 func TestProcessEndsEarly(t *testing.T) {
 	nothingLeft(t)
-	listenLonger(t)
+	t.Cleanup(SetListenFor(20 * time.Second))
 	start := func(script string) (p *osProcess, addr, flag string) {
-		ln := listen(t, "tcp", "127.0.0.1:0")
+		ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 		addr, flag = ln.Addr().String(), filepath.Join(t.TempDir(), "flag")
 		ln.Close()
 		started, err := startProcess(shell(`while ! test -e "$1"; do sleep 0.01; done; `+script, flag), processID{"soffice", 1, addr}, zap.NewNop)
@@ -76,14 +79,14 @@ func TestProcessEndsEarly(t *testing.T) {
 
 	// It has left a daemon that answers: this test.
 	p, addr, flag := start("exit 0")
-	ln := listen(t, "tcp", addr)
+	ln := testkit.Listen(t, "tcp", addr)
 	go greet(ln, nil)
 	end(p, flag)
 	expect(p.ready(t.Context()), "it has ended with status 0, but "+addr+" answers: the service seems to have gone to the background")
 
 	// It ends of the probe itself.
 	p, addr, flag = start("exit 3")
-	ln = listen(t, "tcp", addr)
+	ln = testkit.Listen(t, "tcp", addr)
 	go greet(ln, func() { end(p, flag) })
 	expect(p.ready(t.Context()), "it has ended right after the probe of its address: exit status 3; a server that ends after one connection needs ready exec")
 }

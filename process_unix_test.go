@@ -20,6 +20,8 @@ import (
 	psutil "github.com/shirou/gopsutil/v4/process"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 var someProcess = processID{"soffice", 2, "localhost:8102"}
@@ -56,13 +58,13 @@ func nothingLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	poll(t, "the end of the processes of the test before", func() bool {
+	testkit.Poll(t, "the end of the processes of the test before", func() bool {
 		children, _ := self.Children()
 		return len(children) == 0
 	})
 	goroutines, open := runtime.NumGoroutine(), descriptors()
 	t.Cleanup(func() {
-		poll(t, "goroutines and descriptors as before", func() bool {
+		testkit.Poll(t, "goroutines and descriptors as before", func() bool {
 			return runtime.NumGoroutine() <= goroutines && descriptors() <= open
 		})
 		if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); !errors.Is(err, syscall.ECHILD) {
@@ -130,7 +132,7 @@ func TestProcessNotStarted(t *testing.T) {
 func TestProcessOutputBounded(t *testing.T) {
 	nothingLeft(t)
 	p, logs := startReal(t, shell(`head -c 10000 /dev/zero | tr '\0' x; echo; i=0; while [ $i -lt 5000 ]; do echo $i; i=$((i+1)); done; exec sleep 1000`))
-	poll(t, "all lines told", func() bool {
+	testkit.Poll(t, "all lines told", func() bool {
 		var dropped int64
 		for _, entry := range logs.FilterMessageSnippet("dropped").All() {
 			dropped += entry.ContextMap()["lines"].(int64)
@@ -209,7 +211,7 @@ func TestProcessEscaped(t *testing.T) {
 func TestProcessMemory(t *testing.T) {
 	const most = 50_000_000
 	p, _ := startReal(t, shell(fmt.Sprintf(`sh -c '(head -c %d /dev/zero; exec sleep 1000) | tail -c %d; true'; true`, most, most)))
-	poll(t, "memory of a grandchild", func() bool {
+	testkit.Poll(t, "memory of a grandchild", func() bool {
 		n, err := p.memory()
 		return err == nil && n > most
 	})
@@ -225,7 +227,7 @@ func TestProcessMemory(t *testing.T) {
 // ready_timeout, and not when nobody wants it any more.
 func TestProcessReady(t *testing.T) {
 	nothingLeft(t)
-	ln := listen(t, "tcp", "127.0.0.1:0")
+	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	_, port, _ := strings.Cut(ln.Addr().String(), ":")
 	flag := file(t)
 	late := []string{"sh", "-c", `test -s "$FLAG" && exit; echo no >&2; exit 1`}
@@ -238,7 +240,7 @@ func TestProcessReady(t *testing.T) {
 	}{
 		{"worker", Service{}, ln.Addr().String(), ""},
 		{"address", Service{Ready: "{l4.tcplock.worker_host}:" + port}, "127.0.0.1:1", ""},
-		{"nobody there", Service{ReadyTimeout: second / 10}, nobody, "wait " + nobody + ": not open after 100ms: "},
+		{"nobody there", Service{ReadyTimeout: second / 10}, testkit.Nobody, "wait " + testkit.Nobody + ": not open after 100ms: "},
 		{"command says no", Service{ReadyTimeout: 3 * second, ReadyCommand: late}, "", `ready exec sh: not ready after 3s: exit status 1: no`},
 		{"no such command", Service{ReadyTimeout: second / 10, ReadyCommand: []string{"no-such-command-here"}}, "", "ready exec no-such-command-here: not ready after 100ms: "},
 		{"command hangs", Service{ReadyTimeout: second / 10, ReadyCommand: []string{"sleep", "1000"}}, "", "ready exec sleep: not ready after 100ms: "},
@@ -300,7 +302,7 @@ func TestSupervisedProcess(t *testing.T) {
 	var pids []string
 	next := func(what string) {
 		t.Helper()
-		poll(t, what, func() bool {
+		testkit.Poll(t, what, func() bool {
 			now := sup.snapshot()
 			pid := strconv.Itoa(now.PID)
 			if now.State != processReady || len(lines(logs)) == len(pids) {

@@ -18,6 +18,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // What reaches commands and processes, and what they can do: the attacks of
@@ -44,7 +46,7 @@ func TestCommandInheritsNoDescriptor(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer ours.Close()
 	defer theirs.Close()
-	ln := listen(t, "tcp", "127.0.0.1:0")
+	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	conn, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {
 		t.Fatal(err)

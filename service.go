@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/dustin/go-humanize"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
@@ -171,7 +172,7 @@ func (s *Service) checkReady() error {
 		}
 	}
 	if s.Ready != "" && !strings.Contains(s.Ready, "{") {
-		if _, _, err := dialAddress(s.Ready); err != nil {
+		if _, _, err := dial.Address(s.Ready); err != nil {
 			return fmt.Errorf("ready: %w", err)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 )
 
 // Settings are the settings of a lock. Durations are strings such as "20s" or
@@ -249,7 +251,7 @@ func (s *Settings) expand() (addresses []string, err error) {
 			if one.IsUnixNetwork() {
 				address = "unix/" + address
 			}
-			if _, _, err := dialAddress(address); err != nil || one.Network != "tcp" && one.Network != "unix" {
+			if _, _, err := dial.Address(address); err != nil || one.Network != "tcp" && one.Network != "unix" {
 				return nil, fmt.Errorf("workers: found %q, expected host:port, host:port-port or unix//path", found)
 			}
 			if seen[address] {

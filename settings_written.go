@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 )
 
 // written returns the settings in one form of all those that mean the same: with the defaults
@@ -79,7 +81,7 @@ func (s *ExecStep) writeDefaults() {
 }
 
 func (s *WaitStep) writeDefaults() {
-	s.For = cmp.Or(s.For, waitOpen)
+	s.For = cmp.Or(s.For, dial.Open)
 	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultWaitTimeout))
 }
 

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // However many ask at a time what the locks look like, they get one answer of one look,
@@ -24,7 +26,7 @@ func TestListingIsShared(t *testing.T) {
 	for i := range answers {
 		asking.Go(func() { answers[i], _ = listings.answer(listed{waiters: 10}) })
 	}
-	poll(t, "all have asked", func() bool {
+	testkit.Poll(t, "all have asked", func() bool {
 		stacks := make([]byte, 4<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		return bytes.Count(stacks, []byte(".(*listing).answer(")) == many

@@ -1,4 +1,5 @@
-package tcplock
+// Package dial finds out whether a service is at an address, without disturbing it.
+package dial
 
 import (
 	"context"
@@ -12,13 +13,13 @@ import (
 )
 
 const (
-	dialTimeout = 2 * time.Second
-	farewell    = 100 * time.Millisecond
+	timeout  = 2 * time.Second
+	farewell = 100 * time.Millisecond
 )
 
-// listenFor is how long a probe listens. Tests whose forwarder must not be late have it
-// longer.
-var listenFor = 50 * time.Millisecond
+// ListenFor is how long a probe listens. Tests in which a forwarder must not be late set it
+// higher.
+var ListenFor = 50 * time.Millisecond
 
 // Windows uses neither ECONNREFUSED nor ECONNRESET.
 const (
@@ -30,18 +31,18 @@ var errCutShort = errors.New("it accepts connections, but the probe could not go
 
 var errNothingBehind = errors.New("it accepts connections and closes them at once: nothing stands behind it")
 
-// probe returns nil if a service is at an address.
+// Probe returns nil if a service is at an address.
 //
-// That the address accepts a connection is not enough: a forwarder, such as a container's
-// published port, accepts as well when nothing stands behind it, and then closes at once.
-// So probe listens for a while, unless listen is 0. A service that says something in that
-// time, or nothing, is there.
+// It is not enough that the address accepts a connection: a forwarder, such as a container's
+// published port, also accepts when nothing stands behind it, and then closes at once.
+// So probe listens for a while, unless listen is 0. A service that sends something in that
+// time, or stays silent, is there.
 //
-// Then probe leaves as a client does that has nothing to ask: it closes its side, gives the
-// service some time to close too, and closes. A reset would be faster, but a plain server's
-// next call fails of it, and many servers do not survive that.
-func probe(ctx context.Context, network, host string, listen time.Duration) error {
-	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, host)
+// Then probe leaves like a client that has nothing to ask: it closes its side, gives the
+// service some time to close too, and closes. A reset would be faster, but the next call of a
+// plain server fails of it, and many servers do not survive that.
+func Probe(ctx context.Context, network, host string, listen time.Duration) error {
+	conn, err := (&net.Dialer{Timeout: timeout}).DialContext(ctx, network, host)
 	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, wsaeConnReset) {
 		return errNothingBehind // it was so fast that the connection was not seen to be open
 	}
@@ -60,7 +61,7 @@ func probe(ctx context.Context, network, host string, listen time.Duration) erro
 			return errNothingBehind
 		}
 	}
-	_ = closeWrite(conn)
+	_ = conn.(interface{ CloseWrite() error }).CloseWrite() // both TCP and unix connections have it
 	for end := time.Now().Add(farewell); ; {
 		if _, err := readFor(ctx, conn, time.Until(end)); err != nil {
 			return nil
@@ -68,17 +69,17 @@ func probe(ctx context.Context, network, host string, listen time.Duration) erro
 	}
 }
 
-// readFor reads what comes within d, and not after ctx is done.
+// readFor reads what comes within d and before ctx is done.
 func readFor(ctx context.Context, conn net.Conn, d time.Duration) (n int, err error) {
 	_ = conn.SetReadDeadline(time.Now().Add(d))
-	if ctx.Err() != nil { // what it has set may be overwritten
+	if ctx.Err() != nil { // our deadline may have overwritten the one that the end of ctx has set
 		return 0, os.ErrDeadlineExceeded
 	}
 	return conn.Read(make([]byte, 4<<10))
 }
 
-// absent reports whether a probe's error says that there is no service: nothing listens, or
-// nothing stands behind what listens. Other errors tell nothing.
+// absent reports whether the error of a probe means that there is no service: nothing listens, or
+// nothing stands behind what listens. Other errors say nothing about that.
 func absent(network string, err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaeConnRefused) || errors.Is(err, errNothingBehind) ||
 		network == "unix" && errors.Is(err, fs.ErrNotExist)

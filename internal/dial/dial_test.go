@@ -1,4 +1,4 @@
-package tcplock
+package dial
 
 import (
 	"errors"
@@ -9,24 +9,26 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // listenLonger lets probes listen for so long that a service is never late, however slow
 // the machine is. It is of use where the service says something or closes.
 func listenLonger(t *testing.T) {
 	t.Helper()
-	t.Cleanup(SetListenFor(20 * time.Second))
+	before := ListenFor
+	ListenFor = 20 * time.Second
+	t.Cleanup(func() { ListenFor = before })
 }
 
 // A plain server sees a client that closes its side and has nothing to ask: no reset, and
 // what it sends until it closes can be sent.
 func TestProbeIsPolite(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
-		for _, check := range []time.Duration{0, listenFor} {
+		for _, check := range []time.Duration{0, ListenFor} {
 			ln := listenOn(t, network)
 			done := probeOf(t, ln, check)
-			conn := accept(t, ln)
+			conn := testkit.Accept(t, ln)
 			if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 				t.Errorf("%s, listening for %s: the server read %d bytes, error %v, expected EOF", network, check, n, err)
 			}
@@ -43,8 +45,8 @@ func TestProbeIsPolite(t *testing.T) {
 func TestProbeIsGreeted(t *testing.T) {
 	listenLonger(t)
 	ln := listenOn(t, "tcp")
-	done := probeOf(t, ln, listenFor)
-	conn := accept(t, ln)
+	done := probeOf(t, ln, ListenFor)
+	conn := testkit.Accept(t, ln)
 	if _, err := io.WriteString(conn, "220 hello\r\n"); err != nil {
 		t.Error(err)
 	}
@@ -60,8 +62,8 @@ func TestProbeIsGreeted(t *testing.T) {
 // A server that does not close is not waited for.
 func TestProbeDoesNotWait(t *testing.T) {
 	ln := listenOn(t, "tcp")
-	done := probeOf(t, ln, listenFor)
-	accept(t, ln)
+	done := probeOf(t, ln, ListenFor)
+	testkit.Accept(t, ln)
 	if err := <-done; err != nil {
 		t.Errorf("found %v, expected a service", err)
 	}
@@ -90,36 +92,41 @@ func TestProbeOfForwarder(t *testing.T) {
 				c.end(conn)
 			}
 		}()
-		if err := probe(t.Context(), "tcp", ln.Addr().String(), 0); err != nil && name != "resets" {
+		if err := Probe(t.Context(), "tcp", ln.Addr().String(), 0); err != nil && name != "resets" {
 			t.Errorf("%s: found %v, expected nothing against it without listening", name, err)
 		}
-		err := <-probeOf(t, ln, listenFor)
+		err := <-probeOf(t, ln, ListenFor)
 		if c.open && err != nil || !c.open && !errors.Is(err, errNothingBehind) {
 			t.Errorf("%s: found %v, expected a service: %v", name, err, c.open)
 		}
-		for _, what := range []string{waitOpen, waitClosed} {
-			err := (&WaitStep{Address: ln.Addr().String(), For: what, Timeout: caddy.Duration(time.Second)}).Run(t.Context(), Moment{})
-			if want := c.open == (what == waitOpen); want != (err == nil) {
+		for _, what := range []string{Open, Closed} {
+			err := waitFor(t, ln, what)
+			if want := c.open == (what == Open); want != (err == nil) {
 				t.Errorf("%s: wait %s: found %v, expected success: %v", name, what, err, want)
 			}
-			if err != nil && !c.open && what == waitOpen && !strings.HasSuffix(err.Error(), errNothingBehind.Error()) {
+			if err != nil && !c.open && what == Open && !strings.HasSuffix(err.Error(), errNothingBehind.Error()) {
 				t.Errorf("%s: found %v, expected that nothing stands behind it", name, err)
 			}
 		}
 	}
 }
 
+func waitFor(t *testing.T, ln net.Listener, what string) error {
+	_, err := Await(t.Context(), ln.Addr().String(), what, time.Second)
+	return err
+}
+
 func listenOn(t *testing.T, network string) net.Listener {
 	t.Helper()
 	if network == "unix" {
-		return listen(t, network, filepath.Join(t.TempDir(), "s"))
+		return testkit.Listen(t, network, filepath.Join(t.TempDir(), "s"))
 	}
-	return listen(t, network, "127.0.0.1:0")
+	return testkit.Listen(t, network, "127.0.0.1:0")
 }
 
 func probeOf(t *testing.T, ln net.Listener, listen time.Duration) <-chan error {
 	t.Helper()
 	done := make(chan error, 1)
-	go func() { done <- probe(t.Context(), ln.Addr().Network(), ln.Addr().String(), listen) }()
+	go func() { done <- Probe(t.Context(), ln.Addr().Network(), ln.Addr().String(), listen) }()
 	return done
 }

@@ -1,0 +1,56 @@
+package dial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+)
+
+// What an address is awaited to be.
+const (
+	Open   = "open"
+	Closed = "closed"
+)
+
+// The pauses between two tries double from MinPause to maxPause.
+const (
+	MinPause = 20 * time.Millisecond
+	maxPause = 250 * time.Millisecond
+)
+
+// Await waits until a service is at an address (Open), or until none is (Closed),
+// for timeout at most. It also reports whether the address accepted a try, whatever came of it.
+func Await(ctx context.Context, address, what string, timeout time.Duration) (met bool, err error) {
+	network, host, err := Address(address)
+	if err != nil {
+		return false, fmt.Errorf("wait: %w", err)
+	}
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+
+	var last error
+	for pause := MinPause; ; pause = min(2*pause, maxPause) {
+		err := Probe(bounded, network, host, ListenFor)
+		met = met || err == nil || errors.Is(err, errNothingBehind) || errors.Is(err, errCutShort)
+		if what == Open && err == nil || what == Closed && absent(network, err) {
+			return met, nil
+		}
+		if err == nil {
+			err = errors.New("it accepts connections")
+		}
+		// The last try may have been cut short, which tells nothing.
+		if last == nil || bounded.Err() == nil {
+			last = err
+		}
+		if !clock.Sleep(bounded, pause) {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return met, fmt.Errorf("wait %s: stopped: %w", address, context.Cause(ctx))
+	}
+	return met, fmt.Errorf("wait %s: not %s after %s: %w", address, what, timeout, last)
+}
