@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 func init() {
@@ -288,7 +289,7 @@ func asAPIError(err error) error {
 		status = http.StatusConflict
 	case errors.Is(err, errHolders):
 		status = http.StatusGatewayTimeout
-	case errors.Is(err, errClosed):
+	case errors.Is(err, queue.ErrClosed):
 		status = http.StatusServiceUnavailable
 	}
 	return caddy.APIError{HTTPStatus: status, Err: err}

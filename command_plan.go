@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
@@ -108,7 +109,7 @@ func (q *question) complete() error {
 
 // plan is what is asked about, with no number of slots yet.
 func (q *question) plan() plan {
-	p := plan{rate: q.rate, hold: time.Duration(q.hold).Seconds(), variability: 1, maxWaiting: unlimited}
+	p := plan{rate: q.rate, hold: time.Duration(q.hold).Seconds(), variability: 1, maxWaiting: queue.Unlimited}
 	if q.variability != nil {
 		p.variability = *q.variability
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // What an operator can do to a lock: the verbs of the admin API.
@@ -110,7 +112,7 @@ func (l *lock) drain(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return errHolders
 	case <-l.ctx.Done(): // there may be holders who never go
-		return errClosed
+		return queue.ErrClosed
 	}
 }
 
@@ -120,7 +122,7 @@ func (l *lock) kick(id uint64) error {
 	if p == nil {
 		return errUnknownConnection
 	}
-	w := p.owner.(*waiter)
+	w := p.Owner.(*waiter)
 	switch {
 	case waited:
 		l.noteIdle()
@@ -128,7 +130,7 @@ func (l *lock) kick(id uint64) error {
 	case w.state() == stateEnding:
 		return errUnknownConnection // its client is cut already
 	default:
-		w.throwOut(l.queue.Look(p).slot, "")
+		w.throwOut(l.queue.Look(p).Slot, "")
 	}
 	w.wake() // a holder may be on its way back into line, or wait to be alone
 	return nil
@@ -149,16 +151,16 @@ func (v visitor) wake() {
 // slot. It returns how many have run; the first that fails is the last.
 func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err error) {
 	v := make(visitor, 1)
-	p := &place{owner: v}
-	wake(l.queue.Seclude(p, false))
+	p := &queue.Waiter{Owner: v}
+	wake(l.queue.BeginExclusive(p, false))
 	defer l.letGo(p)
-	for !l.queue.Alone(p) {
+	for !l.queue.IsExclusive(p) {
 		select {
 		case <-v:
 		case <-ctx.Done():
 			return 0, errHolders
 		case <-l.ctx.Done():
-			return 0, errClosed
+			return 0, queue.ErrClosed
 		}
 	}
 	hooks := l.inForce.Load().hooks[on] // there may have been a reload
@@ -178,8 +180,8 @@ func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err er
 }
 
 // letGo ends a visit.
-func (l *lock) letGo(p *place) {
-	woken, _ := l.queue.Include(p, time.Now())
+func (l *lock) letGo(p *queue.Waiter) {
+	woken, _ := l.queue.EndExclusive(p, time.Now())
 	l.idle.again()
 	wakeAll(woken)
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // A pause keeps the line where it is, until somebody resumes or its time is over; of
@@ -135,8 +137,8 @@ func TestDrainEndsAtShutdown(t *testing.T) {
 		s.comes("a", sec)
 		s.until(2 * sec)
 		time.AfterFunc(sec, s.lock.shutDown)
-		if err := s.lock.drain(s.t.Context(), 0); !errors.Is(err, errClosed) {
-			t.Errorf("found %v, expected %v", err, errClosed)
+		if err := s.lock.drain(s.t.Context(), 0); !errors.Is(err, queue.ErrClosed) {
+			t.Errorf("found %v, expected %v", err, queue.ErrClosed)
 		}
 		if at := time.Since(s.start); at != 3*sec {
 			t.Errorf("found the drain over after %s, expected 3 s", at)

@@ -317,7 +317,7 @@ func (h *holder) requeue() (outcome string) {
 	w.holder.Store(nil)
 	w.trip.slot, w.trip.worker = 0, ""
 	p := w.lock.queue.Look(&w.place)
-	if waited := time.Since(p.joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {
+	if waited := time.Since(p.Joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {
 		if w.trip.waited, outcome = waited, waitTimeout; w.kicked.Load() {
 			outcome = kicked
 		}

@@ -3,6 +3,8 @@ package tcplock
 import (
 	"sync"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // idleClock says when idle hooks are due. An idle period begins when the last connection has
@@ -115,8 +117,8 @@ func (l *lock) idleNow() {
 		return
 	}
 	defer l.exit()
-	p := new(place)
-	if !l.queue.Seize(p) {
+	p := new(queue.Waiter)
+	if !l.queue.TryExclusive(p) {
 		return
 	}
 	visits, _ := l.queue.Quiet() // a connection may have come and gone without a call of noteIdle
@@ -126,7 +128,7 @@ func (l *lock) idleNow() {
 			_ = l.runHook(h, Moment{On: onIdle, Lock: l.name()}, p)
 		}
 	}
-	woken, _ := l.queue.Include(p, time.Now())
+	woken, _ := l.queue.EndExclusive(p, time.Now())
 	wakeAll(woken)
 	if visits, _ := l.queue.Quiet(); !l.idle.goOn(visits) {
 		l.noteIdle() // a connection that has come and gone meanwhile could not

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // lock is a queue with a name, the settings in force, and what it and its hooks remember.
@@ -18,7 +19,7 @@ type lock struct {
 	firstName string       // see name
 	users     atomic.Int64 // see registry
 
-	queue    *queue
+	queue    *queue.Queue
 	pool     pool
 	schedule schedule
 	failings failings
@@ -145,17 +146,17 @@ func (l *lock) apply(c *claim) {
 	l.inForce.Store(c)
 	settings := &c.settings
 	l.sockets.setSlots(settings.slots())
-	b := bounds{
-		maxWaiting:       unlimited,
-		perClient:        settings.MaxPerClient,
-		waitingPerClient: settings.MaxWaitingPerClient,
-		priorityAge:      time.Duration(settings.PriorityAge),
+	b := queue.Bounds{
+		MaxWaiting:       queue.Unlimited,
+		PerClient:        settings.MaxPerClient,
+		WaitingPerClient: settings.MaxWaitingPerClient,
+		PriorityAge:      time.Duration(settings.PriorityAge),
 	}
 	if settings.MaxWaiting != nil {
-		b.maxWaiting = *settings.MaxWaiting
+		b.MaxWaiting = *settings.MaxWaiting
 	}
 	l.pool.set(settings, func(slots int) {
-		b.limit = slots
+		b.Limit = slots
 		wakeAll(l.queue.Set(b, time.Now()))
 	})
 	visits, _ := l.queue.Quiet()
@@ -170,23 +171,23 @@ func (l *lock) out(slot int) (vacant bool) { return l.queue.Out(slot) }
 func (l *lock) in(slot int) { wake(l.queue.In(slot, time.Now())) }
 
 // giveBack gives p's slot back, to the next in line.
-func (l *lock) giveBack(p *place) {
+func (l *lock) giveBack(p *queue.Waiter) {
 	wake(l.queue.Release(p, time.Now()))
 	l.noteIdle()
 }
 
 func (l *lock) logger() *zap.Logger { return l.inForce.Load().logger }
 
-func wake(p *place) {
+func wake(p *queue.Waiter) {
 	if p == nil {
 		return
 	}
-	if owner, ok := p.owner.(interface{ wake() }); ok { // nobody is behind a place of the idle hooks
+	if owner, ok := p.Owner.(interface{ wake() }); ok { // nobody is behind a place of the idle hooks
 		owner.wake()
 	}
 }
 
-func wakeAll(places []*place) {
+func wakeAll(places []*queue.Waiter) {
 	for _, p := range places {
 		wake(p)
 	}
@@ -210,7 +211,7 @@ func (l *lock) shutDown() {
 		l.cancel()
 		_, holders, _ := l.queue.Snapshot(0)
 		for _, p := range holders {
-			if w, ok := p.owner.(*waiter); ok {
+			if w, ok := p.Owner.(*waiter); ok {
 				w.conn.cut()
 			}
 		}

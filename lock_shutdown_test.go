@@ -8,13 +8,15 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // A connection joins at the instant at which the lock is shut down. It is refused, or the
 // shutdown waits for its end.
 func TestShutDownMissesNoConnection(t *testing.T) {
 	for range 30 {
-		l := &lock{queue: newQueue(bounds{limit: 1, maxWaiting: unlimited}), record: &record{metrics: newMetrics()}}
+		l := &lock{queue: queue.New(queue.Bounds{Limit: 1, MaxWaiting: queue.Unlimited}), record: &record{metrics: newMetrics()}}
 		l.refusals.Tell = func(int) {}
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		drain := caddy.Duration(time.Hour)
@@ -25,7 +27,7 @@ func TestShutDownMissesNoConnection(t *testing.T) {
 		// The shutdown and the connection queue up for the mutex, in this order. A mutex for
 		// which goroutines have waited for more than 1 ms is handed from one to the next, so
 		// the connection comes after the first thing that the shutdown asks of the queue.
-		l.queue.mu.Lock()
+		release := l.queue.Hold()
 		over, missed := make(chan struct{}), false
 		var both sync.WaitGroup
 		both.Go(func() {
@@ -34,7 +36,7 @@ func TestShutDownMissesNoConnection(t *testing.T) {
 		})
 		time.Sleep(3 * time.Millisecond)
 		both.Go(func() {
-			p := new(place)
+			p := new(queue.Waiter)
 			if holds, _ := l.queue.Join(p, time.Now()); !holds {
 				return
 			}
@@ -46,10 +48,10 @@ func TestShutDownMissesNoConnection(t *testing.T) {
 			l.queue.Release(p, time.Now())
 		})
 		time.Sleep(3 * time.Millisecond)
-		l.queue.mu.Unlock()
-		l.queue.mu.Lock() // before a waiter is awake: that is what makes it a handing on
+		release()
+		release = l.queue.Hold() // before a waiter is awake: that is what makes it a handing on
 		time.Sleep(time.Millisecond)
-		l.queue.mu.Unlock()
+		release()
 		both.Wait()
 		if missed {
 			t.Fatal("found the shutdown over while a connection had a slot, expected it to wait")

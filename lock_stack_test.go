@@ -67,14 +67,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 		s.lock.pause(time.Hour)
 		look := func() []any {
 			l := s.lock
-			l.queue.mu.Lock()
-			b, stats := l.queue.bounds, l.queue.stats()
-			var free []int
-			for i := l.queue.slots[0].nextFree; i != 0; i = l.queue.slots[i].nextFree {
-				free = append(free, i)
-			}
-			l.queue.mu.Unlock()
-			slices.Sort(free)
+			b, stats, free := l.queue.Bounds(), l.queue.Stats(), l.queue.Free()
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			var counts past

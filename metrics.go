@@ -137,7 +137,7 @@ func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 	gauge(slotsDesc, float64(l.pool.slots()))
 	gauge(heldDesc, float64(s.Held))
 	gauge(waitingDesc, float64(s.Waiting))
-	gauge(oldestDesc, s.oldestWait(time.Now()).Seconds())
+	gauge(oldestDesc, s.OldestWait(time.Now()).Seconds())
 	gauge(leftOverDesc, float64(l.leftOver.Load()))
 	gauge(pausedDesc, oneIf(s.Paused))
 	gauge(failingDesc, oneIf(l.failing() != nil))

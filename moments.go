@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // runHooks runs the hooks of a moment for a holder, in order. The first hook that fails and is
@@ -55,7 +57,7 @@ func (h *holder) due(hook *Hook) bool {
 
 // runHook runs one hook that is due, for the holder of p, and logs how it went. A hook
 // that failed is due again.
-func (l *lock) runHook(h *Hook, m Moment, p *place) error {
+func (l *lock) runHook(h *Hook, m Moment, p *queue.Waiter) error {
 	start := time.Now()
 	err := l.runAlone(h, m, p)
 	took := time.Since(start)
@@ -84,8 +86,8 @@ func (l *lock) runHook(h *Hook, m Moment, p *place) error {
 
 // runAlone runs the hook when all other holders are gone, if that is its condition. The idle
 // hook and "run now" are exclusive already.
-func (l *lock) runAlone(h *Hook, m Moment, p *place) error {
-	if w, ok := p.owner.(*waiter); ok && h.Exclusive {
+func (l *lock) runAlone(h *Hook, m Moment, p *queue.Waiter) error {
+	if w, ok := p.Owner.(*waiter); ok && h.Exclusive {
 		defer w.endExclusive()
 		if err := w.beginExclusive(time.Duration(h.ExclusiveWait)); err != nil {
 			return err
@@ -103,8 +105,8 @@ func (w *waiter) beginExclusive(longest time.Duration) error {
 		defer cancel()
 	}
 	h := w.holder.Load()
-	wake(q.Seclude(&w.place, h.atService())) // which may be this one
-	for !q.Alone(&w.place) {
+	wake(q.BeginExclusive(&w.place, h.atService())) // which may be this one
+	for !q.IsExclusive(&w.place) {
 		if w.kicked.Load() && h.state() == stateActivating {
 			return errors.New("exclusive: the connection that it was to run for was kicked")
 		}
@@ -118,8 +120,8 @@ func (w *waiter) beginExclusive(longest time.Duration) error {
 // endExclusive lets the others go on. If beginExclusive has been in vain and another place is
 // alone now, this connection must not go on beside it, and waits for its end.
 func (w *waiter) endExclusive() {
-	woken, ok := w.lock.queue.Include(&w.place, time.Now())
-	for ; !ok; woken, ok = w.lock.queue.Include(&w.place, time.Now()) {
+	woken, ok := w.lock.queue.EndExclusive(&w.place, time.Now())
+	for ; !ok; woken, ok = w.lock.queue.EndExclusive(&w.place, time.Now()) {
 		w.conn.parkOnChannel(time.Time{}, nil)
 	}
 	wakeAll(woken)
@@ -151,7 +153,7 @@ func (l *lock) refused(w *waiter) {
 		defer l.exit()
 		defer l.refusing.Store(false)
 		for _, h := range due {
-			_ = l.runHook(h, m, new(place))
+			_ = l.runHook(h, m, new(queue.Waiter))
 		}
 	}()
 }

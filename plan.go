@@ -3,6 +3,8 @@ package tcplock
 import (
 	"math"
 	"sort"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // The plan: how long the line of a lock will be, and the time in it, from how many clients
@@ -36,7 +38,7 @@ const almost = 1 - 1e-6
 
 // endless reports whether the line grows for ever.
 func (p *plan) endless() bool {
-	return p.maxWaiting == unlimited && p.load() >= almost*float64(p.slots)
+	return p.maxWaiting == queue.Unlimited && p.load() >= almost*float64(p.slots)
 }
 
 // forecast is how a lock does in the long run.
@@ -113,7 +115,7 @@ type outlook struct {
 	wait, meanWait, shrinks float64
 
 	// With one that has: the part that finds no slot free, i or more in line, and room;
-	// for i up to maxWaiting, the last of which is 0.
+	// for i up to MaxWaiting, the last of which is 0.
 	behind []float64
 }
 
@@ -132,7 +134,7 @@ func (p plan) outlook() outlook {
 	}
 	o.refused = full
 	busy := load / float64(p.slots)
-	if p.maxWaiting == unlimited {
+	if p.maxWaiting == queue.Unlimited {
 		o.refused, o.admitted = 0, 1
 		o.wait = full / (1 - busy*(1-full)) // Erlang C
 		o.meanWait = (1 + p.variability*p.variability) / 2 * p.hold / (float64(p.slots) - load)
@@ -210,7 +212,7 @@ func (o *outlook) moreWaiting(n int) float64 {
 	case n >= o.maxWaiting:
 		return 0
 	}
-	return o.behind[n+1] + o.refused // who is refused has found maxWaiting of them
+	return o.behind[n+1] + o.refused // who is refused has found MaxWaiting of them
 }
 
 // waitingOf is the length that the line does not exceed for p of a hundred of the time.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // The plan against the queue itself: clients come at random, hold their slots for as long
@@ -40,7 +42,7 @@ type simulation struct {
 	patience time.Duration            // who has waited so long leaves; 0: nobody does
 
 	random *rand.Rand
-	queue  *queue
+	queue  *queue.Queue
 	now    time.Time
 	next   happenings
 
@@ -71,7 +73,7 @@ func (s *simulation) in(seconds float64, do func()) {
 // run lets so many clients come.
 func (s *simulation) run(clients int) {
 	s.random = rand.New(rand.NewPCG(20, 12))
-	s.queue = newQueue(bounds{limit: s.slots, maxWaiting: s.maxWaiting})
+	s.queue = queue.New(queue.Bounds{Limit: s.slots, MaxWaiting: s.maxWaiting})
 	s.now = time.Unix(0, 0)
 	s.in(exponential(s.random)/s.rate, s.arrive)
 	for len(s.denied) < clients {
@@ -84,11 +86,11 @@ func (s *simulation) run(clients int) {
 func (s *simulation) arrive() {
 	s.in(exponential(s.random)/s.rate, s.arrive)
 	s.found = append(s.found, float64(s.queue.Stats().Waiting))
-	p := new(place)
+	p := new(queue.Waiter)
 	holds, err := s.queue.Join(p, s.now)
 	s.denied = append(s.denied, 0)
 	switch n := len(s.denied) - 1; {
-	case errors.Is(err, errFull):
+	case errors.Is(err, queue.ErrFull):
 		s.denied[n] = 1
 	case holds:
 		s.admit(p)
@@ -101,8 +103,8 @@ func (s *simulation) arrive() {
 	}
 }
 
-func (s *simulation) admit(p *place) {
-	s.waits = append(s.waits, p.waited.Seconds())
+func (s *simulation) admit(p *queue.Waiter) {
+	s.waits = append(s.waits, p.Waited.Seconds())
 	s.in(s.hold*s.holdTime(s.random), func() {
 		if woken := s.queue.Release(p, s.now); woken != nil {
 			s.admit(woken)
@@ -153,9 +155,9 @@ func positive(all []float64) float64 {
 // standard errors, which are small themselves.
 func TestPlanIsWhatTheQueueDoes(t *testing.T) {
 	for name, p := range map[string]plan{
-		"1 slot":                  {rate: .7, hold: 1, variability: 1, slots: 1, maxWaiting: unlimited},
-		"4 slots":                 {rate: 8, hold: .4, variability: 1, slots: 4, maxWaiting: unlimited},
-		"16 slots":                {rate: 6.2, hold: 2, variability: 1, slots: 16, maxWaiting: unlimited},
+		"1 slot":                  {rate: .7, hold: 1, variability: 1, slots: 1, maxWaiting: queue.Unlimited},
+		"4 slots":                 {rate: 8, hold: .4, variability: 1, slots: 4, maxWaiting: queue.Unlimited},
+		"16 slots":                {rate: 6.2, hold: 2, variability: 1, slots: 16, maxWaiting: queue.Unlimited},
 		"4 slots, a line of 10":   {rate: 7.5, hold: .5, variability: 1, slots: 4, maxWaiting: 10},
 		"too many for 3 slots":    {rate: 5, hold: 1, variability: 1, slots: 3, maxWaiting: 20},
 		"4 slots without a line":  {rate: 3, hold: 1, variability: 1, slots: 4, maxWaiting: 0},
@@ -213,7 +215,7 @@ func TestPlanApproximates(t *testing.T) {
 		for _, slots := range []int{1, 8} {
 			for _, busy := range []float64{.7, .9} {
 				t.Run(fmt.Sprintf("%s, %d slots, busy %g", name, slots, busy), func(t *testing.T) {
-					p := plan{rate: busy * float64(slots), hold: 1, variability: test.variability, slots: slots, maxWaiting: unlimited}
+					p := plan{rate: busy * float64(slots), hold: 1, variability: test.variability, slots: slots, maxWaiting: queue.Unlimited}
 					s := simulation{plan: p, holdTime: test.holdTime}
 					s.run(200_000)
 					l := p.forecast().Line
@@ -236,7 +238,7 @@ func TestPlanApproximates(t *testing.T) {
 // what docs/capacity.md says.
 func TestPlanWaitTimeout(t *testing.T) {
 	for _, busy := range []float64{.7, .9} {
-		s := simulation{plan: plan{rate: 4 * busy, hold: 1, variability: 1, slots: 4, maxWaiting: unlimited}, holdTime: exponential, patience: 1500 * time.Millisecond}
+		s := simulation{plan: plan{rate: 4 * busy, hold: 1, variability: 1, slots: 4, maxWaiting: queue.Unlimited}, holdTime: exponential, patience: 1500 * time.Millisecond}
 		s.run(200_000)
 		o := s.outlook()
 		late := o.later(s.patience.Seconds())

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // about reports whether two figures are the same but for rounding.
@@ -15,7 +17,7 @@ func about(a, b, within float64) bool {
 }
 
 // exact is a lock's states by the definition, in fractions: the parts of the time in which
-// n hold or wait, for n up to slots and maxWaiting.
+// n hold or wait, for n up to slots and MaxWaiting.
 func exact(load *big.Rat, slots, maxWaiting int) []*big.Rat {
 	states, sum := []*big.Rat{big.NewRat(1, 1)}, big.NewRat(1, 1)
 	for n := 1; n <= slots+maxWaiting; n++ {
@@ -57,7 +59,7 @@ func TestPlanTextbook(t *testing.T) {
 		{5, 6, 0.5875},
 		{10, 14, 0.1741},
 	} {
-		f := plan{rate: test.load, hold: 1, variability: 1, slots: test.slots, maxWaiting: unlimited}.forecast()
+		f := plan{rate: test.load, hold: 1, variability: 1, slots: test.slots, maxWaiting: queue.Unlimited}.forecast()
 		if got := f.Line.MustWait; math.Abs(got-test.wait) > 0.00005 {
 			t.Errorf("load %g, %d slots: found that %.5f have to wait, expected %.5f", test.load, test.slots, got, test.wait)
 		}
@@ -70,7 +72,7 @@ func TestPlanExact(t *testing.T) {
 		for _, busy := range []*big.Rat{big.NewRat(1, 100), big.NewRat(1, 2), big.NewRat(3, 4), big.NewRat(9, 10), big.NewRat(999, 1000)} {
 			const hold = 2
 			load := new(big.Rat).Mul(busy, big.NewRat(int64(slots), 1))
-			p := plan{rate: float(load) / hold, hold: hold, variability: 1, slots: slots, maxWaiting: unlimited}
+			p := plan{rate: float(load) / hold, hold: hold, variability: 1, slots: slots, maxWaiting: queue.Unlimited}
 			line, wait := p.forecast().Line, exactWait(load, slots)
 			mean := wait * hold / (float64(slots) - float(load))
 			for what, figures := range map[string][2]float64{
@@ -143,7 +145,7 @@ func anyPlan(t *rapid.T) plan {
 		hold:        math.Pow(10, rapid.Float64Range(-9, 9).Draw(t, "log hold")),
 		variability: 1,
 		slots:       int(math.Pow(10, rapid.Float64Range(0, 4).Draw(t, "log slots"))),
-		maxWaiting:  unlimited,
+		maxWaiting:  queue.Unlimited,
 	}
 	switch rapid.IntRange(0, 2).Draw(t, "kind") {
 	case 0:
@@ -174,7 +176,7 @@ func TestPlanFigures(t *testing.T) {
 		l, o := *f.Line, p.outlook()
 		if l.Refused < 0 || l.Refused > 1 || l.MustWait < 0 || l.MustWait > 1 || l.MeanWaitSeconds < 0 || l.MeanWaiting < 0 ||
 			l.P50WaitSeconds > l.P90WaitSeconds || l.P90WaitSeconds > l.P99WaitSeconds ||
-			p.maxWaiting != unlimited && (l.P99Waiting > p.maxWaiting || l.MeanWaiting > float64(p.maxWaiting)*1.000001) {
+			p.maxWaiting != queue.Unlimited && (l.P99Waiting > p.maxWaiting || l.MeanWaiting > float64(p.maxWaiting)*1.000001) {
 			t.Fatalf("%+v: found %+v", p, l)
 		}
 		for percent, wait := range map[float64]float64{50: l.P50WaitSeconds, 90: l.P90WaitSeconds, 99: l.P99WaitSeconds} {
@@ -237,7 +239,7 @@ func TestPlanSlotsFor(t *testing.T) {
 // A line without a limit is what a longer and longer one comes to.
 func TestPlanLimitVanishes(t *testing.T) {
 	for _, slots := range []int{1, 5, 100} {
-		p := plan{rate: .9 * float64(slots), hold: 1, variability: 1, slots: slots, maxWaiting: unlimited}
+		p := plan{rate: .9 * float64(slots), hold: 1, variability: 1, slots: slots, maxWaiting: queue.Unlimited}
 		want := *p.forecast().Line
 		p.maxWaiting = 2000
 		got := *p.forecast().Line

@@ -10,15 +10,15 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // Clients counts those that a lock remembers for their bounds.
 func Clients(name string) (n int) {
 	for _, l := range locks.list() {
 		if l.name() == name {
-			l.queue.mu.Lock()
-			n = len(l.queue.clients)
-			l.queue.mu.Unlock()
+			n = l.queue.Clients()
 		}
 	}
 	return n
@@ -60,7 +60,7 @@ func TestClientOf(t *testing.T) {
 		{tcp("2001:db8:0:1::1")},
 		{tcp("fe80::1")},
 	}
-	seen := make(map[clientKey]net.Addr)
+	seen := make(map[queue.ClientKey]net.Addr)
 	for i, group := range groups {
 		key := clientOf(group[0])
 		if (key == 0) != (i == 0) {
@@ -138,7 +138,7 @@ func TestManyWorkers(t *testing.T) {
 	if err := s.check(); err != nil {
 		t.Fatal(err)
 	}
-	l := &lock{queue: newQueue(bounds{maxWaiting: unlimited})}
+	l := &lock{queue: queue.New(queue.Bounds{MaxWaiting: queue.Unlimited})}
 	l.pool.lock = l
 	workers := l.pool.assign(s.addresses(), nil)
 	slices.Reverse(s.Workers)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // registry has the locks of the process. Configs, connections and hooks on their own use
@@ -51,7 +53,7 @@ func enterLock(name string) *lock {
 func (r *registry) add(name string) *lock {
 	l := &lock{
 		firstName: name,
-		queue:     newQueue(bounds{maxWaiting: unlimited}),
+		queue:     queue.New(queue.Bounds{MaxWaiting: queue.Unlimited}),
 		record:    &record{metrics: newMetrics()},
 	}
 	l.pool.lock = l

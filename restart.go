@@ -64,7 +64,7 @@ func (l *lull) look(lock *lock, slot int) {
 	if p == nil {
 		return
 	}
-	h := p.owner.(*waiter)
+	h := p.Owner.(*waiter)
 	if h.state() != stateConnected || h.kicked.Load() || !h.conn.inputOver() {
 		l.holder = nil
 		return

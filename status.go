@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // What a lock looks like at one moment: what the admin API answers, the status page
@@ -183,10 +184,10 @@ func (l *lock) status(most int) LockStatus {
 		Waiting:    stats.Waiting,
 		MaxWaiting: l.inForce.Load().settings.MaxWaiting,
 
-		OldestWaitSeconds: stats.oldestWait(now).Seconds(),
+		OldestWaitSeconds: stats.OldestWait(now).Seconds(),
 
 		LeftOver:    int(l.leftOver.Load()),
-		Exclusive:   stats.Alone,
+		Exclusive:   stats.Exclusive,
 		Failing:     l.failingStatus(now),
 		Connections: make(map[string]uint64),
 		Waits:       l.record.waitStatus(),
@@ -214,7 +215,7 @@ func (l *lock) status(most int) LockStatus {
 		}
 		status := w.status()
 		if status.State == workerRemoved && status.Process == nil &&
-			!slices.ContainsFunc(holders, func(p place) bool { return p.slot == w.slot }) {
+			!slices.ContainsFunc(holders, func(p queue.Waiter) bool { return p.Slot == w.slot }) {
 			continue // it is kept in case it comes back
 		}
 		s.Workers = append(s.Workers, status)
@@ -222,24 +223,24 @@ func (l *lock) status(most int) LockStatus {
 	return s
 }
 
-func (l *lock) connectionStatus(p place, now time.Time) ConnectionStatus {
-	w := p.owner.(*waiter)
+func (l *lock) connectionStatus(p queue.Waiter, now time.Time) ConnectionStatus {
+	w := p.Owner.(*waiter)
 	s := ConnectionStatus{
-		ID:       p.seq,
+		ID:       p.ID,
 		Client:   w.conn.address,
 		State:    stateWaiting,
-		Since:    clock.Wall(p.joined, now),
-		Priority: p.priority,
-		Slot:     p.slot,
+		Since:    clock.Wall(p.Joined, now),
+		Priority: p.Priority,
+		Slot:     p.Slot,
 		BytesIn:  w.conn.traffic.in.Load(),
 		BytesOut: w.conn.traffic.out.Load(),
 	}
-	waited := now.Sub(p.joined) - p.apart
-	if p.state != placeWaiting {
-		waited = p.waited
+	waited := now.Sub(p.Joined) - p.Apart
+	if p.State != queue.Waiting {
+		waited = p.Waited
 		s.State = w.state()
-		s.Since = clock.Wall(p.joined.Add(p.apart+p.waited), now)
-		if worker := l.pool.worker(p.slot); worker != nil {
+		s.Since = clock.Wall(p.Joined.Add(p.Apart+p.Waited), now)
+		if worker := l.pool.worker(p.Slot); worker != nil {
 			s.Worker = worker.address
 		}
 	}

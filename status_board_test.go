@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // watched plays a script with a board that looks at the stage's lock.
@@ -102,7 +104,7 @@ func TestStatusHistoryForgets(t *testing.T) {
 		for i, want := range []int{3, 2} {
 			other, leave := otherLock("other")
 			for range 2 {
-				other.queue.Join(&place{owner: &waiter{conn: &clientConn{address: "x"}}}, time.Now())
+				other.queue.Join(&queue.Waiter{Owner: &waiter{conn: &clientConn{address: "x"}}}, time.Now())
 			}
 			time.Sleep(time.Duration(want) * time.Second)
 			if got := past("other"); len(got) != want || *got[0] != 1 {
@@ -191,7 +193,7 @@ func (s *hookStage) holder(t *testing.T) *waiter {
 	if len(holders) != 1 {
 		t.Fatalf("found %d holders, expected one", len(holders))
 	}
-	return holders[0].owner.(*waiter)
+	return holders[0].Owner.(*waiter)
 }
 
 // What a viewer gets of one lock is bounded, and of a thousand it is less of each.
@@ -235,7 +237,7 @@ func TestStatusNewsBounded(t *testing.T) {
 func gather(l *lock, n int) {
 	for i := range n {
 		w := &waiter{lock: l, conn: &clientConn{address: fmt.Sprintf("192.0.2.1:%d", i)}}
-		w.place.owner = w
+		w.place.Owner = w
 		_, _ = l.queue.Join(&w.place, time.Now())
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // waiter is a connection on its way through a lock: in line, and from each slot that it is
@@ -18,7 +20,7 @@ type waiter struct {
 	lock  *lock
 	conn  *clientConn
 	outer *waiter // the connection's way through the lock before this one, if any
-	place place
+	place queue.Waiter
 
 	waitTimeout time.Duration
 	counted     bool // the budget counts its client
@@ -36,7 +38,7 @@ func newWaiter(l *lock, cx *layer4.Connection) *waiter {
 	if w.outer, _ = cx.GetVar(connVar).(*waiter); w.outer != nil {
 		w.conn.outer = w.outer.conn
 	}
-	w.place.owner, w.place.client = w, clientOf(cx.RemoteAddr())
+	w.place.Owner, w.place.Client = w, clientOf(cx.RemoteAddr())
 	w.users.Store(1)
 	l.handling.Add(1)
 	return w
@@ -45,7 +47,7 @@ func newWaiter(l *lock, cx *layer4.Connection) *waiter {
 // clientOf is where a connection comes from, for the bounds of each client: an IPv4 address,
 // or the /64 of an IPv6 one, which is what one customer has. Other clients, such as those
 // of a unix socket, have no bounds.
-func clientOf(addr net.Addr) clientKey {
+func clientOf(addr net.Addr) queue.ClientKey {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
 		return 0
@@ -53,10 +55,10 @@ func clientOf(addr net.Addr) clientKey {
 	ip := tcp.AddrPort().Addr().Unmap()
 	if ip.Is4() {
 		b := ip.As4()
-		return clientKey(1<<32 | uint64(binary.BigEndian.Uint32(b[:]))) // no IPv6 network begins like this
+		return queue.ClientKey(1<<32 | uint64(binary.BigEndian.Uint32(b[:]))) // no IPv6 network begins like this
 	}
 	b := ip.As16()
-	return clientKey(max(1, binary.BigEndian.Uint64(b[:8]))) // ::1 is one as well
+	return queue.ClientKey(max(1, binary.BigEndian.Uint64(b[:8]))) // ::1 is one as well
 }
 
 // checkNesting refuses a connection that has a slot of this lock already.
@@ -78,18 +80,18 @@ func (w *waiter) join(priority int) (outcome string) {
 	if !w.countClient() {
 		return refusedFull
 	}
-	w.place.priority = priority
+	w.place.Priority = priority
 	holds, err := w.lock.queue.Join(&w.place, time.Now())
-	w.trip.id = w.place.seq // read without the mutex, as ahead is: neither changes from here on
+	w.trip.id = w.place.ID // read without the mutex, as ahead is: neither changes from here on
 	switch {
-	case errors.Is(err, errClosed):
+	case errors.Is(err, queue.ErrClosed):
 		return shutdown
-	case errors.Is(err, errFullPaused):
+	case errors.Is(err, queue.ErrFullPaused):
 		return refusedPaused
 	case err != nil:
 		return refusedFull
 	case !holds:
-		w.trip.position = w.place.ahead + 1
+		w.trip.position = w.place.Ahead + 1
 	}
 	return ""
 }
@@ -103,23 +105,23 @@ func (w *waiter) wait() (h *holder, outcome string) {
 		// looks whether the client is still there to use it.
 		p := w.lock.queue.Look(&w.place)
 		switch {
-		case p.state == placeHolding:
-			w.trip.waited = p.waited
-			return newHolder(w, p.slot), ""
-		case p.state == placeGone:
-			w.trip.waited = time.Since(p.joined) - p.apart
-			if p.expelled || w.kicked.Load() {
+		case p.State == queue.Holding:
+			w.trip.waited = p.Waited
+			return newHolder(w, p.Slot), ""
+		case p.State == queue.Gone:
+			w.trip.waited = time.Since(p.Joined) - p.Apart
+			if p.Expelled || w.kicked.Load() {
 				return nil, kicked
 			}
 			return nil, shutdown
 		case w.waitTimeout > 0 && until.IsZero():
-			until = p.joined.Add(w.waitTimeout + p.apart)
+			until = p.Joined.Add(w.waitTimeout + p.Apart)
 		}
 		woken := w.conn.park(until)
 		if woken == parkWoken && !w.kicked.Load() || !w.lock.queue.Leave(&w.place) {
 			continue
 		}
-		w.trip.waited = time.Since(p.joined) - p.apart
+		w.trip.waited = time.Since(p.Joined) - p.Apart
 		w.lock.noteIdle()
 		switch {
 		case w.kicked.Load(): // when it had a slot, whose worker could not be reached
@@ -143,10 +145,10 @@ func (w *waiter) abort() {
 		return
 	default:
 		p := w.lock.queue.Look(&w.place)
-		if p.state != placeHolding {
+		if p.State != queue.Holding {
 			return
 		}
-		h = newHolder(w, p.slot)
+		h = newHolder(w, p.Slot)
 	}
 	h.end(serviceError)
 }

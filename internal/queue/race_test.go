@@ -1,4 +1,4 @@
-package tcplock
+package queue
 
 import (
 	"cmp"
@@ -16,13 +16,13 @@ import (
 // its own, so that what it checks was true at one instant.
 type crowd struct {
 	t    *testing.T
-	q    *queue
+	q    *Queue
 	tick atomic.Int64
 
 	mu      sync.Mutex
 	ceiling int               // the highest limit in force for any who holds a slot
-	slots   map[int]*place    // those that are held
-	clients map[clientKey]int // how many slots each holds
+	slots   map[int]*Waiter   // those that are held
+	clients map[ClientKey]int // how many slots each holds
 	out     int               // the slot that is out of service and vacant
 	working int               // holders at the service that are not alone
 	wedged  int               // of these, those that want to be alone
@@ -50,7 +50,7 @@ type grant struct {
 
 // kind is what has to be the same for two to be served in the order in which they came.
 type kind struct {
-	client   clientKey
+	client   ClientKey
 	priority int
 }
 
@@ -60,10 +60,10 @@ type kind struct {
 // more of one client than its share, or anybody in a slot out of service or at work beside
 // one that is alone; who called after another of its client and priority had joined is
 // served after it; and in the end nobody is left over.
-func TestQueueConcurrent(t *testing.T) {
+func TestConcurrent(t *testing.T) {
 	const people, visits, most = 32, 200, 6 // slots
 	synctest.Test(t, func(t *testing.T) {   // sees it if all wait for ever
-		c := &crowd{t: t, q: newQueue(bounds{}), slots: make(map[int]*place), clients: make(map[clientKey]int)}
+		c := &crowd{t: t, q: New(Bounds{}), slots: make(map[int]*Waiter), clients: make(map[ClientKey]int)}
 		c.resize(0, most, share)
 		var visitors, warden sync.WaitGroup
 		for i := range people {
@@ -99,11 +99,11 @@ func dawdle(random *rand.Rand) {
 	}
 }
 
-func (c *crowd) wake(places ...*place) {
+func (c *crowd) wake(places ...*Waiter) {
 	for _, p := range places {
 		if p != nil {
 			select {
-			case p.owner.(chan struct{}) <- struct{}{}:
+			case p.Owner.(chan struct{}) <- struct{}{}:
 			default: // is awake already
 			}
 		}
@@ -112,8 +112,8 @@ func (c *crowd) wake(places ...*place) {
 
 func (c *crowd) visit(random *rand.Rand) {
 	called := make(chan struct{}, 1)
-	p := &place{owner: called, client: clientKey(random.IntN(6)), priority: random.IntN(3)}
-	g := grant{called: c.tick.Add(1), kind: kind{p.client, p.priority}}
+	p := &Waiter{Owner: called, Client: ClientKey(random.IntN(6)), Priority: random.IntN(3)}
+	g := grant{called: c.tick.Add(1), kind: kind{p.Client, p.Priority}}
 	holds, err := c.q.Join(p, time.Now())
 	g.joined = c.tick.Add(1)
 	if err != nil {
@@ -126,28 +126,28 @@ func (c *crowd) visit(random *rand.Rand) {
 		}
 	}
 	for {
-		for c.q.Look(p).state == placeWaiting {
+		for c.q.Look(p).State == Waiting {
 			<-called
 		}
 		granted := c.q.Look(p)
-		g.number = granted.number
-		c.enter(p, granted.slot, g)
+		g.number = granted.Number
+		c.enter(p, granted.Slot, g)
 		dawdle(random)
 		if random.IntN(8) > 0 {
 			if random.IntN(16) == 0 {
-				c.seclude(p, random)
+				c.beginExclusive(p, random)
 			}
-			c.exit(p, granted.slot)
+			c.exit(p, granted.Slot)
 			c.wake(c.q.Release(p, time.Now()))
 			return
 		}
-		c.exit(p, granted.slot)
+		c.exit(p, granted.Slot)
 		c.wake(c.q.Requeue(p, time.Now(), 0))
 		g.again = true
 	}
 }
 
-func (c *crowd) enter(p *place, slot int, g grant) {
+func (c *crowd) enter(p *Waiter, slot int, g grant) {
 	c.check(func() {
 		if c.slots[slot] != nil {
 			c.t.Errorf("found slot %d held twice", slot)
@@ -155,8 +155,8 @@ func (c *crowd) enter(p *place, slot int, g grant) {
 		if slot == c.out {
 			c.t.Errorf("found slot %d held while it was out of service", slot)
 		}
-		if c.clients[p.client]++; p.client != 0 && c.clients[p.client] > share {
-			c.t.Errorf("found %d slots of one client", c.clients[p.client])
+		if c.clients[p.Client]++; p.Client != 0 && c.clients[p.Client] > share {
+			c.t.Errorf("found %d slots of one client", c.clients[p.Client])
 		}
 		c.slots[slot] = p
 		c.working++
@@ -164,10 +164,10 @@ func (c *crowd) enter(p *place, slot int, g grant) {
 	})
 }
 
-func (c *crowd) exit(p *place, slot int) {
+func (c *crowd) exit(p *Waiter, slot int) {
 	c.check(func() {
 		delete(c.slots, slot)
-		c.clients[p.client]--
+		c.clients[p.Client]--
 		c.working--
 	})
 }
@@ -187,25 +187,25 @@ func (c *crowd) takeOut(slot int, random *rand.Rand) {
 	c.wake(c.q.In(slot, time.Now()))
 }
 
-func (c *crowd) seclude(p *place, random *rand.Rand) {
-	called := p.owner.(chan struct{})
+func (c *crowd) beginExclusive(p *Waiter, random *rand.Rand) {
+	called := p.Owner.(chan struct{})
 	atService := random.IntN(2) == 0
 	if atService {
 		c.check(func() { c.wedged++ })
 	} else {
 		c.check(func() { c.working-- })
 	}
-	c.wake(c.q.Seclude(p, atService))
+	c.wake(c.q.BeginExclusive(p, atService))
 	if random.IntN(2) == 0 {
-		for !c.q.Alone(p) {
+		for !c.q.IsExclusive(p) {
 			<-called
 		}
 		c.check(func() { c.beAlone(atService, 1) })
 		dawdle(random)
 		c.check(func() { c.beAlone(atService, -1) })
 	}
-	woken, ok := c.q.Include(p, time.Now())
-	for ; !ok; woken, ok = c.q.Include(p, time.Now()) {
+	woken, ok := c.q.EndExclusive(p, time.Now())
+	for ; !ok; woken, ok = c.q.EndExclusive(p, time.Now()) {
 		<-called
 	}
 	if atService {
@@ -247,7 +247,7 @@ func (c *crowd) check(change func()) {
 // lowered when those who came under the old limit have gone.
 func (c *crowd) resize(from, to, perClient int) int {
 	c.check(func() { c.ceiling = max(from, to) })
-	c.wake(c.q.Set(bounds{to, longestLine, perClient, longestOfClient, time.Duration(perClient % 2)}, time.Now())...)
+	c.wake(c.q.Set(Bounds{to, longestLine, perClient, longestOfClient, time.Duration(perClient % 2)}, time.Now())...)
 	for c.q.Stats().Held > to {
 		runtime.Gosched()
 	}

@@ -1,4 +1,4 @@
-package tcplock
+package queue
 
 import (
 	"testing"
@@ -7,12 +7,12 @@ import (
 
 // Two places of a client stand aside, and one has come back into the line. Then another
 // priority age makes the other one go first.
-func TestQueueSetPriorityAgeOfThoseAside(t *testing.T) {
+func TestSetPriorityAgeOfThoseAside(t *testing.T) {
 	start := time.Now()
-	b := bounds{limit: 3, maxWaiting: unlimited, perClient: 2}
-	q := newQueue(b)
-	join := func(priority int, after time.Duration) *place {
-		p := &place{client: 1, priority: priority}
+	b := Bounds{Limit: 3, MaxWaiting: Unlimited, PerClient: 2}
+	q := New(b)
+	join := func(priority int, after time.Duration) *Waiter {
+		p := &Waiter{Client: 1, Priority: priority}
 		if _, err := q.Join(p, start.Add(after)); err != nil {
 			t.Fatal(err)
 		}
@@ -23,10 +23,10 @@ func TestQueueSetPriorityAgeOfThoseAside(t *testing.T) {
 	early, late := join(0, time.Second), join(1, 100*time.Second)
 	q.Pause()
 	q.Release(holder, start.Add(101*time.Second)) // late comes back, since its priority is higher
-	b.priorityAge = time.Second
+	b.PriorityAge = time.Second
 	q.Set(b, start.Add(102*time.Second))
 	q.Resume(start.Add(103 * time.Second))
-	if q.Look(early).state != placeHolding || q.Look(late).state != placeWaiting {
-		t.Errorf("found the early one %d and the late one %d, expected that the early one holds a slot", q.Look(early).state, q.Look(late).state)
+	if q.Look(early).State != Holding || q.Look(late).State != Waiting {
+		t.Errorf("found the early one %d and the late one %d, expected that the early one holds a slot", q.Look(early).State, q.Look(late).State)
 	}
 }

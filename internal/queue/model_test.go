@@ -1,4 +1,4 @@
-package tcplock
+package queue
 
 import (
 	"slices"
@@ -8,24 +8,24 @@ import (
 // person is somebody who uses a queue: the place in the real one, and what the model
 // says it should look like.
 type person struct {
-	real  place
-	want  place     // without what is the queue's own, see same
+	real  Waiter
+	want  Waiter    // without what is the queue's own, see same
 	since time.Time // when it last lined up or was granted a slot
 }
 
 // model is a queue as one would explain it to somebody: lists of people, and one rule,
 // in admit, that is applied after every step.
 type model struct {
-	bounds
+	Bounds
 	paused, closed bool
 
-	line      []*person    // by arrival
-	holders   []*person    // by slot
-	secluding []*person    // those who want to be alone, by when they asked
-	out       map[int]bool // slots out of service
-	freeSince map[int]int  // slots that may be taken, and the step at which each became one
-	grants    uint64
-	total     totals
+	line       []*person    // by arrival
+	holders    []*person    // by slot
+	exclusives []*person    // those who want to be alone, by when they asked
+	out        map[int]bool // slots out of service
+	freeSince  map[int]int  // slots that may be taken, and the step at which each became one
+	grants     uint64
+	total      Totals
 
 	steps int
 	now   time.Time
@@ -33,7 +33,7 @@ type model struct {
 }
 
 func newModel() *model {
-	m := &model{bounds: bounds{maxWaiting: unlimited}, out: make(map[int]bool), freeSince: make(map[int]int)}
+	m := &model{Bounds: Bounds{MaxWaiting: Unlimited}, out: make(map[int]bool), freeSince: make(map[int]int)}
 	m.begin()
 	return m
 }
@@ -49,12 +49,12 @@ func (m *model) begin() {
 func (m *model) inOrder() []*person {
 	people := slices.Clone(m.line)
 	slices.SortStableFunc(people, func(a, b *person) int {
-		byPriority := b.want.priority - a.want.priority
-		if m.priorityAge == 0 {
+		byPriority := b.want.Priority - a.want.Priority
+		if m.PriorityAge == 0 {
 			return byPriority
 		}
 		aged := func(p *person) int { // what waiting has made of its priority, in seconds
-			return p.want.priority*int(m.priorityAge/time.Second) + int(m.now.Sub(p.want.joined)/time.Second)
+			return p.want.Priority*int(m.PriorityAge/time.Second) + int(m.now.Sub(p.want.Joined)/time.Second)
 		}
 		if a, b := aged(a), aged(b); a != b {
 			return b - a
@@ -82,24 +82,24 @@ func (m *model) admit() (admitted []*person) {
 		m.take(p)
 		m.grants++
 		m.total.Granted++
-		p.want.number = m.grants
-		p.want.waited += m.now.Sub(p.since)
+		p.want.Number = m.grants
+		p.want.Waited += m.now.Sub(p.since)
 		p.since = m.now
 		admitted = append(admitted, p)
 	}
 }
 
 func (m *model) admitting() bool {
-	return len(m.freeSince) > 0 && len(m.holders) < m.limit && !m.paused && !m.closed && len(m.secluding) == 0
+	return len(m.freeSince) > 0 && len(m.holders) < m.Limit && !m.paused && !m.closed && len(m.exclusives) == 0
 }
 
 func (m *model) hasItsShare(p *person) bool {
-	return m.perClient > 0 && p.want.client != 0 && ofClient(m.holders, p) >= m.perClient
+	return m.PerClient > 0 && p.want.Client != 0 && ofClient(m.holders, p) >= m.PerClient
 }
 
 func ofClient(people []*person, p *person) (n int) {
 	for _, other := range people {
-		if other.want.client == p.want.client {
+		if other.want.Client == p.want.Client {
 			n++
 		}
 	}
@@ -110,7 +110,7 @@ func ofClient(people []*person, p *person) (n int) {
 func (m *model) lookAtSlots() {
 	for slot := 1; slot <= mostSlots; slot++ {
 		_, known := m.freeSince[slot]
-		switch free := slot <= m.limit && !m.out[slot] && m.holder(slot) == nil; {
+		switch free := slot <= m.Limit && !m.out[slot] && m.holder(slot) == nil; {
 		case !free:
 			delete(m.freeSince, slot)
 		case !known:
@@ -121,7 +121,7 @@ func (m *model) lookAtSlots() {
 
 func (m *model) holder(slot int) *person {
 	for _, p := range m.holders {
-		if p.want.slot == slot {
+		if p.want.Slot == slot {
 			return p
 		}
 	}
@@ -136,32 +136,32 @@ func (m *model) take(p *person) {
 			longest = slot
 		}
 	}
-	p.want.state, p.want.slot = placeHolding, longest
+	p.want.State, p.want.Slot = Holding, longest
 	m.holders = append(m.holders, p)
-	slices.SortFunc(m.holders, func(a, b *person) int { return a.want.slot - b.want.slot })
+	slices.SortFunc(m.holders, func(a, b *person) int { return a.want.Slot - b.want.Slot })
 	m.lookAtSlots()
 }
 
 func (m *model) vacate(p *person) {
 	m.holders = without(m.holders, p)
-	p.want.slot = 0
+	p.want.Slot = 0
 	m.lookAtSlots()
 }
 
 // alone is the first in the list for which every other holder is in the list too, and not
 // at the service. If there is none because several are at the service, it is the first of
 // these.
-func (m *model) alone() *person {
-	if len(notIn(m.holders, m.secluding)) > 0 {
+func (m *model) exclusive() *person {
+	if len(notIn(m.holders, m.exclusives)) > 0 {
 		return nil
 	}
 	var atService []*person
-	for _, p := range m.secluding {
+	for _, p := range m.exclusives {
 		if p.want.atService {
 			atService = append(atService, p)
 		}
 	}
-	for _, p := range m.secluding {
+	for _, p := range m.exclusives {
 		if len(without(atService, p)) == 0 {
 			return p
 		}
@@ -172,9 +172,9 @@ func (m *model) alone() *person {
 	return nil
 }
 
-// handOn is who is to be woken after a slot has come free.
+// passOn is who is to be woken after a slot has come free.
 func (m *model) handOn() []*person {
-	if alone := m.alone(); alone != nil {
+	if alone := m.exclusive(); alone != nil {
 		return []*person{alone}
 	}
 	return m.admit()
@@ -183,45 +183,45 @@ func (m *model) handOn() []*person {
 // intruder is somebody who does not join, and will want to be alone.
 func (m *model) intruder() *person {
 	p := m.arrive(0, 0)
-	p.want.joined = time.Time{}
+	p.want.Joined = time.Time{}
 	return p
 }
 
-func (m *model) arrive(client clientKey, priority int) *person {
+func (m *model) arrive(client ClientKey, priority int) *person {
 	p := &person{since: m.now}
-	p.real = place{owner: len(m.all), client: client, priority: priority}
+	p.real = Waiter{Owner: len(m.all), Client: client, Priority: priority}
 	p.want = p.real
-	p.want.joined = m.now
+	p.want.Joined = m.now
 	m.all = append(m.all, p)
 	return p
 }
 
 func (m *model) refuse(p *person) {
 	m.line = without(m.line, p)
-	p.want.state = placeGone
+	p.want.State = Gone
 	m.total.Refused++
 }
 
-func (m *model) join(client clientKey, priority int) (p *person, err error) {
+func (m *model) join(client ClientKey, priority int) (p *person, err error) {
 	p = m.arrive(client, priority)
 	m.total.Joined++
 	ahead, ofHis := len(m.line), ofClient(m.line, p)
 	m.line = append(m.line, p)
-	p.want.state = placeWaiting
+	p.want.State = Waiting
 	m.admit()
 	switch {
-	case p.want.state == placeHolding:
+	case p.want.State == Holding:
 		return p, nil
 	case m.closed:
-		err = errClosed
-	case m.maxWaiting != unlimited && ahead >= m.maxWaiting && m.paused:
-		err = errFullPaused
-	case m.maxWaiting != unlimited && ahead >= m.maxWaiting:
-		err = errFull
-	case m.waitingPerClient > 0 && client != 0 && ofHis >= m.waitingPerClient:
-		err = errClientFull
+		err = ErrClosed
+	case m.MaxWaiting != Unlimited && ahead >= m.MaxWaiting && m.paused:
+		err = ErrFullPaused
+	case m.MaxWaiting != Unlimited && ahead >= m.MaxWaiting:
+		err = ErrFull
+	case m.WaitingPerClient > 0 && client != 0 && ofHis >= m.WaitingPerClient:
+		err = ErrClientFull
 	default:
-		p.want.ahead = ahead
+		p.want.Ahead = ahead
 		return p, nil
 	}
 	m.refuse(p)
@@ -233,14 +233,14 @@ func (m *model) leave(p *person) bool {
 		return false
 	}
 	m.line = without(m.line, p)
-	p.want.state = placeGone
+	p.want.State = Gone
 	m.total.Left++
 	return true
 }
 
 func (m *model) release(p *person) []*person {
 	m.vacate(p)
-	p.want.state = placeGone
+	p.want.State = Gone
 	return m.handOn()
 }
 
@@ -249,46 +249,46 @@ func (m *model) requeue(p *person) []*person {
 	m.vacate(p)
 	m.total.Granted--
 	hooks := m.now.Sub(p.since) / 2
-	p.want.apart += hooks
+	p.want.Apart += hooks
 	p.since = p.since.Add(hooks) // the rest counts as time in line
 	if m.closed {
 		m.refuse(p)
 		return m.handOn()
 	}
-	p.want.state = placeWaiting
+	p.want.State = Waiting
 	m.line = append(m.line, p)
-	slices.SortFunc(m.line, func(a, b *person) int { return a.want.owner.(int) - b.want.owner.(int) })
+	slices.SortFunc(m.line, func(a, b *person) int { return a.want.Owner.(int) - b.want.Owner.(int) })
 	return m.handOn()
 }
 
 // seize is for who is nobody's connection and counts nowhere.
-func (m *model) seize(p *person) bool {
-	if len(m.holders) > 0 || len(m.line) > 0 || m.paused || m.closed || len(m.secluding) > 0 {
+func (m *model) tryExclusive(p *person) bool {
+	if len(m.holders) > 0 || len(m.line) > 0 || m.paused || m.closed || len(m.exclusives) > 0 {
 		return false
 	}
-	m.seclude(p, false)
+	m.beginExclusive(p, false)
 	return true
 }
 
-func (m *model) seclude(p *person, atService bool) []*person {
-	p.want.state, p.want.atService = placeSecluding, atService
-	m.secluding = append(m.secluding, p)
-	if alone := m.alone(); alone != nil {
+func (m *model) beginExclusive(p *person, atService bool) []*person {
+	p.want.State, p.want.atService = Exclusive, atService
+	m.exclusives = append(m.exclusives, p)
+	if alone := m.exclusive(); alone != nil {
 		return []*person{alone}
 	}
 	return nil
 }
 
-func (m *model) include(p *person) ([]*person, bool) {
-	if alone := m.alone(); alone != nil && alone != p && p.want.slot > 0 {
+func (m *model) endExclusive(p *person) ([]*person, bool) {
+	if alone := m.exclusive(); alone != nil && alone != p && p.want.Slot > 0 {
 		return nil, false
 	}
 	p.want.atService = false
-	if p.want.state = placeHolding; p.want.slot == 0 {
-		p.want.state = placeGone
+	if p.want.State = Holding; p.want.Slot == 0 {
+		p.want.State = Gone
 	}
-	m.secluding = without(m.secluding, p)
-	return append(slices.Clone(m.secluding), m.admit()...), true
+	m.exclusives = without(m.exclusives, p)
+	return append(slices.Clone(m.exclusives), m.admit()...), true
 }
 
 func (m *model) takeOut(slot int) (vacant bool) {
@@ -302,8 +302,8 @@ func (m *model) putIn(slot int) []*person {
 	return m.admit()
 }
 
-func (m *model) set(b bounds) []*person {
-	m.bounds = b
+func (m *model) set(b Bounds) []*person {
+	m.Bounds = b
 	return m.admit()
 }
 

@@ -1,13 +1,13 @@
-package tcplock
+package queue
 
 import "time"
 
-// The slots: which are free, in the order in which they came free, and which are out of
-// service.
+// The slots: a list of the free ones, in the order in which they came free, and which ones are out
+// of service.
 
-// Out takes slot i out of service: it is not granted any more. It reports whether the
-// slot is vacant; if it is not, its holder stays.
-func (q *queue) Out(i int) (vacant bool) {
+// Out takes slot i out of service: it is not granted any more. Out reports whether the slot is
+// vacant. If it is not, its holder stays.
+func (q *Queue) Out(i int) (vacant bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.grow(i)
@@ -16,8 +16,8 @@ func (q *queue) Out(i int) (vacant bool) {
 	return q.slots[i].holder == nil
 }
 
-// In puts slot i back into service and returns the place to wake, if any.
-func (q *queue) In(i int, now time.Time) *place {
+// In puts slot i back into service and returns the waiter to wake, if any.
+func (q *Queue) In(i int, now time.Time) *Waiter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.grow(i); !q.slots[i].out {
@@ -28,8 +28,8 @@ func (q *queue) In(i int, now time.Time) *place {
 	return q.grantNext(now)
 }
 
-// Holder returns the place that holds slot i, nil if none does.
-func (q *queue) Holder(i int) *place {
+// Holder returns the waiter that holds slot i, nil if none does.
+func (q *Queue) Holder(i int) *Waiter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if i >= len(q.slots) {
@@ -38,10 +38,10 @@ func (q *queue) Holder(i int) *place {
 	return q.slots[i].holder
 }
 
-// All below is called with the mutex held.
+// The mutex is held in all functions below.
 
 // takeFree takes the first slot off the free list.
-func (q *queue) takeFree() int {
+func (q *Queue) takeFree() int {
 	i := q.slots[0].nextFree
 	if q.slots[0].nextFree = q.slots[i].nextFree; i == q.lastFree {
 		q.lastFree = 0
@@ -50,15 +50,15 @@ func (q *queue) takeFree() int {
 }
 
 // grow makes room for slot i.
-func (q *queue) grow(i int) {
+func (q *Queue) grow(i int) {
 	for len(q.slots) <= i {
 		q.slots = append(q.slots, slot{})
 	}
 }
 
 // free puts slot i at the end of the free list, if it is free.
-func (q *queue) free(i int) {
-	if s := &q.slots[i]; s.holder != nil || s.out || i > q.limit {
+func (q *Queue) free(i int) {
+	if s := &q.slots[i]; s.holder != nil || s.out || i > q.bounds.Limit {
 		return
 	}
 	q.slots[i].nextFree = 0
@@ -66,11 +66,11 @@ func (q *queue) free(i int) {
 	q.lastFree = i
 }
 
-// setFree takes out of the free list what is free no longer.
-func (q *queue) setFree() {
+// setFree takes the slots off the free list that are not free any more.
+func (q *Queue) setFree() {
 	q.lastFree = 0
 	for i := q.slots[0].nextFree; i != 0; i = q.slots[i].nextFree {
-		if i > q.limit || q.slots[i].out {
+		if i > q.bounds.Limit || q.slots[i].out {
 			q.slots[q.lastFree].nextFree = q.slots[i].nextFree
 		} else {
 			q.lastFree = i

@@ -1,4 +1,4 @@
-package tcplock
+package queue
 
 import (
 	"fmt"
@@ -13,18 +13,18 @@ import (
 // after each the invariants are looked at. A name that begins with a capital letter is that
 // of a client's place: Ax and Ay are both client A's.
 type script struct {
-	t      *testing.T
-	q      *queue
-	now    time.Time
-	places map[string]*place
+	t       *testing.T
+	q       *Queue
+	now     time.Time
+	waiters map[string]*Waiter
 }
 
 func newScript(t *testing.T, limit, maxWaiting int) *script {
-	return newBoundScript(t, bounds{limit: limit, maxWaiting: maxWaiting})
+	return newBoundScript(t, Bounds{Limit: limit, MaxWaiting: maxWaiting})
 }
 
-func newBoundScript(t *testing.T, b bounds) *script {
-	return &script{t, newQueue(b), time.Unix(0, 0), make(map[string]*place)}
+func newBoundScript(t *testing.T, b Bounds) *script {
+	return &script{t, New(b), time.Unix(0, 0), make(map[string]*Waiter)}
 }
 
 // tick ends a step.
@@ -34,24 +34,24 @@ func (s *script) tick() {
 	checkInvariants(s.t, s.q)
 }
 
-func (s *script) place(name string) *place {
-	if s.places[name] == nil {
-		p := &place{owner: name}
+func (s *script) waiter(name string) *Waiter {
+	if s.waiters[name] == nil {
+		p := &Waiter{Owner: name}
 		if first := name[0]; first >= 'A' && first <= 'Z' {
-			p.client = clientKey(first)
+			p.Client = ClientKey(first)
 		}
-		s.places[name] = p
+		s.waiters[name] = p
 	}
-	return s.places[name]
+	return s.waiters[name]
 }
 
 // expect compares what a step returned, put in words, with what it should have.
-func (s *script) expect(step, want string, found ...*place) {
+func (s *script) expect(step, want string, found ...*Waiter) {
 	s.t.Helper()
 	var names []string
 	for _, p := range found {
 		if p != nil {
-			names = append(names, p.owner.(string))
+			names = append(names, p.Owner.(string))
 		}
 	}
 	if got := strings.Join(names, " "); got != want {
@@ -65,7 +65,7 @@ func (s *script) expect(step, want string, found ...*place) {
 func (s *script) joins(names, want string) {
 	s.t.Helper()
 	for _, name := range strings.Fields(names) {
-		holds, err := s.q.Join(s.place(name), s.now)
+		holds, err := s.q.Join(s.waiter(name), s.now)
 		got := "waits"
 		switch {
 		case holds:
@@ -87,23 +87,23 @@ func (s *script) joins(names, want string) {
 func (s *script) joinsAs(priority int, names, want string) {
 	s.t.Helper()
 	for _, name := range strings.Fields(names) {
-		s.place(name).priority = priority
+		s.waiter(name).Priority = priority
 	}
 	s.joins(names, want)
 }
 
 func (s *script) slot(name string) int {
-	return s.q.Look(s.place(name)).slot
+	return s.q.Look(s.waiter(name)).Slot
 }
 
 func (s *script) release(name, woken string) {
 	s.t.Helper()
-	s.expect("release "+name, woken, s.q.Release(s.place(name), s.now))
+	s.expect("release "+name, woken, s.q.Release(s.waiter(name), s.now))
 }
 
 func (s *script) requeue(name, woken string) {
 	s.t.Helper()
-	s.expect("requeue "+name, woken, s.q.Requeue(s.place(name), s.now, 0))
+	s.expect("requeue "+name, woken, s.q.Requeue(s.waiter(name), s.now, 0))
 }
 
 func (s *script) out(slot int, vacant bool) {
@@ -121,46 +121,46 @@ func (s *script) in(slot int, woken string) {
 
 func (s *script) leave(name string, want bool) {
 	s.t.Helper()
-	if got := s.q.Leave(s.place(name)); got != want {
+	if got := s.q.Leave(s.waiter(name)); got != want {
 		s.t.Fatalf("leave %s: found %t, expected %t", name, got, want)
 	}
 	s.tick()
 }
 
-func (s *script) seclude(name, woken string) {
+func (s *script) beginExclusive(name, woken string) {
 	s.t.Helper()
-	s.expect("seclude "+name, woken, s.q.Seclude(s.place(name), false))
+	s.expect("begin exclusive "+name, woken, s.q.BeginExclusive(s.waiter(name), false))
 }
 
-// secludeAtService is seclude for a place whose connection is still at the service.
-func (s *script) secludeAtService(name, woken string) {
+// beginAtService is seclude for a place whose connection is still at the service.
+func (s *script) beginAtService(name, woken string) {
 	s.t.Helper()
-	s.expect("seclude at service "+name, woken, s.q.Seclude(s.place(name), true))
+	s.expect("begin exclusive at service "+name, woken, s.q.BeginExclusive(s.waiter(name), true))
 }
 
-func (s *script) include(name, woken string) {
+func (s *script) endExclusive(name, woken string) {
 	s.t.Helper()
-	places, ok := s.q.Include(s.place(name), s.now)
+	places, ok := s.q.EndExclusive(s.waiter(name), s.now)
 	if !ok {
-		s.t.Fatalf("include %s: found false, expected true", name)
+		s.t.Fatalf("end exclusive %s: found false, expected true", name)
 	}
-	s.expect("include "+name, woken, places...)
+	s.expect("end exclusive "+name, woken, places...)
 }
 
-func (s *script) seize(name string, want bool) {
+func (s *script) tryExclusive(name string, want bool) {
 	s.t.Helper()
-	if got := s.q.Seize(s.place(name)); got != want {
-		s.t.Fatalf("seize %s: found %t, expected %t", name, got, want)
+	if got := s.q.TryExclusive(s.waiter(name)); got != want {
+		s.t.Fatalf("try exclusive %s: found %t, expected %t", name, got, want)
 	}
 	s.tick()
 }
 
 func (s *script) resize(limit, maxWaiting int, woken string) {
 	s.t.Helper()
-	s.set(bounds{limit: limit, maxWaiting: maxWaiting}, woken)
+	s.set(Bounds{Limit: limit, MaxWaiting: maxWaiting}, woken)
 }
 
-func (s *script) set(b bounds, woken string) {
+func (s *script) set(b Bounds, woken string) {
 	s.t.Helper()
 	s.expect(fmt.Sprintf("set %+v", b), woken, s.q.Set(b, s.now)...)
 }
@@ -182,11 +182,11 @@ func (s *script) close(turnedAway string) {
 }
 
 // alone names who is alone, "" for nobody.
-func (s *script) alone(want string) {
+func (s *script) exclusive(want string) {
 	s.t.Helper()
 	got := ""
-	for name, p := range s.places {
-		if s.q.Alone(p) {
+	for name, p := range s.waiters {
+		if s.q.IsExclusive(p) {
 			got += name
 		}
 	}
@@ -201,10 +201,10 @@ func (s *script) state(holders, line string) {
 	_, h, w := s.q.Snapshot(unlimitedView)
 	var held, waiting []string
 	for _, p := range h {
-		held = append(held, fmt.Sprint(p.owner, p.slot))
+		held = append(held, fmt.Sprint(p.Owner, p.Slot))
 	}
 	for _, p := range w {
-		waiting = append(waiting, fmt.Sprint(p.owner))
+		waiting = append(waiting, fmt.Sprint(p.Owner))
 	}
 	if got := strings.Join(held, " "); got != holders {
 		s.t.Fatalf("found holders %q, expected %q", got, holders)
@@ -218,7 +218,7 @@ func (s *script) state(holders, line string) {
 const unlimitedView = math.MaxInt
 
 // shown is what a place shows, without what is the queue's own.
-func shown(p place) place {
-	p.seq, p.from, p.prev, p.next, p.expelled = 0, nil, nil, nil, false
+func shown(p Waiter) Waiter {
+	p.ID, p.from, p.prev, p.next, p.Expelled = 0, nil, nil, nil, false
 	return p
 }

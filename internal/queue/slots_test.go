@@ -1,26 +1,26 @@
-package tcplock
+package queue
 
 import "testing"
 
 // A raised limit admits as many as there are new slots, at once and in order.
-func TestQueueResizeUp(t *testing.T) {
-	s := newScript(t, 1, unlimited)
+func TestResizeUp(t *testing.T) {
+	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")
 	s.joins("b c d", "waits")
-	s.resize(1, unlimited, "")
-	s.resize(3, unlimited, "b c")
+	s.resize(1, Unlimited, "")
+	s.resize(3, Unlimited, "b c")
 	s.state("a1 b2 c3", "d")
-	s.resize(10, unlimited, "d")
+	s.resize(10, Unlimited, "d")
 	s.joins("e", "5")
 }
 
 // A lowered limit sends no holder away, and admits nobody until there are fewer
 // holders than the new limit. Slots above it are not handed out again.
-func TestQueueResizeDown(t *testing.T) {
-	s := newScript(t, 4, unlimited)
+func TestResizeDown(t *testing.T) {
+	s := newScript(t, 4, Unlimited)
 	s.joins("a b c d", "1")
 	s.joins("e f", "waits")
-	s.resize(2, unlimited, "")
+	s.resize(2, Unlimited, "")
 	s.state("a1 b2 c3 d4", "e f")
 	s.release("a", "") // three left for two slots
 	s.release("c", "") // two left
@@ -31,23 +31,23 @@ func TestQueueResizeDown(t *testing.T) {
 
 	// Down to none and up again.
 	s.joins("g", "waits")
-	s.resize(0, unlimited, "")
+	s.resize(0, Unlimited, "")
 	s.release("e", "")
 	s.release("f", "")
 	s.state("", "g")
-	s.resize(1, unlimited, "g")
+	s.resize(1, Unlimited, "g")
 	s.state("g1", "")
 }
 
 // A limit that goes up again while a holder sits above where it was: that slot is still
 // taken, and comes back to the others when it is released.
-func TestQueueResizeDownAndUp(t *testing.T) {
-	s := newScript(t, 3, unlimited)
+func TestResizeDownAndUp(t *testing.T) {
+	s := newScript(t, 3, Unlimited)
 	s.joins("a b c", "1")
-	s.resize(1, unlimited, "")
+	s.resize(1, Unlimited, "")
 	s.release("b", "")
 	s.joins("d e f", "waits")
-	s.resize(3, unlimited, "d")
+	s.resize(3, Unlimited, "d")
 	s.state("a1 d2 c3", "e f")
 	s.release("c", "e")
 	s.state("a1 d2 e3", "f")
@@ -55,28 +55,28 @@ func TestQueueResizeDownAndUp(t *testing.T) {
 
 // A shorter line sends nobody away; it refuses who comes until it has become shorter
 // by itself. A longer one takes them again.
-func TestQueueResizeLine(t *testing.T) {
-	s := newScript(t, 1, unlimited)
+func TestResizeLine(t *testing.T) {
+	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")
 	s.joins("b c d", "waits")
 	s.resize(1, 2, "")
 	s.state("a1", "b c d")
-	s.joins("e", errFull.Error())
+	s.joins("e", ErrFull.Error())
 	s.release("a", "b")
-	s.joins("f", errFull.Error())
+	s.joins("f", ErrFull.Error())
 	s.release("b", "c")
 	s.joins("g", "waits")
 	s.resize(1, 3, "")
 	s.joins("h", "waits")
 	s.resize(1, 0, "")
-	s.joins("i", errFull.Error())
+	s.joins("i", ErrFull.Error())
 	s.state("c1", "d g h")
 }
 
 // Slots count from 1. Of several free ones the one that has been free longest is
 // taken, so that all take turns; a resize does not disturb that, new ones come last.
-func TestQueueSlotsTakeTurns(t *testing.T) {
-	s := newScript(t, 3, unlimited)
+func TestSlotsTakeTurns(t *testing.T) {
+	s := newScript(t, 3, Unlimited)
 	s.joins("a", "1")
 	s.release("a", "")
 	s.joins("b", "2")
@@ -85,13 +85,13 @@ func TestQueueSlotsTakeTurns(t *testing.T) {
 	s.release("c", "")
 	s.release("b", "")
 	s.release("d", "") // free: 3, 2, 1
-	s.resize(3, unlimited, "")
-	s.resize(4, unlimited, "") // 3, 2, 1, 4
+	s.resize(3, Unlimited, "")
+	s.resize(4, Unlimited, "") // 3, 2, 1, 4
 	s.joins("e", "3")
 	s.release("e", "")         // 2, 1, 4, 3
-	s.resize(2, unlimited, "") // 2, 1
+	s.resize(2, Unlimited, "") // 2, 1
 	s.joins("f", "2")
-	s.resize(4, unlimited, "") // 1, 3, 4
+	s.resize(4, Unlimited, "") // 1, 3, 4
 	s.release("f", "")
 	s.joins("g", "1")
 	s.joins("h i", "3")

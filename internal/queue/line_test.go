@@ -1,4 +1,4 @@
-package tcplock
+package queue
 
 import (
 	"testing"
@@ -7,8 +7,8 @@ import (
 
 // Higher priorities go first, and within one it is the order of arrival. Who leaves or
 // comes changes nothing for the others, and nobody who holds a slot is disturbed.
-func TestQueuePriority(t *testing.T) {
-	s := newScript(t, 1, unlimited)
+func TestPriority(t *testing.T) {
+	s := newScript(t, 1, Unlimited)
 	s.joinsAs(-5, "h", "1")
 	s.joins("a b", "waits")
 	s.joinsAs(-1, "c", "waits")
@@ -24,7 +24,7 @@ func TestQueuePriority(t *testing.T) {
 	s.release("d", "i")
 	s.release("i", "j")
 	s.release("j", "g")
-	s.resize(2, unlimited, "b")
+	s.resize(2, Unlimited, "b")
 	s.joinsAs(9, "k", "waits")
 	s.state("g1 b2", "k f c")
 	s.release("b", "k")
@@ -35,19 +35,19 @@ func TestQueuePriority(t *testing.T) {
 // Who asked first of those who are turned away hears of it last if others go before it:
 // Close tells them in the order of the line. How long the line may be is a bound for all
 // priorities together.
-func TestQueuePriorityBoundsAndClose(t *testing.T) {
+func TestPriorityBoundsAndClose(t *testing.T) {
 	s := newScript(t, 1, 3)
 	s.joins("h", "1")
 	s.joins("a", "waits")
 	s.joinsAs(1, "b c", "waits")
-	s.joinsAs(7, "d", errFull.Error())
+	s.joinsAs(7, "d", ErrFull.Error())
 	s.close("b c a")
 }
 
 // With a priority age of 10 seconds, priority 1 goes before those with 0 who have come up
 // to 10 seconds earlier, and at equal ranks it goes first too.
-func TestQueuePriorityAge(t *testing.T) {
-	s := newBoundScript(t, bounds{limit: 1, maxWaiting: unlimited, priorityAge: 10 * time.Second})
+func TestPriorityAge(t *testing.T) {
+	s := newBoundScript(t, Bounds{Limit: 1, MaxWaiting: Unlimited, PriorityAge: 10 * time.Second})
 	at := func(second int64) { s.now = time.Unix(second, 0) }
 	s.joins("h", "1")
 	at(100)
@@ -83,7 +83,7 @@ func TestQueuePriorityAge(t *testing.T) {
 
 // While those with a high priority keep coming, one with a low priority waits for ever
 // without a priority age, and with one as long as its length says and no longer.
-func TestQueueNobodyStarves(t *testing.T) {
+func TestNobodyStarves(t *testing.T) {
 	for _, c := range []struct {
 		age, want time.Duration
 	}{
@@ -92,31 +92,31 @@ func TestQueueNobodyStarves(t *testing.T) {
 		{time.Minute, 182 * time.Second}, // or 180 seconds; and so does who came with it
 		{5 * time.Minute, 902 * time.Second},
 	} {
-		q, now := newQueue(bounds{limit: 1, maxWaiting: unlimited, priorityAge: c.age}), time.Unix(0, 0)
-		holder, low := new(place), new(place)
+		q, now := New(Bounds{Limit: 1, MaxWaiting: Unlimited, PriorityAge: c.age}), time.Unix(0, 0)
+		holder, low := new(Waiter), new(Waiter)
 		_, _ = q.Join(holder, now)
 		_, _ = q.Join(low, now)
 		for end := now.Add(1000 * time.Second); now.Before(end) && holder != low; {
-			_, _ = q.Join(&place{priority: 3}, now)
+			_, _ = q.Join(&Waiter{Priority: 3}, now)
 			now = now.Add(time.Second)
 			holder = q.Release(holder, now)
 		}
-		if got := q.Look(low).waited; got != c.want {
+		if got := q.Look(low).Waited; got != c.want {
 			t.Errorf("age %s: found a wait of %s, expected %s", c.age, got, c.want)
 		}
 	}
 }
 
 // The priority age is in force for those who are in line already.
-func TestQueuePriorityAgeChanges(t *testing.T) {
-	s := newScript(t, 1, unlimited)
+func TestPriorityAgeChanges(t *testing.T) {
+	s := newScript(t, 1, Unlimited)
 	s.joins("h", "1")
 	s.joins("a", "waits")
 	s.joinsAs(3, "b", "waits")
 	s.joinsAs(1, "c", "waits") // 2 seconds after a
 	age := func(age time.Duration, line string) {
 		t.Helper()
-		s.set(bounds{limit: 1, maxWaiting: unlimited, priorityAge: age}, "")
+		s.set(Bounds{Limit: 1, MaxWaiting: Unlimited, PriorityAge: age}, "")
 		s.state("h1", line)
 	}
 	age(0, "b c a")
@@ -131,8 +131,8 @@ func TestQueuePriorityAgeChanges(t *testing.T) {
 // Whose client holds as many slots as it may stands aside when its turn comes: others
 // behind it go on, and a slot stays free if there are none. It goes on, before all who
 // came after it, when one of its client is done.
-func TestQueueStandsAside(t *testing.T) {
-	s := newBoundScript(t, bounds{limit: 3, maxWaiting: unlimited, perClient: 1})
+func TestStandsAside(t *testing.T) {
+	s := newBoundScript(t, Bounds{Limit: 3, MaxWaiting: Unlimited, PerClient: 1})
 	s.joins("Aa", "1")
 	s.joins("Ab Ac", "waits") // though two slots are free
 	s.joins("Ba", "2")
@@ -157,28 +157,28 @@ func TestQueueStandsAside(t *testing.T) {
 
 // Nobody stands aside before its turn. So whoever comes back has been the first in line
 // once and finds its place near the front, whatever the length of the line.
-func TestQueueStandsAsideInTurn(t *testing.T) {
-	s := newBoundScript(t, bounds{limit: 1, maxWaiting: unlimited, perClient: 1})
-	aside := func(want *place) {
+func TestStandsAsideInTurn(t *testing.T) {
+	s := newBoundScript(t, Bounds{Limit: 1, MaxWaiting: Unlimited, PerClient: 1})
+	aside := func(want *Waiter) {
 		t.Helper()
-		if got := s.place("Aa").from.aside.first(0); got != want {
+		if got := s.waiter("Aa").from.aside.first(0); got != want {
 			t.Fatalf("found %+v aside, expected %+v", got, want)
 		}
 	}
 	s.joins("Aa", "1")
 	s.joins("x Ab y", "waits")
 	aside(nil)
-	s.set(bounds{limit: 2, maxWaiting: unlimited, perClient: 1}, "x")
+	s.set(Bounds{Limit: 2, MaxWaiting: Unlimited, PerClient: 1}, "x")
 	aside(nil)
 	s.release("x", "y")
-	aside(s.place("Ab"))
+	aside(s.waiter("Ab"))
 	s.release("Aa", "Ab")
 }
 
 // One of several who stand aside comes back for each that has left its slot: the first in
 // order, priority and age included.
-func TestQueueAsideInOrder(t *testing.T) {
-	b := bounds{limit: 4, maxWaiting: unlimited, perClient: 2}
+func TestAsideInOrder(t *testing.T) {
+	b := Bounds{Limit: 4, MaxWaiting: Unlimited, PerClient: 2}
 	s := newBoundScript(t, b)
 	s.joins("Aa Ab", "1")
 	s.joins("Ac Ad", "waits")
@@ -189,7 +189,7 @@ func TestQueueAsideInOrder(t *testing.T) {
 	s.release("Ab", "Ac")
 	s.joinsAs(1, "Af", "waits") // at 8 s, Ad at 3 s
 	s.state("Ac1 Ba3 Ae4", "Af Ad")
-	b.priorityAge = 4 * time.Second
+	b.PriorityAge = 4 * time.Second
 	s.set(b, "")
 	s.state("Ac1 Ba3 Ae4", "Ad Af")
 	s.release("Ae", "Ad")
@@ -198,8 +198,8 @@ func TestQueueAsideInOrder(t *testing.T) {
 
 // Who leaves the line makes way for another of its client, while there is no slot and
 // when there is one again.
-func TestQueueLeaveBringsBack(t *testing.T) {
-	s := newBoundScript(t, bounds{limit: 2, maxWaiting: unlimited, perClient: 1})
+func TestLeaveBringsBack(t *testing.T) {
+	s := newBoundScript(t, Bounds{Limit: 2, MaxWaiting: Unlimited, PerClient: 1})
 	s.joins("Aa", "1")
 	s.joins("Ab Ac Ad", "waits") // aside
 	s.joins("x", "2")
@@ -219,29 +219,29 @@ func TestQueueLeaveBringsBack(t *testing.T) {
 
 // How many of one client may wait is a bound of its own: for those aside and in line, not
 // for those who hold a slot. A client's refusal is nobody else's.
-func TestQueueWaitingPerClient(t *testing.T) {
-	s := newBoundScript(t, bounds{limit: 2, maxWaiting: 5, waitingPerClient: 2, perClient: 1})
+func TestWaitingPerClient(t *testing.T) {
+	s := newBoundScript(t, Bounds{Limit: 2, MaxWaiting: 5, WaitingPerClient: 2, PerClient: 1})
 	s.joins("Aa", "1")
 	s.joins("Ab Ac", "waits")
-	s.joins("Ad", errClientFull.Error())
+	s.joins("Ad", ErrClientFull.Error())
 	s.joins("Ba", "2")
 	s.joins("x y z", "waits") // nobody's: no bound
-	s.joins("Bb", errFull.Error())
+	s.joins("Bb", ErrFull.Error())
 	s.leave("x", true)
-	s.joins("Ae", errClientFull.Error())
+	s.joins("Ae", ErrClientFull.Error())
 	s.joins("Bc", "waits")
-	s.joins("Bd Af", errFull.Error())
+	s.joins("Bd Af", ErrFull.Error())
 	s.leave("Ab", true)
 	s.joins("Ag", "waits")
 }
 
 // The bounds of each client may change at any time: those who are there are counted, more
 // room admits at once, less sends nobody away.
-func TestQueueClientBoundsChange(t *testing.T) {
-	b := bounds{limit: 4, maxWaiting: unlimited}
+func TestClientBoundsChange(t *testing.T) {
+	b := Bounds{Limit: 4, MaxWaiting: Unlimited}
 	s := newBoundScript(t, b)
 	s.joins("Aa Ab Ac", "1")
-	b.perClient = 2
+	b.PerClient = 2
 	s.set(b, "")
 	s.joins("Ad Ae", "waits")
 	s.joins("Ba", "4")
@@ -249,28 +249,28 @@ func TestQueueClientBoundsChange(t *testing.T) {
 	s.release("Ab", "Ad")
 	s.joins("Af", "waits")
 	s.state("Ad1 Ac3 Ba4", "Ae Af")
-	b.waitingPerClient = 1
+	b.WaitingPerClient = 1
 	s.set(b, "")
-	s.joins("Ag", errClientFull.Error())
-	b.perClient = 3
+	s.joins("Ag", ErrClientFull.Error())
+	b.PerClient = 3
 	s.set(b, "Ae")
-	s.joins("Ah", errClientFull.Error())
+	s.joins("Ah", ErrClientFull.Error())
 	s.joins("Bb", "waits")
 	s.state("Ad1 Ae2 Ac3 Ba4", "Af Bb")
-	b.limit = 5
+	b.Limit = 5
 	s.set(b, "Bb")
-	b.limit, b.perClient = 6, 0
+	b.Limit, b.PerClient = 6, 0
 	s.set(b, "Af")
 	s.joins("Ai", "waits")
-	s.joins("Ak", errClientFull.Error())
-	b.waitingPerClient = 0
+	s.joins("Ak", ErrClientFull.Error())
+	b.WaitingPerClient = 0
 	s.set(b, "")
 	s.joins("Aj", "waits")
 	s.state("Ad1 Ae2 Ac3 Ba4 Bb5 Af6", "Ai Aj")
 }
 
 // Nothing is left of a client when its last place is gone, whichever way.
-func TestQueueForgetsClients(t *testing.T) {
+func TestForgetsClients(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		visit func(s *script)
@@ -301,14 +301,14 @@ func TestQueueForgetsClients(t *testing.T) {
 		{"refused for its own sake", func(s *script) {
 			s.joins("Aa", "2")
 			s.joins("Ab", "waits")
-			s.joins("Ac", errClientFull.Error())
+			s.joins("Ac", ErrClientFull.Error())
 			s.leave("Ab", true)
 			s.release("Aa", "")
 		}},
 		{"refused for all", func(s *script) {
 			s.pause()
 			s.joins("a b", "waits")
-			s.joins("A", errFullPaused.Error())
+			s.joins("A", ErrFullPaused.Error())
 			s.leave("a", true)
 			s.leave("b", true)
 		}},
@@ -316,7 +316,7 @@ func TestQueueForgetsClients(t *testing.T) {
 			s.pause()
 			s.joins("A", "waits")
 			s.close("A")
-			s.joins("B", errClosed.Error())
+			s.joins("B", ErrClosed.Error())
 		}},
 		{"requeue", func(s *script) {
 			s.joins("A", "2")
@@ -335,7 +335,7 @@ func TestQueueForgetsClients(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newBoundScript(t, bounds{limit: 3, maxWaiting: 2, perClient: 1, waitingPerClient: 1})
+			s := newBoundScript(t, Bounds{Limit: 3, MaxWaiting: 2, PerClient: 1, WaitingPerClient: 1})
 			s.joins("Z", "1")
 			c.visit(s)
 			s.release("Z", "")
@@ -347,11 +347,11 @@ func TestQueueForgetsClients(t *testing.T) {
 }
 
 // Clients that come and go, a new one each time, leave nothing behind and cost no memory.
-func TestQueueClientsCostNothing(t *testing.T) {
-	q, p, client := newQueue(bounds{limit: 1, maxWaiting: unlimited, perClient: 1}), new(place), clientKey(0)
+func TestClientsCostNothing(t *testing.T) {
+	q, p, client := New(Bounds{Limit: 1, MaxWaiting: Unlimited, PerClient: 1}), new(Waiter), ClientKey(0)
 	allocs := testing.AllocsPerRun(1000, func() {
 		client++
-		*p = place{client: client}
+		*p = Waiter{Client: client}
 		if holds, err := q.Join(p, time.Time{}); !holds {
 			t.Fatal(err)
 		}

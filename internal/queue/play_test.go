@@ -1,4 +1,4 @@
-package tcplock
+package queue
 
 import (
 	"errors"
@@ -18,7 +18,7 @@ const mostSlots = 6
 // game is a schedule that is played on a queue and on the model.
 type game struct {
 	t     rapid.TB
-	q     *queue
+	q     *Queue
 	m     *model
 	notes []string // the steps so far
 
@@ -29,7 +29,7 @@ type game struct {
 // play takes a schedule, two bytes for a step, plays it and compares after each step. A
 // failure comes with the steps that led to it.
 func play(t rapid.TB, schedule []byte) {
-	g := &game{t: t, q: newQueue(bounds{maxWaiting: unlimited}), m: newModel()}
+	g := &game{t: t, q: New(Bounds{MaxWaiting: Unlimited}), m: newModel()}
 	for ; len(schedule) >= 2; schedule = schedule[2:] {
 		g.m.begin()
 		moves[int(schedule[0])%len(moves)](g, int(schedule[1]))
@@ -50,7 +50,7 @@ var moves = []func(g *game, arg int){
 	(*game).join, (*game).join, (*game).join, (*game).join, (*game).join, (*game).join, (*game).join,
 	(*game).release, (*game).release, (*game).release, (*game).release, (*game).release,
 	(*game).leave, (*game).expel, (*game).requeue, (*game).requeue,
-	(*game).seclude, (*game).include, (*game).include, (*game).include, (*game).seize, (*game).seize, (*game).intrude,
+	(*game).beginExclusive, (*game).endExclusive, (*game).endExclusive, (*game).endExclusive, (*game).tryExclusive, (*game).tryExclusive, (*game).intrude,
 	(*game).takeOut, (*game).putIn, (*game).putIn,
 	(*game).resize, (*game).share, (*game).age,
 	(*game).pause, (*game).resume, (*game).resume, (*game).askVacant, (*game).close,
@@ -59,11 +59,11 @@ var moves = []func(g *game, arg int){
 func (g *game) nothing(int) {}
 
 func (g *game) join(arg int) {
-	client, priority := clientKey(arg%4), arg/4%4-1 // client 0 is nobody's
+	client, priority := ClientKey(arg%4), arg/4%4-1 // client 0 is nobody's
 	p, wantErr := g.m.join(client, priority)
-	g.note("join %v, client %d, priority %d", p.real.owner, client, priority)
+	g.note("join %v, client %d, priority %d", p.real.Owner, client, priority)
 	holds, err := g.q.Join(&p.real, g.m.now)
-	if want := p.want.state == placeHolding; holds != want || !errors.Is(err, wantErr) {
+	if want := p.want.State == Holding; holds != want || !errors.Is(err, wantErr) {
 		g.fail("join: found %t, %v, expected %t, %v", holds, err, want, wantErr)
 	}
 }
@@ -75,7 +75,7 @@ func (g *game) leave(arg int) {
 		people = g.m.all
 	}
 	if p := pick(people, arg); p != nil {
-		g.note("leave %v", p.real.owner)
+		g.note("leave %v", p.real.Owner)
 		g.expect("leave", g.q.Leave(&p.real), g.m.leave(p))
 	}
 }
@@ -90,52 +90,52 @@ func (g *game) expel(arg int) {
 	if p == nil {
 		return
 	}
-	g.note("expel %v", p.real.owner)
-	there := p.real.seq > 0 && (p.want.state == placeWaiting || p.want.slot > 0)
-	found, waited := g.q.Expel(p.real.seq)
+	g.note("expel %v", p.real.Owner)
+	there := p.real.ID > 0 && (p.want.State == Waiting || p.want.Slot > 0)
+	found, waited := g.q.Expel(p.real.ID)
 	g.expect("expel finds", found == &p.real, there)
 	g.expect("expel", waited, g.m.leave(p))
-	g.expect("expelled", g.q.Look(&p.real).expelled || !waited, true)
+	g.expect("expelled", g.q.Look(&p.real).Expelled || !waited, true)
 }
 
 func (g *game) release(arg int) {
-	if p := pick(notIn(g.m.holders, g.m.secluding), arg); p != nil {
-		g.note("release %v", p.real.owner)
+	if p := pick(notIn(g.m.holders, g.m.exclusives), arg); p != nil {
+		g.note("release %v", p.real.Owner)
 		g.woken(g.m.release(p), g.q.Release(&p.real, g.m.now))
 	}
 }
 
 func (g *game) requeue(arg int) {
-	if p := pick(notIn(g.m.holders, g.m.secluding), arg); p != nil {
-		g.note("requeue %v", p.real.owner)
+	if p := pick(notIn(g.m.holders, g.m.exclusives), arg); p != nil {
+		g.note("requeue %v", p.real.Owner)
 		woken := g.m.requeue(p)
-		g.woken(woken, g.q.Requeue(&p.real, g.m.now, p.want.apart))
+		g.woken(woken, g.q.Requeue(&p.real, g.m.now, p.want.Apart))
 	}
 }
 
-func (g *game) seclude(arg int) {
-	if p := pick(notIn(g.m.holders, g.m.secluding), arg); p != nil {
+func (g *game) beginExclusive(arg int) {
+	if p := pick(notIn(g.m.holders, g.m.exclusives), arg); p != nil {
 		atService := arg >= 128
-		g.note("seclude %v, at service %t", p.real.owner, atService)
-		g.woken(g.m.seclude(p, atService), g.q.Seclude(&p.real, atService))
+		g.note("begin exclusive %v, at service %t", p.real.Owner, atService)
+		g.woken(g.m.beginExclusive(p, atService), g.q.BeginExclusive(&p.real, atService))
 	}
 }
 
-func (g *game) include(arg int) {
-	if p := pick(g.m.secluding, arg); p != nil {
-		g.note("include %v", p.real.owner)
-		got, gotOK := g.q.Include(&p.real, g.m.now)
-		want, wantOK := g.m.include(p)
-		g.expect("include", gotOK, wantOK)
+func (g *game) endExclusive(arg int) {
+	if p := pick(g.m.exclusives, arg); p != nil {
+		g.note("end exclusive %v", p.real.Owner)
+		got, gotOK := g.q.EndExclusive(&p.real, g.m.now)
+		want, wantOK := g.m.endExclusive(p)
+		g.expect("end exclusive", gotOK, wantOK)
 		g.woken(want, got...)
 	}
 }
 
-func (g *game) seize(int) {
+func (g *game) tryExclusive(int) {
 	p := g.m.intruder()
-	want := g.m.seize(p)
-	g.note("seize %v", p.real.owner)
-	g.expect("seize", g.q.Seize(&p.real), want)
+	want := g.m.tryExclusive(p)
+	g.note("try exclusive %v", p.real.Owner)
+	g.expect("try exclusive", g.q.TryExclusive(&p.real), want)
 	if !want {
 		g.m.all = without(g.m.all, p)
 	}
@@ -144,8 +144,8 @@ func (g *game) seize(int) {
 // intrude is seclude for who has no slot.
 func (g *game) intrude(int) {
 	p := g.m.intruder()
-	g.note("intrude %v", p.real.owner)
-	g.woken(g.m.seclude(p, false), g.q.Seclude(&p.real, false))
+	g.note("intrude %v", p.real.Owner)
+	g.woken(g.m.beginExclusive(p, false), g.q.BeginExclusive(&p.real, false))
 }
 
 func (g *game) takeOut(arg int) {
@@ -161,24 +161,24 @@ func (g *game) putIn(arg int) {
 }
 
 func (g *game) resize(arg int) {
-	b := g.m.bounds
-	b.limit, b.maxWaiting = arg%(mostSlots+1), arg/(mostSlots+1)%16-1
+	b := g.m.Bounds
+	b.Limit, b.MaxWaiting = arg%(mostSlots+1), arg/(mostSlots+1)%16-1
 	g.set(b)
 }
 
 func (g *game) share(arg int) {
-	b := g.m.bounds
-	b.perClient, b.waitingPerClient = arg%4, arg/4%4
+	b := g.m.Bounds
+	b.PerClient, b.WaitingPerClient = arg%4, arg/4%4
 	g.set(b)
 }
 
 func (g *game) age(arg int) {
-	b := g.m.bounds
-	b.priorityAge = []time.Duration{0, time.Second, 3 * time.Second, 20 * time.Second}[arg%4]
+	b := g.m.Bounds
+	b.PriorityAge = []time.Duration{0, time.Second, 3 * time.Second, 20 * time.Second}[arg%4]
 	g.set(b)
 }
 
-func (g *game) set(b bounds) {
+func (g *game) set(b Bounds) {
 	g.note("set %+v", b)
 	g.woken(g.m.set(b), g.q.Set(b, g.m.now)...)
 }
@@ -209,7 +209,7 @@ func (g *game) askVacant(int) {
 }
 
 func (g *game) checkVacant() {
-	g.wasVacant = g.wasVacant || len(g.m.holders)+len(g.m.secluding) == 0
+	g.wasVacant = g.wasVacant || len(g.m.holders)+len(g.m.exclusives) == 0
 	select {
 	case <-g.vacant:
 		if !g.wasVacant {
@@ -228,12 +228,12 @@ func (g *game) compare() {
 	checkInvariants(g, g.q)
 	most := m.steps % 8 // often fewer than wait
 	stats, holders, waiters := g.q.Snapshot(most)
-	want := queueStats{
+	want := Stats{
 		Held: len(m.holders), Waiting: len(m.line),
-		Paused: m.paused, Alone: len(m.secluding) > 0, Total: m.total,
+		Paused: m.paused, Exclusive: len(m.exclusives) > 0, Total: m.total,
 	}
 	if len(m.line) > 0 {
-		want.Oldest = m.line[0].want.joined
+		want.Oldest = m.line[0].want.Joined
 	}
 	if stats != want || g.q.Stats() != want {
 		g.fail("found %+v, expected %+v", stats, want)
@@ -247,24 +247,24 @@ func (g *game) compare() {
 	}
 	for _, p := range m.all {
 		g.q.mu.Lock()
-		found := g.q.find(p.real.seq)
+		found := g.q.find(p.real.ID)
 		g.q.mu.Unlock()
-		if there := p.real.seq > 0 && (p.want.state == placeWaiting || p.want.slot > 0); there != (found == &p.real) {
-			g.fail("found %v by its seq %t, expected %t", p.real.owner, !there, there)
+		if there := p.real.ID > 0 && (p.want.State == Waiting || p.want.Slot > 0); there != (found == &p.real) {
+			g.fail("found %v by its seq %t, expected %t", p.real.Owner, !there, there)
 		}
 	}
 	for _, part := range []struct {
 		name string
-		got  []place
+		got  []Waiter
 		want []*person
 	}{{"holders", holders, m.holders}, {"waiters", waiters, first(m.inOrder(), most)}} {
 		if !slices.EqualFunc(part.got, part.want, same) {
 			g.fail("found %s %+v, expected %v", part.name, part.got, wants(part.want))
 		}
 	}
-	for _, p := range slices.Concat(m.holders, m.secluding) {
-		if got, want := g.q.Alone(&p.real), p == m.alone(); got != want {
-			g.fail("found %d alone %t, expected %t", p.real.owner, got, want)
+	for _, p := range slices.Concat(m.holders, m.exclusives) {
+		if got, want := g.q.IsExclusive(&p.real), p == m.exclusive(); got != want {
+			g.fail("found %d alone %t, expected %t", p.real.Owner, got, want)
 		}
 	}
 }
@@ -274,7 +274,7 @@ func first(people []*person, most int) []*person {
 }
 
 // same compares what a place shows, not what is the queue's own.
-func same(got place, p *person) bool {
+func same(got Waiter, p *person) bool {
 	return shown(got) == p.want
 }
 
@@ -297,11 +297,11 @@ func (g *game) expect(what string, got, want bool) {
 	}
 }
 
-func (g *game) woken(want []*person, got ...*place) {
+func (g *game) woken(want []*person, got ...*Waiter) {
 	if len(got) == 1 && got[0] == nil {
 		got = nil
 	}
-	if !slices.EqualFunc(got, want, func(g *place, w *person) bool { return g == &w.real }) {
+	if !slices.EqualFunc(got, want, func(g *Waiter, w *person) bool { return g == &w.real }) {
 		g.fail("found %d to be woken, expected %d: %+v", len(got), len(want), wants(want))
 	}
 }
@@ -317,7 +317,7 @@ func notIn(people, others []*person) []*person {
 	return slices.DeleteFunc(slices.Clone(people), func(p *person) bool { return slices.Contains(others, p) })
 }
 
-func wants(people []*person) (places []place) {
+func wants(people []*person) (places []Waiter) {
 	for _, p := range people {
 		places = append(places, p.want)
 	}
@@ -326,7 +326,7 @@ func wants(people []*person) (places []place) {
 
 // The queue does what the model does, whatever the schedule: thousands at random, and a
 // failure is made as short as it can be.
-func TestQueueAgainstModel(t *testing.T) {
+func TestAgainstModel(t *testing.T) {
 	for range 30 { // a hundred schedules each
 		rapid.Check(t, func(t *rapid.T) {
 			play(t, rapid.SliceOfN(rapid.Byte(), 100, 300).Draw(t, "schedule"))

@@ -1,4 +1,4 @@
-package tcplock
+package queue
 
 import (
 	"testing"
@@ -8,8 +8,8 @@ import (
 // A slot out of service is not granted: not while it is free, and not when its holder has
 // gone. Back in service it goes to the first in line at once, or comes behind the other
 // free ones.
-func TestQueueOut(t *testing.T) {
-	s := newScript(t, 3, unlimited)
+func TestOut(t *testing.T) {
+	s := newScript(t, 3, Unlimited)
 	s.joins("a", "1")
 	s.out(2, true)
 	s.out(1, false)
@@ -39,8 +39,8 @@ func TestQueueOut(t *testing.T) {
 
 // A slot that is taken out and put back while it is held stays its holder's, and is as
 // good as ever when that is done.
-func TestQueueOutAndInWhileHeld(t *testing.T) {
-	s := newScript(t, 1, unlimited)
+func TestOutAndInWhileHeld(t *testing.T) {
+	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")
 	s.joins("b", "waits")
 	s.out(1, false)
@@ -53,63 +53,63 @@ func TestQueueOutAndInWhileHeld(t *testing.T) {
 
 // With all slots out of service the line waits, in order and within its bounds, and who
 // joins a lock that is idle otherwise waits as well. To be alone needs no slot.
-func TestQueueAllOut(t *testing.T) {
+func TestAllOut(t *testing.T) {
 	s := newScript(t, 2, 2)
 	s.out(1, true)
 	s.out(2, true)
-	s.seize("idle", true)
-	s.include("idle", "")
+	s.tryExclusive("idle", true)
+	s.endExclusive("idle", "")
 	s.joins("a b", "waits")
-	s.seize("i", false)
-	s.joins("c", errFull.Error())
+	s.tryExclusive("i", false)
+	s.joins("c", ErrFull.Error())
 	s.leave("a", true)
 	s.joins("d", "waits")
 	s.in(2, "b")
 	s.release("b", "d")
 	s.release("d", "")
-	s.seize("i", true)
-	s.alone("i")
+	s.tryExclusive("i", true)
+	s.exclusive("i")
 }
 
 // Out of service and above the limit are two reasons not to be granted, and each may end
 // before the other. A slot that does not exist yet may be taken out for when it does.
-func TestQueueOutAndLimit(t *testing.T) {
-	s := newScript(t, 3, unlimited)
+func TestOutAndLimit(t *testing.T) {
+	s := newScript(t, 3, Unlimited)
 	s.out(5, true)
 	s.out(3, true)
 	s.joins("a b", "1")
 	s.joins("c", "waits")
-	s.resize(2, unlimited, "")
+	s.resize(2, Unlimited, "")
 	s.in(3, "") // still above the limit
 	s.joins("d e", "waits")
-	s.resize(5, unlimited, "c d") // 3 and 4
+	s.resize(5, Unlimited, "c d") // 3 and 4
 	s.state("a1 b2 c3 d4", "e")
-	s.resize(6, unlimited, "e")
+	s.resize(6, Unlimited, "e")
 	s.state("a1 b2 c3 d4 e6", "")
 	s.in(5, "")
 
 	// A holder above a lowered limit counts, so a slot that comes back waits for it.
-	s = newScript(t, 3, unlimited)
+	s = newScript(t, 3, Unlimited)
 	s.out(1, true)
 	s.joins("a b", "2")
 	s.joins("c", "waits")
-	s.resize(2, unlimited, "")
+	s.resize(2, Unlimited, "")
 	s.in(1, "")
 	s.state("a2 b3", "c")
 	s.release("b", "c")
 	s.state("c1 a2", "")
 	s.out(2, false)
-	s.resize(1, unlimited, "")
+	s.resize(1, Unlimited, "")
 	s.release("a", "")
-	s.resize(2, unlimited, "")
+	s.resize(2, Unlimited, "")
 	s.joins("d", "waits")
 	s.in(2, "d")
 }
 
 // A pause, a holder that is alone and a closed queue keep a slot that comes back from
 // being granted, like any other.
-func TestQueueInGrantsNotAlways(t *testing.T) {
-	s := newScript(t, 2, unlimited)
+func TestInGrantsNotAlways(t *testing.T) {
+	s := newScript(t, 2, Unlimited)
 	s.out(2, true)
 	s.joins("a", "1")
 	s.joins("b", "waits")
@@ -120,24 +120,24 @@ func TestQueueInGrantsNotAlways(t *testing.T) {
 
 	s.out(2, true)
 	s.joins("c", "waits")
-	s.seclude("a", "a")
+	s.beginExclusive("a", "a")
 	s.in(2, "")
 	s.state("a1", "c")
 	s.out(1, false)
 	s.joins("d", "waits")
-	s.include("a", "c")
+	s.endExclusive("a", "c")
 	s.state("a1 c2", "d")
 	s.release("a", "") // 1 is out
 	s.state("c2", "d")
 
 	s.close("d")
 	s.in(1, "")
-	s.joins("e", errClosed.Error())
+	s.joins("e", ErrClosed.Error())
 }
 
 // A client at its share stands aside of a slot that comes back, too.
-func TestQueueInAndClients(t *testing.T) {
-	s := newBoundScript(t, bounds{limit: 2, maxWaiting: unlimited, perClient: 1})
+func TestInAndClients(t *testing.T) {
+	s := newBoundScript(t, Bounds{Limit: 2, MaxWaiting: Unlimited, PerClient: 1})
 	s.out(2, true)
 	s.joins("Aa", "1")
 	s.joins("Ab b", "waits")
@@ -149,8 +149,8 @@ func TestQueueInAndClients(t *testing.T) {
 
 // Who is put back in line stands where it stood: before all who came after it, behind who
 // came before it, whatever the order in which they come back.
-func TestQueueRequeue(t *testing.T) {
-	s := newScript(t, 3, unlimited)
+func TestRequeue(t *testing.T) {
+	s := newScript(t, 3, Unlimited)
 	s.joins("a b c", "1")
 	s.joins("d e", "waits")
 	for slot := 1; slot <= 3; slot++ {
@@ -179,22 +179,22 @@ func TestQueueRequeue(t *testing.T) {
 }
 
 // Priorities hold for who is put back as for all others, and so do ranks.
-func TestQueueRequeuePriority(t *testing.T) {
-	s := newScript(t, 1, unlimited)
+func TestRequeuePriority(t *testing.T) {
+	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")
 	s.joins("b", "waits")
 	s.joinsAs(1, "c d", "waits")
 	s.requeue("a", "c")
 	s.state("c1", "d a b")
 	s.requeue("c", "c")
-	s.set(bounds{limit: 1, maxWaiting: unlimited, priorityAge: time.Second}, "")
+	s.set(Bounds{Limit: 1, MaxWaiting: Unlimited, PriorityAge: time.Second}, "")
 	s.requeue("c", "a") // a came 2 seconds earlier, b one: that is what c's priority makes up for
 	s.state("a1", "c b d")
 }
 
 // The line has no say in who is put back, though it be full.
-func TestQueueRequeueWhenFull(t *testing.T) {
-	s := newBoundScript(t, bounds{limit: 2, maxWaiting: 1, waitingPerClient: 1})
+func TestRequeueWhenFull(t *testing.T) {
+	s := newBoundScript(t, Bounds{Limit: 2, MaxWaiting: 1, WaitingPerClient: 1})
 	s.joins("Aa b", "1")
 	s.joins("Ab", "waits")
 	s.out(1, false)
@@ -202,14 +202,14 @@ func TestQueueRequeueWhenFull(t *testing.T) {
 	s.requeue("b", "")
 	s.requeue("Aa", "")
 	s.state("", "Aa b Ab")
-	s.joins("c", errFull.Error())
+	s.joins("c", ErrFull.Error())
 	s.in(1, "Aa")
 }
 
 // Of a client at its share, one goes on for the one that is put back: that one, unless
 // there is another with a higher priority.
-func TestQueueRequeueAndClients(t *testing.T) {
-	s := newBoundScript(t, bounds{limit: 3, maxWaiting: unlimited, perClient: 1})
+func TestRequeueAndClients(t *testing.T) {
+	s := newBoundScript(t, Bounds{Limit: 3, MaxWaiting: Unlimited, PerClient: 1})
 	s.joins("Aa", "1")
 	s.joins("Ab", "waits")
 	s.joins("b", "2")
@@ -230,78 +230,78 @@ func TestQueueRequeueAndClients(t *testing.T) {
 
 // Once the queue is closed nobody is put back: it is turned away. What it held goes to
 // nobody.
-func TestQueueRequeueWhenClosed(t *testing.T) {
-	s := newScript(t, 2, unlimited)
+func TestRequeueWhenClosed(t *testing.T) {
+	s := newScript(t, 2, Unlimited)
 	s.joins("a b", "1")
 	s.joins("c", "waits")
 	s.close("c")
 	vacant := s.q.Vacant()
 	s.requeue("a", "")
 	s.state("b2", "")
-	if got := s.q.Look(s.place("a")); got.state != placeGone || got.slot != 0 {
+	if got := s.q.Look(s.waiter("a")); got.State != Gone || got.Slot != 0 {
 		t.Fatalf("found %+v, expected it to be gone", got)
 	}
 	s.requeue("b", "")
 	if !isDone(vacant) {
 		t.Fatal("found it not called vacant although everybody had gone")
 	}
-	if got, want := s.q.Stats().Total, (totals{Joined: 3, Refused: 3}); got != want {
+	if got, want := s.q.Stats().Total, (Totals{Joined: 3, Refused: 3}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)
 	}
 }
 
 // One that is put back does not wait beside one that is alone for long: it is one holder
 // less for whom that one waits. It goes on first when that one is done.
-func TestQueueRequeueAndSeclusion(t *testing.T) {
-	s := newScript(t, 3, unlimited)
+func TestRequeueAndExclusive(t *testing.T) {
+	s := newScript(t, 3, Unlimited)
 	s.joins("a b c", "1")
 	s.joins("d", "waits")
-	s.seclude("c", "")
+	s.beginExclusive("c", "")
 	s.requeue("b", "")
-	s.alone("")
+	s.exclusive("")
 	s.out(1, false)
 	s.requeue("a", "c")
-	s.alone("c")
+	s.exclusive("c")
 	s.in(1, "")
 	s.state("c3", "a b d")
-	s.include("c", "a b")
+	s.endExclusive("c", "a b")
 	s.state("b1 a2 c3", "d")
-	s.seclude("c", "")
-	s.seclude("b", "")
+	s.beginExclusive("c", "")
+	s.beginExclusive("b", "")
 	s.requeue("a", "c")
-	s.alone("c")
-	s.include("c", "b")
+	s.exclusive("c")
+	s.endExclusive("c", "b")
 	s.requeue("c", "b")
-	s.alone("b")
-	s.include("b", "a c")
+	s.exclusive("b")
+	s.endExclusive("b", "a c")
 }
 
 // One that is put back keeps when it joined. The time with a slot in vain counts as time
 // in line, without the part that is set apart, and its grant counts once, the last one.
-func TestQueueRequeueFigures(t *testing.T) {
-	q := newQueue(bounds{limit: 1, maxWaiting: unlimited})
+func TestRequeueFigures(t *testing.T) {
+	q := New(Bounds{Limit: 1, MaxWaiting: Unlimited})
 	at := func(seconds int64) time.Time { return time.Unix(seconds, 0) }
-	expect := func(p *place, want place) {
+	expect := func(p *Waiter, want Waiter) {
 		t.Helper()
 		if got := shown(q.Look(p)); got != want {
 			t.Fatalf("found %+v, expected %+v", got, want)
 		}
 	}
-	a, b := new(place), new(place)
+	a, b := new(Waiter), new(Waiter)
 	_, _ = q.Join(a, at(0))
 	_, _ = q.Join(b, at(1))
 	q.Release(a, at(10)) // b has waited for 9
 	q.Out(1)
 	q.Requeue(b, at(12), time.Second) // and held for 2
-	expect(b, place{state: placeWaiting, number: 2, joined: at(1), waited: 9 * time.Second, apart: time.Second})
-	if got, want := q.Stats(), (queueStats{Waiting: 1, Oldest: at(1), Total: totals{Joined: 2, Granted: 1}}); got != want {
+	expect(b, Waiter{State: Waiting, Number: 2, Joined: at(1), Waited: 9 * time.Second, Apart: time.Second})
+	if got, want := q.Stats(), (Stats{Waiting: 1, Oldest: at(1), Total: Totals{Joined: 2, Granted: 1}}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)
 	}
 	q.In(1, at(15)) // waited for 3 more
 	q.Requeue(b, at(20), 4*time.Second)
-	expect(b, place{state: placeHolding, slot: 1, number: 4, joined: at(1), waited: 15 * time.Second, apart: 4 * time.Second})
+	expect(b, Waiter{State: Holding, Slot: 1, Number: 4, Joined: at(1), Waited: 15 * time.Second, Apart: 4 * time.Second})
 	q.Release(b, at(30))
-	if got, want := q.Stats(), (queueStats{Total: totals{Joined: 2, Granted: 2}}); got != want {
+	if got, want := q.Stats(), (Stats{Total: Totals{Joined: 2, Granted: 2}}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)
 	}
 }

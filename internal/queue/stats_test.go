@@ -1,18 +1,20 @@
-package tcplock
+package queue
 
 import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
 
 // Vacant tells when nobody holds a slot or wants to be alone: at once if so, else when the
 // last of them has gone, whichever way, and whoever waits.
-func TestQueueVacant(t *testing.T) {
+func TestVacant(t *testing.T) {
 	told := func(c <-chan struct{}, want bool) {
 		t.Helper()
 		if isDone(c) != want {
@@ -20,7 +22,7 @@ func TestQueueVacant(t *testing.T) {
 		}
 	}
 
-	s := newScript(t, 1, unlimited)
+	s := newScript(t, 1, Unlimited)
 	told(s.q.Vacant(), true)
 	s.joins("a", "1")
 	s.joins("b", "waits")
@@ -46,68 +48,68 @@ func TestQueueVacant(t *testing.T) {
 	s.requeue("d", "")
 	told(fourth, true)
 
-	s = newScript(t, 1, unlimited)
-	s.seize("i", true)
+	s = newScript(t, 1, Unlimited)
+	s.tryExclusive("i", true)
 	s.joins("a", "waits")
 	fifth := s.q.Vacant()
 	told(fifth, false)
 	s.pause()
-	s.include("i", "")
+	s.endExclusive("i", "")
 	told(fifth, true)
 }
 
 // Stats and Snapshot tell of one instant, and what they give is the caller's own.
-func TestQueueStatsAndSnapshot(t *testing.T) {
+func TestStatsAndSnapshot(t *testing.T) {
 	s := newScript(t, 2, 2)
-	if got, want := s.q.Stats(), (queueStats{}); got != want {
+	if got, want := s.q.Stats(), (Stats{}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)
 	}
 	s.joins("a b", "1")           // at 0 s and 1 s
 	s.joins("Cc", "waits")        // at 2 s
 	s.joinsAs(7, "d", "waits")    // at 3 s
-	s.joins("e", errFull.Error()) // at 4 s
+	s.joins("e", ErrFull.Error()) // at 4 s
 	s.leave("d", true)            // at 5 s
 	s.joinsAs(-1, "f", "waits")   // at 6 s
 	s.release("a", "Cc")          // at 7 s
 	stats, holders, waiters := s.q.Snapshot(unlimitedView)
 	at := func(seconds int64) time.Time { return time.Unix(seconds, 0) }
-	want := queueStats{
+	want := Stats{
 		Held: 2, Waiting: 1, Oldest: at(6),
-		Total: totals{Joined: 6, Refused: 1, Left: 1, Granted: 3},
+		Total: Totals{Joined: 6, Refused: 1, Left: 1, Granted: 3},
 	}
 	if stats != want || s.q.Stats() != want {
 		t.Fatalf("found %+v and %+v, expected %+v", stats, s.q.Stats(), want)
 	}
-	for _, p := range []*place{&holders[0], &holders[1], &waiters[0]} {
+	for _, p := range []*Waiter{&holders[0], &holders[1], &waiters[0]} {
 		*p = shown(*p)
 	}
-	if want := []place{
-		{owner: "Cc", client: 'C', state: placeHolding, slot: 1, number: 3, joined: at(2), waited: 5 * time.Second},
-		{owner: "b", state: placeHolding, slot: 2, number: 2, joined: at(1)},
+	if want := []Waiter{
+		{Owner: "Cc", Client: 'C', State: Holding, Slot: 1, Number: 3, Joined: at(2), Waited: 5 * time.Second},
+		{Owner: "b", State: Holding, Slot: 2, Number: 2, Joined: at(1)},
 	}; !slices.Equal(holders, want) {
 		t.Fatalf("found holders %+v, expected %+v", holders, want)
 	}
-	if want := []place{
-		{owner: "f", priority: -1, state: placeWaiting, ahead: 1, joined: at(6)},
+	if want := []Waiter{
+		{Owner: "f", Priority: -1, State: Waiting, Ahead: 1, Joined: at(6)},
 	}; !slices.Equal(waiters, want) {
 		t.Fatalf("found waiters %+v, expected %+v", waiters, want)
 	}
-	if holders[0] != shown(s.q.Look(s.place("Cc"))) {
-		t.Fatalf("found %+v, expected what the snapshot shows", s.q.Look(s.place("Cc")))
+	if holders[0] != shown(s.q.Look(s.waiter("Cc"))) {
+		t.Fatalf("found %+v, expected what the snapshot shows", s.q.Look(s.waiter("Cc")))
 	}
-	holders[0].slot, waiters[0].state = 7, placeGone
+	holders[0].Slot, waiters[0].State = 7, Gone
 	s.state("Cc1 b2", "f")
 }
 
 // Who waits longest need not be the one who goes first: it may have a low priority, or
 // stand aside.
-func TestQueueStatsOldest(t *testing.T) {
-	s := newBoundScript(t, bounds{limit: 1, maxWaiting: unlimited, perClient: 1})
+func TestStatsOldest(t *testing.T) {
+	s := newBoundScript(t, Bounds{Limit: 1, MaxWaiting: Unlimited, PerClient: 1})
 	oldest := func(name string) {
 		t.Helper()
 		want := time.Time{}
 		if name != "" {
-			want = s.q.Look(s.place(name)).joined
+			want = s.q.Look(s.waiter(name)).Joined
 		}
 		if got := s.q.Stats().Oldest; got != want {
 			t.Fatalf("found %v, expected %v when %q joined", got, want, name)
@@ -125,7 +127,7 @@ func TestQueueStatsOldest(t *testing.T) {
 	s.release("b", "Ac")
 	oldest("d")
 	s.joins("Af", "waits")
-	s.set(bounds{limit: 2, maxWaiting: unlimited, perClient: 1}, "d")
+	s.set(Bounds{Limit: 2, MaxWaiting: Unlimited, PerClient: 1}, "d")
 	oldest("Af")
 	s.release("d", "") // Af stands aside
 	s.joins("g", "2")
@@ -140,9 +142,13 @@ func TestQueueStatsOldest(t *testing.T) {
 
 // The queue knows nothing of Caddy, sockets or clocks, and so has no reason to import
 // more than this.
-func TestQueueImports(t *testing.T) {
+func TestImports(t *testing.T) {
 	var imports []*ast.ImportSpec
-	for _, name := range []string{"queue.go", "queue_line.go", "queue_seclude.go", "queue_slots.go", "queue_stats.go"} {
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range slices.DeleteFunc(names, func(name string) bool { return strings.HasSuffix(name, "_test.go") }) {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
 		if err != nil {
 			t.Fatal(err)
@@ -164,33 +170,33 @@ func TestQueueImports(t *testing.T) {
 }
 
 // Getting, handing on and leaving cost no memory beyond the place that is brought.
-func TestQueueAllocatesNothing(t *testing.T) {
+func TestAllocatesNothing(t *testing.T) {
 	now := time.Now()
-	places := make([]place, 4)
+	places := make([]Waiter, 4)
 	for _, c := range []struct {
 		name string
-		run  func(q *queue)
+		run  func(q *Queue)
 	}{
-		{"uncontended", func(q *queue) {
+		{"uncontended", func(q *Queue) {
 			_, _ = q.Join(&places[0], now)
 			q.Release(&places[0], now)
 		}},
-		{"hand-off", func(q *queue) {
+		{"hand-off", func(q *Queue) {
 			for i := range places {
 				_, _ = q.Join(&places[i], now)
 			}
 			for p := &places[0]; p != nil; p = q.Release(p, now) {
 			}
 		}},
-		{"hand-off between priorities", func(q *queue) {
+		{"hand-off between priorities", func(q *Queue) {
 			for i := range places {
-				places[i].priority = i % 3
+				places[i].Priority = i % 3
 				_, _ = q.Join(&places[i], now)
 			}
 			for p := &places[0]; p != nil; p = q.Release(p, now) {
 			}
 		}},
-		{"requeue", func(q *queue) {
+		{"requeue", func(q *Queue) {
 			for i := range places {
 				_, _ = q.Join(&places[i], now)
 			}
@@ -199,7 +205,7 @@ func TestQueueAllocatesNothing(t *testing.T) {
 			for p := q.In(1, now); p != nil; p = q.Release(p, now) {
 			}
 		}},
-		{"leave", func(q *queue) {
+		{"leave", func(q *Queue) {
 			for i := range places {
 				_, _ = q.Join(&places[i], now)
 			}
@@ -209,7 +215,7 @@ func TestQueueAllocatesNothing(t *testing.T) {
 			q.Release(&places[0], now)
 		}},
 	} {
-		q := newQueue(bounds{limit: 1, maxWaiting: unlimited})
+		q := New(Bounds{Limit: 1, MaxWaiting: Unlimited})
 		if allocs := testing.AllocsPerRun(100, func() {
 			clear(places)
 			c.run(q)
@@ -223,11 +229,11 @@ func TestQueueAllocatesNothing(t *testing.T) {
 }
 
 // A reload sets the bounds that a queue has. It sorts no line and counts no client anew.
-func TestQueueSetSameBounds(t *testing.T) {
-	b, now := bounds{limit: 1, maxWaiting: unlimited, perClient: 1, waitingPerClient: 9}, time.Now()
-	q := newQueue(b)
+func TestSetSameBounds(t *testing.T) {
+	b, now := Bounds{Limit: 1, MaxWaiting: Unlimited, PerClient: 1, WaitingPerClient: 9}, time.Now()
+	q := New(b)
 	for i := range 100 {
-		_, _ = q.Join(&place{client: clientKey(i + 1)}, now)
+		_, _ = q.Join(&Waiter{Client: ClientKey(i + 1)}, now)
 	}
 	if allocs := testing.AllocsPerRun(100, func() { q.Set(b, now) }); allocs != 0 {
 		t.Errorf("found %v allocations, expected none", allocs)
@@ -244,12 +250,12 @@ func isDone(c <-chan struct{}) bool {
 }
 
 // Who came just after the clock was read for the grant has not waited for less than no time.
-func TestQueueWaitedNeverNegative(t *testing.T) {
-	q, now := newQueue(bounds{limit: 1, maxWaiting: unlimited}), time.Now()
-	a, b := new(place), new(place)
+func TestWaitedNeverNegative(t *testing.T) {
+	q, now := New(Bounds{Limit: 1, MaxWaiting: Unlimited}), time.Now()
+	a, b := new(Waiter), new(Waiter)
 	_, _ = q.Join(a, now)
 	_, _ = q.Join(b, now.Add(time.Second))
-	if q.Release(a, now); b.waited != 0 {
-		t.Errorf("found %s, expected 0", b.waited)
+	if q.Release(a, now); b.Waited != 0 {
+		t.Errorf("found %s, expected 0", b.Waited)
 	}
 }

@@ -1,4 +1,4 @@
-package tcplock
+package queue
 
 // fatal is what a check needs of a test.
 type fatal interface {
@@ -8,36 +8,36 @@ type fatal interface {
 
 // checkInvariants holds a queue against the head comment of queue.go, and its lists
 // against themselves.
-func checkInvariants(t fatal, q *queue) {
+func checkInvariants(t fatal, q *Queue) {
 	t.Helper()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	checkSlots(t, q)
 	checkLine(t, q)
 	checkClients(t, q)
-	for _, p := range q.seclusion {
-		if p.state != placeSecluding || p.slot != 0 && q.slots[p.slot].holder != p {
-			t.Fatalf("found %v among those who want to be alone, with state %d and slot %d", p.owner, p.state, p.slot)
+	for _, p := range q.exclusives {
+		if p.State != Exclusive || p.Slot != 0 && q.slots[p.Slot].holder != p {
+			t.Fatalf("found %v among those who want to be alone, with state %d and slot %d", p.Owner, p.State, p.Slot)
 		}
 	}
-	if q.vacant != nil && q.held == 0 && len(q.seclusion) == 0 {
+	if q.vacant != nil && q.held == 0 && len(q.exclusives) == 0 {
 		t.Fatalf("found nobody there, and the channel that tells so not closed")
 	}
-	if p := q.line.first(q.priorityAge); p != nil && q.admitting() {
-		t.Fatalf("found %v in line beside a slot that may be granted", p.owner)
+	if p := q.line.first(q.bounds.PriorityAge); p != nil && q.admitting() {
+		t.Fatalf("found %v in line beside a slot that may be granted", p.Owner)
 	}
 }
 
-func checkSlots(t fatal, q *queue) {
+func checkSlots(t fatal, q *Queue) {
 	t.Helper()
 	held, free := 0, 0
 	for i, s := range q.slots {
 		if s.holder != nil {
 			held++
-			if s.holder.slot != i || s.holder.state != placeHolding && s.holder.state != placeSecluding {
-				t.Fatalf("found in slot %d a place with slot %d and state %d", i, s.holder.slot, s.holder.state)
+			if s.holder.Slot != i || s.holder.State != Holding && s.holder.State != Exclusive {
+				t.Fatalf("found in slot %d a waiter with slot %d and state %d", i, s.holder.Slot, s.holder.State)
 			}
-		} else if i >= 1 && i <= q.limit && !s.out {
+		} else if i >= 1 && i <= q.bounds.Limit && !s.out {
 			free++
 		}
 	}
@@ -46,8 +46,8 @@ func checkSlots(t fatal, q *queue) {
 	}
 	last := 0
 	for i := q.slots[0].nextFree; i != 0; i = q.slots[i].nextFree {
-		if free--; free < 0 || i > q.limit || q.slots[i].holder != nil || q.slots[i].out {
-			t.Fatalf("found slot %d of %d in the free list, expected it neither held, out of service nor twice", i, q.limit)
+		if free--; free < 0 || i > q.bounds.Limit || q.slots[i].holder != nil || q.slots[i].out {
+			t.Fatalf("found slot %d of %d in the free list, expected it neither held, out of service nor twice", i, q.bounds.Limit)
 		}
 		last = i
 	}
@@ -56,7 +56,7 @@ func checkSlots(t fatal, q *queue) {
 	}
 }
 
-func checkLine(t fatal, q *queue) {
+func checkLine(t fatal, q *Queue) {
 	t.Helper()
 	n := 0
 	check := func(l *line, aside *client) {
@@ -66,11 +66,11 @@ func checkLine(t fatal, q *queue) {
 			}
 			last := &list.ends
 			for p := last.next; p != &list.ends; p = p.next {
-				if p.prev != last || p.next.prev != p || p.state != placeWaiting || p.priority != list.priority {
-					t.Fatalf("found the line broken at %v", p.owner)
+				if p.prev != last || p.next.prev != p || p.State != Waiting || p.Priority != list.priority {
+					t.Fatalf("found the line broken at %v", p.Owner)
 				}
-				if p.seq <= last.seq || aside != nil && p.from != aside {
-					t.Fatalf("found %v in the wrong place", p.owner)
+				if p.ID <= last.ID || aside != nil && p.from != aside {
+					t.Fatalf("found %v in the wrong place", p.Owner)
 				}
 				last = p
 				n++
@@ -87,7 +87,7 @@ func checkLine(t fatal, q *queue) {
 }
 
 // checkClients counts the slots and the places of each client.
-func checkClients(t fatal, q *queue) {
+func checkClients(t fatal, q *Queue) {
 	t.Helper()
 	places := q.waiters(q.waiting)
 	for _, s := range q.slots {
@@ -95,31 +95,31 @@ func checkClients(t fatal, q *queue) {
 			places = append(places, s.holder)
 		}
 	}
-	count := make(map[clientKey]client)
+	count := make(map[ClientKey]client)
 	for _, p := range places {
-		if p.client == 0 || !q.countsClients() {
+		if p.Client == 0 || !q.countsClients() {
 			if p.from != nil {
-				t.Fatalf("found %v to be somebody's, expected nobody's", p.owner)
+				t.Fatalf("found %v to be somebody's, expected nobody's", p.Owner)
 			}
 			continue
 		}
-		if p.from == nil || q.clients[p.client] != p.from {
-			t.Fatalf("found the client of %v not among the clients", p.owner)
+		if p.from == nil || q.clients[p.Client] != p.from {
+			t.Fatalf("found the client of %v not among the clients", p.Owner)
 		}
-		c := count[p.client]
-		if p.state == placeWaiting {
+		c := count[p.Client]
+		if p.State == Waiting {
 			c.waiting++
 		} else {
 			c.held++
 		}
-		count[p.client] = c
+		count[p.Client] = c
 	}
 	if len(q.clients) != len(count) {
 		t.Fatalf("found %d clients, expected the %d who hold or wait", len(q.clients), len(count))
 	}
 	for key, c := range q.clients {
 		if want := count[key]; c.held != want.held || c.waiting != want.waiting {
-			t.Fatalf("found client %d with %d slots and %d places, expected %d and %d", key, c.held, c.waiting, want.held, want.waiting)
+			t.Fatalf("found client %d with %d slots and %d waiters, expected %d and %d", key, c.held, c.waiting, want.held, want.waiting)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package tcplock
+package queue
 
 import (
 	"context"
@@ -29,21 +29,21 @@ func (s contendedSemaphore) acquire(ctx context.Context, _ int) error { return s
 func (s contendedSemaphore) release()                                 { s.Release(1) }
 
 type contendedQueue struct {
-	*queue
+	*Queue
 	now     time.Time
 	waiters []queueWaiter
-	holder  *place
+	holder  *Waiter
 }
 
 // queueWaiter joins anew before its last place has been released.
 type queueWaiter struct {
-	places [2]place
+	places [2]Waiter
 	turn   int
 	woken  chan struct{}
 }
 
 func newContendedQueue(waiters int) *contendedQueue {
-	q := &contendedQueue{queue: newQueue(bounds{limit: 1, maxWaiting: unlimited}), now: time.Now(), waiters: make([]queueWaiter, waiters)}
+	q := &contendedQueue{Queue: New(Bounds{Limit: 1, MaxWaiting: Unlimited}), now: time.Now(), waiters: make([]queueWaiter, waiters)}
 	for i := range q.waiters {
 		q.waiters[i].woken = make(chan struct{}, 1)
 	}
@@ -53,7 +53,7 @@ func newContendedQueue(waiters int) *contendedQueue {
 func (q *contendedQueue) acquire(ctx context.Context, i int) error {
 	w := &q.waiters[i]
 	p := &w.places[w.turn]
-	*p = place{owner: w}
+	*p = Waiter{Owner: w}
 	w.turn = 1 - w.turn
 	if holds, err := q.Join(p, q.now); holds || err != nil {
 		q.holder = p
@@ -72,7 +72,7 @@ func (q *contendedQueue) acquire(ctx context.Context, i int) error {
 
 func (q *contendedQueue) release() {
 	if q.holder = q.Release(q.holder, q.now); q.holder != nil {
-		q.holder.owner.(*queueWaiter).woken <- struct{}{}
+		q.holder.Owner.(*queueWaiter).woken <- struct{}{}
 	}
 }
 

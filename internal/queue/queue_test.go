@@ -1,4 +1,4 @@
-package tcplock
+package queue
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 
 // Those who come while all slots are taken are served in the order they came in,
 // whichever slot comes free.
-func TestQueueIsFIFO(t *testing.T) {
-	s := newScript(t, 2, unlimited)
+func TestIsFIFO(t *testing.T) {
+	s := newScript(t, 2, Unlimited)
 	s.joins("a b", "1")
 	s.joins("c d e f", "waits")
 	s.release("b", "c")
@@ -25,11 +25,11 @@ func TestQueueIsFIFO(t *testing.T) {
 
 // A slot that is handed on belongs to the next in line before anybody has been told:
 // whoever comes in that moment stands behind.
-func TestQueueNewcomerCannotOvertake(t *testing.T) {
-	s := newScript(t, 1, unlimited)
+func TestNewcomerCannotOvertake(t *testing.T) {
+	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")
 	s.joins("b", "waits")
-	woken := s.q.Release(s.place("a"), s.now)
+	woken := s.q.Release(s.waiter("a"), s.now)
 	s.joins("newcomer", "waits") // b has not been woken yet
 	s.expect("release a", "b", woken)
 	s.state("b1", "newcomer")
@@ -40,36 +40,36 @@ func TestQueueNewcomerCannotOvertake(t *testing.T) {
 
 // A line of max_waiting refuses who comes on top; 0 means no line at all; somebody who
 // leaves makes room for one.
-func TestQueueRefusesWhenFull(t *testing.T) {
+func TestRefusesWhenFull(t *testing.T) {
 	s := newScript(t, 1, 2)
 	s.joins("a", "1")
 	s.joins("b c", "waits")
-	s.joins("d e", errFull.Error())
+	s.joins("d e", ErrFull.Error())
 	s.state("a1", "b c")
 	s.leave("b", true)
 	s.joins("f", "waits")
-	s.joins("g", errFull.Error())
+	s.joins("g", ErrFull.Error())
 	s.leave("g", false)
 	s.release("a", "c")
 	s.joins("h", "waits")
 
 	s = newScript(t, 1, 0)
 	s.joins("a", "1")
-	s.joins("b", errFull.Error())
+	s.joins("b", ErrFull.Error())
 	s.release("a", "")
 	s.joins("c", "1")
 
 	s = newScript(t, 0, 1) // no slots yet: the line is open all the same
 	s.joins("a", "waits")
-	s.joins("b", errFull.Error())
-	s.seize("c", false)
+	s.joins("b", ErrFull.Error())
+	s.tryExclusive("c", false)
 	s.resize(1, 1, "a")
 }
 
 // One may leave from the head, the middle and the end of the line, and the last one
 // too: the others keep their order. Who is not in line cannot leave it.
-func TestQueueLeave(t *testing.T) {
-	s := newScript(t, 1, unlimited)
+func TestLeave(t *testing.T) {
+	s := newScript(t, 1, Unlimited)
 	s.leave("stranger", false)
 	s.joins("a", "1")
 	s.joins("b c d e f", "waits")
@@ -90,8 +90,8 @@ func TestQueueLeave(t *testing.T) {
 
 // Who wants to leave and is granted a slot in the same instant has lost: it holds the
 // slot, and giving it back hands it on.
-func TestQueueLeaveLosesAgainstGrant(t *testing.T) {
-	s := newScript(t, 1, unlimited)
+func TestLeaveLosesAgainstGrant(t *testing.T) {
+	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")
 	s.joins("b c", "waits")
 	s.release("a", "b")
@@ -107,7 +107,7 @@ func TestQueueLeaveLosesAgainstGrant(t *testing.T) {
 
 // A move that a place's state does not allow is a bug that would hand out a slot which
 // does not exist. It panics, says why, and leaves the queue as it was and usable.
-func TestQueueMisusePanics(t *testing.T) {
+func TestMisusePanics(t *testing.T) {
 	for _, c := range []struct {
 		name, want string
 		move       func(*script)
@@ -116,26 +116,26 @@ func TestQueueMisusePanics(t *testing.T) {
 		{"release in line", "is waiting, expected holding", func(s *script) { s.release("w", "") }},
 		{"release never joined", "is new, expected holding", func(s *script) { s.release("new", "") }},
 		{"release refused", "is gone, expected holding", func(s *script) { s.release("refused", "") }},
-		{"release while it wants to be alone", "is secluding, expected holding", func(s *script) { s.release("x", "") }},
+		{"release while it is exclusive", "is exclusive, expected holding", func(s *script) { s.release("x", "") }},
 		{"join as holder", "is holding, expected new", func(s *script) { s.joins("h", "waits") }},
 		{"join in line", "is waiting, expected new", func(s *script) { s.joins("w", "waits") }},
 		{"join again", "is gone, expected new", func(s *script) { s.joins("gone", "waits") }},
-		{"seize in line", "is waiting, expected new", func(s *script) { s.seize("w", true) }},
+		{"try exclusive in line", "is waiting, expected new", func(s *script) { s.tryExclusive("w", true) }},
 		{"requeue never joined", "is new, expected holding", func(s *script) { s.requeue("new", "") }},
 		{"requeue in line", "is waiting, expected holding", func(s *script) { s.requeue("w", "") }},
 		{"requeue released", "is gone, expected holding", func(s *script) { s.requeue("gone", "") }},
-		{"requeue while it wants to be alone", "is secluding, expected holding", func(s *script) { s.requeue("x", "") }},
-		{"seclude in line", "is waiting, expected holding", func(s *script) { s.seclude("w", "") }},
-		{"seclude twice", "is secluding, expected holding", func(s *script) { s.seclude("x", "") }},
-		{"include without a wish", "is holding, expected secluding", func(s *script) { s.include("h", "") }},
+		{"requeue while it is exclusive", "is exclusive, expected holding", func(s *script) { s.requeue("x", "") }},
+		{"begin exclusive in line", "is waiting, expected holding", func(s *script) { s.beginExclusive("w", "") }},
+		{"begin exclusive twice", "is exclusive, expected holding", func(s *script) { s.beginExclusive("x", "") }},
+		{"end exclusive without a wish", "is holding, expected exclusive", func(s *script) { s.endExclusive("h", "") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newScript(t, 3, 1)
 			s.joins("gone h x", "1")
 			s.release("gone", "")
-			s.seclude("x", "")
+			s.beginExclusive("x", "")
 			s.joins("w", "waits")
-			s.joins("refused", errFull.Error())
+			s.joins("refused", ErrFull.Error())
 			func() {
 				defer func() {
 					if got := fmt.Sprint(recover()); !strings.HasSuffix(got, c.want) {
@@ -146,7 +146,7 @@ func TestQueueMisusePanics(t *testing.T) {
 			}()
 			s.state("h2 x3", "w")
 			s.release("h", "x")
-			s.include("x", "w")
+			s.endExclusive("x", "w")
 			s.release("x", "")
 			s.release("w", "")
 		})
@@ -155,7 +155,7 @@ func TestQueueMisusePanics(t *testing.T) {
 
 // A pause keeps the holders and lets the line grow up to its bound. Nobody is granted a
 // slot, whichever way one comes free, until it ends; then all that can be.
-func TestQueuePause(t *testing.T) {
+func TestPause(t *testing.T) {
 	s := newScript(t, 2, 4)
 	s.joins("a b", "1")
 	s.pause()
@@ -163,11 +163,11 @@ func TestQueuePause(t *testing.T) {
 	s.release("a", "")
 	s.joins("d", "waits")
 	s.resize(3, 4, "")
-	s.seclude("b", "b")
-	s.include("b", "")
+	s.beginExclusive("b", "b")
+	s.endExclusive("b", "")
 	s.leave("c", true)
 	s.joins("e f g", "waits")
-	s.joins("h", errFullPaused.Error())
+	s.joins("h", ErrFullPaused.Error())
 	if !s.q.Stats().Paused {
 		t.Fatal("found no pause in the figures")
 	}
@@ -178,17 +178,17 @@ func TestQueuePause(t *testing.T) {
 	s.resume("")
 
 	// A pause is for the idle, too.
-	s = newScript(t, 1, unlimited)
+	s = newScript(t, 1, Unlimited)
 	s.pause()
-	s.seize("i", false)
+	s.tryExclusive("i", false)
 	s.resume("")
-	s.seize("i", true)
+	s.tryExclusive("i", true)
 }
 
 // A closed queue has turned away its line, in order, and refuses all who come, though
 // slots be free. Holders stay; what they give back goes to nobody.
-func TestQueueClose(t *testing.T) {
-	s := newScript(t, 2, unlimited)
+func TestClose(t *testing.T) {
+	s := newScript(t, 2, Unlimited)
 	s.joins("a b", "1")
 	s.joins("c d e", "waits")
 	s.leave("d", true)
@@ -196,15 +196,15 @@ func TestQueueClose(t *testing.T) {
 	s.state("a1 b2", "")
 	s.leave("c", false)
 	s.release("a", "")
-	s.joins("f", errClosed.Error())
-	s.resize(5, unlimited, "")
+	s.joins("f", ErrClosed.Error())
+	s.resize(5, Unlimited, "")
 	s.pause()
 	s.resume("")
-	s.joins("g", errClosed.Error())
+	s.joins("g", ErrClosed.Error())
 	s.release("b", "")
-	s.seize("h", false)
+	s.tryExclusive("h", false)
 	s.close("")
-	if got, want := s.q.Stats().Total, (totals{Joined: 7, Refused: 4, Left: 1, Granted: 2}); got != want {
+	if got, want := s.q.Stats().Total, (Totals{Joined: 7, Refused: 4, Left: 1, Granted: 2}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)
 	}
 }

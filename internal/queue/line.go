@@ -1,0 +1,248 @@
+package queue
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// The line: the waiters, in the order in which they go.
+//
+// Within one priority that is the order of joining. Between two priorities the higher one goes
+// first. With a priority age, a waiter gains 1 priority point each time it has waited for so long,
+// so no waiter waits for ever. All waiters age alike, so the order of two waiters never changes
+// while they wait: a waiter with priority n goes as if it had joined n ages earlier. So it is
+// enough to compare the first waiters of all priorities.
+//
+// When the turn comes for a waiter whose client holds as many slots as it may, that waiter stands
+// aside. Whenever one of the client's waiters leaves its slot or the line, one that stands aside
+// comes back: so there are always enough waiters in line to fill the client's share. A waiter that
+// comes back was the first in line before, so it goes in near the front.
+
+// line has a list of waiters for each priority, in the order of joining. A list stays once its
+// priority was seen: there are few priorities, since the config names them.
+type line struct {
+	lists []*list // the highest priority first
+}
+
+type list struct {
+	priority int
+	ends     Waiter // next is the first waiter, prev the last
+}
+
+// of returns the list for a priority.
+func (l *line) of(priority int) *list {
+	i := 0
+	for ; i < len(l.lists) && l.lists[i].priority >= priority; i++ {
+		if l.lists[i].priority == priority {
+			return l.lists[i]
+		}
+	}
+	made := &list{priority: priority}
+	made.ends.prev, made.ends.next = &made.ends, &made.ends
+	l.lists = slices.Insert(l.lists, i, made)
+	return made
+}
+
+// add puts w where it belongs, which is the end if it is new.
+func (l *line) add(w *Waiter) {
+	ends := &l.of(w.Priority).ends
+	next := ends
+	if ends.prev.ID > w.ID { // ends.ID is 0
+		for next = ends.next; next.ID < w.ID; {
+			next = next.next
+		}
+	}
+	w.prev, w.next = next.prev, next
+	w.prev.next, w.next.prev = w, w
+}
+
+// first returns the waiter that goes first, nil if the line is empty.
+func (l *line) first(age time.Duration) (first *Waiter) {
+	for _, list := range l.lists {
+		w := list.ends.next
+		if w == &list.ends {
+			continue
+		}
+		if first == nil || age > 0 && w.rank(age).Before(first.rank(age)) {
+			first = w
+		}
+	}
+	return first
+}
+
+// find returns the waiter with that ID, nil if it is not in line.
+func (l *line) find(id uint64) *Waiter {
+	for _, list := range l.lists {
+		for w := list.ends.next; w != &list.ends && w.ID <= id; w = w.next {
+			if w.ID == id {
+				return w
+			}
+		}
+	}
+	return nil
+}
+
+// rank is when w would have joined if it had no priority.
+func (w *Waiter) rank(age time.Duration) time.Time {
+	return w.Joined.Add(-time.Duration(w.Priority) * age)
+}
+
+// ClientKey says which client a connection comes from. It stands for an address; to the queue it
+// is just a value.
+type ClientKey uint64
+
+// client is what the waiters of one client share. It exists as long as one of them waits or holds
+// a slot.
+type client struct {
+	held    int
+	waiting int  // in line and aside
+	aside   line // these wait until one of the others leaves its slot
+}
+
+// countClients reports whether there are bounds for each client.
+func (b *Bounds) countClients() bool { return b.PerClient > 0 || b.WaitingPerClient > 0 }
+
+// The mutex is held in all functions below.
+
+func (q *Queue) countsClients() bool { return q.bounds.countClients() }
+
+// know finds w's client.
+func (q *Queue) know(w *Waiter) {
+	if w.Client == 0 {
+		return
+	}
+	w.from = q.clients[w.Client]
+	if w.from == nil {
+		if w.from = q.spare; w.from == nil {
+			w.from = new(client)
+		}
+		q.spare = nil
+		q.clients[w.Client] = w.from
+	}
+}
+
+// forget forgets w's client if w was the last that it had here.
+func (q *Queue) forget(w *Waiter) {
+	c := w.from
+	w.from = nil
+	if c != nil && c.held == 0 && c.waiting == 0 {
+		delete(q.clients, w.Client)
+		q.spare = c // the next client then costs no memory
+	}
+}
+
+// hasItsShare reports whether c holds as many slots as it may.
+func (q *Queue) hasItsShare(c *client) bool {
+	return c != nil && q.bounds.PerClient > 0 && c.held >= q.bounds.PerClient
+}
+
+// lineUp puts w in line, or aside if its turn would come at once.
+func (q *Queue) lineUp(w *Waiter) {
+	q.link(w)
+	if q.admitting() && q.hasItsShare(w.from) {
+		q.standAside(w)
+	}
+}
+
+func (q *Queue) link(w *Waiter) {
+	w.State = Waiting
+	q.waiting++
+	if w.from != nil {
+		w.from.waiting++
+	}
+	q.line.add(w)
+}
+
+func (q *Queue) unlink(w *Waiter) {
+	q.waiting--
+	if w.from != nil {
+		w.from.waiting--
+	}
+	w.detach()
+}
+
+// detach takes w out of the list that it is in.
+func (w *Waiter) detach() {
+	w.prev.next, w.next.prev = w.next, w.prev
+	w.prev, w.next = nil, nil
+}
+
+// stepOut takes w out of the line for good.
+func (q *Queue) stepOut(w *Waiter) {
+	q.unlink(w)
+	if w.from != nil {
+		q.bringBack(w.from)
+	}
+}
+
+func (q *Queue) standAside(w *Waiter) {
+	w.detach()
+	w.from.aside.add(w)
+}
+
+// bringBack puts one of c's waiters that stand aside in line again, if c may hold one more slot.
+func (q *Queue) bringBack(c *client) {
+	if q.hasItsShare(c) {
+		return
+	}
+	if w := c.aside.first(q.bounds.PriorityAge); w != nil {
+		w.detach()
+		q.line.add(w)
+	}
+}
+
+// waiters returns the first waiters, in line and aside, at most so many. They are in the order in
+// which they would go if each of them might go.
+func (q *Queue) waiters(most int) []*Waiter {
+	all := make([]*Waiter, 0, min(most, q.waiting))
+	collect := func(l *line) {
+		for _, list := range l.lists {
+			n := 0 // the first of all are among the first of each list
+			for w := list.ends.next; w != &list.ends && n < most; w = w.next {
+				all = append(all, w)
+				n++
+			}
+		}
+	}
+	collect(&q.line)
+	if len(q.line.lists) == 1 && len(q.clients) == 0 {
+		return all
+	}
+	for _, c := range q.clients {
+		collect(&c.aside)
+	}
+	slices.SortFunc(all, func(a, b *Waiter) int {
+		age := q.bounds.PriorityAge
+		switch {
+		case a.Priority == b.Priority:
+			return cmp.Compare(a.ID, b.ID)
+		case age > 0 && !a.rank(age).Equal(b.rank(age)):
+			return a.rank(age).Compare(b.rank(age))
+		}
+		return cmp.Compare(b.Priority, a.Priority)
+	})
+	return all[:min(most, len(all))]
+}
+
+// regroup counts the clients anew, after their bounds have changed.
+func (q *Queue) regroup() {
+	all := q.waiters(q.waiting)
+	q.waiting, q.line, q.clients = 0, line{}, make(map[ClientKey]*client)
+	know := func(w *Waiter) {
+		if w.from = nil; q.countsClients() {
+			q.know(w)
+		}
+	}
+	for _, s := range q.slots {
+		if w := s.holder; w != nil {
+			if know(w); w.from != nil {
+				w.from.held++
+			}
+		}
+	}
+	for _, w := range all {
+		know(w)
+		q.link(w)
+	}
+}

@@ -1,0 +1,123 @@
+package queue
+
+import "time"
+
+// Stats are the figures of a queue, all of the same instant.
+type Stats struct {
+	Held      int
+	Waiting   int
+	Paused    bool
+	Exclusive bool      // a waiter has exclusive access, or has asked for it
+	Oldest    time.Time // when the longest waiting one joined; zero if none waits
+	Total     Totals
+}
+
+// OldestWait is how long that one has waited by now, 0 if none waits.
+func (s *Stats) OldestWait(now time.Time) time.Duration {
+	if s.Oldest.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(s.Oldest))
+}
+
+// Totals count since the queue was made: joined = refused + left + granted + waiting.
+type Totals struct {
+	Joined  uint64 // waiters that asked for a slot
+	Refused uint64 // turned away: the line was full, or the queue closed
+	Left    uint64 // left the line
+	Granted uint64 // got a slot
+}
+
+// Stats returns the figures. It is O(1), or O(clients) where they have bounds.
+func (q *Queue) Stats() Stats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.stats()
+}
+
+// Snapshot returns copies of all holders, by slot, and of the first waiters, at most so many, in
+// the order in which they go, with the figures of the same instant. All other operations wait for
+// it. It is O(slots and most), or O(slots and clients and most) where clients have bounds.
+func (q *Queue) Snapshot(most int) (stats Stats, holders, waiters []Waiter) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	holders = make([]Waiter, 0, q.held)
+	for _, s := range q.slots {
+		if s.holder != nil {
+			holders = append(holders, *s.holder)
+		}
+	}
+	first := q.waiters(most)
+	waiters = make([]Waiter, 0, len(first))
+	for _, w := range first {
+		waiters = append(waiters, *w)
+	}
+	return q.stats(), holders, waiters
+}
+
+// Quiet reports whether there is no holder and no waiter, and how many have joined so far and were
+// not refused. It is O(1), since every release asks for it.
+func (q *Queue) Quiet() (visits uint64, quiet bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.total.Left + q.total.Granted + uint64(q.waiting), q.held == 0 && q.waiting == 0
+}
+
+// Expel takes the waiter with that ID out of the line, if it waits. A holder stays: to cut it is up
+// to the caller. Expel returns nil if no waiter with that ID waits or holds a slot. Expel finds the
+// waiter and takes it out in one step, so that a waiter that leaves in the same moment is not
+// mistaken for a holder. It is O(slots and waiters).
+func (q *Queue) Expel(id uint64) (w *Waiter, waited bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	w = q.find(id)
+	if w == nil || w.State != Waiting {
+		return w, false
+	}
+	w.Expelled = true
+	q.leave(w)
+	return w, true
+}
+
+// The mutex is held in all functions below.
+
+// find returns the waiter with that ID if it waits or holds a slot, else nil. It sorts and
+// allocates nothing.
+func (q *Queue) find(id uint64) *Waiter {
+	for _, s := range q.slots {
+		if s.holder != nil && s.holder.ID == id {
+			return s.holder
+		}
+	}
+	if w := q.line.find(id); w != nil {
+		return w
+	}
+	for _, c := range q.clients {
+		if w := c.aside.find(id); w != nil {
+			return w
+		}
+	}
+	return nil
+}
+
+func (q *Queue) stats() Stats {
+	t := q.total
+	t.Joined = t.Refused + t.Left + t.Granted + uint64(q.waiting)
+	return Stats{q.held, q.waiting, q.paused, len(q.exclusives) > 0, q.oldest(), t}
+}
+
+// oldest is when the longest waiting waiter joined.
+func (q *Queue) oldest() (oldest time.Time) {
+	look := func(l *line) {
+		for _, list := range l.lists {
+			if w := list.ends.next; w != &list.ends && (oldest.IsZero() || w.Joined.Before(oldest)) {
+				oldest = w.Joined
+			}
+		}
+	}
+	look(&q.line)
+	for _, c := range q.clients {
+		look(&c.aside)
+	}
+	return oldest
+}
