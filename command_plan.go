@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/plan"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
@@ -108,44 +108,44 @@ func (q *question) complete() error {
 }
 
 // plan is what is asked about, with no number of slots yet.
-func (q *question) plan() plan {
-	p := plan{rate: q.rate, hold: time.Duration(q.hold).Seconds(), variability: 1, maxWaiting: queue.Unlimited}
+func (q *question) plan() plan.Plan {
+	p := plan.Plan{Rate: q.rate, Hold: time.Duration(q.hold).Seconds(), Variability: 1, MaxWaiting: plan.Unlimited}
 	if q.variability != nil {
-		p.variability = *q.variability
+		p.Variability = *q.variability
 	}
 	if q.maxWaiting != nil {
-		p.maxWaiting = *q.maxWaiting
+		p.MaxWaiting = *q.maxWaiting
 	}
 	return p
 }
 
 // planAnswer is what plan prints.
 type planAnswer struct {
-	RatePerSecond float64    `json:"rate_per_second"`
-	HoldSeconds   float64    `json:"hold_seconds"`
-	Variability   float64    `json:"variability"`
-	MaxWaiting    *int       `json:"max_waiting,omitempty"`
-	TargetSeconds *float64   `json:"wait_p99_seconds,omitempty"`
-	Load          float64    `json:"load"`                   // how many slots are busy on average if there are enough
-	Slots         int        `json:"slots,omitempty"`        // as asked
-	SlotsNeeded   int        `json:"slots_needed,omitempty"` // for the target if there is one, else for a line that has an end; absent: more than there may be
-	Enough        bool       `json:"enough"`                 // the slots are, or there could be enough
-	Forecasts     []forecast `json:"forecasts"`              // for these and for those needed
+	RatePerSecond float64         `json:"rate_per_second"`
+	HoldSeconds   float64         `json:"hold_seconds"`
+	Variability   float64         `json:"variability"`
+	MaxWaiting    *int            `json:"max_waiting,omitempty"`
+	TargetSeconds *float64        `json:"wait_p99_seconds,omitempty"`
+	Load          float64         `json:"load"`                   // how many slots are busy on average if there are enough
+	Slots         int             `json:"slots,omitempty"`        // as asked
+	SlotsNeeded   int             `json:"slots_needed,omitempty"` // for the target if there is one, else for a line that has an end; absent: more than there may be
+	Enough        bool            `json:"enough"`                 // the slots are, or there could be enough
+	Forecasts     []plan.Forecast `json:"forecasts"`              // for these and for those needed
 }
 
 func (q *question) answer() *planAnswer {
 	p := q.plan()
 	a := &planAnswer{
-		RatePerSecond: p.rate, HoldSeconds: p.hold, Variability: p.variability, MaxWaiting: q.maxWaiting,
-		Load: p.load(), Slots: q.slots,
+		RatePerSecond: p.Rate, HoldSeconds: p.Hold, Variability: p.Variability, MaxWaiting: q.maxWaiting,
+		Load: p.Load(), Slots: q.slots,
 	}
-	well := func(p plan) bool { return !p.endless() }
+	well := func(p plan.Plan) bool { return !p.Endless() }
 	if q.target != nil {
 		target := time.Duration(*q.target).Seconds()
 		a.TargetSeconds = &target
-		well = func(p plan) bool { return p.meets(target) }
+		well = func(p plan.Plan) bool { return p.Meets(target) }
 	}
-	needed, ok := p.slotsFor(well, maxSlots)
+	needed, ok := p.SlotsFor(well, maxSlots)
 	if ok {
 		a.SlotsNeeded = needed
 	}
@@ -158,9 +158,9 @@ func (q *question) answer() *planAnswer {
 		about = []int{q.slots}
 	}
 	slices.Sort(about)
-	for _, p.slots = range slices.Compact(about) {
-		if p.slots > 0 && p.slots <= maxSlots {
-			a.Forecasts = append(a.Forecasts, p.forecast())
+	for _, p.Slots = range slices.Compact(about) {
+		if p.Slots > 0 && p.Slots <= maxSlots {
+			a.Forecasts = append(a.Forecasts, p.Forecast())
 		}
 	}
 	return a
@@ -168,7 +168,7 @@ func (q *question) answer() *planAnswer {
 
 // advised is the forecast for the number of slots to take: those asked about, if they are
 // enough. It is nil where nothing is to be advised.
-func (a *planAnswer) advised() *forecast {
+func (a *planAnswer) advised() *plan.Forecast {
 	slots := a.Slots
 	if !a.Enough || slots == 0 {
 		slots = a.SlotsNeeded
@@ -199,7 +199,7 @@ func (a *planAnswer) lines() []textLine {
 	text = append(text, "")
 	for _, f := range a.Forecasts {
 		if f.Line == nil {
-			text = append(text, fmt.Sprintf("With %s the line grows for ever%s.", opts.Count(f.Slots, "slot"), f.pace()))
+			text = append(text, fmt.Sprintf("With %s the line grows for ever%s.", opts.Count(f.Slots, "slot"), pace(f.GrowthPerMinute)))
 		}
 	}
 	text = append(text, a.advice()...)
@@ -210,16 +210,16 @@ func (a *planAnswer) lines() []textLine {
 	return lines
 }
 
-// pace is how fast a line grows. One whose slots are as fast as its clients come grows as
-// well, only ever more slowly.
-func (f *forecast) pace() string {
-	if f.GrowthPerMinute < 0.01 {
+// pace says how fast a line grows. A line whose slots are as fast as its clients come grows too, but
+// more and more slowly.
+func pace(growth float64) string {
+	if growth < 0.01 {
 		return ", if slowly"
 	}
-	return ", by " + figure(f.GrowthPerMinute) + " a minute"
+	return ", by " + figure(growth) + " a minute"
 }
 
-func (a *planAnswer) row(f *forecast) []span {
+func (a *planAnswer) row(f *plan.Forecast) []span {
 	cells := []string{strconv.Itoa(f.Slots), percent(f.Busy), "", "100%", "-", "-", "-", "-", "-", "-"}
 	if l := f.Line; l != nil {
 		wait := func(s float64) string { return text.Brief(seconds(s)) }

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/plan"
 )
 
 // The picture of docs/capacity.md is what the plan says. It is made by
@@ -64,7 +64,7 @@ func capacityPicture() string {
 		}
 		for n := 1; n < 400; n++ {
 			busy := float64(n) / 400
-			line := plan{rate: busy * float64(curve.slots), hold: 1, variability: 1, slots: curve.slots, maxWaiting: queue.Unlimited}.forecast().Line
+			line := plan.Plan{Rate: busy * float64(curve.slots), Hold: 1, Variability: 1, Slots: curve.slots, MaxWaiting: plan.Unlimited}.Forecast().Line
 			point(&mean, busy, line.MeanWaitSeconds)
 			point(&p99, busy, line.P99WaitSeconds)
 		}

@@ -1,4 +1,4 @@
-package tcplock
+package plan
 
 import (
 	"encoding/json"
@@ -7,9 +7,10 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
+
+// mostSlots is more than a lock may have.
+const mostSlots = 1_000_000
 
 // about reports whether two figures are the same but for rounding.
 func about(a, b, within float64) bool {
@@ -59,7 +60,7 @@ func TestPlanTextbook(t *testing.T) {
 		{5, 6, 0.5875},
 		{10, 14, 0.1741},
 	} {
-		f := plan{rate: test.load, hold: 1, variability: 1, slots: test.slots, maxWaiting: queue.Unlimited}.forecast()
+		f := Plan{Rate: test.load, Hold: 1, Variability: 1, Slots: test.slots, MaxWaiting: Unlimited}.Forecast()
 		if got := f.Line.MustWait; math.Abs(got-test.wait) > 0.00005 {
 			t.Errorf("load %g, %d slots: found that %.5f have to wait, expected %.5f", test.load, test.slots, got, test.wait)
 		}
@@ -72,13 +73,13 @@ func TestPlanExact(t *testing.T) {
 		for _, busy := range []*big.Rat{big.NewRat(1, 100), big.NewRat(1, 2), big.NewRat(3, 4), big.NewRat(9, 10), big.NewRat(999, 1000)} {
 			const hold = 2
 			load := new(big.Rat).Mul(busy, big.NewRat(int64(slots), 1))
-			p := plan{rate: float(load) / hold, hold: hold, variability: 1, slots: slots, maxWaiting: queue.Unlimited}
-			line, wait := p.forecast().Line, exactWait(load, slots)
+			p := Plan{Rate: float(load) / hold, Hold: hold, Variability: 1, Slots: slots, MaxWaiting: Unlimited}
+			line, wait := p.Forecast().Line, exactWait(load, slots)
 			mean := wait * hold / (float64(slots) - float(load))
 			for what, figures := range map[string][2]float64{
 				"part that waits": {line.MustWait, wait},
 				"mean wait":       {line.MeanWaitSeconds, mean},
-				"mean line":       {line.MeanWaiting, mean * p.rate},
+				"mean line":       {line.MeanWaiting, mean * p.Rate},
 				"p99":             {line.P99WaitSeconds, max(0, hold/(float64(slots)-float(load))*math.Log(wait/.01))},
 			} {
 				if !about(figures[0], figures[1], 1e-9) {
@@ -110,14 +111,14 @@ func TestPlanExactWithLimit(t *testing.T) {
 					}
 				}
 				refused := float(states[slots+maxWaiting])
-				p := plan{rate: float(load) / hold, hold: hold, variability: 1, slots: slots, maxWaiting: maxWaiting}
-				f, o := p.forecast(), p.outlook()
+				p := Plan{Rate: float(load) / hold, Hold: hold, Variability: 1, Slots: slots, MaxWaiting: maxWaiting}
+				f, o := p.Forecast(), p.outlook()
 				for what, figures := range map[string][2]float64{
 					"busy":            {f.Busy, held / float64(slots)},
 					"refused":         {f.Line.Refused, refused},
 					"part that waits": {f.Line.MustWait, mustWait / (1 - refused)},
 					"mean line":       {f.Line.MeanWaiting, waiting},
-					"mean wait":       {f.Line.MeanWaitSeconds, waiting / (p.rate * (1 - refused))},
+					"mean wait":       {f.Line.MeanWaitSeconds, waiting / (p.Rate * (1 - refused))},
 					"late":            {o.later(after), late},
 				} {
 					if !about(figures[0], figures[1], 1e-9) {
@@ -140,21 +141,21 @@ func atMost(n int, mean float64) (chance float64) {
 }
 
 // anyPlan draws a plan of any size.
-func anyPlan(t *rapid.T) plan {
-	p := plan{
-		hold:        math.Pow(10, rapid.Float64Range(-9, 9).Draw(t, "log hold")),
-		variability: 1,
-		slots:       int(math.Pow(10, rapid.Float64Range(0, 4).Draw(t, "log slots"))),
-		maxWaiting:  queue.Unlimited,
+func anyPlan(t *rapid.T) Plan {
+	p := Plan{
+		Hold:        math.Pow(10, rapid.Float64Range(-9, 9).Draw(t, "log hold")),
+		Variability: 1,
+		Slots:       int(math.Pow(10, rapid.Float64Range(0, 4).Draw(t, "log slots"))),
+		MaxWaiting:  Unlimited,
 	}
 	switch rapid.IntRange(0, 2).Draw(t, "kind") {
 	case 0:
-		p.maxWaiting = rapid.IntRange(0, 5000).Draw(t, "max waiting")
+		p.MaxWaiting = rapid.IntRange(0, 5000).Draw(t, "max waiting")
 	case 1:
-		p.variability = rapid.Float64Range(0, 100).Draw(t, "variability")
+		p.Variability = rapid.Float64Range(0, 100).Draw(t, "variability")
 	}
 	busy := rapid.OneOf(rapid.Float64Range(1e-9, 3), rapid.Float64Range(.99, 1.01), rapid.Float64Range(3, 1e9)).Draw(t, "busy")
-	p.rate = busy * float64(p.slots) / p.hold
+	p.Rate = busy * float64(p.Slots) / p.Hold
 	return p
 }
 
@@ -163,11 +164,11 @@ func anyPlan(t *rapid.T) plan {
 func TestPlanFigures(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := anyPlan(t)
-		f := p.forecast()
+		f := p.Forecast()
 		if text, err := json.Marshal(f); err != nil {
 			t.Fatalf("%+v: %v %s", p, err, text)
 		}
-		if p.endless() != (f.Line == nil) || f.Busy < 0 || f.Busy > 1 || f.GrowthPerMinute < 0 {
+		if p.Endless() != (f.Line == nil) || f.Busy < 0 || f.Busy > 1 || f.GrowthPerMinute < 0 {
 			t.Fatalf("%+v: found %+v", p, f)
 		}
 		if f.Line == nil {
@@ -176,7 +177,7 @@ func TestPlanFigures(t *testing.T) {
 		l, o := *f.Line, p.outlook()
 		if l.Refused < 0 || l.Refused > 1 || l.MustWait < 0 || l.MustWait > 1 || l.MeanWaitSeconds < 0 || l.MeanWaiting < 0 ||
 			l.P50WaitSeconds > l.P90WaitSeconds || l.P90WaitSeconds > l.P99WaitSeconds ||
-			p.maxWaiting != queue.Unlimited && (l.P99Waiting > p.maxWaiting || l.MeanWaiting > float64(p.maxWaiting)*1.000001) {
+			p.MaxWaiting != Unlimited && (l.P99Waiting > p.MaxWaiting || l.MeanWaiting > float64(p.MaxWaiting)*1.000001) {
 			t.Fatalf("%+v: found %+v", p, l)
 		}
 		for percent, wait := range map[float64]float64{50: l.P50WaitSeconds, 90: l.P90WaitSeconds, 99: l.P99WaitSeconds} {
@@ -194,8 +195,8 @@ func TestPlanFigures(t *testing.T) {
 func TestPlanMeanOfWaits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := anyPlan(t)
-		p.maxWaiting = max(p.maxWaiting, rapid.IntRange(1, 200).Draw(t, "limit"))
-		p.variability = 1
+		p.MaxWaiting = max(p.MaxWaiting, rapid.IntRange(1, 200).Draw(t, "limit"))
+		p.Variability = 1
 		o := p.outlook()
 		if o.later(0)/o.admitted < 0.01 {
 			return
@@ -206,7 +207,7 @@ func TestPlanMeanOfWaits(t *testing.T) {
 		for i := range steps {
 			sum += o.later(until * float64(i) / steps)
 		}
-		mean := p.forecast().Line.MeanWaitSeconds
+		mean := p.Forecast().Line.MeanWaitSeconds
 		if got := sum * until / steps / o.admitted; !about(got, mean, 0.002) {
 			t.Fatalf("%+v: found mean %g, expected %g", p, mean, got)
 		}
@@ -218,19 +219,19 @@ func TestPlanMeanOfWaits(t *testing.T) {
 func TestPlanSlotsFor(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := anyPlan(t)
-		p.rate = min(p.rate, 5000/p.hold)
-		target := p.hold * rapid.SampledFrom([]float64{0, .01, .1, 1, 10, 1000}).Draw(t, "target")
-		well := func(p plan) bool { return p.meets(target) }
-		slots, ok := p.slotsFor(well, maxSlots)
-		p.slots = slots
+		p.Rate = min(p.Rate, 5000/p.Hold)
+		target := p.Hold * rapid.SampledFrom([]float64{0, .01, .1, 1, 10, 1000}).Draw(t, "target")
+		well := func(p Plan) bool { return p.Meets(target) }
+		slots, ok := p.SlotsFor(well, mostSlots)
+		p.Slots = slots
 		if !ok || !well(p) {
 			t.Fatalf("%+v, target %g: found %d slots, %t", p, target, slots, ok)
 		}
-		f := p.forecast()
+		f := p.Forecast()
 		if f.Line.Refused > 0.01 || f.Line.P99WaitSeconds > target*1.000001 {
 			t.Fatalf("%+v, target %g: found %+v", p, target, f.Line)
 		}
-		if p.slots--; p.slots > 0 && well(p) {
+		if p.Slots--; p.Slots > 0 && well(p) {
 			t.Fatalf("%+v, target %g: found %d slots to be needed, but one less is enough", p, target, slots)
 		}
 	})
@@ -239,10 +240,10 @@ func TestPlanSlotsFor(t *testing.T) {
 // A line without a limit is what a longer and longer one comes to.
 func TestPlanLimitVanishes(t *testing.T) {
 	for _, slots := range []int{1, 5, 100} {
-		p := plan{rate: .9 * float64(slots), hold: 1, variability: 1, slots: slots, maxWaiting: queue.Unlimited}
-		want := *p.forecast().Line
-		p.maxWaiting = 2000
-		got := *p.forecast().Line
+		p := Plan{Rate: .9 * float64(slots), Hold: 1, Variability: 1, Slots: slots, MaxWaiting: Unlimited}
+		want := *p.Forecast().Line
+		p.MaxWaiting = 2000
+		got := *p.Forecast().Line
 		for what, figures := range map[string][2]float64{
 			"refused":   {1 + got.Refused, 1},
 			"must wait": {got.MustWait, want.MustWait},

@@ -1,10 +1,9 @@
-package tcplock
+// Package plan forecasts how long the line of a lock will be, and the time in it.
+package plan
 
 import (
 	"math"
 	"sort"
-
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
 // The plan: how long the line of a lock will be, and the time in it, from how many clients
@@ -20,37 +19,40 @@ import (
 // The line's length follows from the time in it: since waiters go in the order in which
 // they came, those behind one who is let in are those who came while he waited.
 
-// plan is what a lock is to cope with, and how large it is.
-type plan struct {
-	rate        float64 // connections that come, a second
-	hold        float64 // seconds with a slot, on average
-	variability float64 // of the hold time: its standard deviation by its mean; 1: exponential, 0: constant
-	slots       int
-	maxWaiting  int // how many may stand in line, or unlimited; if limited, the variability is 1
+// Unlimited as the longest line of a plan means that the line has no limit of its own.
+const Unlimited = -1
+
+// Plan is what a lock is to cope with, and how large it is.
+type Plan struct {
+	Rate        float64 // connections that come, a second
+	Hold        float64 // seconds with a slot, on average
+	Variability float64 // of the hold time: its standard deviation by its mean; 1: exponential, 0: constant
+	Slots       int
+	MaxWaiting  int // how many may stand in line, or Unlimited; if limited, the variability is 1
 }
 
-// load is the number of slots that would be busy on average if there were enough.
-func (p *plan) load() float64 { return p.rate * p.hold }
+// Load is the number of slots that would be busy on average if there were enough.
+func (p *Plan) Load() float64 { return p.Rate * p.Hold }
 
 // almost is how much of its slots' time a lock may need at most. With more, the line has an
 // end on paper only.
 const almost = 1 - 1e-6
 
-// endless reports whether the line grows for ever.
-func (p *plan) endless() bool {
-	return p.maxWaiting == queue.Unlimited && p.load() >= almost*float64(p.slots)
+// Endless reports whether the line grows for ever.
+func (p *Plan) Endless() bool {
+	return p.MaxWaiting == Unlimited && p.Load() >= almost*float64(p.Slots)
 }
 
-// forecast is how a lock does in the long run.
-type forecast struct {
-	Slots           int           `json:"slots"`
-	Busy            float64       `json:"busy"`                        // how much of their time the slots have a holder, up to 1
-	GrowthPerMinute float64       `json:"growth_per_minute,omitempty"` // by how much the line grows if it does so for ever
-	Line            *lineForecast `json:"line,omitempty"`              // absent: it grows for ever
+// Forecast is how a lock does in the long run.
+type Forecast struct {
+	Slots           int     `json:"slots"`
+	Busy            float64 `json:"busy"`                        // how much of their time the slots have a holder, up to 1
+	GrowthPerMinute float64 `json:"growth_per_minute,omitempty"` // by how much the line grows if it does so for ever
+	Line            *Line   `json:"line,omitempty"`              // absent: it grows for ever
 }
 
-// lineForecast is a line that has an end. Waits are in seconds, of those who are not refused.
-type lineForecast struct {
+// Line is a line that has an end. Waits are in seconds, of those who are not refused.
+type Line struct {
 	Refused         float64 `json:"refused"`   // which part of those who come is refused, from 0 to 1
 	MustWait        float64 `json:"must_wait"` // which part of the others has to wait at all
 	MeanWaitSeconds float64 `json:"mean_wait_seconds"`
@@ -61,16 +63,16 @@ type lineForecast struct {
 	P99Waiting      int     `json:"p99_waiting"`  // no more than that for 99 % of the time
 }
 
-// forecast says how the lock will do.
-func (p plan) forecast() forecast {
-	f := forecast{Slots: p.slots, Busy: 1}
-	if p.endless() {
-		f.GrowthPerMinute = max(0, 60*(p.rate-float64(p.slots)/p.hold))
+// Forecast says how the lock will do.
+func (p Plan) Forecast() Forecast {
+	f := Forecast{Slots: p.Slots, Busy: 1}
+	if p.Endless() {
+		f.GrowthPerMinute = max(0, 60*(p.Rate-float64(p.Slots)/p.Hold))
 		return f
 	}
 	o := p.outlook()
-	f.Busy = min(1, p.load()/float64(p.slots)*o.admitted)
-	line := &lineForecast{
+	f.Busy = min(1, p.Load()/float64(p.Slots)*o.admitted)
+	line := &Line{
 		Refused:        o.refused,
 		MustWait:       min(1, o.later(0)/o.admitted),
 		P50WaitSeconds: o.waitOf(50),
@@ -79,26 +81,26 @@ func (p plan) forecast() forecast {
 		MeanWaiting:    o.meanWaiting(),
 		P99Waiting:     o.waitingOf(99),
 	}
-	line.MeanWaitSeconds = line.MeanWaiting / (p.rate * o.admitted) // Little's law
+	line.MeanWaitSeconds = line.MeanWaiting / (p.Rate * o.admitted) // Little's law
 	f.Line = line
 	return f
 }
 
-// meets reports whether 99 of 100 who come have a slot within so many seconds. Whoever is
+// Meets reports whether 99 of 100 who come have a slot within so many seconds. Whoever is
 // refused has none.
-func (p plan) meets(seconds float64) bool {
-	if p.endless() {
+func (p Plan) Meets(seconds float64) bool {
+	if p.Endless() {
 		return false
 	}
 	o := p.outlook()
 	return o.refused+o.later(seconds) <= 0.01
 }
 
-// slotsFor returns the least number of slots with which the plan does well, and false if
+// SlotsFor returns the least number of slots with which the plan does well, and false if
 // not even the most that a lock may have are enough. More slots never do worse.
-func (p plan) slotsFor(well func(plan) bool, most int) (slots int, ok bool) {
+func (p Plan) SlotsFor(well func(Plan) bool, most int) (slots int, ok bool) {
 	slots = 1 + sort.Search(most, func(i int) bool {
-		p.slots = i + 1
+		p.Slots = i + 1
 		return well(p)
 	})
 	return slots, slots <= most
@@ -107,7 +109,7 @@ func (p plan) slotsFor(well func(plan) bool, most int) (slots int, ok bool) {
 // outlook is the state of a lock as those who come find it. They find it as it is on
 // average, since they come independently of it.
 type outlook struct {
-	plan
+	Plan
 	refused, admitted float64 // parts of those who come; together 1
 
 	// With a line that has no limit of its own: the part that has to wait, how long those
@@ -125,31 +127,31 @@ type outlook struct {
 // is the part that n itself has. Up to the number of slots that is Erlang's recursion for
 // the loss of a lock without a line; the states of a line follow the same rule with a
 // constant factor. It never leaves the range from 0 to 1, however many states there are.
-func (p plan) outlook() outlook {
-	o := outlook{plan: p}
-	full, load := 1.0, p.load()
-	for n := 1.0; n <= float64(p.slots); n++ {
+func (p Plan) outlook() outlook {
+	o := outlook{Plan: p}
+	full, load := 1.0, p.Load()
+	for n := 1.0; n <= float64(p.Slots); n++ {
 		o.admitted = n / (n + load*full)
 		full = load * full / (n + load*full)
 	}
 	o.refused = full
-	busy := load / float64(p.slots)
-	if p.maxWaiting == queue.Unlimited {
+	busy := load / float64(p.Slots)
+	if p.MaxWaiting == Unlimited {
 		o.refused, o.admitted = 0, 1
 		o.wait = full / (1 - busy*(1-full)) // Erlang C
-		o.meanWait = (1 + p.variability*p.variability) / 2 * p.hold / (float64(p.slots) - load)
-		o.shrinks = p.rate * o.meanWait / (1 + p.rate*o.meanWait)
+		o.meanWait = (1 + p.Variability*p.Variability) / 2 * p.Hold / (float64(p.Slots) - load)
+		o.shrinks = p.Rate * o.meanWait / (1 + p.Rate*o.meanWait)
 		return o
 	}
 	first := math.Log(full) // of the part that finds all slots busy and nobody in line
-	for range p.maxWaiting {
+	for range p.MaxWaiting {
 		o.admitted = 1 / (1 + busy*full)
 		first -= math.Log1p(busy * full)
 		full = busy * full / (1 + busy*full)
 	}
 	o.refused = full
-	o.behind = make([]float64, p.maxWaiting+1)
-	for i := p.maxWaiting - 1; i >= 0; i-- {
+	o.behind = make([]float64, p.MaxWaiting+1)
+	for i := p.MaxWaiting - 1; i >= 0; i-- {
 		o.behind[i] = o.behind[i+1] + math.Exp(first+float64(i)*math.Log(busy))
 	}
 	return o
@@ -164,18 +166,18 @@ func (o *outlook) later(t float64) (part float64) {
 	// the number of those who go in a time is Poisson: around mean, and next to never far
 	// from it.
 	const never = 1e-20
-	mean := t * float64(o.slots) / o.hold
+	mean := t * float64(o.Slots) / o.Hold
 	if mean == 0 {
 		return o.behind[0]
 	}
-	middle := min(math.Floor(mean), float64(o.maxWaiting))
+	middle := min(math.Floor(mean), float64(o.MaxWaiting))
 	gamma, _ := math.Lgamma(middle + 1)
 	chance := math.Exp(middle*math.Log(mean) - mean - gamma)
 	for gone, c := middle, chance; gone >= 0 && c > never; gone-- {
 		part += c * o.behind[int(gone)]
 		c *= gone / mean
 	}
-	for gone, c := middle+1, chance; gone < float64(o.maxWaiting); gone++ {
+	for gone, c := middle+1, chance; gone < float64(o.MaxWaiting); gone++ {
 		if c *= mean / gone; c < never {
 			break
 		}
@@ -190,7 +192,7 @@ func (o *outlook) waitOf(p float64) float64 {
 	if o.later(0) <= others {
 		return 0
 	}
-	low, high := 0.0, o.hold
+	low, high := 0.0, o.Hold
 	for o.later(high) > others {
 		low, high = high, 2*high
 	}
@@ -209,7 +211,7 @@ func (o *outlook) moreWaiting(n int) float64 {
 	switch {
 	case o.behind == nil:
 		return o.wait * math.Pow(o.shrinks, float64(n)+1)
-	case n >= o.maxWaiting:
+	case n >= o.MaxWaiting:
 		return 0
 	}
 	return o.behind[n+1] + o.refused // who is refused has found MaxWaiting of them
@@ -222,9 +224,9 @@ func (o *outlook) waitingOf(p float64) int {
 
 func (o *outlook) meanWaiting() (mean float64) {
 	if o.behind == nil {
-		return o.rate * o.wait * o.meanWait
+		return o.Rate * o.wait * o.meanWait
 	}
-	for n := range o.maxWaiting {
+	for n := range o.MaxWaiting {
 		mean += o.moreWaiting(n)
 	}
 	return mean

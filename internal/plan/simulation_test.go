@@ -1,4 +1,4 @@
-package tcplock
+package plan
 
 import (
 	"container/heap"
@@ -37,7 +37,7 @@ func (h *happenings) Pop() any {
 
 // simulation is a lock and its clients.
 type simulation struct {
-	plan
+	Plan
 	holdTime func(*rand.Rand) float64 // of one client, 1 on average
 	patience time.Duration            // who has waited so long leaves; 0: nobody does
 
@@ -73,9 +73,9 @@ func (s *simulation) in(seconds float64, do func()) {
 // run lets so many clients come.
 func (s *simulation) run(clients int) {
 	s.random = rand.New(rand.NewPCG(20, 12))
-	s.queue = queue.New(queue.Bounds{Limit: s.slots, MaxWaiting: s.maxWaiting})
+	s.queue = queue.New(queue.Bounds{Limit: s.Slots, MaxWaiting: s.MaxWaiting})
 	s.now = time.Unix(0, 0)
-	s.in(exponential(s.random)/s.rate, s.arrive)
+	s.in(exponential(s.random)/s.Rate, s.arrive)
 	for len(s.denied) < clients {
 		h := heap.Pop(&s.next).(happening)
 		s.now = h.at
@@ -84,7 +84,7 @@ func (s *simulation) run(clients int) {
 }
 
 func (s *simulation) arrive() {
-	s.in(exponential(s.random)/s.rate, s.arrive)
+	s.in(exponential(s.random)/s.Rate, s.arrive)
 	s.found = append(s.found, float64(s.queue.Stats().Waiting))
 	p := new(queue.Waiter)
 	holds, err := s.queue.Join(p, s.now)
@@ -105,7 +105,7 @@ func (s *simulation) arrive() {
 
 func (s *simulation) admit(p *queue.Waiter) {
 	s.waits = append(s.waits, p.Waited.Seconds())
-	s.in(s.hold*s.holdTime(s.random), func() {
+	s.in(s.Hold*s.holdTime(s.random), func() {
 		if woken := s.queue.Release(p, s.now); woken != nil {
 			s.admit(woken)
 		}
@@ -154,19 +154,19 @@ func positive(all []float64) float64 {
 // Where the plan is exact, the queue does as it says, but for chance: to within four
 // standard errors, which are small themselves.
 func TestPlanIsWhatTheQueueDoes(t *testing.T) {
-	for name, p := range map[string]plan{
-		"1 slot":                  {rate: .7, hold: 1, variability: 1, slots: 1, maxWaiting: queue.Unlimited},
-		"4 slots":                 {rate: 8, hold: .4, variability: 1, slots: 4, maxWaiting: queue.Unlimited},
-		"16 slots":                {rate: 6.2, hold: 2, variability: 1, slots: 16, maxWaiting: queue.Unlimited},
-		"4 slots, a line of 10":   {rate: 7.5, hold: .5, variability: 1, slots: 4, maxWaiting: 10},
-		"too many for 3 slots":    {rate: 5, hold: 1, variability: 1, slots: 3, maxWaiting: 20},
-		"4 slots without a line":  {rate: 3, hold: 1, variability: 1, slots: 4, maxWaiting: 0},
-		"1 slot, a place in line": {rate: 1, hold: 1, variability: 1, slots: 1, maxWaiting: 1},
+	for name, p := range map[string]Plan{
+		"1 slot":                  {Rate: .7, Hold: 1, Variability: 1, Slots: 1, MaxWaiting: Unlimited},
+		"4 slots":                 {Rate: 8, Hold: .4, Variability: 1, Slots: 4, MaxWaiting: Unlimited},
+		"16 slots":                {Rate: 6.2, Hold: 2, Variability: 1, Slots: 16, MaxWaiting: Unlimited},
+		"4 slots, a line of 10":   {Rate: 7.5, Hold: .5, Variability: 1, Slots: 4, MaxWaiting: 10},
+		"too many for 3 slots":    {Rate: 5, Hold: 1, Variability: 1, Slots: 3, MaxWaiting: 20},
+		"4 slots without a line":  {Rate: 3, Hold: 1, Variability: 1, Slots: 4, MaxWaiting: 0},
+		"1 slot, a place in line": {Rate: 1, Hold: 1, Variability: 1, Slots: 1, MaxWaiting: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := simulation{plan: p, holdTime: exponential}
+			s := simulation{Plan: p, holdTime: exponential}
 			s.run(200_000)
-			f := p.forecast()
+			f := p.Forecast()
 			for what, figure := range map[string]struct {
 				all  []float64
 				of   func([]float64) float64
@@ -215,10 +215,10 @@ func TestPlanApproximates(t *testing.T) {
 		for _, slots := range []int{1, 8} {
 			for _, busy := range []float64{.7, .9} {
 				t.Run(fmt.Sprintf("%s, %d slots, busy %g", name, slots, busy), func(t *testing.T) {
-					p := plan{rate: busy * float64(slots), hold: 1, variability: test.variability, slots: slots, maxWaiting: queue.Unlimited}
-					s := simulation{plan: p, holdTime: test.holdTime}
+					p := Plan{Rate: busy * float64(slots), Hold: 1, Variability: test.variability, Slots: slots, MaxWaiting: Unlimited}
+					s := simulation{Plan: p, holdTime: test.holdTime}
 					s.run(200_000)
-					l := p.forecast().Line
+					l := p.Forecast().Line
 					mean, _ := estimate(s.waits, meanOf)
 					p99, _ := estimate(s.waits, percentileOf(99))
 					t.Logf("mean wait: plan %.4g, queue %.4g; p99: plan %.4g, queue %.4g", l.MeanWaitSeconds, mean, l.P99WaitSeconds, p99)
@@ -238,7 +238,7 @@ func TestPlanApproximates(t *testing.T) {
 // what docs/capacity.md says.
 func TestPlanWaitTimeout(t *testing.T) {
 	for _, busy := range []float64{.7, .9} {
-		s := simulation{plan: plan{rate: 4 * busy, hold: 1, variability: 1, slots: 4, maxWaiting: queue.Unlimited}, holdTime: exponential, patience: 1500 * time.Millisecond}
+		s := simulation{Plan: Plan{Rate: 4 * busy, Hold: 1, Variability: 1, Slots: 4, MaxWaiting: Unlimited}, holdTime: exponential, patience: 1500 * time.Millisecond}
 		s.run(200_000)
 		o := s.outlook()
 		late := o.later(s.patience.Seconds())
