@@ -16,6 +16,7 @@ import (
 	"time"
 
 	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // admin is a Caddy's admin API.
@@ -66,9 +67,9 @@ func asks[T any](t *testing.T, a admin, method, path string) (value T) {
 	return value
 }
 
-func (a admin) lock(t *testing.T, name string) tcplock.LockStatus {
+func (a admin) lock(t *testing.T, name string) status.Lock {
 	t.Helper()
-	return asks[tcplock.LockStatus](t, a, "GET", "/tcplock/locks/"+name)
+	return asks[status.Lock](t, a, "GET", "/tcplock/locks/"+name)
 }
 
 // refuses asks for what is to be refused, in Caddy's form.
@@ -115,7 +116,7 @@ func TestAdminStatus(t *testing.T) {
 		inLine(t, "office", min(i+1, 2), max(0, i-1))
 	}
 	eventually(t, "both holders are let through", func() bool {
-		return !slices.ContainsFunc(a.lock(t, "office").Holders, func(c tcplock.ConnectionStatus) bool { return c.State != "connected" })
+		return !slices.ContainsFunc(a.lock(t, "office").Holders, func(c status.Connection) bool { return c.State != "connected" })
 	})
 	s := a.lock(t, "office")
 	if s.Name != "office" || s.Slots != 2 || s.Held != 2 || s.Waiting != 2 || s.MaxWaiting == nil || *s.MaxWaiting != 5 || s.Paused != nil || s.LeftOver != 0 {
@@ -135,10 +136,10 @@ func TestAdminStatus(t *testing.T) {
 		}
 	}
 	eventually(t, "the bytes of a holder are counted", func() bool { return a.lock(t, "office").Holders[0].BytesIn == 5 })
-	if s := asks[tcplock.LockStatus](t, a, "GET", "/tcplock/locks/office?waiters=1"); len(s.Waiters) != 1 || s.Waiting != 2 || s.Waiters[0].Position != 1 {
+	if s := asks[status.Lock](t, a, "GET", "/tcplock/locks/office?waiters=1"); len(s.Waiters) != 1 || s.Waiting != 2 || s.Waiters[0].Position != 1 {
 		t.Errorf("found %d listed and %d waiting, expected the first of 2", len(s.Waiters), s.Waiting)
 	}
-	list := asks[struct{ Locks []tcplock.LockStatus }](t, a, "GET", "/tcplock/locks")
+	list := asks[struct{ Locks []status.Lock }](t, a, "GET", "/tcplock/locks")
 	if len(list.Locks) != 2 || list.Locks[0].Name != "another" || list.Locks[1].Waiting != 2 {
 		t.Errorf("found %+v, expected another and office", list.Locks)
 	}
@@ -171,7 +172,7 @@ func TestAdminStatus(t *testing.T) {
 	} {
 		a.refuses(t, c.method, c.path, c.status, c.want)
 	}
-	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/office/resume") // the drain has paused it
+	asks[status.Lock](t, a, "POST", "/tcplock/locks/office/resume") // the drain has paused it
 	if resp, _ := a.ask(t, "PUT", "/tcplock/locks/office/pause"); resp.Header.Get("Allow") != "POST" {
 		t.Errorf("found Allow %q, expected POST", resp.Header.Get("Allow"))
 	}
@@ -188,7 +189,7 @@ func TestAdminPause(t *testing.T) {
 	route := "tcplock {\nmax_waiting 2\nrefuse {\ntest_tell_reason\n}\n}"
 	config, a := withAdmin(t, lockConfig(addr, route, svc.addr))
 	load(t, config)
-	s := asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/pause")
+	s := asks[status.Lock](t, a, "POST", "/tcplock/locks/default/pause")
 	if s.Paused == nil || s.Paused.Until != nil {
 		t.Errorf("found pause %+v, expected one without an end", s.Paused)
 	}
@@ -208,7 +209,7 @@ func TestAdminPause(t *testing.T) {
 	if s := a.lock(t, "default"); s.Paused == nil || s.Waiting != 2 || s.Connections["refused_paused"] != 1 {
 		t.Errorf("found %+v, expected a pause, 2 waiting and 1 refused_paused after the reload", s)
 	}
-	if s := asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/resume"); s.Paused != nil {
+	if s := asks[status.Lock](t, a, "POST", "/tcplock/locks/default/resume"); s.Paused != nil {
 		t.Errorf("found pause %+v, expected none", s.Paused)
 	}
 	expect(t, first, "one")
@@ -229,7 +230,7 @@ func TestAdminDrain(t *testing.T) {
 	expect(t, holder, "one")
 	const readTimeout = 10 * time.Second // of Caddy's admin server
 	time.AfterFunc(readTimeout+time.Second, func() { holder.Close() })
-	if s := asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/drain?wait=1m"); s.Held != 0 || s.Paused == nil {
+	if s := asks[status.Lock](t, a, "POST", "/tcplock/locks/default/drain?wait=1m"); s.Held != 0 || s.Paused == nil {
 		t.Errorf("found %d held and pause %+v, expected nobody, and a pause", s.Held, s.Paused)
 	}
 }
@@ -251,9 +252,9 @@ func TestAdminKick(t *testing.T) {
 	}
 	wedged := svc.next(t)
 	expect(t, wedged, "0")
-	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/kick?id=2")
+	asks[status.Lock](t, a, "POST", "/tcplock/locks/default/kick?id=2")
 	inLine(t, "default", 1, 1)
-	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/kick?id=1")
+	asks[status.Lock](t, a, "POST", "/tcplock/locks/default/kick?id=1")
 	next := svc.next(t)
 	expect(t, next, "2")
 	for _, i := range []int{0, 1} {
@@ -355,7 +356,7 @@ func TestAdminKickBetweenWorkers(t *testing.T) {
 	addr := freeAddr(t)
 	config, a := withAdmin(t, lockConfig(addr, "tcplock {\nworkers "+dead+"\non release test_call\n}", "{l4.tcplock.worker}"))
 	kick := func(m tcplock.Moment) error {
-		asks[tcplock.LockStatus](t, a, "POST", fmt.Sprintf("/tcplock/locks/default/kick?id=%d", m.Connection))
+		asks[status.Lock](t, a, "POST", fmt.Sprintf("/tcplock/locks/default/kick?id=%d", m.Connection))
 		return nil
 	}
 	called.Store(&kick)
@@ -458,7 +459,7 @@ func TestAnswersHavePID(t *testing.T) {
 	for path, method := range map[string]string{"": "GET", "/default": "GET", "/default/pause": "POST", "/default/run?moment=release": "POST"} {
 		answer := asks[struct {
 			PID   int
-			Locks []tcplock.LockStatus
+			Locks []status.Lock
 		}](t, a, method, "/tcplock/locks"+path)
 		if answer.PID != os.Getpid() {
 			t.Errorf("%s %q: found pid %d, expected %d", method, path, answer.PID, os.Getpid())

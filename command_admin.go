@@ -24,6 +24,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // The exit codes of the commands that talk to a running Caddy, besides 0 and 1. Go and
@@ -239,10 +240,10 @@ func (c *adminClient) get(ctx context.Context, path string, query url.Values, in
 }
 
 // verb does something to a lock that takes no time.
-func (c *adminClient) verb(ctx context.Context, lock, verb string, query url.Values) (LockStatus, error) {
+func (c *adminClient) verb(ctx context.Context, lock, verb string, query url.Values) (status.Lock, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.answerWithin)
 	defer cancel()
-	var status LockStatus
+	var status status.Lock
 	err := c.do(ctx, http.MethodPost, lockPath(lock, verb), query, &status)
 	return status, err
 }
@@ -335,9 +336,9 @@ func statusOf(err error) int {
 }
 
 // locks are all locks, with at most so many waiters each.
-func (c *adminClient) locks(ctx context.Context, waiters int) ([]LockStatus, error) {
+func (c *adminClient) locks(ctx context.Context, waiters int) ([]status.Lock, error) {
 	var answer struct {
-		Locks []LockStatus `json:"locks"`
+		Locks []status.Lock `json:"locks"`
 	}
 	err := c.get(ctx, adminPath, url.Values{"waiters": {strconv.Itoa(waiters)}}, &answer)
 	if statusOf(err) == http.StatusNotFound {

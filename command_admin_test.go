@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // fakeAdmin is an admin API that answers as the test wants.
@@ -23,13 +25,13 @@ type fakeAdmin struct {
 
 	mu       sync.Mutex
 	busy     bool // answers nothing but 503
-	locks    []LockStatus
+	locks    []status.Lock
 	requests []string // method, path and query of all but the looks
 }
 
 // newFakeAdmin starts one with these locks. Requests for other than looks are noted, and
 // get verbs' answer.
-func newFakeAdmin(t *testing.T, verbs http.HandlerFunc, locks ...LockStatus) *fakeAdmin {
+func newFakeAdmin(t *testing.T, verbs http.HandlerFunc, locks ...status.Lock) *fakeAdmin {
 	t.Helper()
 	f := &fakeAdmin{locks: locks}
 	f.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -51,7 +53,7 @@ func newFakeAdmin(t *testing.T, verbs http.HandlerFunc, locks ...LockStatus) *fa
 	return f
 }
 
-func (f *fakeAdmin) set(busy bool, locks ...LockStatus) {
+func (f *fakeAdmin) set(busy bool, locks ...status.Lock) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.busy, f.locks = busy, locks
@@ -122,30 +124,30 @@ func TestAdminCommandErrors(t *testing.T) {
 // The lock that is meant: the one named, or the only one; else the error names those that
 // there are.
 func TestLockIsMeant(t *testing.T) {
-	a, b := LockStatus{Name: "a"}, LockStatus{Name: "b"}
+	a, b := status.Lock{Name: "a"}, status.Lock{Name: "b"}
 	for _, test := range []struct {
 		args  string
-		locks []LockStatus
+		locks []status.Lock
 		want  string // the request, or the error
 	}{
-		{"resume", []LockStatus{a}, "POST /tcplock/locks/a/resume"},
-		{"resume a", []LockStatus{a}, "POST /tcplock/locks/a/resume"},
-		{"resume b", []LockStatus{a, b}, "POST /tcplock/locks/b/resume"},
-		{"kick 7", []LockStatus{a}, "POST /tcplock/locks/a/kick?id=7"},
-		{"kick b 7", []LockStatus{a, b}, "POST /tcplock/locks/b/kick?id=7"},
-		{"run idle --slot 2 --wait 1m", []LockStatus{a}, "POST /tcplock/locks/a/run?moment=idle&slot=2&wait=1m0s"},
-		{"run b idle", []LockStatus{a, b}, "POST /tcplock/locks/b/run?moment=idle"},
-		{"restart --slot 2", []LockStatus{a}, "POST /tcplock/locks/a/restart?slot=2"},
-		{"pause --for 1d", []LockStatus{a}, "POST /tcplock/locks/a/pause?for=24h0m0s"},
-		{"drain --for 90s", []LockStatus{a}, "POST /tcplock/locks/a/pause?for=1m30s"},
-		{"resume", []LockStatus{a, b}, "found no name of a lock, expected one of: a, b"},
-		{"kick 7", []LockStatus{a, b}, "found no name of a lock, expected one of: a, b"},
-		{"resume c", []LockStatus{a, b}, `found no lock "c", expected one of: a, b`},
-		{"status c", []LockStatus{a, b}, `found no lock "c", expected one of: a, b`},
-		{"resume c", []LockStatus{a}, `found no lock "c", expected one of: a`},
+		{"resume", []status.Lock{a}, "POST /tcplock/locks/a/resume"},
+		{"resume a", []status.Lock{a}, "POST /tcplock/locks/a/resume"},
+		{"resume b", []status.Lock{a, b}, "POST /tcplock/locks/b/resume"},
+		{"kick 7", []status.Lock{a}, "POST /tcplock/locks/a/kick?id=7"},
+		{"kick b 7", []status.Lock{a, b}, "POST /tcplock/locks/b/kick?id=7"},
+		{"run idle --slot 2 --wait 1m", []status.Lock{a}, "POST /tcplock/locks/a/run?moment=idle&slot=2&wait=1m0s"},
+		{"run b idle", []status.Lock{a, b}, "POST /tcplock/locks/b/run?moment=idle"},
+		{"restart --slot 2", []status.Lock{a}, "POST /tcplock/locks/a/restart?slot=2"},
+		{"pause --for 1d", []status.Lock{a}, "POST /tcplock/locks/a/pause?for=24h0m0s"},
+		{"drain --for 90s", []status.Lock{a}, "POST /tcplock/locks/a/pause?for=1m30s"},
+		{"resume", []status.Lock{a, b}, "found no name of a lock, expected one of: a, b"},
+		{"kick 7", []status.Lock{a, b}, "found no name of a lock, expected one of: a, b"},
+		{"resume c", []status.Lock{a, b}, `found no lock "c", expected one of: a, b`},
+		{"status c", []status.Lock{a, b}, `found no lock "c", expected one of: a, b`},
+		{"resume c", []status.Lock{a}, `found no lock "c", expected one of: a`},
 		{"resume", nil, "found no lock in the config of the Caddy at ADDRESS, expected at least one"},
 	} {
-		api := newFakeAdmin(t, answerJSON(LockStatus{}), test.locks...)
+		api := newFakeAdmin(t, answerJSON(status.Lock{}), test.locks...)
 		_, err := execute(append(strings.Fields(test.args), "--address", api.address())...)
 		got := api.asked()
 		if err != nil {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // processes is an admin API that answers for these processes in turn, the last one again and again.
@@ -16,7 +18,7 @@ func processes(t *testing.T, pids ...int) (address string) {
 	var asked atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		pid := pids[min(int(asked.Add(1)), len(pids))-1]
-		answer := any(LockStatus{Name: "a", PID: pid, Paused: &PauseStatus{Since: sampleTime}})
+		answer := any(status.Lock{Name: "a", PID: pid, Paused: &status.Pause{Since: sampleTime}})
 		if r.URL.Path == adminPath {
 			answer = map[string]any{"pid": pid, "locks": []any{answer}}
 		}

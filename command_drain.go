@@ -13,6 +13,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 func drainCommand() *cobra.Command {
@@ -49,11 +50,11 @@ The command goes on through a reload of the config.`,
 			return nil
 		},
 		run: func(c *call) error {
-			status, err := c.verb("pause", optionalQuery("for", pause))
+			found, err := c.verb("pause", optionalQuery("for", pause))
 			if err != nil || !wait {
 				return err
 			}
-			d := drainage{status: status, timeout: time.Duration(timeout), look: func(ctx context.Context) (status LockStatus, err error) {
+			d := drainage{status: found, timeout: time.Duration(timeout), look: func(ctx context.Context) (status status.Lock, err error) {
 				err = c.client.get(ctx, lockPath(c.lock, ""), url.Values{"waiters": {"0"}}, &status)
 				return status, err
 			}}
@@ -74,9 +75,9 @@ The command goes on through a reload of the config.`,
 // instead of asking the admin API to tell: a look pauses nothing, so that somebody's
 // resume is never overridden, and it does not matter that a reload closes connections.
 type drainage struct {
-	status  LockStatus // of the last look
+	status  status.Lock // of the last look
 	timeout time.Duration
-	look    func(context.Context) (LockStatus, error)
+	look    func(context.Context) (status.Lock, error)
 }
 
 const (

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // The wait for a drained lock, on a fake clock: what each look finds, when it is over,
@@ -42,25 +44,25 @@ func TestDrainage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				begin := time.Now()
-				look := func(context.Context) (LockStatus, error) {
-					status := LockStatus{Name: "a", Slots: 2, Now: time.Now()}
+				look := func(context.Context) (status.Lock, error) {
+					found := status.Lock{Name: "a", Slots: 2, Now: time.Now()}
 					for _, s := range test.story {
 						if time.Since(begin) >= s.until {
 							continue
 						}
-						status.Held, status.Exclusive = max(s.held, 0), s.held < 0
+						found.Held, found.Exclusive = max(s.held, 0), s.held < 0
 						if s.paused {
-							status.Paused = &PauseStatus{Since: begin}
+							found.Paused = &status.Pause{Since: begin}
 						}
-						return status, s.err
+						return found, s.err
 					}
-					return status, errors.New("the story is over")
+					return found, errors.New("the story is over")
 				}
-				status, _ := look(t.Context())
-				if status.Paused == nil {
-					status.Paused = &PauseStatus{Since: begin}
+				found, _ := look(t.Context())
+				if found.Paused == nil {
+					found.Paused = &status.Pause{Since: begin}
 				}
-				d := drainage{status: status, timeout: test.timeout, look: look}
+				d := drainage{status: found, timeout: test.timeout, look: look}
 				err := d.wait(t.Context())
 				code := 0
 				if coded, ok := errors.AsType[*codedError](err); ok {
@@ -89,9 +91,9 @@ func TestDrainagePausedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		d := drainage{
-			status: LockStatus{Held: 1, Paused: &PauseStatus{Since: begin}},
-			look: func(context.Context) (LockStatus, error) {
-				return LockStatus{Held: 1, Paused: &PauseStatus{Since: begin.Add(time.Millisecond)}}, nil
+			status: status.Lock{Held: 1, Paused: &status.Pause{Since: begin}},
+			look: func(context.Context) (status.Lock, error) {
+				return status.Lock{Held: 1, Paused: &status.Pause{Since: begin.Add(time.Millisecond)}}, nil
 			},
 		}
 		coded, ok := errors.AsType[*codedError](d.wait(t.Context()))

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // The manual's commands print what stands there.
@@ -142,26 +144,26 @@ func TestPlanPercent(t *testing.T) {
 // second.
 func TestPlanWatch(t *testing.T) {
 	for name, test := range map[string]struct {
-		change func(s *LockStatus, after time.Duration) error
+		change func(s *status.Lock, after time.Duration) error
 		fails  string
 	}{
-		"steady": {func(*LockStatus, time.Duration) error { return nil }, ""},
-		"paused": {func(s *LockStatus, after time.Duration) error { s.Paused = &PauseStatus{Since: s.Now}; return nil }, "found it paused, expected it to let clients through"},
-		"anew": {func(s *LockStatus, after time.Duration) error {
+		"steady": {func(*status.Lock, time.Duration) error { return nil }, ""},
+		"paused": {func(s *status.Lock, after time.Duration) error { s.Paused = &status.Pause{Since: s.Now}; return nil }, "found it paused, expected it to let clients through"},
+		"anew": {func(s *status.Lock, after time.Duration) error {
 			if after > 30*time.Second {
 				clear(s.Connections)
 			}
 			return nil
 		}, "found it started anew, expected it to last: watch it again"},
-		"nobody":   {func(s *LockStatus, _ time.Duration) error { s.Held = 0; clear(s.Connections); return nil }, "found 0 connections that came, 0 that left and 0 holders within 1m0s, expected some of each: watch it for longer"},
-		"no Caddy": {func(*LockStatus, time.Duration) error { return errors.New("found no Caddy") }, "found no Caddy"},
+		"nobody":   {func(s *status.Lock, _ time.Duration) error { s.Held = 0; clear(s.Connections); return nil }, "found 0 connections that came, 0 that left and 0 holders within 1m0s, expected some of each: watch it for longer"},
+		"no Caddy": {func(*status.Lock, time.Duration) error { return errors.New("found no Caddy") }, "found no Caddy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				begin := time.Now()
-				found, err := watchLock(t.Context(), time.Minute, func(context.Context) (LockStatus, error) {
+				found, err := watchLock(t.Context(), time.Minute, func(context.Context) (status.Lock, error) {
 					after := time.Since(begin)
-					s := LockStatus{Slots: 3, Held: 2, Now: time.Now(), Connections: map[string]uint64{served: 7 + uint64(after/time.Second), holdTimeout: 9 + uint64(after/time.Second)}}
+					s := status.Lock{Slots: 3, Held: 2, Now: time.Now(), Connections: map[string]uint64{status.Served: 7 + uint64(after/time.Second), status.HoldTimeout: 9 + uint64(after/time.Second)}}
 					return s, test.change(&s, after)
 				})
 				if test.fails != "" {
@@ -180,7 +182,7 @@ func TestPlanWatch(t *testing.T) {
 
 // What the user says goes before what the lock says; who says all of it need not wait.
 func TestPlanOfLock(t *testing.T) {
-	status := LockStatus{Name: "a", Slots: 9}
+	status := status.Lock{Name: "a", Slots: 9}
 	api := newFakeAdmin(t, answerJSON(status), status)
 	out, err := execute("plan", "a", "--address", api.address(), "--rate", "3/s", "--hold", "2s", "--wait-p99", "10s")
 	if want := "9 slots will do, 7 would be enough."; err != nil || !strings.Contains(out, want) {

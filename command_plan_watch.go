@@ -9,11 +9,12 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // askLock fills in what the user has not said with what the lock is and does.
 func (q *question) askLock(c *call) error {
-	look := func(ctx context.Context) (status LockStatus, err error) {
+	look := func(ctx context.Context) (status status.Lock, err error) {
 		err = c.client.get(ctx, lockPath(c.lock, ""), url.Values{"waiters": {"0"}}, &status)
 		return status, err
 	}
@@ -57,7 +58,7 @@ const (
 // watchLock looks at a lock again and again. How long one holds a slot, with its hooks and
 // all, is told by Little's law: it is the mean number of holders, divided by how many
 // leave in a time.
-func watchLock(ctx context.Context, watch time.Duration, look func(context.Context) (LockStatus, error)) (*observed, error) {
+func watchLock(ctx context.Context, watch time.Duration, look func(context.Context) (status.Lock, error)) (*observed, error) {
 	first, err := look(ctx)
 	if err != nil {
 		return nil, err
@@ -96,7 +97,7 @@ func watchLock(ctx context.Context, watch time.Duration, look func(context.Conte
 }
 
 // arrivals are all who have come.
-func arrivals(s *LockStatus) uint64 {
+func arrivals(s *status.Lock) uint64 {
 	n := uint64(s.Held + s.Waiting)
 	for _, ended := range s.Connections {
 		n += ended
@@ -105,6 +106,6 @@ func arrivals(s *LockStatus) uint64 {
 }
 
 // departures are those who have left a slot.
-func departures(s *LockStatus) uint64 {
-	return s.Connections[served] + s.Connections[holdTimeout] + s.Connections[serviceError] + s.Connections[hookFailed]
+func departures(s *status.Lock) uint64 {
+	return s.Connections[status.Served] + s.Connections[status.HoldTimeout] + s.Connections[status.ServiceError] + s.Connections[status.HookFailed]
 }

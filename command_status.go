@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 func statusCommand() *cobra.Command {
@@ -47,7 +49,7 @@ service_error); gone (client_gone, kicked). STATE is open, or
 				}
 				return printLines(c.OutOrStdout(), locksLines(locks))
 			}
-			var status LockStatus
+			var status status.Lock
 			if err := c.client.get(c.Context(), lockPath(c.lock, ""), nil, &status); err != nil {
 				return err
 			}
@@ -71,7 +73,7 @@ func showJSON(c *call) error {
 }
 
 // locksLines are all locks, a line for each.
-func locksLines(locks []LockStatus) []textLine {
+func locksLines(locks []status.Lock) []textLine {
 	if len(locks) == 0 {
 		return []textLine{{{text: "no locks"}}}
 	}
@@ -86,8 +88,8 @@ func locksLines(locks []LockStatus) []textLine {
 const listedEvents = 10
 
 // lockLines are one lock with all that it has.
-func lockLines(s *LockStatus) []textLine {
-	lines := locksLines([]LockStatus{*s})
+func lockLines(s *status.Lock) []textLine {
+	lines := locksLines([]status.Lock{*s})
 	if why := failingLines(s); why != nil {
 		lines = append(append(lines, nil), why...)
 	}

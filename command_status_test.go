@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // sampleTime is when the locks of these tests look like that.
@@ -13,27 +15,27 @@ var sampleTime = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 func ago(d time.Duration) time.Time { return sampleTime.Add(-d) }
 
 // sample is a lock with something of everything. Its first waiter tries to paint.
-func sampleLocks() LockStatus {
+func sampleLocks() status.Lock {
 	until, most := sampleTime.Add(3*time.Minute), 50
-	return LockStatus{
+	return status.Lock{
 		Name: "soffice", Now: sampleTime, Slots: 3, Held: 2, Waiting: 4, MaxWaiting: &most, OldestWaitSeconds: 61, LeftOver: 1,
-		Paused:      &PauseStatus{Since: ago(72 * time.Second), Until: &until},
-		Connections: map[string]uint64{served: 1000, refusedFull: 7, waitTimeout: 2, holdTimeout: 3, clientGone: 4},
-		Waits:       WaitStatus{Count: 256, P50Seconds: .004, P90Seconds: 2.5, P99Seconds: 30, MaxSeconds: 31},
-		Holders: []ConnectionStatus{
-			{ID: 17, Client: "127.0.0.1:51234", State: stateConnected, Since: ago(2500 * time.Millisecond), WaitedSeconds: .012, Slot: 1, Worker: "127.0.0.1:8101", BytesIn: 1234, BytesOut: 5 << 20},
-			{ID: 9, Client: "[2001:db8::1]:40000", State: stateEnding, Since: ago(time.Hour), WaitedSeconds: 0, Slot: 3, Worker: "127.0.0.1:8103"},
+		Paused:      &status.Pause{Since: ago(72 * time.Second), Until: &until},
+		Connections: map[string]uint64{status.Served: 1000, status.RefusedFull: 7, status.WaitTimeout: 2, status.HoldTimeout: 3, status.ClientGone: 4},
+		Waits:       status.Waits{Count: 256, P50Seconds: .004, P90Seconds: 2.5, P99Seconds: 30, MaxSeconds: 31},
+		Holders: []status.Connection{
+			{ID: 17, Client: "127.0.0.1:51234", State: status.StateConnected, Since: ago(2500 * time.Millisecond), WaitedSeconds: .012, Slot: 1, Worker: "127.0.0.1:8101", BytesIn: 1234, BytesOut: 5 << 20},
+			{ID: 9, Client: "[2001:db8::1]:40000", State: status.StateEnding, Since: ago(time.Hour), WaitedSeconds: 0, Slot: 3, Worker: "127.0.0.1:8103"},
 		},
-		Waiters: []ConnectionStatus{
-			{ID: 18, Client: "unix\x1b[31m\x1b]0;title\a", State: stateWaiting, Position: 1, Priority: 10, WaitedSeconds: 61},
-			{ID: 20, Client: "127.0.0.1:51236", State: stateWaiting, Position: 2, WaitedSeconds: .5},
+		Waiters: []status.Connection{
+			{ID: 18, Client: "unix\x1b[31m\x1b]0;title\a", State: status.StateWaiting, Position: 1, Priority: 10, WaitedSeconds: 61},
+			{ID: 20, Client: "127.0.0.1:51236", State: status.StateWaiting, Position: 2, WaitedSeconds: .5},
 		},
-		Workers: []WorkerStatus{
-			{Slot: 1, Address: "127.0.0.1:8101", State: workerUp, Process: &ProcessStatus{State: "ready", Since: ago(time.Hour), PID: 4711, Connections: 19, Due: "every", Restarts: map[string]int{"every": 5, "max_memory": 1}, LastReason: "every"}},
-			{Slot: 2, Address: "127.0.0.1:8102", State: workerUnready, Process: &ProcessStatus{State: "backing off", Since: ago(2 * time.Second), Failed: "exit status 1"}},
-			{Slot: 3, Address: "127.0.0.1:8103", State: workerOut},
+		Workers: []status.Worker{
+			{Slot: 1, Address: "127.0.0.1:8101", State: status.WorkerUp, Process: &status.Process{State: "ready", Since: ago(time.Hour), PID: 4711, Connections: 19, Due: "every", Restarts: map[string]int{"every": 5, "max_memory": 1}, LastReason: "every"}},
+			{Slot: 2, Address: "127.0.0.1:8102", State: status.WorkerUnready, Process: &status.Process{State: "backing off", Since: ago(2 * time.Second), Failed: "exit status 1"}},
+			{Slot: 3, Address: "127.0.0.1:8103", State: status.WorkerOut},
 		},
-		Events: []Event{
+		Events: []status.Event{
 			{Time: ago(2 * time.Second), Event: "failed", Slot: 2, Error: "exit status 1", Count: 3},
 			{Time: ago(72 * time.Second), Event: "paused"},
 			{Time: ago(time.Hour), Event: "timeout", Slot: 3, Connection: 9, Client: "[2001:db8::1]:40000"},
@@ -76,7 +78,7 @@ func TestStatusText(t *testing.T) {
 
 // A lock that nothing has happened at yet.
 func TestStatusOfIdleLock(t *testing.T) {
-	s := LockStatus{Name: "a", Slots: 100}
+	s := status.Lock{Name: "a", Slots: 100}
 	want := `
 LOCK  SLOTS  WAITING  OLDEST  P50  P99  SERVED  REFUSED  FAILED  GONE  STATE
 a     0/100        0       -    -    -       0        0       0     0  open
@@ -96,18 +98,18 @@ no events
 }
 
 func TestLockState(t *testing.T) {
-	for want, s := range map[string]LockStatus{
+	for want, s := range map[string]status.Lock{
 		"open":                         {OldestWaitSeconds: 10},
 		"slow":                         {OldestWaitSeconds: 10.1},
 		"hooks alone":                  {Exclusive: true},
-		"open ":                        {OldestWaitSeconds: 20, Waits: WaitStatus{MaxSeconds: 21}},
-		"slow ":                        {OldestWaitSeconds: 22, Waits: WaitStatus{MaxSeconds: 21}},
-		"open  ":                       {Workers: []WorkerStatus{{State: workerUnready, Process: new(ProcessStatus)}}},
-		"paused":                       {Now: sampleTime, Paused: &PauseStatus{Since: ago(999 * time.Millisecond)}},
-		"paused for 5.0s, 2 left over": {OldestWaitSeconds: 20, Now: sampleTime, LeftOver: 2, Paused: &PauseStatus{Since: ago(5 * time.Second)}},
-		"1 of 1 worker down":           {Workers: []WorkerStatus{{State: workerOut}}},
-		"failing":                      {Failing: new(FailingStatus)},
-		"failing, paused":              {Failing: new(FailingStatus), Paused: new(PauseStatus)},
+		"open ":                        {OldestWaitSeconds: 20, Waits: status.Waits{MaxSeconds: 21}},
+		"slow ":                        {OldestWaitSeconds: 22, Waits: status.Waits{MaxSeconds: 21}},
+		"open  ":                       {Workers: []status.Worker{{State: status.WorkerUnready, Process: new(status.Process)}}},
+		"paused":                       {Now: sampleTime, Paused: &status.Pause{Since: ago(999 * time.Millisecond)}},
+		"paused for 5.0s, 2 left over": {OldestWaitSeconds: 20, Now: sampleTime, LeftOver: 2, Paused: &status.Pause{Since: ago(5 * time.Second)}},
+		"1 of 1 worker down":           {Workers: []status.Worker{{State: status.WorkerOut}}},
+		"failing":                      {Failing: new(status.Failing)},
+		"failing, paused":              {Failing: new(status.Failing), Paused: new(status.Pause)},
 	} {
 		if got := lockState(&s).text; got != strings.TrimRight(want, " ") {
 			t.Errorf("got %q, expected %q", got, want)
@@ -119,7 +121,7 @@ func TestLockState(t *testing.T) {
 // paint.
 func TestStatusOfFailingLock(t *testing.T) {
 	s := sampleLocks()
-	s.Failing = &FailingStatus{Since: ago(72 * time.Second), Connections: 1, Error: "exec sh: exit status 1: \x1b[2Jno printer"}
+	s.Failing = &status.Failing{Since: ago(72 * time.Second), Connections: 1, Error: "exec sh: exit status 1: \x1b[2Jno printer"}
 	const want = "failing for 1m12s, 1 connection refused: exec sh: exit status 1: ?[2Jno printer"
 	if got := strings.Split(printed(lockLines(&s)), "\n")[3]; got != want {
 		t.Errorf("status: got %q, expected %q", got, want)

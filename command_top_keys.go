@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/gdamore/tcell/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // top is what the command top knows and shows. Only one goroutine has it.
@@ -15,24 +17,24 @@ type top struct {
 	address  string // of Caddy
 	interval time.Duration
 
-	locks    []LockStatus
+	locks    []status.Lock
 	answered time.Time             // when Caddy answered last; zero: never
 	at       time.Time             // of the last look
 	err      error                 // why it has found nothing
 	warning  string                // of the answers, see adminClient; empty: none
 	pasts    map[string][]pastLook // of each lock, the newest last
 
-	lock       string            // that is chosen
-	connection *ConnectionStatus // of this lock, that is chosen, or nil
-	question   *order            // carried out if the answer is yes
-	note       span              // what came of the last one
+	lock       string             // that is chosen
+	connection *status.Connection // of this lock, that is chosen, or nil
+	question   *order             // carried out if the answer is yes
+	note       span               // what came of the last one
 	help       bool
 }
 
 // looked is what a look has found.
 type looked struct {
 	at      time.Time
-	locks   []LockStatus
+	locks   []status.Lock
 	err     error
 	warning string
 }
@@ -129,7 +131,7 @@ func (t *top) chooseAgain() {
 }
 
 // chosen is the chosen lock, or nil if there is none.
-func (t *top) chosen() *LockStatus {
+func (t *top) chosen() *status.Lock {
 	for i := range t.locks {
 		if t.locks[i].Name == t.lock {
 			return &t.locks[i]
@@ -139,7 +141,7 @@ func (t *top) chosen() *LockStatus {
 }
 
 // connections are a lock's, in the order in which they are shown.
-func connections(s *LockStatus) []ConnectionStatus {
+func connections(s *status.Lock) []status.Connection {
 	return slices.Concat(s.Holders, s.Waiters)
 }
 
@@ -203,7 +205,7 @@ func (t *top) command(r rune) *order {
 		id := strconv.FormatUint(t.connection.ID, 10)
 		t.question = &order{s.Name, "kick", url.Values{"id": {id}}, "kicked connection " + id}
 	case 'R':
-		if !slices.ContainsFunc(s.Workers, func(w WorkerStatus) bool { return w.Process != nil }) {
+		if !slices.ContainsFunc(s.Workers, func(w status.Worker) bool { return w.Process != nil }) {
 			t.note = span{text: s.Name + " has no service of its own to restart"}
 			return nil
 		}
@@ -213,7 +215,7 @@ func (t *top) command(r rune) *order {
 }
 
 func (t *top) chooseLock(by int) {
-	i := slices.IndexFunc(t.locks, func(s LockStatus) bool { return s.Name == t.lock })
+	i := slices.IndexFunc(t.locks, func(s status.Lock) bool { return s.Name == t.lock })
 	if next := i + by; next >= 0 && next < len(t.locks) {
 		t.lock, t.connection = t.locks[next].Name, nil
 	}
@@ -227,7 +229,7 @@ func (t *top) chooseConnection(by int) {
 	all := connections(s)
 	next := 0
 	if t.connection != nil {
-		next = by + slices.IndexFunc(all, func(c ConnectionStatus) bool { return c.ID == t.connection.ID })
+		next = by + slices.IndexFunc(all, func(c status.Connection) bool { return c.ID == t.connection.ID })
 	}
 	if next >= 0 && next < len(all) {
 		t.connection = &all[next]

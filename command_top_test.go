@@ -11,10 +11,11 @@ import (
 	"github.com/gdamore/tcell/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // topOf is a top that has looked once.
-func topOf(locks ...LockStatus) *top {
+func topOf(locks ...status.Lock) *top {
 	t := &top{address: "localhost:2019", interval: time.Second}
 	t.look(looked{at: sampleTime, locks: locks})
 	return t
@@ -43,10 +44,10 @@ func press(t *top, keys string) (orders []string, over bool) {
 // What the keys do, on two locks: a with holder 1 and waiters 2 and 3, b with holder 1
 // and a service of its own.
 func TestTopKeys(t *testing.T) {
-	a := LockStatus{Name: "a", Slots: 1, Held: 1, Waiting: 2,
-		Holders: []ConnectionStatus{{ID: 1, Slot: 1}}, Waiters: []ConnectionStatus{{ID: 2}, {ID: 3}}}
-	b := LockStatus{Name: "b", Slots: 1, Held: 1, Holders: []ConnectionStatus{{ID: 1, Slot: 1}},
-		Workers: []WorkerStatus{{Slot: 1, Process: &ProcessStatus{State: "ready"}}}}
+	a := status.Lock{Name: "a", Slots: 1, Held: 1, Waiting: 2,
+		Holders: []status.Connection{{ID: 1, Slot: 1}}, Waiters: []status.Connection{{ID: 2}, {ID: 3}}}
+	b := status.Lock{Name: "b", Slots: 1, Held: 1, Holders: []status.Connection{{ID: 1, Slot: 1}},
+		Workers: []status.Worker{{Slot: 1, Process: &status.Process{State: "ready"}}}}
 	for keys, want := range map[string]string{
 		"p":      "a pause",
 		"r":      "a resume",
@@ -101,7 +102,7 @@ func TestTopKeys(t *testing.T) {
 
 // Keys do nothing when Caddy does not answer.
 func TestTopKeysInVain(t *testing.T) {
-	top := topOf(LockStatus{Name: "a"})
+	top := topOf(status.Lock{Name: "a"})
 	top.look(looked{at: sampleTime, err: errors.New("refused")})
 	if orders, _ := press(top, "p"); orders != nil {
 		t.Errorf("without an answer: got %v", orders)
@@ -112,21 +113,21 @@ func TestTopKeysInVain(t *testing.T) {
 // question about it is withdrawn, so that the answer hits nobody else. After a restart of
 // Caddy the same id is somebody else.
 func TestTopChosenConnection(t *testing.T) {
-	lock := func(holder, waiter ConnectionStatus) LockStatus {
-		return LockStatus{Name: "a", Slots: 1, Holders: []ConnectionStatus{holder}, Waiters: []ConnectionStatus{waiter}}
+	lock := func(holder, waiter status.Connection) status.Lock {
+		return status.Lock{Name: "a", Slots: 1, Holders: []status.Connection{holder}, Waiters: []status.Connection{waiter}}
 	}
-	one, two, three := ConnectionStatus{ID: 1, Client: "c1"}, ConnectionStatus{ID: 2, Client: "c2"}, ConnectionStatus{ID: 3, Client: "c3"}
+	one, two, three := status.Connection{ID: 1, Client: "c1"}, status.Connection{ID: 2, Client: "c2"}, status.Connection{ID: 3, Client: "c3"}
 	top := topOf(lock(one, two))
 	press(top, "→→k")
-	top.look(looked{at: sampleTime, locks: []LockStatus{lock(two, three)}})
+	top.look(looked{at: sampleTime, locks: []status.Lock{lock(two, three)}})
 	if top.connection == nil || top.connection.ID != 2 || top.question == nil {
 		t.Fatal("connection 2 got its slot: it is not chosen any more")
 	}
-	top.look(looked{at: sampleTime, locks: []LockStatus{lock(ConnectionStatus{ID: 2, Client: "another"}, three)}})
+	top.look(looked{at: sampleTime, locks: []status.Lock{lock(status.Connection{ID: 2, Client: "another"}, three)}})
 	if orders, _ := press(top, "y"); orders != nil || top.connection != nil {
 		t.Errorf("connection 2 has ended: it is still chosen, or was kicked: %v", orders)
 	}
-	top.look(looked{at: sampleTime, locks: []LockStatus{{Name: "b"}}})
+	top.look(looked{at: sampleTime, locks: []status.Lock{{Name: "b"}}})
 	if orders, _ := press(top, "p"); fmt.Sprint(orders) != "[b pause]" {
 		t.Errorf("lock a is gone: got %v, expected a pause of b", orders)
 	}
@@ -137,7 +138,7 @@ func TestTopRates(t *testing.T) {
 	top, at := new(top), sampleTime
 	look := func(after time.Duration, served_, refused uint64) float64 {
 		at = at.Add(after)
-		top.look(looked{at: at, locks: []LockStatus{{Name: "a", Now: at, Connections: map[string]uint64{served: served_, refusedFull: refused}}}})
+		top.look(looked{at: at, locks: []status.Lock{{Name: "a", Now: at, Connections: map[string]uint64{status.Served: served_, status.RefusedFull: refused}}}})
 		return top.rates("a")["served"]
 	}
 	for i, step := range []struct {
@@ -209,10 +210,10 @@ func TestTopView(t *testing.T) {
 	busy := sampleLocks()
 	busy.Name, busy.Slots, busy.Workers = "busy", 40, nil
 	for i := range 60 {
-		busy.Waiters = append(busy.Waiters, ConnectionStatus{ID: uint64(100 + i), Client: "\x1b[2J", Position: 3 + i})
-		busy.Events = append(busy.Events, Event{Event: "\x1b[2J", Time: sampleTime})
+		busy.Waiters = append(busy.Waiters, status.Connection{ID: uint64(100 + i), Client: "\x1b[2J", Position: 3 + i})
+		busy.Events = append(busy.Events, status.Event{Event: "\x1b[2J", Time: sampleTime})
 	}
-	top = topOf(sampleLocks(), busy, LockStatus{Name: "idle", Slots: 1})
+	top = topOf(sampleLocks(), busy, status.Lock{Name: "idle", Slots: 1})
 	for _, keys := range []string{"", "→", "↓", "→→→→→→→→→→→→→→→→→→→→→→→→→→→→→→k", "n↓", "?", "x"} {
 		press(top, keys)
 		for width := 0; width < 200; width += 1 + width/20 {
@@ -237,9 +238,9 @@ func TestTopView(t *testing.T) {
 
 // The chosen connection is on the screen, wherever in the line it stands.
 func TestTopScrolls(t *testing.T) {
-	s := LockStatus{Name: "a", Slots: 1, Waiting: 1000}
+	s := status.Lock{Name: "a", Slots: 1, Waiting: 1000}
 	for i := range 100 {
-		s.Waiters = append(s.Waiters, ConnectionStatus{ID: uint64(i + 1), Client: fmt.Sprintf("c%d.", i+1), Position: i + 1})
+		s.Waiters = append(s.Waiters, status.Connection{ID: uint64(i + 1), Client: fmt.Sprintf("c%d.", i+1), Position: i + 1})
 	}
 	top := topOf(s)
 	if screen := screenOf(top, 80, 24); !strings.Contains(screen, "... and 991 more") {
@@ -259,7 +260,7 @@ func TestTopScrolls(t *testing.T) {
 // The program itself on a simulated terminal: it shows a lock, carries out keys, shows
 // that Caddy does not answer and that it does again, fits itself to a new size, and ends.
 func TestTopRuns(t *testing.T) {
-	api := newFakeAdmin(t, answerJSON(LockStatus{}), sampleLocks())
+	api := newFakeAdmin(t, answerJSON(status.Lock{}), sampleLocks())
 	client, err := newAdminClient(api.address())
 	if err != nil {
 		t.Fatal(err)
@@ -297,7 +298,7 @@ func TestTopRuns(t *testing.T) {
 	api.set(true)
 	shows("s: Caddy answered 503: too busy")
 	shows("▸ soffice")
-	api.set(false, LockStatus{Name: "another"})
+	api.set(false, status.Lock{Name: "another"})
 	shows("▸ another")
 	if strings.Contains(contents(screen), "503") {
 		t.Errorf("Caddy answers, and the screen still says that it does not:\n%s", contents(screen))

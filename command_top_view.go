@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // view is what top shows on a screen of that size.
@@ -196,7 +197,7 @@ func (t *top) pastLine(room int) textLine {
 }
 
 // allRestarts counts those of all the lock's processes; any is whether it has some.
-func allRestarts(s *LockStatus) (n int, any bool) {
+func allRestarts(s *status.Lock) (n int, any bool) {
 	for _, w := range s.Workers {
 		if w.Process != nil {
 			any = true
@@ -273,7 +274,7 @@ func (s *section) height() int {
 	return 2 + len(s.table.rows) + min(max(s.more, 0), 1)
 }
 
-func (s *section) window(width, height int, chosen *ConnectionStatus) []textLine {
+func (s *section) window(width, height int, chosen *status.Connection) []textLine {
 	if len(s.table.rows) == 0 {
 		return []textLine{{{"   " + s.none, styleFaint}}}
 	}

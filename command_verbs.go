@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // adminCommands are the sub-commands of tcplock.
@@ -160,7 +161,7 @@ just being started, is left alone.`,
 
 // restartText says when a process is restarted that somebody has asked to restart. One
 // that does not run, or is on its way up or down, is left alone.
-func restartText(s *LockStatus, w *WorkerStatus) string {
+func restartText(s *status.Lock, w *status.Worker) string {
 	if w.Process.Due == "" {
 		return "is " + w.Process.State
 	}
@@ -173,7 +174,7 @@ func restartText(s *LockStatus, w *WorkerStatus) string {
 }
 
 // verb does something to the lock and says what the lock looks like then.
-func (c *call) verb(verb string, query url.Values) (s LockStatus, err error) {
+func (c *call) verb(verb string, query url.Values) (s status.Lock, err error) {
 	if s, err = c.client.verb(c.Context(), c.lock, verb, query); err == nil {
 		c.say("%s: %s; %d of %s held, %d waiting", c.lock, lockState(&s).text, s.Held, opts.Count(s.Slots, "slot"), s.Waiting)
 	}

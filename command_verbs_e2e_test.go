@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // The commands against the admin API, as an operator or a script runs them: the program
@@ -86,11 +86,11 @@ func TestCommandStatus(t *testing.T) {
 			t.Errorf("found no %q in:\n%s", want, out)
 		}
 	}
-	var one tcplock.LockStatus
+	var one status.Lock
 	if err := json.Unmarshal([]byte(o.exits(t, 0, "", "status", "printer", "--json")), &one); err != nil || one.Name != "printer" || one.Held != 1 {
 		t.Errorf("status printer --json: %v, %+v", err, one)
 	}
-	var all struct{ Locks []tcplock.LockStatus }
+	var all struct{ Locks []status.Lock }
 	if err := json.Unmarshal([]byte(o.exits(t, 0, "", "status", "--json")), &all); err != nil || len(all.Locks) != 1 || all.Locks[0].Waiting != 1 {
 		t.Errorf("status --json: %v, %+v", err, all)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // How a lock looks to somebody in front of a terminal: the tables that the commands status
@@ -24,10 +25,10 @@ var classes = []struct {
 	spare    int   // as in column
 	outcomes []string
 }{
-	{"served", stylePlain, 2, []string{served}},
-	{"refused", styleNotice, 3, refusedOutcomes},
-	{"failed", styleAlarm, 1, failedOutcomes},
-	{"gone", stylePlain, 6, goneOutcomes},
+	{"served", stylePlain, 2, []string{status.Served}},
+	{"refused", styleNotice, 3, status.RefusedOutcomes},
+	{"failed", styleAlarm, 1, status.FailedOutcomes},
+	{"gone", stylePlain, 6, status.GoneOutcomes},
 }
 
 // locksTable has a column for each class of outcomes.
@@ -48,7 +49,7 @@ func locksTable() table {
 }
 
 // lockRow is a row of locksTable. With rates those are shown, and else the totals.
-func lockRow(s *LockStatus, rates map[string]float64) []span {
+func lockRow(s *status.Lock, rates map[string]float64) []span {
 	oldest := span{text: "-"}
 	if s.Waiting > 0 {
 		oldest.text = text.Brief(seconds(s.OldestWaitSeconds))
@@ -77,7 +78,7 @@ func lockRow(s *LockStatus, rates map[string]float64) []span {
 	return append(row, lockState(s))
 }
 
-func waitingOf(s *LockStatus) string {
+func waitingOf(s *status.Lock) string {
 	if s.MaxWaiting == nil {
 		return strconv.Itoa(s.Waiting)
 	}
@@ -85,7 +86,7 @@ func waitingOf(s *LockStatus) string {
 }
 
 // waitFigure is one of the figures of s.Waits.
-func waitFigure(s *LockStatus, figure float64) string {
+func waitFigure(s *status.Lock, figure float64) string {
 	if s.Waits.Count == 0 {
 		return "-"
 	}
@@ -113,12 +114,12 @@ func sum(counts map[string]uint64, of []string) (n uint64) {
 
 // isSlow reports whether the line is slower than it was: the oldest waiter has been there
 // for X.
-func lineIsSlow(s *LockStatus) bool {
+func lineIsSlow(s *status.Lock) bool {
 	return s.Paused == nil && s.OldestWaitSeconds > max(10, s.Waits.MaxSeconds)
 }
 
 // lockState is what is out of the ordinary at a lock.
-func lockState(s *LockStatus) span {
+func lockState(s *status.Lock) span {
 	var what []string
 	seen := stylePlain
 	add := func(as style, text string) {
@@ -157,7 +158,7 @@ func lockState(s *LockStatus) span {
 }
 
 // failingLines say why a lock's activate hooks refuse connections; none if they do not.
-func failingLines(s *LockStatus) []textLine {
+func failingLines(s *status.Lock) []textLine {
 	f := s.Failing
 	if f == nil {
 		return nil
@@ -165,9 +166,9 @@ func failingLines(s *LockStatus) []textLine {
 	return []textLine{{{fmt.Sprintf("failing for %s, %s refused: %s", text.Brief(s.Now.Sub(f.Since)), opts.Count(int(f.Connections), "connection"), f.Error), styleAlarm}}}
 }
 
-func workersDown(s *LockStatus) (n int) {
+func workersDown(s *status.Lock) (n int) {
 	for _, w := range s.Workers {
-		if w.State == workerOut || w.Process != nil && w.Process.Failed != "" {
+		if w.State == status.WorkerOut || w.Process != nil && w.Process.Failed != "" {
 			n++
 		}
 	}
@@ -197,7 +198,7 @@ func (s *section) lines() []textLine {
 // mostFree is how many slots a lock may have for those that are free to be listed.
 const mostFree = 16
 
-func holderSection(s *LockStatus) section {
+func holderSection(s *status.Lock) section {
 	t := table{columns: []column{
 		{title: "SLOT", right: true},
 		{title: "ID", right: true, usual: 5},
@@ -237,7 +238,7 @@ func holderSection(s *LockStatus) section {
 	return section{table: t, none: "no holders", ids: ids, more: s.Held - len(s.Holders)}
 }
 
-func lineSection(s *LockStatus) section {
+func lineSection(s *status.Lock) section {
 	t := table{columns: []column{
 		{title: "POSITION", right: true},
 		{title: "ID", right: true, usual: 5},
@@ -263,7 +264,7 @@ func lineSection(s *LockStatus) section {
 	return section{table: t, none: "nobody waits", ids: ids, more: s.Waiting - len(s.Waiters)}
 }
 
-func workerSection(s *LockStatus) section {
+func workerSection(s *status.Lock) section {
 	t := table{columns: []column{
 		{title: "SLOT", right: true},
 		{title: "WORKER"},
@@ -277,7 +278,7 @@ func workerSection(s *LockStatus) section {
 	}}
 	for _, w := range s.Workers {
 		state := span{text: w.State}
-		if w.State == workerOut {
+		if w.State == status.WorkerOut {
 			state.style = styleAlarm
 		}
 		row := []span{{text: strconv.Itoa(w.Slot)}, {text: w.Address}, state}
@@ -286,7 +287,7 @@ func workerSection(s *LockStatus) section {
 	return section{table: t}
 }
 
-func processCells(p *ProcessStatus, now time.Time) []span {
+func processCells(p *status.Process, now time.Time) []span {
 	if p == nil {
 		return make([]span, 6)
 	}
@@ -312,7 +313,7 @@ func processCells(p *ProcessStatus, now time.Time) []span {
 }
 
 // restarts says how many there were, and why.
-func restarts(p *ProcessStatus) string {
+func restarts(p *status.Process) string {
 	var each []string
 	for _, reason := range slices.Sorted(maps.Keys(p.Restarts)) {
 		each = append(each, fmt.Sprintf("%d %s", p.Restarts[reason], reason))
@@ -323,7 +324,7 @@ func restarts(p *ProcessStatus) string {
 	return strings.Join(each, ", ")
 }
 
-func eventSection(s *LockStatus) section {
+func eventSection(s *status.Lock) section {
 	t := table{columns: []column{
 		{title: "AGO", right: true, usual: 6},
 		{title: "EVENT", usual: 11},
@@ -345,7 +346,7 @@ func eventSection(s *LockStatus) section {
 	return section{table: t, none: "no events"}
 }
 
-func eventText(e *Event) string {
+func eventText(e *status.Event) string {
 	var what []string
 	for _, s := range []string{e.Moment, e.Reason, e.Error} {
 		if s != "" {

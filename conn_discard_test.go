@@ -9,6 +9,7 @@ import (
 	"time"
 
 	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // What a client says when its slot has been handed on reaches no service. It is counted, to
@@ -77,7 +78,7 @@ func TestDiscardedBytesAreCounted(t *testing.T) {
 	}
 }
 
-func discardedEvents(lock string) (events []tcplock.Event) {
+func discardedEvents(lock string) (events []status.Event) {
 	for _, e := range tcplock.Events(lock) {
 		if e.Event == "discarded" {
 			events = append(events, e)

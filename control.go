@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // What an operator can do to a lock: the verbs of the admin API.
@@ -26,7 +27,7 @@ type pauses struct {
 
 // pause is a pause of a lock.
 type pause struct {
-	PauseStatus
+	status.Pause
 	timer *time.Timer   // ends it; nil: only resume does
 	ended chan struct{} // closed when the lock is resumed
 }
@@ -38,13 +39,13 @@ func (p *pause) stop() {
 }
 
 // status returns the pause as operators see it, nil if there is none.
-func (p *pauses) status() *PauseStatus {
+func (p *pauses) status() *status.Pause {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.now == nil {
 		return nil
 	}
-	return &p.now.PauseStatus
+	return &p.now.Pause
 }
 
 // drop stops the timer: the lock ends.
@@ -59,7 +60,7 @@ func (p *pauses) drop() {
 // pause stops admitting connections, for d if that is more than 0. Holders stay, waiters
 // keep their places. Of several pauses the last one says how long.
 func (l *lock) pause(d time.Duration) (ended <-chan struct{}) {
-	p := &pause{PauseStatus: PauseStatus{Since: time.Now()}, ended: make(chan struct{})}
+	p := &pause{Pause: status.Pause{Since: time.Now()}, ended: make(chan struct{})}
 	l.pauses.mu.Lock()
 	defer l.pauses.mu.Unlock()
 	if before := l.pauses.now; before != nil {
@@ -75,7 +76,7 @@ func (l *lock) pause(d time.Duration) (ended <-chan struct{}) {
 	}
 	l.pauses.now = p
 	l.queue.Pause()
-	l.happened(Event{Event: eventPaused, Reason: reason})
+	l.happened(status.Event{Event: status.EventPaused, Reason: reason})
 	return p.ended
 }
 
@@ -97,7 +98,7 @@ func (l *lock) endPause(p *pause) {
 	l.pauses.mu.Unlock()
 	l.idle.again()
 	wakeAll(woken)
-	l.happened(Event{Event: eventResumed})
+	l.happened(status.Event{Event: status.EventResumed})
 }
 
 // drain pauses the lock and waits until the last holder is gone, or for ctx.
@@ -126,8 +127,8 @@ func (l *lock) kick(id uint64) error {
 	switch {
 	case waited:
 		l.noteIdle()
-		l.happened(Event{Event: eventKicked, Connection: id, Client: w.conn.address})
-	case w.state() == stateEnding:
+		l.happened(status.Event{Event: status.EventKicked, Connection: id, Client: w.conn.address})
+	case w.state() == status.StateEnding:
 		return errUnknownConnection // its client is cut already
 	default:
 		w.throwOut(l.queue.Look(p).Slot, "")

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // A pause keeps the line where it is, until somebody resumes or its time is over; of
@@ -306,7 +307,7 @@ func TestKick(t *testing.T) {
 			4s start d done
 			4s d in
 			5s d cut, clean d`)
-		if got := s.lock.status(0).Connections[kicked]; got != 4 {
+		if got := s.lock.status(0).Connections[status.Kicked]; got != 4 {
 			t.Errorf("found %d kicked, expected 4", got)
 		}
 	})
@@ -344,7 +345,7 @@ func TestKickWhoWantsToBeAlone(t *testing.T) {
 			5s restart d
 			5s d in
 			5s d out`)
-		if got := s.lock.status(0).Connections; got[kicked] != 2 || got[served] != 2 {
+		if got := s.lock.status(0).Connections; got[status.Kicked] != 2 || got[status.Served] != 2 {
 			t.Errorf("found %v, expected 2 kicked and 2 served", got)
 		}
 	})

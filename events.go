@@ -12,42 +12,20 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
-)
-
-// What happens at a lock. Caddy's events app gets it with eventPrefix, and the last
-// events but the first two, which are one for each connection, are kept for those who
-// look at the lock.
-const (
-	eventActivated = "activated" // a connection was let through to the service
-	eventReleased  = "released"  // its slot has come free
-
-	eventRefused    = "refused"     // a connection was refused
-	eventTimeout    = "timeout"     // hold_timeout was over, the client is cut
-	eventIdle       = "idle"        // nobody has held or waited so long that an idle hook's time has come
-	eventHookFailed = "hook_failed" // a hook has failed
-	eventKicked     = "kicked"      // an operator has thrown a connection out
-	eventLeftOver   = "left_over"   // a connection lost its slot and still hangs at the service
-	eventDiscarded  = "discarded"   // bytes of a connection were thrown away
-	eventRenamed    = "renamed"     // a config has given the lock another name
-	eventPaused     = "paused"
-	eventResumed    = "resumed"
-	eventWorkerDown = "worker_down" // a worker could not be reached
-	eventWorkerUp   = "worker_up"   // it could be reached again
-
-	eventPrefix = "tcplock_"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // happened tells of an event those who look at the lock, and those who have subscribed to
 // it. It does not wait for them, and may be called with any mutex held but the record's.
 // A connection may come before its config has started to the end: until then the events
 // app still takes subscriptions, without a mutex, and must not be asked.
-func (l *lock) happened(e Event) {
+func (l *lock) happened(e status.Event) {
 	e.Time = time.Now()
 	e.Error = text.FirstLine(e.Error)
-	if e.Event != eventActivated && e.Event != eventReleased {
+	if e.Event != status.EventActivated && e.Event != status.EventReleased {
 		l.record.noteEvent(e)
 	}
-	if claim := l.inForce.Load(); claim != nil && claim.started.Load() && claim.events.ShouldEmit(eventPrefix+e.Event) {
+	if claim := l.inForce.Load(); claim != nil && claim.started.Load() && claim.events.ShouldEmit(status.EventPrefix+e.Event) {
 		l.emitter.add(l, claim, e)
 	}
 }
@@ -64,13 +42,13 @@ type emitter struct {
 
 type pendingEvent struct {
 	claim *claim
-	event Event
+	event status.Event
 }
 
 // mostPending is how many events wait for slow handlers; more are dropped, and counted.
 const mostPending = 1000
 
-func (m *emitter) add(l *lock, c *claim, e Event) {
+func (m *emitter) add(l *lock, c *claim, e status.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if full := len(m.pending) >= mostPending; full {
@@ -112,7 +90,7 @@ func (m *emitter) idle() bool {
 }
 
 // emit waits for the event's handlers.
-func (c *claim) emit(l *lock, e Event) {
+func (c *claim) emit(l *lock, e status.Event) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.logger.Error("event handler panicked", zap.String("event", e.Event), zap.Error(fmt.Errorf("%v\n%s", r, debug.Stack())))
@@ -122,11 +100,11 @@ func (c *claim) emit(l *lock, e Event) {
 	// before the last things happen.
 	origin := c.ctx
 	origin.Context = context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
-	c.events.Emit(origin, eventPrefix+e.Event, e.data(l.name()))
+	c.events.Emit(origin, status.EventPrefix+e.Event, eventData(&e, l.name()))
 }
 
-// data is what handlers get, all of it strings; what does not apply is empty or 0.
-func (e *Event) data(lock string) map[string]any {
+// eventData is what the handlers of an event get: strings only. What does not apply is empty or 0.
+func eventData(e *status.Event, lock string) map[string]any {
 	seconds := func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 	return map[string]any{
 		"name":           lock,
@@ -153,12 +131,12 @@ func (l *lock) noteUnreachable(slot int) {
 func (l *lock) noteProcess(e processEvent) {
 	slot := strconv.Itoa(e.slot)
 	switch e.event {
-	case processRestarted:
+	case status.EventRestarted:
 		l.record.serviceRestarts.WithLabelValues(slot, e.reason).Inc()
-	case processFailed:
+	case status.EventFailed:
 		l.record.serviceFailures.WithLabelValues(slot).Inc()
 	}
-	event := Event{Event: e.event, Slot: e.slot, Worker: e.worker, Reason: e.reason, PID: e.pid}
+	event := status.Event{Event: e.event, Slot: e.slot, Worker: e.worker, Reason: e.reason, PID: e.pid}
 	if e.err != nil {
 		event.Error = e.err.Error()
 	}

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // hearer is a handler of Caddy's events app that writes down the names of what it gets
@@ -57,7 +59,7 @@ func TestEventsAtShutdown(t *testing.T) {
 		}
 		s.load(Settings{})
 		s.lock.cancel()
-		s.lock.noteProcess(processEvent{event: processEnded, reason: stopAsked})
+		s.lock.noteProcess(processEvent{event: status.EventStopped, reason: status.StopAsked})
 		s.lock.shutDown()
 		if len(heard.names) != 1 || heard.names[0] != "tcplock_stopped" {
 			t.Errorf("found events %v, expected tcplock_stopped", heard.names)
@@ -95,7 +97,7 @@ func TestEventWorkerUpAfterRestart(t *testing.T) {
 		for _, e := range s.lock.record.lastEvents() {
 			told = append(told, e.Event)
 		}
-		if want := []string{eventWorkerUp, eventWorkerDown}; !slices.Equal(told, want) {
+		if want := []string{status.EventWorkerUp, status.EventWorkerDown}; !slices.Equal(told, want) {
 			t.Errorf("found %v, expected %v, the newest first", told, want)
 		}
 	})

@@ -11,7 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // listener is a handler of Caddy's events app that writes down what it gets.
@@ -97,12 +97,12 @@ func TestEvents(t *testing.T) {
 	expect(t, second, "two")
 	second.Close()
 	inLine(t, "default", 0, 0)
-	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/pause?for=1m")
+	asks[status.Lock](t, a, "POST", "/tcplock/locks/default/pause?for=1m")
 	third := dial(t, addr)
 	inLine(t, "default", 0, 1)
-	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/kick?id=4")
+	asks[status.Lock](t, a, "POST", "/tcplock/locks/default/kick?id=4")
 	expectClosed(t, third)
-	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/resume")
+	asks[status.Lock](t, a, "POST", "/tcplock/locks/default/resume")
 	close(hold)
 	want := []string{
 		"tcplock_activated connection=1 slot=1 reason= moment=",

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // LockStats lets the tests that look from outside know when a client stands in line:
@@ -73,7 +74,7 @@ func Budget() string {
 }
 
 // Events are the last ones of a lock, the newest first.
-func Events(name string) (events []Event) {
+func Events(name string) (events []status.Event) {
 	for _, l := range locks.list() {
 		if l.name() == name {
 			events = l.record.lastEvents()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // failing is that a lock's activate hooks refuse connections. It is a new value for each
@@ -78,10 +79,10 @@ func (l *lock) failing() *failing {
 }
 
 // failingStatus is failing as operators see it.
-func (l *lock) failingStatus(now time.Time) *FailingStatus {
+func (l *lock) failingStatus(now time.Time) *status.Failing {
 	f := l.failing()
 	if f == nil {
 		return nil
 	}
-	return &FailingStatus{Since: clock.Wall(f.since, now), Connections: f.connections, Error: f.err}
+	return &status.Failing{Since: clock.Wall(f.since, now), Connections: f.connections, Error: f.err}
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 const noPrinter = "exec sh: exit status 1: cannot find printer"
@@ -37,7 +37,7 @@ func (o *operated) served(t *testing.T) {
 }
 
 // isFailing expects that so many connections were refused; 0: the lock is not failing.
-func (a admin) isFailing(t *testing.T, connections uint64) *tcplock.FailingStatus {
+func (a admin) isFailing(t *testing.T, connections uint64) *status.Failing {
 	t.Helper()
 	f := a.lock(t, "printer").Failing
 	if found := f != nil; found != (connections > 0) || found && f.Connections != connections {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // Handle takes a connection through the lock: into the line, through the activate
@@ -40,10 +42,10 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 			outcome, err = serve(holder, view, next)
 		}
 		switch outcome {
-		case served, serviceError:
+		case status.Served, status.ServiceError:
 			w.conn.discard() // off the slot, so that the end of the reply is not reset away
 			return err
-		case workerDown: // the connection is back in line, where it stood
+		case status.WorkerDown: // the connection is back in line, where it stood
 			outcome = ""
 		default:
 			return w.refuse(outcome, h.answer(view))
@@ -79,7 +81,7 @@ func serve(h *holder, cx *layer4.Connection, next layer4.Handler) (outcome strin
 	try := h.waiter.conn.begin(cx)
 	err = next.Handle(cx)
 	result := try.classify(err)
-	if outcome = h.finish(result, err); outcome == served && err == nil && !result.used {
+	if outcome = h.finish(result, err); outcome == status.Served && err == nil && !result.used {
 		err = errNotTerminal
 	}
 	return outcome, err

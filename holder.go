@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // holder is one slot granted to one connection. It is a new value for each slot, and walks
@@ -78,20 +79,20 @@ func (h *holder) activate() (outcome string) {
 	switch {
 	case w.kicked.Load(): // before it knew that it had been granted a slot
 	case h.worker != nil && w.conn.gone():
-		outcome = clientGone
+		outcome = status.ClientGone
 	case h.worker != nil && h.worker.reach(w.lock.ctx, check) != nil:
-		h.begin(workerDown)
+		h.begin(status.WorkerDown)
 		return h.requeue()
 	case w.conn.gone():
-		outcome = clientGone
+		outcome = status.ClientGone
 	case len(config.hooks[onActivate]) == 0: // no time has passed
 	case w.lock.runHooks(onActivate, h) != nil:
-		outcome = hookFailed
+		outcome = status.HookFailed
 	case w.conn.gone():
-		outcome = clientGone
+		outcome = status.ClientGone
 	}
 	if w.kicked.Load() {
-		outcome = kicked
+		outcome = status.Kicked
 	}
 	if outcome != "" {
 		h.end(outcome)
@@ -108,7 +109,7 @@ func (h *holder) connect() {
 	h.phase, h.connectedAt = phaseConnected, time.Now()
 	h.mu.Unlock()
 	w.conn.serve(&h.firstSign)
-	w.lock.happened(w.event(eventActivated, ""))
+	w.lock.happened(w.event(status.EventActivated, ""))
 }
 
 // reached implements firstSign: the next handler has used the connection for the first time.
@@ -125,7 +126,7 @@ func (h *holder) reached() {
 
 // finish is called when the next handler has returned err, which for the proxy means: the
 // service has closed, and the proxy has closed its socket to it. finish returns how the
-// connection has ended, or workerDown if its worker could not be reached and it is back in line.
+// connection has ended, or status.WorkerDown if its worker could not be reached and it is back in line.
 func (h *holder) finish(r result, err error) (outcome string) {
 	switch {
 	case r.dial: // what was used was a handler before the proxy, such as tls
@@ -141,15 +142,15 @@ func (h *holder) finish(r result, err error) (outcome string) {
 	if h.worker != nil && err != nil && !r.used && (r.untouched || r.dial) {
 		h.worker.down(err)
 		// No handler has taken a byte of this connection: it can go to another worker.
-		if r.untouched && h.begin(serviceError) {
+		if r.untouched && h.begin(status.ServiceError) {
 			h.uncount()
 			_ = h.waiter.lock.runHooks(onRelease, h)
 			return h.requeue()
 		}
 	}
-	outcome = served
+	outcome = status.Served
 	if err != nil {
-		outcome = serviceError
+		outcome = status.ServiceError
 	}
 	h.end(outcome)
 	return outcome
@@ -194,20 +195,20 @@ func (h *holder) end(outcome string) {
 // onHoldTimeout cuts the client. A service that neither answers nor closes keeps the proxy
 // from returning for ever, so the slot does not wait for that.
 func (h *holder) onHoldTimeout() {
-	if !h.begin(holdTimeout) {
+	if !h.begin(status.HoldTimeout) {
 		return // the connection has ended in time, if only just
 	}
 	w := h.waiter
 	w.log(zapcore.WarnLevel, "hold_timeout is over, client cut")
-	w.lock.happened(w.event(eventTimeout, ""))
+	w.lock.happened(w.event(status.EventTimeout, ""))
 	w.trip.held = time.Since(h.connectedAt)
 	w.conn.cut()
 	_ = w.lock.runHooks(onTimeout, h)
 	h.awaitReturn(h.connectedAt.Add(w.trip.held + letGoGrace))
 	if h.worker != nil {
-		h.worker.restart(restartHoldTimeout)
+		h.worker.restart(status.RestartHoldTimeout)
 	}
-	h.beginRelease(holdTimeout)
+	h.beginRelease(status.HoldTimeout)
 }
 
 // awaitReturn waits for the next handler to return, for no longer than until then. Most
@@ -235,13 +236,13 @@ func (h *holder) kick() {
 // has not let go of it. While activate hooks run it does nothing: the connection will not
 // reach the service.
 func (h *holder) forceRelease() {
-	if h.state() != stateConnected || !h.begin(kicked) {
+	if h.state() != status.StateConnected || !h.begin(status.Kicked) {
 		return
 	}
 	if h.worker != nil {
-		h.worker.restart(restartKicked)
+		h.worker.restart(status.RestartKicked)
 	}
-	h.beginRelease(kicked)
+	h.beginRelease(status.Kicked)
 }
 
 // beginRelease runs the release hooks, lets the service settle, and releases the slot. The
@@ -249,7 +250,7 @@ func (h *holder) forceRelease() {
 func (h *holder) beginRelease(outcome string) {
 	w := h.waiter
 	if w.kicked.Load() {
-		outcome = kicked
+		outcome = status.Kicked
 	}
 	h.mu.Lock()
 	h.reason = outcome
@@ -301,9 +302,9 @@ func (h *holder) release(outcome string) {
 	h.mu.Unlock()
 	if isAbandoned {
 		w.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
-		w.lock.happened(w.event(eventLeftOver, outcome))
+		w.lock.happened(w.event(status.EventLeftOver, outcome))
 	}
-	w.lock.happened(w.event(eventReleased, outcome))
+	w.lock.happened(w.event(status.EventReleased, outcome))
 	w.exit()
 }
 
@@ -318,12 +319,12 @@ func (h *holder) requeue() (outcome string) {
 	w.trip.slot, w.trip.worker = 0, ""
 	p := w.lock.queue.Look(&w.place)
 	if waited := time.Since(p.Joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {
-		if w.trip.waited, outcome = waited, waitTimeout; w.kicked.Load() {
-			outcome = kicked
+		if w.trip.waited, outcome = waited, status.WaitTimeout; w.kicked.Load() {
+			outcome = status.Kicked
 		}
 		w.lock.giveBack(&w.place)
 	} else {
-		outcome = workerDown
+		outcome = status.WorkerDown
 		wake(w.lock.queue.Requeue(&w.place, time.Now(), w.trip.hooked)) // which may be this one
 	}
 	h.worker.vacated()
@@ -348,7 +349,7 @@ func (h *holder) recount() {
 // about a restart. The mutex is held.
 func (h *holder) mute() bool {
 	traffic := &h.waiter.conn.traffic
-	return traffic.in.Load()+traffic.out.Load() == 0 && h.reason != holdTimeout && h.reason != kicked
+	return traffic.in.Load()+traffic.out.Load() == 0 && h.reason != status.HoldTimeout && h.reason != status.Kicked
 }
 
 // uncount makes the activate hooks forget the connection, which has not reached the service.
@@ -373,11 +374,11 @@ func (h *holder) state() string {
 	defer h.mu.Unlock()
 	switch h.phase {
 	case phaseActivating:
-		return stateActivating
+		return status.StateActivating
 	case phaseConnected:
-		return stateConnected
+		return status.StateConnected
 	}
-	return stateEnding
+	return status.StateEnding
 }
 
 // why says why it ended, "" if it has not.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // idleClock says when idle hooks are due. An idle period begins when the last connection has
@@ -123,7 +124,7 @@ func (l *lock) idleNow() {
 	}
 	visits, _ := l.queue.Quiet() // a connection may have come and gone without a call of noteIdle
 	if h := l.idle.take(visits); h != nil {
-		l.happened(Event{Event: eventIdle, Moment: onIdle, Reason: "for " + time.Duration(h.IdleFor).String()})
+		l.happened(status.Event{Event: status.EventIdle, Moment: onIdle, Reason: "for " + time.Duration(h.IdleFor).String()})
 		if due, _ := l.schedule.due(h, time.Now()); due {
 			_ = l.runHook(h, Moment{On: onIdle, Lock: l.name()}, p)
 		}

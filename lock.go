@@ -12,6 +12,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // lock is a queue with a name, the settings in force, and what it and its hooks remember.
@@ -100,7 +101,7 @@ func (l *lock) pop(c *claim) {
 func (l *lock) tellRename(before string) {
 	if now := l.name(); now != before {
 		l.logger().Info("lock renamed", zap.String("lock", now), zap.String("before", before))
-		l.happened(Event{Event: eventRenamed, Reason: "before: " + before})
+		l.happened(status.Event{Event: status.EventRenamed, Reason: "before: " + before})
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // The metrics of all locks, on the registry of each config. docs/metrics.md explains
@@ -84,7 +86,7 @@ func (m *metrics) expect(c *claim) {
 			continue
 		}
 		m.serviceFailures.WithLabelValues(label)
-		for _, reason := range restartReasons {
+		for _, reason := range status.RestartReasons {
 			m.serviceRestarts.WithLabelValues(label, reason)
 		}
 	}
@@ -141,7 +143,7 @@ func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 	gauge(leftOverDesc, float64(l.leftOver.Load()))
 	gauge(pausedDesc, oneIf(s.Paused))
 	gauge(failingDesc, oneIf(l.failing() != nil))
-	for i, outcome := range outcomes {
+	for i, outcome := range status.Outcomes {
 		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(l.record.ended[i].Load()), name, outcome)
 	}
 	for _, worker := range l.pool.list() {
@@ -149,13 +151,13 @@ func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 			continue
 		}
 		w := worker.status()
-		if w.State == workerRemoved { // it finishes its holder, and is not down
+		if w.State == status.WorkerRemoved { // it finishes its holder, and is not down
 			continue
 		}
 		slot := strconv.Itoa(w.Slot)
-		gauge(workerUpDesc, oneIf(w.State == workerUp || w.State == workerStopped), slot)
+		gauge(workerUpDesc, oneIf(w.State == status.WorkerUp || w.State == status.WorkerStopped), slot)
 		if w.Process != nil {
-			gauge(readyDesc, oneIf(w.Process.State == processReady), slot)
+			gauge(readyDesc, oneIf(w.Process.State == status.ProcessReady), slot)
 		}
 	}
 }

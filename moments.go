@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // runHooks runs the hooks of a moment for a holder, in order. The first hook that fails and is
@@ -74,7 +75,7 @@ func (l *lock) runHook(h *Hook, m Moment, p *queue.Waiter) error {
 	if err != nil {
 		l.schedule.owe(h)
 		l.record.hookRuns.WithLabelValues(m.On, hookBroken).Inc()
-		l.happened(Event{Event: eventHookFailed, Slot: m.Slot, Worker: m.Worker, Connection: m.Connection, Client: m.Client, Moment: m.On, Reason: m.Reason, Error: err.Error()})
+		l.happened(status.Event{Event: status.EventHookFailed, Slot: m.Slot, Worker: m.Worker, Connection: m.Connection, Client: m.Client, Moment: m.On, Reason: m.Reason, Error: err.Error()})
 		logger.Error("hook failed", append(fields, zap.Error(err))...)
 		return err
 	}
@@ -107,7 +108,7 @@ func (w *waiter) beginExclusive(longest time.Duration) error {
 	h := w.holder.Load()
 	wake(q.BeginExclusive(&w.place, h.atService())) // which may be this one
 	for !q.IsExclusive(&w.place) {
-		if w.kicked.Load() && h.state() == stateActivating {
+		if w.kicked.Load() && h.state() == status.StateActivating {
 			return errors.New("exclusive: the connection that it was to run for was kicked")
 		}
 		if w.conn.parkOnChannel(time.Time{}, ctx.Done()) == parkGone {

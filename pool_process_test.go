@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 var errCrash = errors.New("exit status 1")
@@ -143,11 +145,11 @@ func TestProcessForOneClient(t *testing.T) {
 				s.let(func() { s.deaf = false })
 				s.last().exit(c.status)
 				s.until(c.again - time.Millisecond)
-				if now := s.lock.pool.worker(1).running().snapshot(); now.State == processReady {
+				if now := s.lock.pool.worker(1).running().snapshot(); now.State == status.ProcessReady {
 					t.Errorf("the next process was ready before %s", c.again)
 				}
 				s.until(c.again)
-				if now := s.lock.pool.worker(1).running().snapshot(); now.State != processReady {
+				if now := s.lock.pool.worker(1).running().snapshot(); now.State != status.ProcessReady {
 					t.Errorf("found %+v at %s, expected it ready", now, c.again)
 				}
 			})

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // The time in which a client finds out that its worker cannot be reached is time in line.
@@ -33,8 +35,8 @@ func TestTriesAreTimeInLine(t *testing.T) {
 		s.expect(`
 			3s x not at 1 a:1
 			3s x refused: wait_timeout`)
-		if status := s.lock.status(1); status.Held != 0 || status.Waiting != 0 || status.Connections[waitTimeout] != 1 {
-			t.Errorf("found %+v, expected that the client has gone, after one wait_timeout", status)
+		if found := s.lock.status(1); found.Held != 0 || found.Waiting != 0 || found.Connections[status.WaitTimeout] != 1 {
+			t.Errorf("found %+v, expected that the client has gone, after one wait_timeout", found)
 		}
 	})
 }

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 var someProcess = processID{"soffice", 2, "localhost:8102"}
@@ -305,7 +306,7 @@ func TestSupervisedProcess(t *testing.T) {
 		testkit.Poll(t, what, func() bool {
 			now := sup.snapshot()
 			pid := strconv.Itoa(now.PID)
-			if now.State != processReady || len(lines(logs)) == len(pids) {
+			if now.State != status.ProcessReady || len(lines(logs)) == len(pids) {
 				return false
 			}
 			pids = append(pids, pid)
@@ -314,7 +315,7 @@ func TestSupervisedProcess(t *testing.T) {
 	}
 	next("first process")
 	sup.ended(true, true) // so that its end is no failure
-	sup.restart(restartRequest)
+	sup.restart(status.RestartRequest)
 	next("process after a request")
 	_ = sup.ready(t.Context())
 	sup.ended(true, true)

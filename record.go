@@ -5,47 +5,20 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-)
 
-// The outcomes of a connection: how it ended. They are the label "outcome" of the
-// metrics, the field of the log, and the values of {l4.tcplock.reason}.
-const (
-	served        = "served"         // the next handler has come to its end
-	refusedFull   = "refused_full"   // no place in line
-	refusedPaused = "refused_paused" // no place in line, and the lock is paused
-	waitTimeout   = "wait_timeout"   // wait_timeout was over
-	holdTimeout   = "hold_timeout"   // hold_timeout was over
-	clientGone    = "client_gone"    // the client left before it reached the service
-	hookFailed    = "hook_failed"    // an activate hook failed
-	serviceError  = "service_error"  // the next handler has failed, as when the service is down
-	kicked        = "kicked"         // an operator threw it out
-	shutdown      = "shutdown"       // Caddy is shutting down
-
-	// Not an end: the worker could not be reached, and the connection is back in line.
-	workerDown = "worker_down"
-)
-
-var outcomes = [...]string{served, refusedFull, refusedPaused, waitTimeout, holdTimeout, clientGone, hookFailed, serviceError, kicked, shutdown}
-
-// Outcomes that people see as one figure, the same everywhere: refused are connections that the
-// lock kept from the service, failed are those that ended badly with a slot, gone are those
-// that a client or an operator ended.
-var (
-	refusedOutcomes = []string{refusedFull, refusedPaused, waitTimeout, hookFailed, shutdown}
-	failedOutcomes  = []string{holdTimeout, serviceError}
-	goneOutcomes    = []string{clientGone, kicked}
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // record is what a lock remembers of its past, for those who look at it. It lives as long
 // as the lock, across reloads.
 type record struct {
 	*metrics
-	ended [len(outcomes)]atomic.Uint64
+	ended [len(status.Outcomes)]atomic.Uint64
 
 	mu       sync.Mutex
 	waits    [keptWaits]time.Duration // of the last that were admitted, by their number
 	admitted uint64
-	events   []Event // the newest last
+	events   []status.Event // the newest last
 }
 
 const (
@@ -57,7 +30,7 @@ const (
 )
 
 func (r *record) noteEnd(outcome string) {
-	r.ended[slices.Index(outcomes[:], outcome)].Add(1)
+	r.ended[slices.Index(status.Outcomes[:], outcome)].Add(1)
 }
 
 func (r *record) noteWait(d time.Duration) {
@@ -84,12 +57,12 @@ func (r *record) waitsSince(n uint64) (waits []time.Duration, admitted uint64) {
 
 // noteEvent keeps e. If it is like one of the last few, which is only seconds ago, the two
 // become one that counts both, so that a flood does not wash away all others.
-func (r *record) noteEvent(e Event) {
+func (r *record) noteEvent(e status.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for n := len(r.events) - 1; n >= max(0, len(r.events)-lastFew); n-- {
-		if last := &r.events[n]; last.alike(&e) && e.Time.Sub(last.Time) < mergeWithin {
-			e.merge(last)
+		if last := &r.events[n]; alike(last, &e) && e.Time.Sub(last.Time) < mergeWithin {
+			merge(&e, last)
 			r.events = append(slices.Delete(r.events, n, n+1), e)
 			return
 		}
@@ -110,14 +83,14 @@ func (r *record) leastMissed() int {
 		kinds[e.Event]++
 		most = max(most, kinds[e.Event])
 	}
-	return slices.IndexFunc(r.events, func(e Event) bool { return kinds[e.Event] == most })
+	return slices.IndexFunc(r.events, func(e status.Event) bool { return kinds[e.Event] == most })
 }
 
 // lastEvents returns them, the newest first.
-func (r *record) lastEvents() []Event {
+func (r *record) lastEvents() []status.Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	events := append([]Event{}, r.events...)
+	events := append([]status.Event{}, r.events...)
 	slices.Reverse(events)
 	return events
 }

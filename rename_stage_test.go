@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // rename puts settings in force under another name.
@@ -46,13 +48,13 @@ func TestRenameRestartsProcesses(t *testing.T) {
 		s.until(4 * time.Second)
 		s.rename("new", service(Service{}, "a:1", "b:1"))
 		s.until(5500 * time.Millisecond)
-		if due := s.lock.pool.list()[0].status().Process.Due; due != restartConfig {
-			t.Errorf("found a restart of the worker with a client that is due for %q, expected %s", due, restartConfig)
+		if due := s.lock.pool.list()[0].status().Process.Due; due != status.RestartConfig {
+			t.Errorf("found a restart of the worker with a client that is due for %q, expected %s", due, status.RestartConfig)
 		}
 		s.comes(guest{name: "y", stays: time.Second})
 		s.until(20 * time.Second)
 		for _, w := range s.lock.pool.list() {
-			if n := w.status().Process.Restarts[restartConfig]; n != 1 {
+			if n := w.status().Process.Restarts[status.RestartConfig]; n != 1 {
 				t.Errorf("slot %d: found %d restarts for config, expected 1", w.slot, n)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // named is a lock's block with a name; without a name it is the default lock.
@@ -95,7 +96,7 @@ func TestRenamedLockIsTheSame(t *testing.T) {
 	l.join(t, 3)
 	l.leave(t, 0)
 	l.leave(t, 1)
-	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/old/pause")
+	asks[status.Lock](t, a, "POST", "/tcplock/locks/old/pause")
 	before := a.lock(t, "old")
 	load(t, a.in(lockConfig(addr, named("new", 1), svc.addr)))
 	after := a.lock(t, "new")
@@ -128,7 +129,7 @@ func TestRenamedLockIsTheSame(t *testing.T) {
 	l.svc.leave(l.served[2])
 	inLine(t, "new", 0, 1)
 	svc.nobody(t, "the lock is paused")
-	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/new/resume")
+	asks[status.Lock](t, a, "POST", "/tcplock/locks/new/resume")
 	svc.leave(svc.gets(t, 3))
 	inLine(t, "new", 0, 0)
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // A restart that an operator has asked for waits until the slot's holder is gone. A service
@@ -24,7 +25,7 @@ const (
 func (l *lock) restart(slot int) (n int) {
 	for _, w := range l.pool.list() {
 		if w != nil && (slot == 0 || slot == w.slot) && w.running() != nil {
-			w.restart(restartRequest)
+			w.restart(status.RestartRequest)
 			l.hasten(w)
 			n++
 		}
@@ -65,7 +66,7 @@ func (l *lull) look(lock *lock, slot int) {
 		return
 	}
 	h := p.Owner.(*waiter)
-	if h.state() != stateConnected || h.kicked.Load() || !h.conn.inputOver() {
+	if h.state() != status.StateConnected || h.kicked.Load() || !h.conn.inputOver() {
 		l.holder = nil
 		return
 	}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // silentClient is a client that sends nothing. It can close its sending side, and takes
@@ -105,11 +107,11 @@ func TestRestartOfHangingService(t *testing.T) {
 				default:
 				}
 				s.until(test.most)
-				status := s.lock.pool.list()[0].status().Process
-				if status.State != processReady || status.Restarts[restartRequest] != 1 {
-					t.Errorf("found the process %s with restarts %v, expected one that was asked for", status.State, status.Restarts)
+				found := s.lock.pool.list()[0].status().Process
+				if found.State != status.ProcessReady || found.Restarts[status.RestartRequest] != 1 {
+					t.Errorf("found the process %s with restarts %v, expected one that was asked for", found.State, found.Restarts)
 				}
-				if n := s.lock.status(0).Connections[kicked]; n != 1 {
+				if n := s.lock.status(0).Connections[status.Kicked]; n != 1 {
 					t.Errorf("found %d connections kicked, expected 1", n)
 				}
 				s.processes[0].exit(nil)
@@ -142,7 +144,7 @@ func TestRestartLeavesAnAnsweredClient(t *testing.T) {
 		}
 		time.Sleep(8 * sec)
 		synctest.Wait()
-		if n := s.lock.status(0).Connections[kicked]; n != 1 {
+		if n := s.lock.status(0).Connections[status.Kicked]; n != 1 {
 			t.Errorf("found %d connections kicked, expected 1", n)
 		}
 		s.processes[0].exit(nil)
@@ -157,9 +159,9 @@ func TestOtherRestartsWait(t *testing.T) {
 		s.until(2 * sec)
 		c := s.holds(nil)
 		c.end()
-		s.lock.pool.list()[0].restart(restartMemory)
+		s.lock.pool.list()[0].restart(status.RestartMemory)
 		s.until(time.Hour)
-		if n := s.lock.status(0).Connections[kicked]; n != 0 || s.last().number != 1 {
+		if n := s.lock.status(0).Connections[status.Kicked]; n != 0 || s.last().number != 1 {
 			t.Errorf("found %d connections kicked and %d processes, expected none and 1", n, s.last().number)
 		}
 		s.processes[0].exit(nil)

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // What reaches commands and processes, and what they can do: the attacks of
@@ -113,18 +114,18 @@ func TestOutputCannotPaint(t *testing.T) {
 // list of events, and each reason is there once, with its count.
 func TestRefusalsByTurns(t *testing.T) {
 	var r record
-	r.noteEvent(Event{Event: eventTimeout, Slot: 1})
+	r.noteEvent(status.Event{Event: status.EventTimeout, Slot: 1})
 	for range 200 {
-		r.noteEvent(Event{Event: eventRefused, Reason: refusedFull})
-		r.noteEvent(Event{Event: eventRefused, Reason: waitTimeout})
+		r.noteEvent(status.Event{Event: status.EventRefused, Reason: status.RefusedFull})
+		r.noteEvent(status.Event{Event: status.EventRefused, Reason: status.WaitTimeout})
 	}
 	events := r.lastEvents()
-	if len(events) != 3 || events[0].Reason != waitTimeout || events[0].Count != 200 || events[1].Count != 200 || events[2].Event != eventTimeout {
+	if len(events) != 3 || events[0].Reason != status.WaitTimeout || events[0].Count != 200 || events[1].Count != 200 || events[2].Event != status.EventTimeout {
 		t.Errorf("found %+v, expected a timeout, and each reason 200 times", events)
 	}
-	r.noteEvent(Event{Event: eventPaused})
-	r.noteEvent(Event{Event: eventRefused, Reason: refusedFull})
-	if events = r.lastEvents(); len(events) != 4 || events[0].Count != 201 || events[1].Event != eventPaused {
+	r.noteEvent(status.Event{Event: status.EventPaused})
+	r.noteEvent(status.Event{Event: status.EventRefused, Reason: status.RefusedFull})
+	if events = r.lastEvents(); len(events) != 4 || events[0].Count != 201 || events[1].Event != status.EventPaused {
 		t.Errorf("found %+v, expected the 201st refusal after the pause", events)
 	}
 }
@@ -134,9 +135,9 @@ func TestRefusalsByTurns(t *testing.T) {
 func TestEventsMerge(t *testing.T) {
 	var r record
 	at := time.Now()
-	note := func(after time.Duration, client string) Event {
+	note := func(after time.Duration, client string) status.Event {
 		at = at.Add(after)
-		r.noteEvent(Event{Time: at, Event: eventRefused, Reason: refusedFull, Client: client})
+		r.noteEvent(status.Event{Time: at, Event: status.EventRefused, Reason: status.RefusedFull, Client: client})
 		return r.lastEvents()[0]
 	}
 	note(0, "192.0.2.1:1")
@@ -156,13 +157,13 @@ func TestEventsMerge(t *testing.T) {
 func TestRareEventStays(t *testing.T) {
 	var r record
 	at := time.Now()
-	r.noteEvent(Event{Time: at, Event: eventTimeout})
+	r.noteEvent(status.Event{Time: at, Event: status.EventTimeout})
 	for range 3 * keptEvents {
 		at = at.Add(time.Minute)
-		r.noteEvent(Event{Time: at, Event: eventRefused})
+		r.noteEvent(status.Event{Time: at, Event: status.EventRefused})
 	}
 	events := r.lastEvents()
-	if last := events[len(events)-1]; len(events) != keptEvents || last.Event != eventTimeout || events[0].Time != at {
+	if last := events[len(events)-1]; len(events) != keptEvents || last.Event != status.EventTimeout || events[0].Time != at {
 		t.Errorf("found %d events, the oldest %+v, expected %d with the timeout still there", len(events), last, keptEvents)
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // daemonServer stays itself, but starts a daemon in a session of its own, which is what answers. So
@@ -60,7 +60,7 @@ func testRestartLeavesDaemon(t *testing.T, reason, service, lock string) {
 	options := fmt.Sprintf("service %s %s {l4.tcplock.worker_port} {\n%s\n}\n%s", python, server, service, lock)
 	config, a := withAdmin(t, poolConfig(addr, options, worker))
 	load(t, config)
-	process := func() *tcplock.ProcessStatus { return a.lock(t, "default").Workers[0].Process }
+	process := func() *status.Process { return a.lock(t, "default").Workers[0].Process }
 	eventually(t, "the service is ready", func() bool { return process().State == "ready" })
 	client := dial(t, addr)
 	send(t, client, "?")
@@ -83,7 +83,7 @@ func testRestartLeavesDaemon(t *testing.T, reason, service, lock string) {
 	}
 	a.exits(t, 0, "1 of 1 worker down", "status")
 	a.exits(t, 0, "(?s)1 of 1 worker down.*"+regexp.QuoteMeta(why), "status", "default")
-	failed := func(e tcplock.Event) bool {
+	failed := func(e status.Event) bool {
 		return e.Event == "failed" && e.Slot == 1 && strings.Contains(e.Error, why)
 	}
 	eventually(t, "there is an event of it", func() bool { return slices.ContainsFunc(a.lock(t, "default").Events, failed) })

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // Each restart is told with its reason: as a metric, as an event and in the status. One
@@ -21,7 +21,7 @@ func TestServiceRestartsAreTold(t *testing.T) {
 	config = strings.Replace(config, "layer4 {", "events {\non tcplock_started test_listen\non tcplock_restarted test_listen\n}\nlayer4 {", 1)
 	listening(nil)
 	load(t, config)
-	process := func() *tcplock.ProcessStatus { return a.lock(t, "default").Workers[0].Process }
+	process := func() *status.Process { return a.lock(t, "default").Workers[0].Process }
 	ready := func(restarts int) (pid int) {
 		t.Helper()
 		eventually(t, fmt.Sprintf("the process is ready after %d restarts", restarts), func() bool {
@@ -50,7 +50,7 @@ func TestServiceRestartsAreTold(t *testing.T) {
 	holder := dial(t, w.lock)
 	send(t, holder, "GET / ")
 	inLine(t, "default", 1, 0)
-	asks[tcplock.LockStatus](t, a, "POST", "/tcplock/locks/default/restart?slot=1")
+	asks[status.Lock](t, a, "POST", "/tcplock/locks/default/restart?slot=1")
 	if p := process(); p.Due != "request" || p.PID != pid || p.State != "ready" {
 		t.Errorf("found %+v, expected the process of the holder, due for a request", p)
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // boards has the board, while a config has a status page. It outlives reloads.
@@ -51,10 +53,10 @@ type board struct {
 
 // card is a lock as viewers get it.
 type card struct {
-	looked uint64     // the last look at it
-	news   uint64     // the look at which it has changed last
-	still  LockStatus // as it was then, but for what changes with time
-	moved  int64      // the bytes its holders had sent and got
+	looked uint64      // the last look at it
+	news   uint64      // the look at which it has changed last
+	still  status.Lock // as it was then, but for what changes with time
+	moved  int64       // the bytes its holders had sent and got
 	json   []byte
 }
 
@@ -155,7 +157,7 @@ const (
 // lockAt is a lock and how it looked.
 type lockAt struct {
 	*lock
-	LockStatus
+	status.Lock
 }
 
 func (b *board) look() (all []lockAt) {
@@ -176,7 +178,7 @@ func (b *board) show(now time.Time, all []lockAt, whole bool) (news bool) {
 	b.looks++
 	b.now = now
 	for i := range all {
-		s := &all[i].LockStatus
+		s := &all[i].Lock
 		c := b.cards[s.Name]
 		if c == nil {
 			c = new(card)
@@ -199,8 +201,8 @@ func (b *board) show(now time.Time, all []lockAt, whole bool) (news bool) {
 }
 
 // update makes c show s. What only grows with time is no change: the viewer can tell.
-func (c *card) update(s *LockStatus, whole bool) (changed bool) {
-	s.cut()
+func (c *card) update(s *status.Lock, whole bool) (changed bool) {
+	shorten(s)
 	still := *s
 	still.Now, still.OldestWaitSeconds = time.Time{}, 0
 	var moved int64
@@ -222,8 +224,8 @@ func (c *card) update(s *LockStatus, whole bool) (changed bool) {
 	return true
 }
 
-// cut takes away what viewers are not shown.
-func (s *LockStatus) cut() {
+// shorten takes away what the page does not show to viewers.
+func shorten(s *status.Lock) {
 	holders, workers := s.Holders, s.Workers
 	for len(holders) > 0 && holders[len(holders)-1].Slot > shownSlots {
 		holders = holders[:len(holders)-1]

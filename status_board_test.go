@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // watched plays a script with a board that looks at the stage's lock.
@@ -205,9 +206,9 @@ func TestStatusNewsBounded(t *testing.T) {
 		defer func() { _ = b.Destruct() }()
 		v := b.enter()
 		defer b.leave()
-		seen := func() (lock LockStatus) {
+		seen := func() (lock status.Lock) {
 			t.Helper()
-			var told struct{ Locks []LockStatus }
+			var told struct{ Locks []status.Lock }
 			if err := json.Unmarshal([]byte(v.news(t, b)["locks"]), &told); err != nil {
 				t.Fatal(err)
 			}
@@ -319,7 +320,7 @@ func BenchmarkStatusLook(b *testing.B) {
 			board.news(v)
 			for b.Loop() {
 				for _, l := range all {
-					l.record.noteEnd(served)
+					l.record.noteEnd(status.Served)
 				}
 				board.tick(time.Now(), true)
 				message, _ = board.news(v)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // historyLength is how many samples of a lock are kept, one a second.
@@ -50,10 +52,10 @@ func (b *board) take(now time.Time, all []lockAt) {
 		if h == nil {
 			h = &history{lock: at.lock, first: b.samples}
 			if b.sampled.IsZero() {
-				h.next(&at.LockStatus, 1) // what was before the first sample is not of its second
+				h.next(&at.Lock, 1) // what was before the first sample is not of its second
 			}
 		}
-		next := h.next(&at.LockStatus, seconds)
+		next := h.next(&at.Lock, seconds)
 		h.samples[b.samples%historyLength] = next
 		h.name = at.Name
 		kept[at.lock] = h
@@ -69,10 +71,10 @@ func (b *board) take(now time.Time, all []lockAt) {
 }
 
 // next returns the sample since the one before.
-func (h *history) next(s *LockStatus, seconds float32) (next sample) {
+func (h *history) next(s *status.Lock, seconds float32) (next sample) {
 	var ended, refused uint64
 	for outcome, n := range s.Connections {
-		if slices.Contains(refusedOutcomes, outcome) {
+		if slices.Contains(status.RefusedOutcomes, outcome) {
 			refused += n
 		} else {
 			ended += n

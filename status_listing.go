@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // listing answers requests for what locks look like. A look stops the line of a lock for a
@@ -73,8 +75,8 @@ func (a *answerToAll) look(what listed) {
 			statuses[i].PID = what.pid
 		}
 		seen = struct {
-			Locks []LockStatus `json:"locks"`
-			PID   int          `json:"pid,omitempty"`
+			Locks []status.Lock `json:"locks"`
+			PID   int           `json:"pid,omitempty"`
 		}{statuses, what.pid}
 	}
 	a.json, a.err = json.Marshal(seen)

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // pageConfig is a Caddyfile with a lock in front of the service and a site with these
@@ -178,7 +179,7 @@ func TestStatusPageJSON(t *testing.T) {
 	second := dial(t, addr)
 	inLine(t, "default", 1, 1)
 	_, body := fetch(t, "GET", url, "application/json")
-	var got struct{ Locks []tcplock.LockStatus }
+	var got struct{ Locks []status.Lock }
 	if err := json.Unmarshal(body, &got); err != nil || len(got.Locks) != 1 {
 		t.Fatalf("found %s, error %v, expected one lock", body, err)
 	}

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // viewer reads a stream as a browser does, and keeps what it has been told.
@@ -22,7 +22,7 @@ type viewer struct {
 	news chan string // the events; closed at the stream's end
 
 	names   []string
-	locks   map[string]tcplock.LockStatus
+	locks   map[string]status.Lock
 	samples map[string][]float64 // of the figure "waiting"
 }
 
@@ -42,7 +42,7 @@ func view(t *testing.T, client *http.Client, url, encoding string) *viewer {
 	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("Content-Encoding") != encoding {
 		t.Fatalf("found %s %v, expected a stream, with encoding %q", resp.Status, resp.Header, encoding)
 	}
-	v := &viewer{resp: resp, news: make(chan string, 1000), locks: make(map[string]tcplock.LockStatus), samples: make(map[string][]float64)}
+	v := &viewer{resp: resp, news: make(chan string, 1000), locks: make(map[string]status.Lock), samples: make(map[string][]float64)}
 	go v.read(encoding)
 	return v
 }
@@ -108,7 +108,7 @@ func (v *viewer) take(t *testing.T, news string) {
 			v.samples[name] = series.Waiting
 		}
 	case "locks":
-		var locks []tcplock.LockStatus
+		var locks []status.Lock
 		read(&locks)
 		for _, lock := range locks {
 			v.locks[lock.Name] = lock

@@ -40,6 +40,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // slotControl is the slot, as its supervisor sees it. All but gone are called with the
@@ -50,39 +52,6 @@ type slotControl interface {
 	fresh()             // the process has just become ready; in follows
 	gone()              // the supervisor has ended
 }
-
-// The states of a process.
-const (
-	processStopped    = "stopped"
-	processStarting   = "starting"
-	processReady      = "ready"
-	processStopping   = "stopping"
-	processBackingOff = "backing off"
-)
-
-// Why a process is restarted or, with the last two, stopped.
-const (
-	restartEvery       = "every"
-	restartInterval    = "interval"
-	restartMemory      = "memory"
-	restartHoldTimeout = "hold_timeout"
-	restartExit        = "exit"
-	restartKicked      = "kicked"
-	restartRequest     = "request"
-	restartConfig      = "config"
-	stopIdle           = "idle"
-	stopAsked          = "stop"
-)
-
-var restartReasons = []string{restartEvery, restartInterval, restartMemory, restartHoldTimeout, restartKicked, restartExit, restartRequest, restartConfig}
-
-// What happened to a process.
-const (
-	processStarted   = "started"   // it is ready, and takes nobody's place
-	processRestarted = "restarted" // it is ready, and takes another's place
-	processEnded     = "stopped"   // it has ended, and none takes its place
-	processFailed    = "failed"    // the start has failed
-)
 
 type processEvent struct {
 	processID
@@ -120,7 +89,7 @@ type supervisor struct {
 	before   []<-chan struct{} // the ends of those whose place this one takes
 	former   []chan struct{}   // closed when no process is left that was started under a former name
 	spec     *Service          // of the next start; what does not need one holds at once
-	now      ProcessStatus
+	now      status.Process
 	exists   bool          // there is a process, or one is being started
 	wanted   bool          // to be started
 	closed   bool          // by stop
@@ -168,9 +137,9 @@ func superviseWith(launch starter, spec *Service, id processID, slot slotControl
 		return logger().Named("service").With(zap.String("lock", id.lock), zap.Int("slot", id.slot))
 	}
 	s.now.Restarts = make(map[string]int)
-	state := processStopped
+	state := status.ProcessStopped
 	if len(before) > 0 {
-		state = processStopping // which a predecessor is
+		state = status.ProcessStopping // which a predecessor is
 	}
 	s.mu.Lock()
 	s.set(state)
@@ -203,12 +172,12 @@ func (s *supervisor) enter() (wait <-chan struct{}, err error) {
 	switch {
 	case s.closed:
 		return nil, errNoService
-	case s.now.State == processReady:
+	case s.now.State == status.ProcessReady:
 		s.letIn = true
 		return nil, nil
 	case s.failing:
 		return nil, errors.New(s.now.Failed)
-	case s.now.State == processStopped:
+	case s.now.State == status.ProcessStopped:
 		s.wanted = true
 		s.settle()
 		s.wake()
@@ -258,7 +227,7 @@ func (s *supervisor) ended(reached, counts bool) {
 	}
 	s.now.Connections++
 	if n := s.spec.RestartEvery; n > 0 && s.now.Connections >= n {
-		s.require(restartEvery)
+		s.require(status.RestartEvery)
 	}
 }
 
@@ -277,7 +246,7 @@ func (s *supervisor) vacated() {
 func (s *supervisor) restart(reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.now.State == processReady || s.now.State == processBackingOff {
+	if s.now.State == status.ProcessReady || s.now.State == status.ProcessBackingOff {
 		s.require(reason)
 	}
 }
@@ -290,12 +259,12 @@ func (s *supervisor) replace(spec *Service) {
 	defer s.mu.Unlock()
 	old := s.spec
 	s.spec = spec
-	starts := s.now.State == processStarting || s.now.State == processBackingOff
+	starts := s.now.State == status.ProcessStarting || s.now.State == status.ProcessBackingOff
 	switch {
-	case (starts || s.now.State == processReady) && !spec.sameProcess(old), starts && !spec.sameReady(old):
+	case (starts || s.now.State == status.ProcessReady) && !spec.sameProcess(old), starts && !spec.sameReady(old):
 		s.failures = 0
-		s.require(restartConfig)
-	case s.now.State != processReady && old.Start == startLazy && spec.Start != startLazy:
+		s.require(status.RestartConfig)
+	case s.now.State != status.ProcessReady && old.Start == startLazy && spec.Start != startLazy:
 		s.wanted = true
 	}
 	s.settle()
@@ -317,9 +286,9 @@ func (s *supervisor) rename(name string, before ...<-chan struct{}) (over <-chan
 	} else {
 		close(former)
 	}
-	if s.now.State == processStarting || s.now.State == processReady {
+	if s.now.State == status.ProcessStarting || s.now.State == status.ProcessReady {
 		s.failures = 0
-		s.require(restartConfig)
+		s.require(status.RestartConfig)
 	}
 	return former
 }
@@ -348,7 +317,7 @@ func (s *supervisor) halt() {
 	}
 }
 
-func (s *supervisor) snapshot() ProcessStatus {
+func (s *supervisor) snapshot() status.Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now
@@ -381,8 +350,8 @@ func (s *supervisor) set(state string) {
 }
 
 func (s *supervisor) settle() {
-	idle := s.now.State == processStopped && !s.wanted
-	serving := s.now.State == processReady && s.now.Due == ""
+	idle := s.now.State == status.ProcessStopped && !s.wanted
+	serving := s.now.State == status.ProcessReady && s.now.Due == ""
 	if !s.closed && (idle || serving) {
 		s.slot.in()
 	} else {
@@ -391,7 +360,7 @@ func (s *supervisor) settle() {
 }
 
 func (s *supervisor) require(reason string) {
-	s.wanted = s.wanted || s.now.State == processBackingOff
+	s.wanted = s.wanted || s.now.State == status.ProcessBackingOff
 	if s.now.Due == "" {
 		s.now.Due = reason
 		s.settle()

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // A lazy process that ends with status 0 when it has nothing more to do stays stopped until
@@ -16,14 +18,14 @@ func TestSupervisorLazyFinishes(t *testing.T) {
 		s.leave()
 		s.sleep(3 * time.Second)
 		s.finish()
-		if got := s.snapshot(); got.State != processStopped || got.PID != 0 || got.Failed != "" || got.LastReason != restartExit {
+		if got := s.snapshot(); got.State != status.ProcessStopped || got.PID != 0 || got.Failed != "" || got.LastReason != status.RestartExit {
 			t.Errorf("found %+v, expected it stopped, for its own end", got)
 		}
 		s.sleep(time.Minute)
 		s.serve(time.Second)
 		s.last().exit() // with an error
 		s.sleep(2 * time.Second)
-		if n := s.snapshot().Restarts[restartExit]; n != 1 {
+		if n := s.snapshot().Restarts[status.RestartExit]; n != 1 {
 			t.Errorf("found %d restarts, expected 1: after the error only", n)
 		}
 	},
@@ -40,14 +42,14 @@ func TestSupervisorLazyFinishesForNobody(t *testing.T) {
 		s.finish()
 		s.ended(false, false)
 		s.giveBack()
-		if got := s.snapshot(); got.State != processBackingOff || got.Failed == "" {
+		if got := s.snapshot(); got.State != status.ProcessBackingOff || got.Failed == "" {
 			t.Errorf("found %+v, expected a back-off", got)
 		}
 	}
 	perform(t, &Service{Start: startLazy}, func(s *stage) {
 		finishes(s)
 		s.sleep(time.Minute)
-		if got := s.snapshot(); got.State != processStopped || got.Failed == "" {
+		if got := s.snapshot(); got.State != status.ProcessStopped || got.Failed == "" {
 			t.Errorf("found %+v, expected it stopped, and why it has failed", got)
 		}
 		finishes(s)
@@ -63,7 +65,7 @@ func TestSupervisorLazyFinishesForNobody(t *testing.T) {
 		asks func(*stage)
 		want []string
 	}{
-		{func(s *stage) { s.restart(restartRequest) }, []string{"1.5s: start 2", "2.5s: in, restarted exit"}},
+		{func(s *stage) { s.restart(status.RestartRequest) }, []string{"1.5s: start 2", "2.5s: in, restarted exit"}},
 		{func(s *stage) { s.replace(&Service{Start: startLazy, Command: "x"}) }, []string{"1.5s: start x2", "2.5s: in, restarted exit"}},
 		{func(s *stage) { s.replace(new(Service)) }, []string{"2s: start 2", "3s: in, restarted exit"}}, // it is eager now
 	} {
@@ -72,7 +74,7 @@ func TestSupervisorLazyFinishesForNobody(t *testing.T) {
 			s.sleep(500 * time.Millisecond)
 			c.asks(s)
 			s.sleep(2 * time.Second)
-			if got := s.snapshot(); got.State != processReady || got.Due != "" {
+			if got := s.snapshot(); got.State != status.ProcessReady || got.Due != "" {
 				t.Errorf("found %+v, expected it ready", got)
 			}
 		}, append([]string{"0s: out, start 1", "1s: in, started, exit 1, out"}, c.want...)...)
@@ -85,7 +87,7 @@ func TestSupervisorReachedLate(t *testing.T) {
 	late := func(s *stage) {
 		s.come()
 		s.finish()
-		if got := s.snapshot(); got.State != processBackingOff || got.Failed == "" {
+		if got := s.snapshot(); got.State != status.ProcessBackingOff || got.Failed == "" {
 			t.Errorf("found %+v, expected a back-off", got)
 		}
 		s.sleep(500 * time.Millisecond)
@@ -184,7 +186,7 @@ func TestSupervisorFailureStays(t *testing.T) {
 		s.leave()
 		s.let(func() { s.readyErr = nil })
 		s.sleep(2500 * time.Millisecond)
-		if got := s.snapshot(); got.State != processStarting || got.Failed != "start failed: not open after 1s" {
+		if got := s.snapshot(); got.State != status.ProcessStarting || got.Failed != "start failed: not open after 1s" {
 			t.Errorf("found %+v, expected the second start, and why the first has failed", got)
 		}
 		s.let(func() { s.held = true })

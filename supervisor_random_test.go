@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // Clients, requests, reloads and crashes at random moments. The stage looks that there is
@@ -28,7 +30,7 @@ func TestSupervisorAtRandom(t *testing.T) {
 				stay := time.Duration(random.IntN(3000)) * time.Millisecond
 				switch random.IntN(8) {
 				case 0:
-					s.restart(restartRequest)
+					s.restart(status.RestartRequest)
 				case 1:
 					replaced := *spec
 					replaced.Command = strings.Repeat("x", random.IntN(3))

@@ -13,6 +13,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 func (s *supervisor) run() {
@@ -34,10 +36,10 @@ func (s *supervisor) run() {
 	s.mu.Lock()
 	s.awaitOthers() // also after stop: what waits for this end waits for theirs as well
 	s.now.PID = 0
-	s.set(processStopped)
+	s.set(status.ProcessStopped)
 	s.mu.Unlock()
 	if why != "" {
-		s.tell(processEvent{event: processEnded, reason: stopAsked})
+		s.tell(processEvent{event: status.EventStopped, reason: status.StopAsked})
 	}
 }
 
@@ -68,9 +70,9 @@ func (s *supervisor) rest(why *string) bool {
 	for {
 		s.mu.Lock()
 		// The end of the last one has turned out to be no failure, or is paid for.
-		if !s.wanted && s.now.State == processBackingOff && (pause == 0 || s.failures == 0) {
+		if !s.wanted && s.now.State == status.ProcessBackingOff && (pause == 0 || s.failures == 0) {
 			s.failing, s.now.Due = false, ""
-			s.set(processStopped)
+			s.set(status.ProcessStopped)
 		}
 		start, closed := s.wanted && (pause == 0 || s.failures == 0 || s.now.Due != ""), s.closed
 		s.mu.Unlock()
@@ -98,7 +100,7 @@ func (s *supervisor) tellRest(why *string) {
 	s.resting = false
 	s.mu.Unlock()
 	if resting && *why != "" {
-		s.tell(processEvent{event: processEnded, reason: *why})
+		s.tell(processEvent{event: status.EventStopped, reason: *why})
 		*why = ""
 	}
 }
@@ -114,10 +116,10 @@ func (s *supervisor) layDown() time.Duration {
 	s.former = nil
 	switch {
 	case s.failing:
-		s.set(processBackingOff)
+		s.set(status.ProcessBackingOff)
 		return backOff(s.failures)
 	case !s.wanted:
-		s.set(processStopped)
+		s.set(status.ProcessStopped)
 	}
 	return 0
 }
@@ -135,16 +137,16 @@ func (s *supervisor) start(why string) (process, error) {
 	s.exists = true
 	s.now.Due, s.now.Connections = "", 0
 	s.failing, s.doubted, s.met = false, false, false // s.now.Failed stays until one is ready
-	s.set(processStarting)
+	s.set(status.ProcessStarting)
 	s.mu.Unlock()
 	p, err := s.launch(spec, id)
 	if err == nil {
 		err = s.await(p)
 	}
 
-	e := processEvent{event: processStarted, reason: why, err: err}
+	e := processEvent{event: status.EventStarted, reason: why, err: err}
 	if why != "" {
-		e.event = processRestarted
+		e.event = status.EventRestarted
 	}
 	s.mu.Lock()
 	e.pid = s.now.PID
@@ -155,13 +157,13 @@ func (s *supervisor) start(why string) (process, error) {
 		}
 		s.used, s.now.Failed = time.Now(), ""
 		s.slot.fresh()
-		s.set(processReady)
+		s.set(status.ProcessReady)
 	case errors.Is(err, errAbandoned):
-		s.set(processStopping)
+		s.set(status.ProcessStopping)
 	default:
-		e.event = processFailed
+		e.event = status.EventFailed
 		s.fail(fmt.Sprintf("start failed: %v", err))
-		s.set(processStopping)
+		s.set(status.ProcessStopping)
 	}
 	s.mu.Unlock()
 	if !errors.Is(err, errAbandoned) {
@@ -220,8 +222,8 @@ func (s *supervisor) watch(p process) (why string) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.clean = p.cause() == nil
-			s.leave(restartExit, ending(p))
-			return restartExit
+			s.leave(status.RestartExit, ending(p))
+			return status.RestartExit
 		case <-memory.C:
 			s.weigh(p)
 		case <-timer.C:
@@ -244,12 +246,12 @@ func (s *supervisor) look() (why string, next time.Duration) {
 	defer s.mu.Unlock()
 	next = math.MaxInt64
 	if s.closed {
-		s.leave(stopAsked, "")
-		return stopAsked, 0
+		s.leave(status.StopAsked, "")
+		return status.StopAsked, 0
 	}
 	if d := time.Duration(s.spec.RestartInterval); d > 0 && s.now.Due == "" {
 		if next = time.Until(s.now.Since.Add(d)); next <= 0 {
-			s.require(restartInterval)
+			s.require(status.RestartInterval)
 		}
 	}
 	if why = s.now.Due; why != "" {
@@ -263,8 +265,8 @@ func (s *supervisor) look() (why string, next time.Duration) {
 		rest := time.Until(s.used.Add(d))
 		if rest <= 0 {
 			if s.slot.out() {
-				s.leave(stopIdle, "")
-				return stopIdle, 0
+				s.leave(status.StopIdle, "")
+				return status.StopIdle, 0
 			}
 			s.slot.in() // it has a connection
 			s.used, rest = time.Now(), d
@@ -280,13 +282,13 @@ func (s *supervisor) look() (why string, next time.Duration) {
 // afterwards, see reached. The mutex is held.
 func (s *supervisor) leave(why, how string) {
 	lived := time.Since(s.now.Since)
-	s.wanted, s.resting = why != stopIdle, why == stopIdle
-	switch byItself := why == restartExit || why == restartMemory; {
+	s.wanted, s.resting = why != status.StopIdle, why == status.StopIdle
+	switch byItself := why == status.RestartExit || why == status.RestartMemory; {
 	case byItself && !s.met && !s.arrived && lived < shortLife:
 		s.fail(fmt.Sprintf("it has lived for %s only: %s", lived.Round(time.Millisecond), how))
 		s.doubted = s.letIn
-		s.wanted = why != restartExit || !s.finished()
-	case why == restartExit:
+		s.wanted = why != status.RestartExit || !s.finished()
+	case why == status.RestartExit:
 		s.failures = 0
 		s.replaceOrRest()
 	default:
@@ -294,7 +296,7 @@ func (s *supervisor) leave(why, how string) {
 	}
 	s.letIn, s.arrived = false, false
 	s.now.Due, s.now.LastReason = "", why
-	s.set(processStopping)
+	s.set(status.ProcessStopping)
 }
 
 // fail notes that a process has failed. The mutex is held.
@@ -323,7 +325,7 @@ func (s *supervisor) weigh(p process) {
 		zap.String("resident", humanize.IBytes(used)), zap.String("max_memory", humanize.IBytes(limit)))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.require(restartMemory)
+	s.require(status.RestartMemory)
 }
 
 // end ends p and waits for that. Only stop does not wait for ever: a process that

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 const second = caddy.Duration(time.Second)
@@ -192,8 +194,8 @@ func TestSupervisorRequest(t *testing.T) {
 	perform(t, &Service{}, func(s *stage) {
 		s.sleep(time.Second)
 		s.come()
-		s.restart(restartRequest)
-		s.restart(restartHoldTimeout)
+		s.restart(status.RestartRequest)
+		s.restart(status.RestartHoldTimeout)
 		s.sleep(time.Second)
 		if due := s.snapshot().Due; due != "request" {
 			t.Errorf("found %q due, expected request", due)
@@ -202,9 +204,9 @@ func TestSupervisorRequest(t *testing.T) {
 		s.sleep(time.Second)
 		s.leave()
 		s.sleep(time.Millisecond)
-		s.restart(restartRequest) // no use: a new one is on its way
+		s.restart(status.RestartRequest) // no use: a new one is on its way
 		s.sleep(3 * time.Second)
-		s.restart(restartHoldTimeout) // nobody is there
+		s.restart(status.RestartHoldTimeout) // nobody is there
 		s.sleep(2 * time.Second)
 		if got := s.snapshot(); got.Restarts["request"] != 1 || got.Restarts["hold_timeout"] != 1 || got.LastReason != "hold_timeout" || got.PID != 103 {
 			t.Errorf("found %+v, expected one restart for each reason", got)
@@ -289,10 +291,10 @@ func TestSupervisorIdle(t *testing.T) {
 		s.sleep(6 * time.Second)
 		s.serve(30 * time.Second)
 		s.sleep(20 * time.Second)
-		if got := s.snapshot(); got.State != processStopped || got.PID != 0 || got.LastReason != "idle" {
+		if got := s.snapshot(); got.State != status.ProcessStopped || got.PID != 0 || got.LastReason != "idle" {
 			t.Errorf("found %+v, expected it stopped for idleness", got)
 		}
-		s.restart(restartRequest) // nothing to restart
+		s.restart(status.RestartRequest) // nothing to restart
 		s.serve(time.Second)
 		s.sleep(9 * time.Second)
 		s.serve(0)
@@ -310,13 +312,13 @@ func TestSupervisorIdle(t *testing.T) {
 func TestSupervisorStubborn(t *testing.T) {
 	perform(t, &Service{StopTimeout: 3 * second}, func(s *stage) {
 		s.let(func() { s.ignores = "term" })
-		s.restart(restartRequest)
+		s.restart(status.RestartRequest)
 		s.sleep(time.Second)
 		p := s.last()
 		s.let(func() { p.ignores, s.ignores = "term", "kill" })
-		s.restart(restartRequest)
+		s.restart(status.RestartRequest)
 		s.sleep(4 * time.Second)
-		s.restart(restartRequest)
+		s.restart(status.RestartRequest)
 		s.sleep(10 * time.Second)
 		began := time.Now()
 		s.stop()
@@ -345,7 +347,7 @@ func TestSupervisorStop(t *testing.T) {
 				t.Errorf("stop took %s, and the slot is out %v, expected %s and true", d, s.taken(), takes)
 			}
 			s.replace(&Service{Command: "new"})
-			s.restart(restartRequest)
+			s.restart(status.RestartRequest)
 			s.leave()
 			if err := s.ready(s.t.Context()); err == nil {
 				t.Error("ready after stop")
@@ -377,7 +379,7 @@ func TestSupervisorStartFails(t *testing.T) {
 		s.let(func() { s.readyErr = nil })
 		time.AfterFunc(10*time.Second, func() { s.last().exit() })
 		s.sleep(12 * time.Second)
-		if got := s.snapshot(); got.State != processBackingOff || got.Failed != "start failed: it has ended before it was ready: exit status 9" {
+		if got := s.snapshot(); got.State != status.ProcessBackingOff || got.Failed != "start failed: it has ended before it was ready: exit status 9" {
 			t.Errorf("found %+v, expected a back-off", got)
 		}
 		s.sleep(10 * time.Second)

@@ -5,6 +5,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // trip is what log and events say of a connection.
@@ -56,7 +58,7 @@ func (w *waiter) tellDiscarded() {
 			return
 		}
 		w.lock.record.discarded.WithLabelValues(direction).Add(float64(n))
-		e := w.event(eventDiscarded, direction)
+		e := w.event(status.EventDiscarded, direction)
 		e.Bytes = n
 		w.lock.happened(e)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // waiter is a connection on its way through a lock: in line, and from each slot that it is
@@ -64,7 +65,7 @@ func clientOf(addr net.Addr) queue.ClientKey {
 // checkNesting refuses a connection that has a slot of this lock already.
 func (w *waiter) checkNesting() error {
 	for outer := w.outer; outer != nil; outer = outer.outer {
-		if h := outer.holder.Load(); outer.lock == w.lock && h != nil && h.state() != stateEnding {
+		if h := outer.holder.Load(); outer.lock == w.lock && h != nil && h.state() != status.StateEnding {
 			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", w.lock.name())
 		}
 	}
@@ -78,18 +79,18 @@ func (w *waiter) join(priority int) (outcome string) {
 	w.waitTimeout, w.conn.input.drop = time.Duration(s.WaitTimeout), s.HalfClosed == halfClosedDrop
 	w.conn.lingerFor(s.linger())
 	if !w.countClient() {
-		return refusedFull
+		return status.RefusedFull
 	}
 	w.place.Priority = priority
 	holds, err := w.lock.queue.Join(&w.place, time.Now())
 	w.trip.id = w.place.ID // read without the mutex, as ahead is: neither changes from here on
 	switch {
 	case errors.Is(err, queue.ErrClosed):
-		return shutdown
+		return status.Shutdown
 	case errors.Is(err, queue.ErrFullPaused):
-		return refusedPaused
+		return status.RefusedPaused
 	case err != nil:
-		return refusedFull
+		return status.RefusedFull
 	case !holds:
 		w.trip.position = w.place.Ahead + 1
 	}
@@ -111,9 +112,9 @@ func (w *waiter) wait() (h *holder, outcome string) {
 		case p.State == queue.Gone:
 			w.trip.waited = time.Since(p.Joined) - p.Apart
 			if p.Expelled || w.kicked.Load() {
-				return nil, kicked
+				return nil, status.Kicked
 			}
-			return nil, shutdown
+			return nil, status.Shutdown
 		case w.waitTimeout > 0 && until.IsZero():
 			until = p.Joined.Add(w.waitTimeout + p.Apart)
 		}
@@ -125,11 +126,11 @@ func (w *waiter) wait() (h *holder, outcome string) {
 		w.lock.noteIdle()
 		switch {
 		case w.kicked.Load(): // when it had a slot, whose worker could not be reached
-			return nil, kicked
+			return nil, status.Kicked
 		case woken == parkTimeout:
-			return nil, waitTimeout
+			return nil, status.WaitTimeout
 		}
-		return nil, clientGone
+		return nil, status.ClientGone
 	}
 }
 
@@ -140,8 +141,8 @@ func (w *waiter) abort() {
 	case h != nil:
 	case w.lock.queue.Leave(&w.place):
 		w.lock.noteIdle()
-		w.lock.record.noteEnd(clientGone)
-		w.trip.outcome = clientGone
+		w.lock.record.noteEnd(status.ClientGone)
+		w.trip.outcome = status.ClientGone
 		return
 	default:
 		p := w.lock.queue.Look(&w.place)
@@ -150,7 +151,7 @@ func (w *waiter) abort() {
 		}
 		h = newHolder(w, p.Slot)
 	}
-	h.end(serviceError)
+	h.end(status.ServiceError)
 }
 
 // wake tells the connection's goroutine to look at the queue. It does not block.
@@ -164,7 +165,7 @@ func (w *waiter) throwOut(slot int, reason string) {
 	} else {
 		w.conn.cut() // activate, which comes next, ends it
 	}
-	w.lock.happened(Event{Event: eventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.address, Reason: reason})
+	w.lock.happened(status.Event{Event: status.EventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.address, Reason: reason})
 }
 
 // state is what the connection does with its slot.
@@ -172,7 +173,7 @@ func (w *waiter) state() string {
 	if h := w.holder.Load(); h != nil {
 		return h.state()
 	}
-	return stateActivating // it has been granted one, and does not know it yet
+	return status.StateActivating // it has been granted one, and does not know it yet
 }
 
 // observeWait puts the time in line into the metrics, once: a connection may have been at
@@ -193,12 +194,12 @@ func (w *waiter) refuse(outcome string, answer func() error) error {
 		w.lock.record.noteEnd(outcome)
 		w.trip.quiet = !w.lock.refusals.Allow()
 	}
-	if outcome == clientGone || outcome == kicked && granted { // a connection that is kicked from its slot has been cut
+	if outcome == status.ClientGone || outcome == status.Kicked && granted { // a connection that is kicked from its slot has been cut
 		return nil
 	}
 	w.conn.markUsed()
 	w.trip.refused = outcome
-	w.lock.happened(w.event(eventRefused, outcome))
+	w.lock.happened(w.event(status.EventRefused, outcome))
 	w.lock.refused(w)
 	if answer == nil {
 		return nil
@@ -277,8 +278,8 @@ func (h *holder) moment(on string) Moment {
 }
 
 // event is an event of this connection.
-func (w *waiter) event(name, reason string) Event {
-	return Event{
+func (w *waiter) event(name, reason string) status.Event {
+	return status.Event{
 		Event:         name,
 		Slot:          w.trip.slot,
 		Worker:        w.trip.worker,
