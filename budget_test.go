@@ -102,6 +102,9 @@ func TestBudgetOfServices(t *testing.T) {
 // The budget counts at least as many descriptors as processes and commands really have, and
 // none when they have ended.
 func TestDescriptorsOfAProcess(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	open := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {

@@ -86,6 +86,9 @@ func TestProcessDiesWithParent(t *testing.T) {
 // The service itself kills Caddy, with SIGKILL, as soon as it has started something, while all
 // cores are busy. Nothing is left, since the guard was there before the service.
 func TestGuardIsThereFirst(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	var rest atomic.Bool
 	defer rest.Store(true)
 	for range 2 * runtime.NumCPU() {
@@ -115,6 +118,9 @@ func TestGuardIsThereFirst(t *testing.T) {
 // A guard that is killed is no zombie, and there is another soon: if Caddy is killed then,
 // nothing is left all the same.
 func TestGuardKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	pids := file(t)
 	caddy, _ := processParent(t, someChild, pids)
 	started := readSoon(t, pids)
@@ -171,6 +177,9 @@ func guardOf(t *testing.T, caddy, service int) int {
 // While a service runs, its guard may end as often as it likes: no zombie and no descriptor
 // comes of it. What kills the whole group, the guard too, is the end of the service.
 func TestGuardLeavesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	nothingLeft(t)
 	p, logs := startReal(t, shell("exec sleep 1000"))
 	group, err := syscall.Getpgid(p.pid())
@@ -197,6 +206,9 @@ func TestGuardLeavesNothing(t *testing.T) {
 // in one instant. A new guard that is just being started is no member of the group yet and
 // lives; nothing waits for the end of that one.
 func TestGroupKilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	nothingLeft(t)
 	var all []*osProcess
 	for range 24 {
@@ -267,6 +279,9 @@ func TestServiceInItsOwnSession(t *testing.T) {
 // A shell that does not do what a guard does is none. The service runs without, and gets one
 // as soon as there is a shell that does.
 func TestGuardThatDoesNotAnswer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	nothingLeft(t)
 	dir := t.TempDir()
 	if err := os.WriteFile(dir+"/sh", []byte("#!/bin/sh\nexit\n"), 0o755); err != nil {

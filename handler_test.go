@@ -6,26 +6,30 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
+
+func TestMain(m *testing.M) { caddytest.Main(m) }
 
 // Forty clients at once, three slots: the service never has more than three, and every
 // client is served.
 func TestNeverMoreThanSlots(t *testing.T) {
-	svc := newService(t, echo)
-	addr := lockServer(t, "tcplock 3", svc.addr)
+	svc := caddytest.NewService(t, caddytest.Echo)
+	addr := caddytest.LockServer(t, "tcplock 3", svc.Addr)
 	var clients sync.WaitGroup
 	for i := range 40 {
 		clients.Go(func() {
-			conn := dial(t, addr)
+			conn := caddytest.Dial(t, addr)
 			msg := fmt.Sprint("message ", i)
-			send(t, conn, msg)
-			expect(t, conn, msg)
+			caddytest.Send(t, conn, msg)
+			caddytest.Expect(t, conn, msg)
 			_ = conn.CloseWrite()
-			expectEOF(t, conn)
+			caddytest.ExpectEOF(t, conn)
 		})
 	}
 	clients.Wait()
-	if _, most, total := svc.counts(); most > 3 || total != 40 {
+	if _, most, total := svc.Counts(); most > 3 || total != 40 {
 		t.Errorf("the service had %d connections at most and %d in all, expected at most 3 and 40", most, total)
 	}
 }
@@ -41,49 +45,50 @@ func TestFirstComeFirstServed(t *testing.T) {
 
 func firstComeFirstServed(t *testing.T, slots int) {
 	const clients, newcomers = 50, 50
-	svc := newService(t, nil)
-	addr := lockServer(t, fmt.Sprintf("tcplock %d {\nlinger 0\n}", slots), svc.addr)
-	join := func(i int) { send(t, dial(t, addr), number(i)) }
+	svc := caddytest.NewService(t, nil)
+	addr := caddytest.LockServer(t, fmt.Sprintf("tcplock %d {\nlinger 0\n}", slots), svc.Addr)
+	join := func(i int) { caddytest.Send(t, caddytest.Dial(t, addr), caddytest.Number(i)) }
 	var holders []*net.TCPConn
 	served := func(i int) {
 		t.Helper()
-		holders = append(holders, svc.next(t))
-		expect(t, holders[i], number(i))
+		holders = append(holders, svc.Next(t))
+		caddytest.Expect(t, holders[i], caddytest.Number(i))
 	}
 	for i := range clients {
 		join(i)
 		if i < slots {
 			served(i)
 		}
-		inLine(t, "default", min(i+1, slots), max(0, i+1-slots))
+		caddytest.InLine(t, "default", min(i+1, slots), max(0, i+1-slots))
 	}
 	for i := range clients + newcomers - slots {
 		var newcomer sync.WaitGroup
 		if i < newcomers {
 			newcomer.Go(func() { join(clients + i) })
 		}
-		svc.leave(holders[i])
+		svc.Leave(holders[i])
 		served(i + slots)
 		newcomer.Wait()
 		came := clients + min(i+1, newcomers)
-		inLine(t, "default", slots, came-(i+1)-slots)
+		caddytest.InLine(t, "default", slots, came-(i+1)-slots)
 	}
 }
-
-// number is how a client tells the service who it is.
-func number(i int) string { return fmt.Sprintf("%03d", i) }
 
 // Three clients stand in line for a service that never closes. Each is cut by
 // hold_timeout, and each gets all of it: the last one's time in line was twice as long.
 func TestTimeInLineIsNotTimeWithSlot(t *testing.T) {
-	svc := newService(t, nil)
-	addr := lockServer(t, "tcplock {\nhold_timeout 2s\n}", svc.addr)
+	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
+	}
+	svc := caddytest.NewService(t, nil)
+	addr := caddytest.LockServer(t, "tcplock {\nhold_timeout 2s\n}", svc.Addr)
 	for i := range 3 {
-		send(t, dial(t, addr), number(i))
-		inLine(t, "default", 1, i)
+		caddytest.Send(t, caddytest.Dial(t, addr), caddytest.Number(i))
+		caddytest.InLine(t, "default", 1, i)
 	}
 	for i := range 3 {
-		expectHolds(t, svc, i, 2*time.Second)
+		caddytest.ExpectHolds(t, svc, i, 2*time.Second)
 	}
 }
 
@@ -91,87 +96,80 @@ func TestTimeInLineIsNotTimeWithSlot(t *testing.T) {
 // that: the client that is served at once and the client that has stood in line before
 // both get to the service, and both get the whole of their hold_timeout.
 func TestHookTimeIsNobodysTime(t *testing.T) {
-	svc := newService(t, nil)
-	addr := lockServer(t, "tcplock {\nwait_timeout 4s\nhold_timeout 1s\non activate exec sleep 4.2\n}", svc.addr)
-	send(t, dial(t, addr), number(0))
-	first := svc.next(t)
-	expect(t, first, number(0))
-	second := dial(t, addr)
-	send(t, second, number(1))
-	inLine(t, "default", 1, 1)
-	expectHolds(t, svc, 1, time.Second)
-}
-
-// expectHolds makes sure that client i is the next to reach the service, and stays there
-// for about as long as it may hold its slot. (How long exactly is not to be seen from
-// here: its time has begun a little before the service accepts it. What another budget
-// had eaten of it would be all of it.)
-func expectHolds(t *testing.T, svc *service, i int, hold time.Duration) {
-	t.Helper()
-	conn := svc.next(t)
-	start := time.Now()
-	expect(t, conn, number(i))
-	expectEOF(t, conn)
-	if took := time.Since(start); took < hold/2 {
-		t.Errorf("client %d was cut after %v, expected about %v", i, took, hold)
+	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
 	}
+	svc := caddytest.NewService(t, nil)
+	addr := caddytest.LockServer(t, "tcplock {\nwait_timeout 4s\nhold_timeout 1s\non activate exec sleep 4.2\n}", svc.Addr)
+	caddytest.Send(t, caddytest.Dial(t, addr), caddytest.Number(0))
+	first := svc.Next(t)
+	caddytest.Expect(t, first, caddytest.Number(0))
+	second := caddytest.Dial(t, addr)
+	caddytest.Send(t, second, caddytest.Number(1))
+	caddytest.InLine(t, "default", 1, 1)
+	caddytest.ExpectHolds(t, svc, 1, time.Second)
 }
 
 // Behind a client that holds the slot for long, two clients are refused one after the
 // other, each after the whole of its own wait_timeout.
 func TestWaitTimeoutIsEachClientsOwn(t *testing.T) {
 	const wait = 500 * time.Millisecond
-	svc := newService(t, nil)
-	addr := lockServer(t, fmt.Sprintf("tcplock {\nwait_timeout %s\n}", wait), svc.addr)
-	holder := dial(t, addr)
-	served := svc.next(t)
+	svc := caddytest.NewService(t, nil)
+	addr := caddytest.LockServer(t, fmt.Sprintf("tcplock {\nwait_timeout %s\n}", wait), svc.Addr)
+	holder := caddytest.Dial(t, addr)
+	served := svc.Next(t)
 	for range 2 {
 		start := time.Now()
-		expectClosed(t, dial(t, addr))
+		caddytest.ExpectClosed(t, caddytest.Dial(t, addr))
 		if took := time.Since(start); took < wait {
 			t.Errorf("refused after %v, expected not before %v", took, wait)
 		}
-		inLine(t, "default", 1, 0)
+		caddytest.InLine(t, "default", 1, 0)
 	}
-	send(t, holder, "still here")
-	expect(t, served, "still here")
-	svc.nobody(t, "both have been refused")
+	caddytest.Send(t, holder, "still here")
+	caddytest.Expect(t, served, "still here")
+	svc.NoneComes(t, "both have been refused")
 }
 
 // Of five in line only the one in the middle came when the config had a wait_timeout. It
 // is refused when that is over, where it stands; the others keep their order.
 func TestWaitTimeoutInTheMiddleOfTheLine(t *testing.T) {
+	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
+	}
 	const wait = 2 * time.Second
-	svc := newService(t, nil)
-	addr := freeAddr(t)
-	patient := lockConfig(addr, "tcplock {\nlinger 0\n}", svc.addr)
-	impatient := lockConfig(addr, fmt.Sprintf("tcplock {\nlinger 0\nwait_timeout %s\n}", wait), svc.addr)
-	load(t, patient)
+	svc := caddytest.NewService(t, nil)
+	addr := caddytest.FreeAddr(t)
+	patient := caddytest.LockConfig(addr, "tcplock {\nlinger 0\n}", svc.Addr)
+	impatient := caddytest.LockConfig(addr, fmt.Sprintf("tcplock {\nlinger 0\nwait_timeout %s\n}", wait), svc.Addr)
+	caddytest.Load(t, patient)
 	var clients []*net.TCPConn
 	join := func() {
 		i := len(clients)
-		clients = append(clients, dial(t, addr))
-		send(t, clients[i], number(i))
-		inLine(t, "default", 1, i)
+		clients = append(clients, caddytest.Dial(t, addr))
+		caddytest.Send(t, clients[i], caddytest.Number(i))
+		caddytest.InLine(t, "default", 1, i)
 	}
 	join()
-	holder := svc.next(t)
+	holder := svc.Next(t)
 	join()
 	join()
-	load(t, impatient)
+	caddytest.Load(t, impatient)
 	start := time.Now()
 	join()
-	load(t, patient)
+	caddytest.Load(t, patient)
 	join()
 	join()
-	expectClosed(t, clients[3])
+	caddytest.ExpectClosed(t, clients[3])
 	if took := time.Since(start); took < wait {
 		t.Errorf("refused after %v, expected not before %v", took, wait)
 	}
-	inLine(t, "default", 1, 4)
+	caddytest.InLine(t, "default", 1, 4)
 	for _, i := range []int{1, 2, 4, 5} {
-		svc.leave(holder)
-		holder = svc.next(t)
-		expect(t, holder, number(i))
+		svc.Leave(holder)
+		holder = svc.Next(t)
+		caddytest.Expect(t, holder, caddytest.Number(i))
 	}
 }

@@ -98,6 +98,9 @@ func TestEmitFails(t *testing.T) {
 // Handlers that hang fail the step at its timeout, and do not pile up; once they have
 // returned it works again.
 func TestEmitTimeout(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	hang, calls := make(chan struct{}), make(chan struct{}, 9)
 	emit, _ := newEmit(t, `{"event":"restarted","timeout":"1s"}`, func(context.Context, caddy.Event) error {
 		calls <- struct{}{}

@@ -138,6 +138,9 @@ func TestExecFailedLeavesNothing(t *testing.T) {
 // A restart script may leave a daemon behind that holds its output. That is worth a
 // warning and a moment's wait, but the daemon lives on, also when it prints again.
 func TestExecDaemonLeft(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	dir := t.TempDir()
 	s := &ExecStep{Command: "sh", Dir: dir, Args: []string{"-c",
 		"(while ! test -e go; do sleep 0.05; done; echo hello && echo yes > survived) & echo $!"}}

@@ -160,6 +160,9 @@ func TestExecEnvironment(t *testing.T) {
 
 // A command that hangs is killed at its timeout, with the child it has forked.
 func TestExecTimeout(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	s := &ExecStep{Command: "sh", Args: []string{"-c", "sleep 1000 & echo $$ $!; wait"}, Timeout: caddy.Duration(2 * time.Second)}
 	logs := provisionExec(t, s)
 	err := s.Run(t.Context(), someMoment)

@@ -95,6 +95,9 @@ func TestWaitStaleSocket(t *testing.T) {
 
 // A wait that is over says what for, how long, and what it met last.
 func TestWaitTimeout(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	for _, test := range []struct{ address, what, last string }{
 		{testkit.Nobody, "open", "dial tcp " + testkit.Nobody + ": "},

@@ -17,6 +17,9 @@ import (
 // that run alone, at random moments. The stage looks that no two processes meet and that
 // none is ended under a client; in the end all workers serve.
 func TestPoolAtRandom(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	for seed := range uint64(100) {
 		playPool(t, func(s *poolStage) {
 			random := rand.New(rand.NewPCG(seed, 0))

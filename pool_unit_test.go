@@ -14,16 +14,6 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
-// Clients counts those that a lock remembers for their bounds.
-func Clients(name string) (n int) {
-	for _, l := range locks.list() {
-		if l.name() == name {
-			n = l.queue.Clients()
-		}
-	}
-	return n
-}
-
 // The workers are those that the environment named when the config was loaded, however it
 // changes.
 func TestWorkersAreReadOnce(t *testing.T) {

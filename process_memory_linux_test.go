@@ -42,6 +42,9 @@ func TestMemorySharer(t *testing.T) {
 
 // What the processes of a service share counts once: 64 MiB in five processes are no 320.
 func TestSharedMemoryCountsOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	if _, err := os.Stat("/proc/self/smaps_rollup"); err != nil {
 		t.Skip("the system does not tell how much of its memory a process shares")
 	}

@@ -18,6 +18,9 @@ import (
 
 // Where something else listens no process is started, whatever says that it would be ready.
 func TestProcessBesideStranger(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	nothingLeft(t)
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	addr, started := ln.Addr().String(), file(t)

@@ -131,6 +131,9 @@ func TestProcessNotStarted(t *testing.T) {
 // A long line is cut, and of many lines the log gets the first hundred of a second; the
 // process is not held up. What is left out is told, also if nothing follows.
 func TestProcessOutputBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	nothingLeft(t)
 	p, logs := startReal(t, shell(`head -c 10000 /dev/zero | tr '\0' x; echo; i=0; while [ $i -lt 5000 ]; do echo $i; i=$((i+1)); done; exec sleep 1000`))
 	testkit.Poll(t, "all lines told", func() bool {
@@ -192,6 +195,9 @@ func testProcessGroupEnds(t *testing.T) {
 // A process that has moved to a group of its own is out of reach, and holds the output:
 // that is not waited for.
 func TestProcessEscaped(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	nothingLeft(t)
 	if _, err := exec.LookPath("setsid"); err != nil {
 		t.Skip("no setsid")
@@ -227,6 +233,9 @@ func TestProcessMemory(t *testing.T) {
 // which is given its directory and its environment; it is not waited for longer than
 // ready_timeout, and not when nobody wants it any more.
 func TestProcessReady(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	nothingLeft(t)
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	_, port, _ := strings.Cut(ln.Addr().String(), ":")

@@ -73,6 +73,9 @@ func TestProbeDoesNotWait(t *testing.T) {
 // open, and it is closed. One that answers before it closes is a service. A
 // probe that does not listen cannot tell, unless the reset comes before the connection.
 func TestProbeOfForwarder(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	listenLonger(t)
 	for name, c := range map[string]struct {
 		end  func(net.Conn)

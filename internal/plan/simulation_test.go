@@ -154,6 +154,9 @@ func positive(all []float64) float64 {
 // Where the plan is exact, the queue does as it says, but for chance: to within four
 // standard errors, which are small themselves.
 func TestPlanIsWhatTheQueueDoes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	for name, p := range map[string]Plan{
 		"1 slot":                  {Rate: .7, Hold: 1, Variability: 1, Slots: 1, MaxWaiting: Unlimited},
 		"4 slots":                 {Rate: 8, Hold: .4, Variability: 1, Slots: 4, MaxWaiting: Unlimited},
@@ -203,6 +206,9 @@ func TestPlanIsWhatTheQueueDoes(t *testing.T) {
 
 // For other variabilities it is near, as docs/capacity.md says.
 func TestPlanApproximates(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	type span struct{ least, most float64 } // the plan's figure by the queue's
 	for name, test := range map[string]struct {
 		holdTime    func(*rand.Rand) float64

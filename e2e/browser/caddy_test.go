@@ -1,0 +1,136 @@
+// Package browser looks at the status page as its readers do: in Chromium, served by
+// the program, with real clients at the lock.
+package browser
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
+)
+
+// patience bounds every wait for something that will happen unless there is a bug.
+const patience = 30 * time.Second
+
+func TestMain(m *testing.M) { caddytest.Main(m) }
+
+// caddy is the program, running, with the addresses that a config names by variables.
+type caddy struct {
+	env   map[string]string
+	cmd   *exec.Cmd
+	out   bytes.Buffer // to be read when it has ended
+	ended chan error
+}
+
+// newCaddy starts the program with a Caddyfile in which these variables are addresses;
+// ADMIN and STATUS are always some.
+func newCaddy(t *testing.T, caddyfile string, addresses ...string) *caddy {
+	t.Helper()
+	dir := t.TempDir()
+	c := &caddy{env: map[string]string{"XDG_CONFIG_HOME": dir, "XDG_DATA_HOME": dir}}
+	for _, name := range append(addresses, "CADDY_ADMIN", "STATUS") {
+		c.env[name] = caddytest.FreeAddr(t)
+	}
+	c.start(t, caddyfile)
+	t.Cleanup(func() {
+		c.stop(t)
+		if t.Failed() {
+			t.Log(c.out.String())
+		}
+	})
+	return c
+}
+
+func (c *caddy) start(t *testing.T, caddyfile string) {
+	t.Helper()
+	c.cmd = exec.Command(caddytest.BuildCaddy(t), "run", "--config", caddyfile)
+	c.cmd.Env = os.Environ()
+	for name, value := range c.env {
+		c.cmd.Env = append(c.cmd.Env, name+"="+value)
+	}
+	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.out
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c.ended = make(chan error, 1)
+	go func() { c.ended <- c.cmd.Wait() }()
+	eventually(t, "Caddy answers", func() bool {
+		select {
+		case err := <-c.ended:
+			c.cmd = nil
+			t.Fatalf("Caddy has ended: %v\n%s", err, c.out.String())
+		default:
+		}
+		resp, err := http.Get(c.url())
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
+// stop is Ctrl-C.
+func (c *caddy) stop(t *testing.T) {
+	t.Helper()
+	if c.cmd == nil {
+		return
+	}
+	_ = c.cmd.Process.Signal(os.Interrupt)
+	select {
+	case <-c.ended:
+	case <-time.After(patience):
+		t.Errorf("Caddy does not end after an interrupt")
+		_ = c.cmd.Process.Kill()
+		<-c.ended
+	}
+	c.cmd = nil
+}
+
+func (c *caddy) url() string { return "http://" + c.env["STATUS"] + "/" }
+
+// admin asks the admin API for something.
+func (c *caddy) admin(t *testing.T, method, path string, body io.Reader) string {
+	t.Helper()
+	req, err := http.NewRequest(method, "http://"+c.env["CADDY_ADMIN"]+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s %s, error %v", method, path, resp.Status, answer, err)
+	}
+	return string(answer)
+}
+
+// dial connects to one of the addresses.
+func (c *caddy) dial(t *testing.T, name string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", c.env[name])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("did not come true: %s", what)
+		}
+	}
+}

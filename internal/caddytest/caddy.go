@@ -1,0 +1,313 @@
+// Package caddytest is what the tests share that look at tcplock from outside: a real Caddy in this
+// process, configured by a Caddyfile, real sockets, and a service that counts its connections.
+//
+// There is one Caddy in a process. So the tests of a package do not run side by side, except those
+// that have a process of their own: see Apart and Caddy.
+package caddytest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/inside"
+)
+
+// Root is the root of the repository, for the tests: their packages are two folders below it.
+const Root = "../.."
+
+// Patience bounds every wait for something that will happen unless there is a bug.
+const Patience = 20 * time.Second
+
+// Adapt turns a Caddyfile into Caddy's JSON.
+func Adapt(t *testing.T, caddyfile string) []byte {
+	t.Helper()
+	cfg, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		t.Fatalf("adapt: %v\n%s", err, caddyfile)
+	}
+	for _, w := range warnings {
+		if !strings.Contains(w.Message, "not formatted") {
+			t.Errorf("adapt: %s", w)
+		}
+	}
+	return cfg
+}
+
+// Global is a Caddyfile whose global options keep the test to itself, with more of them
+// added: layer4 servers, mostly.
+func Global(options string) string {
+	return "{\n\tadmin off\n\tpersist_config off\n\tskip_install_trust\n\tauto_https off\n\tgrace_period 1s\n" + options + "\n}\n"
+}
+
+// Load starts Caddy with a Caddyfile, or reloads it; it stops when the test ends.
+func Load(t *testing.T, caddyfile string) {
+	t.Helper()
+	if err := TryLoad(t, caddyfile); err != nil {
+		t.Fatalf("load: %v\n%s", err, caddyfile)
+	}
+}
+
+// TryLoad is Load for a config that may be refused.
+func TryLoad(t *testing.T, caddyfile string) error {
+	t.Helper()
+	return TryLoadJSON(t, Adapt(t, caddyfile))
+}
+
+// TryLoadJSON is TryLoad for a config as JSON.
+func TryLoadJSON(t *testing.T, cfg []byte) error {
+	t.Helper()
+	if loading != t {
+		loading = t
+		t.Cleanup(func() {
+			loading = nil
+			_ = caddy.Stop()
+			// The next test has locks of the same names. It must not meet this
+			// one's connections, and none may be left over for good.
+			Eventually(t, "no lock is in use any more", func() bool { return len(inside.Process.Locks()) == 0 })
+			// Nor may a process of this one still use its directories.
+			Eventually(t, "no process is left", func() bool { return inside.Process.Ending() == 0 })
+			budget := "" // what was added to it must be given back, each once
+			for end := time.Now().Add(Patience); ; time.Sleep(5 * time.Millisecond) {
+				if budget = inside.Process.Budget(); budget == "" || time.Now().After(end) {
+					break
+				}
+			}
+			if budget != "" {
+				t.Errorf("the budget still counts %s, expected nothing", budget)
+			}
+		})
+	}
+	return caddy.Load(cfg, true)
+}
+
+// loading is the test that Caddy runs for. There is one Caddy in a process, so these
+// tests do not run in parallel.
+var loading *testing.T
+
+// LockServer starts Caddy with one layer4 server in front of the service and returns
+// its address. route is the route's handlers before proxy.
+func LockServer(t *testing.T, route, service string) string {
+	t.Helper()
+	addr := FreeAddr(t)
+	Load(t, LockConfig(addr, route, service))
+	return addr
+}
+
+// LockConfig is the Caddyfile of LockServer.
+func LockConfig(addr, route, service string) string {
+	return Global(fmt.Sprintf("layer4 {\n%s {\nroute {\n%s\nproxy %s\n}\n}\n}", addr, route, service))
+}
+
+// Service is a TCP service that counts its connections.
+type Service struct {
+	Addr string
+
+	mu    sync.Mutex
+	now   int // connections at this moment
+	most  int // the most there ever were at a moment
+	total int
+	came  chan *net.TCPConn // each connection, for tests that serve by hand
+}
+
+// NewService starts a service that answers each connection with serve and closes it.
+// With a nil serve, connections are handed out by Next and are the test's to serve;
+// they count until Leave is called for them.
+func NewService(t *testing.T, serve func(*net.TCPConn)) *Service {
+	t.Helper()
+	return NewServiceAt(t, "127.0.0.1:0", serve)
+}
+
+func NewServiceAt(t *testing.T, addr string, serve func(*net.TCPConn)) *Service {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Service{Addr: ln.Addr().String(), came: make(chan *net.TCPConn, 1000)}
+	var served sync.WaitGroup
+	t.Cleanup(func() {
+		ln.Close()
+		served.Wait()
+	})
+	served.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			s.enter()
+			tcp := conn.(*net.TCPConn)
+			if serve == nil {
+				// Not by Cleanup: it may come so late that the lock is waited for then.
+				context.AfterFunc(t.Context(), func() { tcp.Close() })
+				s.came <- tcp
+				continue
+			}
+			served.Go(func() {
+				serve(tcp)
+				s.Leave(tcp)
+			})
+		}
+	})
+	return s
+}
+
+func (s *Service) enter() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now++
+	s.total++
+	s.most = max(s.most, s.now)
+}
+
+// Leave ends a connection. It is counted out before it is closed: only then can the
+// lock know, and send the next one.
+func (s *Service) Leave(conn *net.TCPConn) {
+	s.mu.Lock()
+	s.now--
+	s.mu.Unlock()
+	conn.Close()
+}
+
+// Next returns the next connection to a service that is served by hand.
+func (s *Service) Next(t *testing.T) *net.TCPConn {
+	t.Helper()
+	select {
+	case conn := <-s.came:
+		return conn
+	case <-time.After(Patience):
+		t.Fatal("no connection has come to the service")
+		return nil
+	}
+}
+
+// NoneComes makes sure that no connection comes to the service for a moment.
+func (s *Service) NoneComes(t *testing.T, why string) {
+	t.Helper()
+	select {
+	case <-s.came:
+		t.Fatalf("a connection has come to the service: %s", why)
+	case <-time.After(100 * time.Millisecond):
+	}
+}
+
+func (s *Service) Counts() (now, most, total int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now, s.most, s.total
+}
+
+// Echo answers what it gets until the client has closed its side.
+func Echo(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) }
+
+// Dial connects to the lock; the connection is closed when the test ends.
+func Dial(t *testing.T, addr string) *net.TCPConn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(Patience))
+	return conn.(*net.TCPConn)
+}
+
+func Send(t *testing.T, conn net.Conn, data string) {
+	t.Helper()
+	if _, err := io.WriteString(conn, data); err != nil {
+		t.Fatalf("send %q: %v", data, err)
+	}
+}
+
+// Expect reads exactly want.
+func Expect(t *testing.T, conn net.Conn, want string) {
+	t.Helper()
+	buf := make([]byte, len(want))
+	if n, err := io.ReadFull(conn, buf); err != nil || string(buf) != want {
+		t.Fatalf("read %q, error %v, expected %q", buf[:n], err, want)
+	}
+}
+
+// ExpectEOF makes sure that nothing more comes, and that the end is a clean one.
+func ExpectEOF(t *testing.T, conn net.Conn) {
+	t.Helper()
+	var rest bytes.Buffer
+	if _, err := io.Copy(&rest, conn); err != nil || rest.Len() > 0 {
+		t.Fatalf("read %q, error %v, expected the end of the connection", rest.String(), err)
+	}
+}
+
+// ExpectClosed makes sure that nothing more comes, and that the connection ends, cleanly
+// or by a reset.
+func ExpectClosed(t *testing.T, conn net.Conn) {
+	t.Helper()
+	n, err := conn.Read(make([]byte, 1))
+	if ne, timeout := err.(net.Error); n > 0 || err == nil || timeout && ne.Timeout() {
+		t.Fatalf("read %d bytes, error %v, expected the end of the connection", n, err)
+	}
+}
+
+// Eventually waits until ok holds.
+func Eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	Within(t, Patience, what, ok)
+}
+
+func Within(t *testing.T, most time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(most); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("did not come true: %s", what)
+		}
+	}
+}
+
+// InLine waits until the lock has that many holders and waiters.
+func InLine(t *testing.T, lock string, held, waiting int) {
+	t.Helper()
+	Eventually(t, fmt.Sprintf("lock %s has %d holders and %d waiters", lock, held, waiting), func() bool {
+		_, h, w, _ := LockStats(lock)
+		return h == held && w == waiting
+	})
+}
+
+// LeakCheck makes sure that the process has no more goroutines and descriptors at the
+// end of the test than now. Call it when Caddy runs and before the first client comes:
+// what the test closes after that is closed before the count.
+func LeakCheck(t *testing.T) {
+	t.Helper()
+	descriptors := func() int {
+		entries, _ := os.ReadDir("/proc/self/fd") // only Linux has it
+		return len(entries)
+	}
+	goroutinesBefore, descriptorsBefore := runtime.NumGoroutine(), descriptors()
+	t.Cleanup(func() {
+		for end := time.Now().Add(Patience); ; time.Sleep(5 * time.Millisecond) {
+			runtime.GC() // splice's pipes stay in a pool until then
+			g, d := runtime.NumGoroutine(), descriptors()
+			if g <= goroutinesBefore && d <= descriptorsBefore {
+				return
+			}
+			if time.Now().After(end) {
+				stacks := make([]byte, 1<<20)
+				stacks = stacks[:runtime.Stack(stacks, true)]
+				t.Errorf("found %d goroutines and %d descriptors, expected at most %d and %d as before:\n%s",
+					g, d, goroutinesBefore, descriptorsBefore, stacks)
+				return
+			}
+		}
+	})
+}

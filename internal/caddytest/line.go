@@ -1,0 +1,142 @@
+package caddytest
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Line is the clients of one lock, numbered as they come, and what its service, served by
+// hand, has to see of them: as many as the limit says, the next one always the one that
+// has waited longest, and nobody else.
+type Line struct {
+	Svc     *Service
+	Lock    string
+	Limit   int
+	Come    func(t *testing.T, i int) net.Conn // client i, which sends its number
+	Clients []net.Conn
+	Served  map[int]*net.TCPConn // who is at the service
+	Next    int                  // the first in line
+}
+
+// NewLine is the line of clients of lock "default" at addr.
+func NewLine(svc *Service, addr string, limit int) *Line {
+	return &Line{Svc: svc, Lock: "default", Limit: limit, Served: make(map[int]*net.TCPConn), Come: func(t *testing.T, i int) net.Conn {
+		return DialSend(t, addr, Number(i))
+	}}
+}
+
+// Join lets n more clients come, one after the other.
+func (l *Line) Join(t *testing.T, n int) {
+	t.Helper()
+	for range n {
+		l.Clients = append(l.Clients, l.Come(t, len(l.Clients)))
+		l.Admit(t)
+	}
+}
+
+// Leave ends client i's conversation, on the service's side first.
+func (l *Line) Leave(t *testing.T, i int) {
+	t.Helper()
+	conn := l.Served[i]
+	delete(l.Served, i)
+	l.Svc.Leave(conn)
+	l.Clients[i].Close()
+	l.Admit(t)
+}
+
+// Reload puts another limit in force.
+func (l *Line) Reload(t *testing.T, limit int, caddyfile string) {
+	t.Helper()
+	Load(t, caddyfile)
+	l.Limit = limit
+	l.Admit(t)
+}
+
+// Admit makes sure that those come to the service whose turn it is, and no others.
+func (l *Line) Admit(t *testing.T) {
+	t.Helper()
+	first := l.Next
+	for len(l.Served) < l.Limit && l.Next < len(l.Clients) {
+		conn := l.Svc.Next(t)
+		digits := make([]byte, len(Number(0)))
+		if _, err := io.ReadFull(conn, digits); err != nil {
+			t.Fatalf("client number %d: %v", l.Next, err)
+		}
+		i, _ := strconv.Atoi(string(digits))
+		l.Served[i] = conn
+		l.Next++
+	}
+	for i := first; i < l.Next; i++ { // several may have been let through at once
+		if l.Served[i] == nil {
+			t.Fatalf("at the service are %v, expected client %d among them", slices.Sorted(maps.Keys(l.Served)), i)
+		}
+	}
+	InLine(t, l.Lock, len(l.Served), len(l.Clients)-l.Next)
+	if now, _, _ := l.Svc.Counts(); now != len(l.Served) {
+		t.Fatalf("the service has %d connections, expected %d", now, len(l.Served))
+	}
+}
+
+// Talk makes sure that whoever is at the service can still talk to it.
+func (l *Line) Talk(t *testing.T) {
+	t.Helper()
+	for i, conn := range l.Served {
+		Send(t, l.Clients[i], "still here?")
+		Expect(t, conn, "still here?")
+		Send(t, conn, "yes")
+		Expect(t, l.Clients[i], "yes")
+	}
+}
+
+// Finish lets all leave, in some order.
+func (l *Line) Finish(t *testing.T) {
+	t.Helper()
+	for len(l.Served) > 0 {
+		for i := range l.Served {
+			l.Leave(t, i)
+			break
+		}
+	}
+}
+
+// Noted returns what a hook has written, line by line.
+func Noted(t *testing.T, file string) []string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(text))
+}
+
+// Ask sends a question and makes sure that it comes back with the whole answer.
+func Ask(t *testing.T, socket, question string, answer []byte) {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(Patience))
+	_, _ = io.WriteString(conn, question)
+	got, err := io.ReadAll(conn)
+	if err != nil || string(got) != question+string(answer) {
+		t.Errorf("%q: read %d bytes, error %v, expected %d bytes", question, len(got), err, len(question)+len(answer))
+	}
+}
+
+// Named is a lock's block with a name; without a name it is the default lock.
+func Named(name string, slots int) string {
+	if name == "" {
+		return fmt.Sprintf("tcplock %d {\nlinger 0\n}", slots)
+	}
+	return fmt.Sprintf("tcplock %d {\nname %s\nlinger 0\n}", slots, name)
+}

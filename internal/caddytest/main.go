@@ -1,0 +1,187 @@
+package caddytest
+
+import (
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+)
+
+// Main is the TestMain of each package that uses this one.
+//
+// A test binary has all of Caddy in it, so it is the program as well, if its name is caddy: see Caddy.
+// It is also the process of a worker: see workerEnv.
+func Main(m *testing.M) {
+	if name := filepath.Base(os.Args[0]); strings.TrimSuffix(name, ".exe") == programName {
+		caddycmd.Main()
+		return
+	}
+	if address := os.Getenv(workerEnv); address != "" {
+		serveWorker(address)
+	}
+	apart = os.Getenv(apartEnv)
+	os.Unsetenv(apartEnv) // it is not for the programs that the test starts
+	flag.Parse()
+	atOnce := true
+	flag.Visit(func(f *flag.Flag) { atOnce = atOnce && f.Name != "test.parallel" })
+	if atOnce {
+		// The tests that run side by side wait more than they compute.
+		_ = flag.Set("test.parallel", "8")
+	}
+	code := m.Run()
+	_ = os.RemoveAll(built)
+	os.Exit(code)
+}
+
+// built is the directory of the programs that the tests have made, if they have.
+var built string
+
+const programName = "caddy"
+
+var makeOnce = sync.OnceValues(func() (dir string, err error) {
+	built, err = os.MkdirTemp("", "tcplock")
+	return built, err
+})
+
+var linkOnce = sync.OnceValues(func() (path string, err error) {
+	dir, err := makeOnce()
+	if err != nil {
+		return "", err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(dir, programName)
+	if runtime.GOOS == "windows" {
+		path += ".exe"
+	}
+	return path, os.Symlink(self, path)
+})
+
+// Caddy returns the path of the program. It is this test binary under another name, which costs
+// no build and has the race detector if the tests have it.
+func Caddy(t *testing.T) string {
+	t.Helper()
+	path, err := linkOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+var buildOnce = sync.OnceValues(func() (path string, err error) {
+	dir, err := makeOnce()
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(dir, "built", programName)
+	// Its version is of no use here, and a source tree without git has none.
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, "github.com/seed-4dbef00f/caddy-tcplock/cmd/caddy").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build cmd/caddy: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// BuildCaddy builds cmd/caddy, once for all tests of a package that need the program as users get it,
+// and returns its path.
+func BuildCaddy(t *testing.T) string {
+	t.Helper()
+	path, err := buildOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// workerEnv is set where the test binary is to be the process of a worker, at this address.
+const workerEnv = "CADDYTEST_WORKER"
+
+// serveWorker echoes at the address.
+func serveWorker(address string) {
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		go func() {
+			defer conn.Close()
+			Echo(conn.(*net.TCPConn))
+		}()
+	}
+}
+
+// Slow leaves out the test with -short: it takes seconds.
+func Slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+}
+
+const apartEnv = "CADDYTEST_APART"
+
+// apart is the test that this process is for, if it is for one.
+var apart string
+
+// Apart runs the test that calls it in a process of its own, beside other such tests of the package:
+// one process has one Caddy. It returns true when that is done, and false in that process.
+//
+//	if caddytest.Apart(t) {
+//		return
+//	}
+//
+// It is for tests that wait a lot, for times that a config sets.
+func Apart(t *testing.T) (done bool) {
+	t.Helper()
+	if apart == t.Name() {
+		return false
+	}
+	t.Parallel()
+	run := "^" + regexp.QuoteMeta(t.Name()) + "$"
+	if _, subtests, found := strings.Cut(flag.Lookup("test.run").Value.String(), "/"); found {
+		run += "/" + subtests
+	}
+	args := []string{"-test.run=" + run, "-test.v", "-test.count=1"}
+	if testing.Short() {
+		args = append(args, "-test.short")
+	}
+	if end, bounded := t.Deadline(); bounded {
+		args = append(args, fmt.Sprint("-test.timeout=", time.Until(end)))
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), apartEnv+"="+t.Name())
+	out, err := cmd.CombinedOutput()
+	switch {
+	case err != nil:
+		t.Errorf("%v\n%s", err, out)
+	case strings.Contains(string(out), "--- SKIP: "):
+		t.Skip(string(out))
+	case !strings.Contains(string(out), "--- PASS: "+t.Name()):
+		t.Errorf("found no test that ran:\n%s", out)
+	default:
+		t.Log(string(out))
+	}
+	return true
+}

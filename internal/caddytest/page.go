@@ -1,0 +1,212 @@
+package caddytest
+
+import (
+	"bufio"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// PageConfig is a Caddyfile with a lock in front of the service and a site with these
+// directives.
+func PageConfig(lock, service, site, directives string) string {
+	return LockConfig(lock, "tcplock", service) + fmt.Sprintf("http://%s {\n%s\n}\n", site, directives)
+}
+
+// PageServer starts it, and returns the addresses of the lock and the site.
+func PageServer(t *testing.T, service, directives string) (lock, url string) {
+	t.Helper()
+	lock, site := FreeAddr(t), FreeAddr(t)
+	Load(t, PageConfig(lock, service, site, directives))
+	return lock, "http://" + site + "/"
+}
+
+// PageClient makes one connection for each request, so that none is left open.
+var PageClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: Patience}}
+
+// Answer sends a request that changes nothing. Just after a reload it may meet the server of
+// the old config, which closes it, and is sent again.
+func Answer(t *testing.T, client *http.Client, req *http.Request) (resp *http.Response) {
+	t.Helper()
+	Eventually(t, "an answer from "+req.URL.Host, func() bool {
+		var err error
+		resp, err = client.Do(req)
+		return err == nil
+	})
+	return resp
+}
+
+// Fetch makes a request and reads the answer's body.
+func Fetch(t *testing.T, method, url, accept string) (*http.Response, []byte) {
+	t.Helper()
+	req, err := http.NewRequest(method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if accept != "" {
+		req.Header.Set("Accept", accept)
+	}
+	resp := Answer(t, PageClient, req)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, body
+}
+
+func ParseConfig(t *testing.T, caddyfile string) *caddy.Config {
+	t.Helper()
+	cfg := new(caddy.Config)
+	if err := json.Unmarshal(Adapt(t, caddyfile), cfg); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// Viewer reads a stream as a browser does, and keeps what it has been told.
+type Viewer struct {
+	Resp *http.Response
+	news chan string // the events; closed at the stream's end
+
+	Names   []string
+	Locks   map[string]status.Lock
+	Samples map[string][]float64 // of the figure "waiting"
+}
+
+// OpenStream opens a stream.
+func OpenStream(t *testing.T, client *http.Client, url, encoding string) *Viewer {
+	t.Helper()
+	req, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	if encoding != "" {
+		req.Header.Set("Accept-Encoding", encoding)
+	}
+	resp := Answer(t, client, req)
+	t.Cleanup(func() { resp.Body.Close() })
+	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("Content-Encoding") != encoding {
+		t.Fatalf("found %s %v, expected a stream, with encoding %q", resp.Status, resp.Header, encoding)
+	}
+	v := &Viewer{Resp: resp, news: make(chan string, 1000), Locks: make(map[string]status.Lock), Samples: make(map[string][]float64)}
+	go v.read(encoding)
+	return v
+}
+
+func (v *Viewer) read(encoding string) {
+	defer close(v.news)
+	var body io.Reader = v.Resp.Body
+	if encoding == "gzip" {
+		var err error
+		if body, err = gzip.NewReader(body); err != nil {
+			return
+		}
+	}
+	lines := bufio.NewScanner(body)
+	lines.Buffer(nil, 16<<20)
+	var event string
+	for lines.Scan() {
+		if name, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
+			event = name
+		} else if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			v.news <- event + " " + data
+		}
+	}
+}
+
+// Until takes in what comes until ok holds.
+func (v *Viewer) Until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	timeout := time.After(Patience)
+	for !ok() {
+		select {
+		case news, open := <-v.news:
+			if !open {
+				t.Fatalf("the stream has ended, expected: %s", what)
+			}
+			v.take(t, news)
+		case <-timeout:
+			t.Fatalf("the viewer was not told: %s; it knows %+v", what, v.Locks)
+		}
+	}
+}
+
+func (v *Viewer) take(t *testing.T, news string) {
+	t.Helper()
+	event, data, _ := strings.Cut(news, " ")
+	var told struct {
+		Names []string
+		Locks json.RawMessage
+	}
+	if err := json.Unmarshal([]byte(data), &told); err != nil {
+		t.Fatalf("%s: %v", news, err)
+	}
+	read := func(into any) {
+		if err := json.Unmarshal(told.Locks, into); err != nil {
+			t.Fatalf("%s: %v", news, err)
+		}
+	}
+	switch event {
+	case "history":
+		var past map[string]struct{ Waiting []float64 }
+		read(&past)
+		for name, series := range past {
+			v.Samples[name] = series.Waiting
+		}
+	case "locks":
+		var locks []status.Lock
+		read(&locks)
+		for _, lock := range locks {
+			v.Locks[lock.Name] = lock
+		}
+		if told.Names != nil {
+			v.Names = told.Names
+		}
+	case "sample":
+		var latest map[string][]*float64
+		read(&latest)
+		for name, figures := range latest {
+			v.Samples[name] = append(v.Samples[name], *figures[0])
+		}
+	default:
+		t.Fatalf("found event %q", news)
+	}
+}
+
+// Ended makes sure that the stream ends, cleanly.
+func (v *Viewer) Ended(t *testing.T) {
+	t.Helper()
+	timeout := time.After(Patience)
+	for {
+		select {
+		case _, open := <-v.news:
+			if !open {
+				if _, err := v.Resp.Body.Read(make([]byte, 1)); err != io.EOF {
+					t.Errorf("the stream ended with %v, expected EOF", err)
+				}
+				return
+			}
+		case <-timeout:
+			t.Fatal("the stream has not ended")
+		}
+	}
+}
+
+// Knows waits until the viewer has been told so many holders and waiters.
+func (v *Viewer) Knows(t *testing.T, lock string, held, waiting int) {
+	t.Helper()
+	v.Until(t, fmt.Sprintf("lock %s has %d holders and %d waiters", lock, held, waiting), func() bool {
+		l := v.Locks[lock]
+		return l.Held == held && l.Waiting == waiting && len(l.Holders) == held && len(l.Waiters) == waiting
+	})
+}

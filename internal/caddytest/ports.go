@@ -1,0 +1,66 @@
+package caddytest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+)
+
+// The ports that FreeAddr gives out. They are below those that systems give to outgoing
+// connections: one of these would be taken by a client before the server gets to listen.
+//
+// Packages are tested side by side, each in its process. So that no two choose the same port, a
+// process listens on the first port of a block for as long as it gives out the others.
+const (
+	firstPort  = 10_000
+	blockPorts = 500
+	portBlocks = 44
+)
+
+var ports struct {
+	sync.Mutex
+	block net.Listener
+	first int // of the block
+	given int
+}
+
+// FreeAddr returns a loopback address that nothing listens on, another each time.
+func FreeAddr(t *testing.T) string {
+	t.Helper()
+	ports.Lock()
+	defer ports.Unlock()
+	for range 10 * blockPorts {
+		if ports.block == nil || ports.given == blockPorts-1 {
+			takePorts(t)
+		}
+		ports.given++
+		addr := fmt.Sprintf("127.0.0.1:%d", ports.first+ports.given)
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return addr
+		}
+	}
+	t.Fatal("found no port that is free")
+	return ""
+}
+
+// takePorts takes a block that no other process has. The process gives back the one before, so
+// that it has as many descriptors as it had.
+func takePorts(t *testing.T) {
+	t.Helper()
+	for _, i := range rand.Perm(portBlocks) {
+		first := firstPort + i*blockPorts
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first))
+		if err != nil {
+			continue
+		}
+		if ports.block != nil {
+			ports.block.Close()
+		}
+		ports.block, ports.first, ports.given = ln, first, 0
+		return
+	}
+	t.Fatal("found no block of ports that is free")
+}

@@ -1,0 +1,52 @@
+package ending_test
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
+)
+
+// Clients of a lock that stands before tls. The service closes its side: the client that
+// stays, silent, loses its slot after linger, and nothing of the reply that is on its way
+// is lost, although it has sent more than the service has read.
+func TestServicesEndShowsThroughTLS(t *testing.T) {
+	reply := bytes.Repeat([]byte("reply "), 800_000)
+	svc := caddytest.NewService(t, func(c *net.TCPConn) {
+		_, _ = io.ReadFull(c, make([]byte, 4))
+		_, _ = c.Write(reply)
+		_ = c.CloseWrite()
+		_, _ = io.Copy(io.Discard, c)
+	})
+	w := caddytest.Way{Name: "tls", Tls: true}
+	addr := w.Serve(t, "tcplock {\nlinger 300ms\n}\ntls", svc.Addr)
+	for range 2 {
+		client := w.Come(t, addr, "ping")
+		caddytest.Send(t, client, strings.Repeat("x", 100_000))
+		if got, err := io.ReadAll(client); err != nil || !bytes.Equal(got, reply) {
+			t.Fatalf("read %d bytes, error %v, expected %d", len(got), err, len(reply))
+		}
+	}
+}
+
+// The same lock, with a client that goes on sending after the service has closed its side:
+// it is heard out.
+func TestHalfClosedThroughTLS(t *testing.T) {
+	svc := caddytest.NewService(t, nil)
+	w := caddytest.Way{Name: "tls", Tls: true}
+	addr := w.Serve(t, "tcplock {\nlinger 1m\n}\ntls", svc.Addr)
+	client := w.Come(t, addr, "request")
+	conn := svc.Next(t)
+	caddytest.Expect(t, conn, "request")
+	caddytest.Send(t, conn, "reply")
+	_ = conn.CloseWrite()
+	caddytest.Expect(t, client, "reply")
+	caddytest.ExpectEOF(t, client)
+	caddytest.Send(t, client, "thanks")
+	client.CloseWrite()
+	caddytest.Expect(t, conn, "thanks")
+	caddytest.ExpectEOF(t, conn)
+}
