@@ -30,7 +30,7 @@ func queue(ctx context.Context, b *bench) ([]*result, error) {
 		{Name: "queue-leave", Title: "The queue alone: one who leaves from the middle, and one who joins", References: []string{waitersTarget(10)}, Quantities: quantities},
 	}
 	program := filepath.Join(b.dir, "queue.test")
-	if err := goIn(ctx, "test", "-c", "-o", program, "."); err != nil {
+	if err := goIn(ctx, "test", "-c", "-o", program, "./internal/queue"); err != nil {
 		return nil, err
 	}
 	for range b.rounds { // not -test.count, which does not alternate
