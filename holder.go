@@ -39,6 +39,7 @@ type holder struct {
 	reason      string        // how it ended; empty before ending
 	connectedAt time.Time     // zero while activating
 	hasReached  bool          // the connection has reached the service, as far as that can be told
+	requeued    bool          // it ends because its worker cannot be reached: the connection goes back in line
 	returned    bool          // the next handler has returned, or will not be called
 	onReturn    chan struct{} // closed then, if not nil
 }
@@ -81,7 +82,7 @@ func (h *holder) activate() (outcome string) {
 	case h.worker != nil && w.conn.gone():
 		outcome = status.ClientGone
 	case h.worker != nil && h.worker.reach(w.lock.ctx, check) != nil:
-		h.begin(status.WorkerDown)
+		h.beginRequeue()
 		return h.requeue()
 	case w.conn.gone():
 		outcome = status.ClientGone
@@ -142,7 +143,7 @@ func (h *holder) finish(r result, err error) (outcome string) {
 	if h.worker != nil && err != nil && !r.used && (r.untouched || r.dial) {
 		h.worker.down(err)
 		// No handler has taken a byte of this connection: it can go to another worker.
-		if r.untouched && h.begin(status.ServiceError) {
+		if r.untouched && h.beginRequeue() {
 			h.uncount()
 			_ = h.waiter.lock.runHooks(onRelease, h)
 			return h.requeue()
@@ -165,6 +166,17 @@ func (h *holder) begin(reason string) (first bool) {
 		return false
 	}
 	h.phase, h.reason = phaseEnding, reason
+	return true
+}
+
+// beginRequeue is begin, for a connection whose worker cannot be reached.
+func (h *holder) beginRequeue() (first bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.phase >= phaseEnding {
+		return false
+	}
+	h.phase, h.reason, h.requeued = phaseEnding, status.ServiceError, true
 	return true
 }
 
@@ -368,14 +380,15 @@ func (h *holder) atService() bool {
 	return !h.returned && !h.connectedAt.IsZero()
 }
 
-// state is the phase as operators know it.
+// state is the phase as operators know it. A connection that goes back in line is not ending: an
+// operator can still kick it.
 func (h *holder) state() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch h.phase {
-	case phaseActivating:
+	switch {
+	case h.phase == phaseActivating || h.requeued:
 		return status.StateActivating
-	case phaseConnected:
+	case h.phase == phaseConnected:
 		return status.StateConnected
 	}
 	return status.StateEnding
