@@ -12,6 +12,62 @@ import (
 
 func TestMain(m *testing.M) { caddytest.Main(m) }
 
+// One connection's way: it joins the line, waits, is activated, is served, and ends.
+func TestOneConnection(t *testing.T) {
+	hooks, letGo := caddytest.HoldHooks()
+	defer letGo()
+	svc := caddytest.NewService(t, nil)
+	addr := caddytest.LockServer(t, "tcplock 1 {\nlinger 0\non activate test_call\n}", svc.Addr)
+	state := func() string {
+		lock := caddytest.Status(t, "default")
+		for _, c := range append(lock.Holders, lock.Waiters...) {
+			if c.ID == 2 { // the first connection has the slot
+				return c.State
+			}
+		}
+		return ""
+	}
+	first := caddytest.Dial(t, addr)
+	close(caddytest.NextCall(t, hooks, "activate", 1).GoOn)
+	atService := svc.Next(t)
+
+	// Join, and wait.
+	client := caddytest.Dial(t, addr)
+	caddytest.Send(t, client, "question")
+	caddytest.InLine(t, "default", 1, 1)
+	if found := state(); found != "waiting" {
+		t.Errorf("found it %q in line, expected waiting", found)
+	}
+	svc.NoneComes(t, "the first one has the slot")
+
+	// Activate: the slot is the connection's own, and its hooks come before the service.
+	svc.Leave(atService)
+	first.Close()
+	hook := caddytest.NextCall(t, hooks, "activate", 1)
+	if found := state(); found != "activating" {
+		t.Errorf("found it %q while its hook runs, expected activating", found)
+	}
+	svc.NoneComes(t, "the hook has not ended")
+	close(hook.GoOn)
+
+	// Serve.
+	atService = svc.Next(t)
+	caddytest.Expect(t, atService, "question")
+	caddytest.Send(t, atService, "answer")
+	caddytest.Expect(t, client, "answer")
+	if found := state(); found != "connected" {
+		t.Errorf("found it %q at the service, expected connected", found)
+	}
+
+	// End: the client learns of it, and the slot is free.
+	svc.Leave(atService)
+	caddytest.ExpectEOF(t, client)
+	caddytest.InLine(t, "default", 0, 0)
+	if found := caddytest.Status(t, "default").Connections["served"]; found != 2 {
+		t.Errorf("found %d connections served, expected 2", found)
+	}
+}
+
 // Forty clients at once, three slots: the service never has more than three, and every
 // client is served.
 func TestNeverMoreThanSlots(t *testing.T) {
