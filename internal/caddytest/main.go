@@ -148,7 +148,8 @@ var apart string
 //		return
 //	}
 //
-// It is for tests that wait a lot, for times that a config sets.
+// It is for tests that wait a lot, for times that a config sets; not for those that read files of the
+// repository, since go test would not see that and take an old result for the new one.
 func Apart(t *testing.T) (done bool) {
 	t.Helper()
 	if apart == t.Name() {

@@ -39,9 +39,6 @@ var examples = map[string]func(t *testing.T){
 // valid as it is, and does over real sockets what it promises.
 func TestExamples(t *testing.T) {
 	caddytest.Slow(t)
-	if caddytest.Apart(t) {
-		return
-	}
 	folders, err := os.ReadDir("../../examples")
 	if err != nil {
 		t.Fatal(err)
