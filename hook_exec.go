@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
@@ -192,7 +193,7 @@ func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
 
 func (s *ExecStep) detach(cmd *exec.Cmd, m Moment) error {
 	newSession(cmd)
-	giveBack := budget.take(waitDescriptors)
+	giveBack := fds.Process.Take(fds.PerWait)
 	if err := cmd.Start(); err != nil {
 		giveBack()
 		return err
@@ -240,7 +241,7 @@ func watchEnd(cmd *exec.Cmd) (ended <-chan error, kill func() error) {
 	pid, end := cmd.Process.Pid, make(chan error, 1)
 	var mu sync.Mutex
 	over := false
-	giveBack := budget.take(waitDescriptors)
+	giveBack := fds.Process.Take(fds.PerWait)
 	go func() {
 		defer giveBack()
 		end <- waitThen(cmd, func(failed bool) {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
@@ -28,7 +29,7 @@ type output struct {
 // collect reads r until nobody holds the other end any more, and closes it.
 func collect(r io.ReadCloser) *output {
 	o := &output{done: make(chan struct{})}
-	giveBack := budget.take(outputDescriptors)
+	giveBack := fds.Process.Take(fds.PerOutput)
 	go func() {
 		defer close(o.done)
 		defer giveBack()

@@ -1,10 +1,10 @@
 package tcplock
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/inside"
 )
 
@@ -35,26 +35,16 @@ func (insideView) Boards() (n int) {
 	return n
 }
 
-func (insideView) Counted() int { return int(budget.connections.Load()) }
+func (insideView) Counted() int { return fds.Process.Clients() }
 
-func (insideView) Draining() int { return budget.drains.inUse() }
+func (insideView) Draining() int { return fds.Process.Drains.InUse() }
 
-func (insideView) Budget() string {
-	now := [...]int64{
-		budget.connections.Load(), budget.services.Load(), budget.others.Load(),
-		int64(budget.refusals.inUse()), int64(budget.drains.inUse()),
-	}
-	if now == [len(now)]int64{} {
-		return ""
-	}
-	return fmt.Sprintf("%d connections, %d sockets to services, %d descriptors of processes and commands, %d refused, %d of them draining",
-		now[0], now[1], now[2], now[3], now[4])
-}
+func (insideView) Budget() string { return fds.Process.InUse() }
 
 func (insideView) SetDescriptorLimit(n int64) (restore func()) {
-	before := budget
-	budget = newDescriptors(n)
-	return func() { budget = before }
+	before := fds.Process
+	fds.Process = fds.New(n)
+	return func() { fds.Process = before }
 }
 
 func (insideView) SetListenFor(d time.Duration) (restore func()) {

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -43,7 +44,7 @@ type lock struct {
 	idle   idleClock
 	pauses pauses
 
-	sockets  sockets         // to the service, for the budget of descriptors
+	sockets  fds.Sockets     // to the service, for the budget of descriptors
 	handling atomic.Int64    // connections in Handle
 	refusing atomic.Bool     // refuse hooks are running
 	leftOver atomic.Int64    // connections whose slot was handed on without them
@@ -56,7 +57,7 @@ type lock struct {
 // come in their place wait for that (see ends).
 func (l *lock) Destruct() error {
 	l.cancel()
-	l.sockets.setSlots(0)
+	l.sockets.SetSlots(0)
 	l.idle.use(nil, 0)
 	l.pauses.drop()
 	l.pool.halt()
@@ -146,7 +147,7 @@ func (l *lock) provide(c *claim) error {
 func (l *lock) apply(c *claim) {
 	l.inForce.Store(c)
 	settings := &c.settings
-	l.sockets.setSlots(settings.slots())
+	l.sockets.SetSlots(settings.slots())
 	b := queue.Bounds{
 		MaxWaiting:       queue.Unlimited,
 		PerClient:        settings.MaxPerClient,

@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 )
 
 // overlay puts settings in force on top of those in force, as a config does whose apps have
@@ -75,7 +77,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 				counts = *p
 			}
 			return []any{b, stats, free, l.pool.slots(), counts, l.idle.since, l.idle.visits, len(l.idle.ran), *l.pauses.status(),
-				budget.services.Load(), l.inForce.Load() == s.handler.claim, len(l.claims)}
+				fds.Process.ServiceSockets(), l.inForce.Load() == s.handler.claim, len(l.claims)}
 		}
 		before := look()
 		for _, settings := range []Settings{

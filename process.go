@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
@@ -122,7 +123,7 @@ func (s *Service) prepare(id processID, command string, args []string) (*exec.Cm
 // live starts the process and waits for its end, on one thread: that a process gets a
 // signal when its parent dies means, to Linux, the thread that has started it.
 func (p *osProcess) live(started chan<- error) {
-	defer budget.take(processDescriptors)()
+	defer fds.Process.Take(fds.PerProcess)()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(p.over)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mholt/caddy-l4/layer4"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -216,12 +217,12 @@ func (w *waiter) refuse(outcome string, answer func() error) error {
 // takeSeat has the refuse handlers answer, if there is a seat for that, and reports whether
 // the connection had it to the end.
 func (w *waiter) takeSeat(answer func() error) (kept bool, err error) {
-	seat := budget.refusals.enter(w.conn)
+	seat := fds.Process.Refusals.Enter(w.conn.cut)
 	if seat == nil {
 		return false, nil
 	}
 	func() {
-		defer func() { kept = budget.refusals.leave(seat) }()
+		defer func() { kept = fds.Process.Refusals.Leave(seat) }()
 		err = answer()
 	}()
 	if !kept {
@@ -229,8 +230,8 @@ func (w *waiter) takeSeat(answer func() error) (kept bool, err error) {
 	}
 	// The end of the answer has a share of its own, or the next one would have to wait for
 	// clients that are slow to take it.
-	if seat := budget.drains.enter(w.conn); seat != nil {
-		defer budget.drains.leave(seat)
+	if seat := fds.Process.Drains.Enter(w.conn.cut); seat != nil {
+		defer fds.Process.Drains.Leave(seat)
 		w.conn.discard()
 	}
 	return true, err
@@ -294,7 +295,7 @@ func (w *waiter) event(name, reason string) status.Event {
 // leave is the end of Handle.
 func (w *waiter) leave() {
 	if w.counted {
-		budget.leave()
+		fds.Process.Leave()
 	}
 	w.conn.signs.retired.Store(true)
 	w.exit()

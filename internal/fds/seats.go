@@ -1,14 +1,14 @@
-package tcplock
+package fds
 
 import (
 	"sync"
 	"time"
 )
 
-// seats bound how many refused connections the locks keep for a while, at refuse handlers
-// or until the last of their answer has arrived. When all seats are taken, the connection
-// that has had one longest is cut in favour of the new one: clients that are slow, or that
-// never close, must not take the answer from all others.
+// seats bound how many refused connections the locks keep for a while: at refuse handlers, or
+// until the end of their answer has arrived. When all seats are taken, a new connection gets the seat
+// of the one that has had its seat longest, which is cut: clients that are slow, or never close, must
+// not keep the answer from all others.
 type seats struct {
 	most     int64
 	mostCut  int64         // how many may have been cut and not have gone yet; then no more is
@@ -26,16 +26,17 @@ const refusalPatience = time.Second
 
 // seat is one connection's. Its owner gives it back by leave, once.
 type seat struct {
-	conn       *clientConn
+	cut        func() // ends its connection
 	since      time.Time
 	lost       bool
 	prev, next *seat
 }
 
-// enter gives c a seat, or returns nil if there is none.
-func (s *seats) enter(c *clientConn) *seat {
+// Enter gives a connection a seat, or returns nil if there is none. cut ends the connection when it
+// has lost its seat.
+func (s *seats) Enter(cut func()) *seat {
 	now := time.Now()
-	mine := &seat{conn: c, since: now}
+	mine := &seat{cut: cut, since: now}
 	s.mu.Lock()
 	var loser *seat
 	if s.taken >= s.most {
@@ -56,13 +57,13 @@ func (s *seats) enter(c *clientConn) *seat {
 	s.taken++
 	s.mu.Unlock()
 	if loser != nil {
-		loser.conn.cut()
+		loser.cut()
 	}
 	return mine
 }
 
-// leave gives a seat back, and reports whether its connection had it to the end.
-func (s *seats) leave(mine *seat) (kept bool) {
+// Leave gives a seat back, and reports whether its connection had it to the end.
+func (s *seats) Leave(mine *seat) (kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if mine.lost {
@@ -89,8 +90,8 @@ func (s *seats) remove(x *seat) {
 	s.taken--
 }
 
-// inUse is how many connections have a seat, or have lost it and not gone yet.
-func (s *seats) inUse() int {
+// InUse is how many connections have a seat, or have lost it and not gone yet.
+func (s *seats) InUse() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return int(s.taken + s.cut)

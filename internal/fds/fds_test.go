@@ -1,0 +1,91 @@
+package fds
+
+import "testing"
+
+// withBudget gives the test a budget of its own, and makes sure that nothing of it is left
+// in use.
+func withBudget(t *testing.T, processLimit int64) {
+	t.Helper()
+	before := Process
+	Process = New(processLimit)
+	t.Cleanup(func() {
+		if left := Process.InUse(); left != "" {
+			t.Errorf("the budget still counts %s, expected nothing", left)
+		}
+		Process = before
+	})
+}
+
+// fillBudget lets connections come until no more may, and returns how many came.
+func fillBudget() (n int) {
+	for Process.Enter() {
+		n++
+	}
+	return n
+}
+
+func emptyBudget(n int) {
+	for range n {
+		Process.Leave()
+	}
+}
+
+// The holders of a limit that was lowered keep their sockets to the service, and so does a
+// lock beside it that has slots for connections that are still to come.
+func TestBudgetAfterLoweredSlots(t *testing.T) {
+	withBudget(t, 1024)
+	var lowered, other Sockets
+	lowered.SetSlots(400)
+	other.SetSlots(10)
+	for range 400 {
+		if !Process.Enter() {
+			t.Fatal("found no room for 400 holders")
+		}
+		lowered.Open()
+	}
+	lowered.SetSlots(1)
+	n := 400 + fillBudget()
+	if sockets := int64(n + 400 + 10); sockets != 1024-128 {
+		t.Errorf("found room for %d connections, with %d sockets in all, expected %d sockets", n, sockets, 1024-128)
+	}
+	for range 399 { // as they end, others may come
+		lowered.Close()
+		Process.Leave()
+	}
+	n -= 399
+	n += fillBudget()
+	if sockets := n + 1 + 10; sockets != 1024-128 {
+		t.Errorf("found room for %d connections, with %d sockets in all, expected %d sockets", n, sockets, 1024-128)
+	}
+	lowered.Close()
+	emptyBudget(n)
+	lowered.SetSlots(0)
+	other.SetSlots(0)
+}
+
+// Processes are never refused their descriptors, and the connections leave room for them:
+// 33 services have more than the eighth that is left to all else.
+func TestBudgetOfServices(t *testing.T) {
+	withBudget(t, 1024)
+	const services = 33
+	var pool Sockets
+	pool.SetSlots(services)
+	var ends []func()
+	for range services {
+		ends = append(ends, Process.Take(PerProcess))
+	}
+	n := fillBudget()
+	if all := n + services + services*PerProcess; all != 1024-128 {
+		t.Errorf("found %d descriptors in use, with %d connections, expected %d", all, n, 1024-128)
+	}
+	for _, end := range ends {
+		end()
+	}
+	if more := fillBudget(); more != services*PerProcess {
+		t.Errorf("found room for %d more when the services had ended, expected %d", more, services*PerProcess)
+	} else {
+		n += more
+	}
+	emptyBudget(n)
+	pool.SetSlots(0)
+}
