@@ -19,6 +19,7 @@ import (
 	psutil "github.com/shirou/gopsutil/v4/process"
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
@@ -218,7 +219,7 @@ func TestGroupKilled(t *testing.T) {
 		}
 		all = append(all, p.(*osProcess))
 	}
-	time.Sleep(guardPause * 11 / 10) // from then on another guard comes at once
+	time.Sleep(proc.GuardPause * 11 / 10) // from then on another guard comes at once
 	for _, p := range all {
 		group, err := syscall.Getpgid(p.pid())
 		if err != nil {

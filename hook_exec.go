@@ -9,16 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 )
 
 func init() {
@@ -66,12 +64,7 @@ type ExecStep struct {
 	logger *zap.Logger
 }
 
-const (
-	defaultExecTimeout = time.Minute
-
-	outputDelay = time.Second     // how long the output may stay open after the command's end
-	killDelay   = 5 * time.Second // how long a killed command may take to end
-)
+const defaultExecTimeout = time.Minute
 
 // CaddyModule returns the Caddy module information.
 func (*ExecStep) CaddyModule() caddy.ModuleInfo {
@@ -151,9 +144,9 @@ func (s *ExecStep) Run(ctx context.Context, m Moment) error {
 	}
 	cmd, err := s.prepare(m)
 	if err == nil && s.Detach {
-		err = s.detach(cmd, m)
+		err = proc.Detach(cmd, s.logger, s.fields(m)...)
 	} else if err == nil {
-		err = s.attach(ctx, cmd, m)
+		err = proc.Run(ctx, cmd, cmp.Or(time.Duration(s.Timeout), defaultExecTimeout), s.logger, s.fields(m)...)
 	}
 	if err != nil {
 		return fmt.Errorf("exec %s: %w", s.Command, err)
@@ -178,7 +171,7 @@ func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(s.Command, args...)
 	cmd.Dir = s.Dir
-	cmd.Env = childEnvironment(cmd.Environ())
+	cmd.Env = proc.Environment(cmd.Environ())
 	for name, value := range m.values() {
 		cmd.Env = append(cmd.Env, "TCPLOCK_"+strings.ToUpper(name)+"="+value)
 	}
@@ -189,136 +182,6 @@ func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
 	return cmd, nil
-}
-
-func (s *ExecStep) detach(cmd *exec.Cmd, m Moment) error {
-	newSession(cmd)
-	giveBack := fds.Process.Take(fds.PerWait)
-	if err := cmd.Start(); err != nil {
-		giveBack()
-		return err
-	}
-	go func() {
-		defer giveBack()
-		err := cmd.Wait()
-		s.logger.Debug("detached command ended", append(s.fields(m), zap.Error(err))...)
-	}()
-	return nil
-}
-
-// attach runs cmd to its end. The pipe is its own, not os/exec's: that one would be
-// waited for before the rest of a failed command's group can be killed, and would be
-// closed under a daemon that has inherited it, whose next word would then kill it.
-func (s *ExecStep) attach(ctx context.Context, cmd *exec.Cmd, m Moment) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	cmd.Stdout, cmd.Stderr = w, w
-	newGroup(cmd)
-	start := time.Now()
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		r.Close()
-		return err
-	}
-	out := collect(r)
-	ended, kill := watchEnd(cmd)
-	err = await(ctx, cmp.Or(time.Duration(s.Timeout), defaultExecTimeout), ended, kill)
-	took := time.Since(start)
-	if !out.wait(outputDelay) {
-		s.logger.Warn("command left a process behind that holds its output, which is thrown away from now on; use detach, or redirect it", s.fields(m)...)
-	}
-	s.report(m, err, took, out)
-	return out.explain(err)
-}
-
-// watchEnd waits for the end of a command, and kills what one that fails has left behind. kill
-// kills it with all in its group; it does nothing once the command has ended, whose pid may
-// soon be another's.
-func watchEnd(cmd *exec.Cmd) (ended <-chan error, kill func() error) {
-	pid, end := cmd.Process.Pid, make(chan error, 1)
-	var mu sync.Mutex
-	over := false
-	giveBack := fds.Process.Take(fds.PerWait)
-	go func() {
-		defer giveBack()
-		end <- waitThen(cmd, func(failed bool) {
-			mu.Lock()
-			defer mu.Unlock()
-			over = true
-			if failed {
-				killLeftOver(pid)
-			}
-		})
-	}()
-	return end, func() error {
-		mu.Lock()
-		defer mu.Unlock()
-		if over {
-			return nil
-		}
-		return killGroup(pid)
-	}
-}
-
-// report logs how the command has ended, with its output. Each try of a hook gets here, the
-// hook's own error only tells of the last, with one line of its output.
-func (s *ExecStep) report(m Moment, err error, took time.Duration, out *output) {
-	kept, end, dropped := out.result()
-	level := zapcore.InfoLevel
-	fields := append(s.fields(m),
-		zap.Duration("duration", took),
-		zap.Int("exit_code", exitCode(err)),
-		zap.String("output", kept))
-	if dropped > 0 {
-		fields = append(fields, zap.Int64("output_dropped", dropped), zap.String("output_end", end))
-	}
-	if err != nil {
-		level = zapcore.WarnLevel
-		fields = append(fields, zap.Error(err))
-	}
-	s.logger.Log(level, "command ended", fields...)
-}
-
-// await waits for the command's end, and kills it at timeout or when ctx is done. Even
-// then it is not waited for without a bound: a command that has changed its user, such
-// as sudo, may not be Caddy's to kill, and one that hangs in the kernel does not die.
-func await(ctx context.Context, timeout time.Duration, ended <-chan error, kill func() error) error {
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	var why error
-	select {
-	case err := <-ended:
-		return err
-	case <-timer.C:
-		why = fmt.Errorf("not done after its timeout of %s", timeout)
-	case <-ctx.Done():
-		why = fmt.Errorf("stopped: %w", context.Cause(ctx))
-	}
-	err := kill()
-	timer.Reset(killDelay)
-	select {
-	case end := <-ended:
-		if end == nil { // it was done before it could be killed
-			return nil
-		}
-		return fmt.Errorf("%w, killed", why)
-	case <-timer.C:
-		return fmt.Errorf("%w, still running %s after it was to be killed (%v)", why, killDelay, err)
-	}
-}
-
-// exitCode is -1 for a command that was killed.
-func exitCode(err error) int {
-	if err == nil {
-		return 0
-	}
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return exit.ExitCode()
-	}
-	return -1
 }
 
 // fields leaves the arguments out: they may hold secrets from the environment.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/zap/zapcore"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 )
 
 // The error of a failed command carries its status and the first line of its output, the log all
@@ -26,7 +28,7 @@ func TestExecFails(t *testing.T) {
 	if want := "exec sh: exit status 3: first"; err == nil || err.Error() != want {
 		t.Errorf("found %v, expected %s", err, want)
 	}
-	if code := exitCode(err); code != 3 {
+	if code := proc.ExitCode(err); code != 3 {
 		t.Errorf("found exit code %d in the error, expected 3", code)
 	}
 	got := ended(t, logs)
@@ -55,12 +57,12 @@ func TestExecErrorLine(t *testing.T) {
 		"a\x1b[2Jb\u202ec\xff":        "exit status 1: a?[2Jb?c?",
 		long:                          "exit status 1: " + long[:196] + "…",
 	} {
-		o := new(output)
+		o := new(proc.Output)
 		_, _ = o.Write([]byte(printed))
-		if got := o.explain(errors.New("exit status 1")).Error(); got != want {
+		if got := o.Explain(errors.New("exit status 1")).Error(); got != want {
 			t.Errorf("%q: found %q, expected %q", printed, got, want)
 		}
-		if err := o.explain(nil); err != nil {
+		if err := o.Explain(nil); err != nil {
 			t.Errorf("%q: found %v of a command that went well, expected no error", printed, err)
 		}
 	}
@@ -109,11 +111,11 @@ func TestExecOutputPieces(t *testing.T) {
 	} {
 		text := bytes.Repeat([]byte(line), 1000)[:test.size]
 		for _, piece := range []int{1, 7, 255, 256, 257, 8191, 8192, 8193, test.size} {
-			o := new(output)
+			o := new(proc.Output)
 			for piece := range slices.Chunk(text, piece) {
 				_, _ = o.Write(piece)
 			}
-			first, end, dropped := o.result()
+			first, end, dropped := o.Result()
 			if first != string(text[:8192]) || dropped != test.dropped || end != test.end {
 				t.Errorf("%d bytes in pieces of %d: found %d bytes kept, %d dropped and end %q, expected 8192, %d and %q",
 					test.size, piece, len(first), dropped, end, test.dropped, test.end)

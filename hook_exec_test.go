@@ -14,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -229,21 +228,6 @@ func TestExecDetach(t *testing.T) {
 	if err := syscall.Kill(pid, 0); err != syscall.ESRCH {
 		t.Errorf("found %v, expected no process, not even a zombie", err)
 	}
-}
-
-// A command that cannot be killed, such as sudo for a Caddy that is not root, must not
-// keep its slot for ever.
-func TestExecUnkillable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		start := time.Now()
-		err := await(t.Context(), time.Minute, nil, func() error { return syscall.EPERM })
-		if want := "not done after its timeout of 1m0s, still running 5s after it was to be killed (operation not permitted)"; err.Error() != want {
-			t.Errorf("found %v, expected %s", err, want)
-		}
-		if took := time.Since(start); took != time.Minute+killDelay {
-			t.Errorf("found %s, expected %s", took, time.Minute+killDelay)
-		}
-	})
 }
 
 func provisionExec(t *testing.T, s *ExecStep) *observer.ObservedLogs {

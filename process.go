@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
@@ -50,7 +51,7 @@ type osProcess struct {
 	err     error
 	drained chan struct{} // its output has been read to the end
 
-	group *processGroup
+	group *proc.Group
 	mu    sync.Mutex
 	swept bool // it has ended, and nothing may be sent to its group
 }
@@ -67,7 +68,7 @@ func startProcess(s *Service, id processID, logger func() *zap.Logger) (process,
 	if cmd.Err != nil {
 		return nil, cmd.Err // and no group is made for it
 	}
-	// The pipe is its own, not os/exec's, for the reason given at ExecStep.attach.
+	// The pipe is its own, not os/exec's, for the reasons given at proc.Run.
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -110,7 +111,7 @@ func (s *Service) prepare(id processID, command string, args []string) (*exec.Cm
 			errs = append(errs, fmt.Errorf("dir: found no directory %s", cmd.Dir))
 		}
 	}
-	cmd.Env = childEnvironment(cmd.Environ())
+	cmd.Env = proc.Environment(cmd.Environ())
 	for name, value := range id.values() {
 		cmd.Env = append(cmd.Env, "TCPLOCK_"+strings.ToUpper(name)+"="+value)
 	}
@@ -127,19 +128,19 @@ func (p *osProcess) live(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(p.over)
-	p.group = openGroup(func() *zap.Logger {
+	p.group = proc.OpenGroup(func() *zap.Logger {
 		return p.logger().With(zap.String("lock", p.id.lock), zap.Int("slot", p.id.slot))
 	})
-	defer p.group.close()
-	p.group.join(p.cmd)
-	dieWithParent(p.cmd)
+	defer p.group.Close()
+	p.group.Join(p.cmd)
+	proc.DieWithParent(p.cmd)
 	if err := p.cmd.Start(); err != nil {
 		started <- err
 		return
 	}
-	p.group.watch(p.pid())
+	p.group.Watch(p.pid())
 	started <- nil
-	p.err = waitThen(p.cmd, p.sweep)
+	p.err = proc.WaitThen(p.cmd, p.sweep)
 }
 
 // sweep kills what the process has left behind in its group. Nothing is sent there after it.
@@ -147,7 +148,7 @@ func (p *osProcess) sweep(bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.swept = true
-	p.group.sweep()
+	p.group.Sweep()
 }
 
 func (p *osProcess) pid() int                { return p.cmd.Process.Pid }
@@ -163,12 +164,14 @@ func (p *osProcess) isOver() bool {
 	}
 }
 
+func (p *osProcess) memory() (uint64, error) { return proc.Memory(p.pid()) }
+
 // terminate and kill do nothing once the number of the process or of its group may be another's.
 func (p *osProcess) terminate() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.swept {
-		p.group.terminate()
+		p.group.Terminate()
 	}
 }
 
@@ -176,7 +179,7 @@ func (p *osProcess) kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.swept {
-		_ = p.group.kill()
+		_ = p.group.Kill()
 		_ = p.cmd.Process.Kill() // it may have moved to another group
 	}
 }
@@ -185,7 +188,7 @@ func (p *osProcess) kill() {
 // have let go of their ports as well. One that has moved to a group of its own may
 // hold the output still, and loses it.
 func (p *osProcess) release() {
-	clock.Wait(p.drained, outputDelay)
+	clock.Wait(p.drained, proc.OutputDelay)
 	_ = p.out.Close()
 	<-p.drained
 }

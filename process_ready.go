@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 )
 
 // When a process is ready: nothing answered at its address before it was started, a service
@@ -110,18 +110,16 @@ func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) e
 	defer cancel()
 	// The first failure and the success are logged, with the output: not each try.
 	once := zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, timeout+killDelay, 1, 0)
+		return zapcore.NewSamplerWithOptions(core, timeout+proc.KillDelay, 1, 0)
 	})
-	step := ExecStep{
-		Command: p.service.ReadyCommand[0],
-		Timeout: caddy.Duration(timeout),
-		logger:  p.logger().WithOptions(once),
-	}
+	command, args := p.service.ReadyCommand[0], p.service.ReadyCommand[1:]
+	logger := p.logger().WithOptions(once)
 	var last error
 	for pause := dial.MinPause; ; pause = min(2*pause, time.Second) {
-		cmd, err := p.service.prepare(p.id, step.Command, p.service.ReadyCommand[1:])
+		cmd, err := p.service.prepare(p.id, command, args)
 		if err == nil {
-			err = step.attach(bounded, cmd, Moment{On: "ready", Lock: p.id.lock, Slot: p.id.slot})
+			err = proc.Run(bounded, cmd, timeout, logger,
+				zap.String("lock", p.id.lock), zap.String("moment", "ready"), zap.Int("slot", p.id.slot), zap.String("command", command))
 		}
 		if err == nil {
 			return nil
@@ -131,7 +129,7 @@ func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) e
 			last = err
 		}
 		if !clock.Sleep(bounded, pause) {
-			return fmt.Errorf("ready exec %s: not ready after %s: %w", step.Command, timeout, last)
+			return fmt.Errorf("ready exec %s: not ready after %s: %w", command, timeout, last)
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -209,8 +210,8 @@ func TestProcessEscaped(t *testing.T) {
 	wantExit(t, p)
 	began := time.Now()
 	p.release()
-	if d := time.Since(began); d < outputDelay || d > 10*outputDelay {
-		t.Errorf("release took %s, expected about %s", d, outputDelay)
+	if d := time.Since(began); d < proc.OutputDelay || d > 10*proc.OutputDelay {
+		t.Errorf("release took %s, expected about %s", d, proc.OutputDelay)
 	}
 }
 

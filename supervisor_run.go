@@ -14,6 +14,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -356,7 +357,7 @@ func (s *supervisor) end(p process) {
 			s.logger().Warn("service has not ended in time, killing it", zap.Int("pid", p.pid()), zap.Duration("stop_timeout", timeout))
 		}
 		p.kill()
-		timer.Reset(killDelay)
+		timer.Reset(proc.KillDelay)
 	}
 }
 

@@ -1,6 +1,6 @@
 //go:build unix
 
-package tcplock
+package proc
 
 import (
 	"errors"
@@ -12,10 +12,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// processGroup is the process group of a service's process: the process is in it, and so is
+// Group is the process group of a service's process: the process is in it, and so is
 // all that it starts, unless that moves out. The leader of the group is a guard (see
 // guard_unix.go), which is there before the process: if Caddy dies without having ended
-// the group, the guard ends it, at whatever moment that is. The signal of dieWithParent
+// the group, the guard ends it, at whatever moment that is. The signal of DieWithParent
 // reaches the process only, not what it has started (and soffice, for one, is not the
 // process that was started).
 //
@@ -24,7 +24,7 @@ import (
 // The group's number is that of its first leader. It belongs to the group as long as the
 // group has a member, and a member that has ended counts until it is waited for. So the
 // last guard is waited for only when nothing will be sent to the group any more.
-type processGroup struct {
+type Group struct {
 	logger func() *zap.Logger
 	id     int // 0 until the group has a leader
 	pid    int // of the process
@@ -35,9 +35,9 @@ type processGroup struct {
 	kept chan struct{} // closed when keep has returned
 }
 
-// openGroup starts the guard of a group.
-func openGroup(logger func() *zap.Logger) *processGroup {
-	g := &processGroup{logger: logger, done: make(chan struct{}), kept: make(chan struct{})}
+// OpenGroup starts the guard of a group.
+func OpenGroup(logger func() *zap.Logger) *Group {
+	g := &Group{logger: logger, done: make(chan struct{}), kept: make(chan struct{})}
 	g.over = sync.OnceFunc(func() { close(g.done) })
 	guard, err := startGuard(0)
 	switch {
@@ -51,14 +51,14 @@ func openGroup(logger func() *zap.Logger) *processGroup {
 	return g
 }
 
-// join has cmd run in the group.
-func (g *processGroup) join(cmd *exec.Cmd) {
+// Join has cmd run in the group.
+func (g *Group) Join(cmd *exec.Cmd) {
 	newGroup(cmd)
 	cmd.SysProcAttr.Pgid = g.id
 }
 
-// watch is called when the process has started. From now on there is always a guard.
-func (g *processGroup) watch(pid int) {
+// Watch is called when the process has started. From now on there is always a guard.
+func (g *Group) Watch(pid int) {
 	g.pid = pid
 	if g.id == 0 {
 		g.id = pid
@@ -69,17 +69,17 @@ func (g *processGroup) watch(pid int) {
 	go g.keep()
 }
 
-// guardPause is how far two starts of a guard are apart at least.
-const guardPause = time.Second
+// GuardPause is how far two starts of a guard are apart at least.
+const GuardPause = time.Second
 
 // keep starts another guard when one has ended, until the group is over.
-func (g *processGroup) keep() {
+func (g *Group) keep() {
 	defer close(g.kept)
 	for pause := time.Duration(0); ; {
 		if g.guard != nil {
 			began := time.Now()
 			g.guard.wait()
-			pause = max(0, guardPause-time.Since(began))
+			pause = max(0, GuardPause-time.Since(began))
 		}
 		if !g.replaceGuard(pause) {
 			return
@@ -88,8 +88,8 @@ func (g *processGroup) keep() {
 }
 
 // replaceGuard tries until it has started a guard. It returns false if the group is over.
-func (g *processGroup) replaceGuard(pause time.Duration) bool {
-	for told := false; g.rest(pause); pause = guardPause {
+func (g *Group) replaceGuard(pause time.Duration) bool {
+	for told := false; g.rest(pause); pause = GuardPause {
 		guard, err := startGuard(g.id)
 		if err != nil {
 			if !told {
@@ -114,7 +114,7 @@ func (g *processGroup) replaceGuard(pause time.Duration) bool {
 }
 
 // rest returns false if the group is over.
-func (g *processGroup) rest(pause time.Duration) bool {
+func (g *Group) rest(pause time.Duration) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
@@ -125,7 +125,7 @@ func (g *processGroup) rest(pause time.Duration) bool {
 	}
 }
 
-func (g *processGroup) isOver() bool {
+func (g *Group) isOver() bool {
 	select {
 	case <-g.done:
 		return true
@@ -134,21 +134,21 @@ func (g *processGroup) isOver() bool {
 	}
 }
 
-// terminate asks all in the group to end. The guard does not listen.
-func (g *processGroup) terminate() { _ = g.signal(syscall.SIGTERM) }
+// Terminate asks all in the group to end. The guard does not listen.
+func (g *Group) Terminate() { _ = g.signal(syscall.SIGTERM) }
 
-// kill kills all in the group, the guard as well.
-func (g *processGroup) kill() error {
+// Kill kills all in the group, the guard as well.
+func (g *Group) Kill() error {
 	g.over()
 	return g.signal(syscall.SIGKILL)
 }
 
-// sweep kills what the process that has ended leaves behind.
-func (g *processGroup) sweep() { _ = g.kill() }
+// Sweep kills what the process that has ended leaves behind.
+func (g *Group) Sweep() { _ = g.Kill() }
 
 // signal must not be called when the process has been waited for. Until then a group that
 // has the process's number can only be one that the process has made for itself.
-func (g *processGroup) signal(sig syscall.Signal) error {
+func (g *Group) signal(sig syscall.Signal) error {
 	err := syscall.Kill(-g.id, sig)
 	if g.pid != g.id {
 		_ = syscall.Kill(-g.pid, sig)
@@ -156,9 +156,9 @@ func (g *processGroup) signal(sig syscall.Signal) error {
 	return err
 }
 
-// close is called when the process has been waited for and all in its group were killed, or
+// Close is called when the process has been waited for and all in its group were killed, or
 // when it has not started.
-func (g *processGroup) close() {
+func (g *Group) Close() {
 	if g.pid != 0 {
 		<-g.kept
 	}

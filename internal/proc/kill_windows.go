@@ -1,4 +1,4 @@
-package tcplock
+package proc
 
 import (
 	"context"
@@ -20,7 +20,7 @@ func newSession(cmd *exec.Cmd) {
 
 // killGroup kills the command that runs as pid and all it has started.
 func killGroup(pid int) error {
-	ctx, cancel := context.WithTimeout(context.Background(), killDelay)
+	ctx, cancel := context.WithTimeout(context.Background(), KillDelay)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "taskkill", "/T", "/F", "/PID", strconv.Itoa(pid)).CombinedOutput()
 	if err != nil {

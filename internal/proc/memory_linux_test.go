@@ -1,9 +1,10 @@
-package tcplock
+package proc
 
 import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -48,13 +49,23 @@ func TestSharedMemoryCountsOnce(t *testing.T) {
 	if _, err := os.Stat("/proc/self/smaps_rollup"); err != nil {
 		t.Skip("the system does not tell how much of its memory a process shares")
 	}
-	shared := file(t)
+	shared := filepath.Join(t.TempDir(), "shared")
 	if err := os.WriteFile(shared, make([]byte, sharedMemory), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p, _ := startReal(t, &Service{Command: os.Args[0], Args: []string{"-test.run=^TestMemorySharer$"}, Env: map[string]string{"TCPLOCK_TEST_SHARED": shared}})
+	cmd := exec.Command(os.Args[0], "-test.run=^TestMemorySharer$")
+	cmd.Env = append(os.Environ(), "TCPLOCK_TEST_SHARED="+shared)
+	newGroup(cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	t.Cleanup(func() {
+		_ = killGroup(pid)
+		_ = cmd.Wait()
+	})
 	resident := func() (total uint64) {
-		all, err := machine.descendants(p.pid())
+		all, err := machine.descendants(pid)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +76,7 @@ func TestSharedMemoryCountsOnce(t *testing.T) {
 		return total
 	}
 	testkit.Poll(t, "five processes that have the memory", func() bool { return resident() > 5*sharedMemory })
-	n, err := p.memory()
+	n, err := Memory(pid)
 	if whole := resident(); err != nil || n < sharedMemory || n > whole-4*sharedMemory {
 		t.Errorf("found %d bytes, error %v, expected at least %d, and at most %d, which is what the five have less four times that",
 			n, err, sharedMemory, whole-4*sharedMemory)

@@ -1,4 +1,4 @@
-package tcplock
+package proc
 
 import (
 	"bytes"
@@ -37,10 +37,10 @@ func listProcesses() (map[int]int, error) {
 	return parents, nil
 }
 
-// processMemory returns how much resident memory a process has, of what it shares with others
+// memoryOf returns how much resident memory a process has, of what it shares with others
 // its share only (PSS). Where the system does not tell that, as of a process of another
 // user, it is all of it.
-func processMemory(pid int) (uint64, error) {
+func memoryOf(pid int) (uint64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
 		return wholeMemory(pid)

@@ -1,6 +1,6 @@
 //go:build unix
 
-package tcplock
+package proc
 
 import (
 	"os/exec"
@@ -21,7 +21,7 @@ func killGroup(pid int) error {
 	return syscall.Kill(-pid, syscall.SIGKILL)
 }
 
-// killLeftOver kills what the command has left behind; see waitThen.
+// killLeftOver kills what the command has left behind; see WaitThen.
 func killLeftOver(pid int) {
 	_ = killGroup(pid)
 }

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package tcplock
+package proc
 
 import psutil "github.com/shirou/gopsutil/v4/process"
 
@@ -19,9 +19,9 @@ func listProcesses() (map[int]int, error) {
 	return parents, nil
 }
 
-// processMemory returns how much resident memory a process has. What it shares with others
+// memoryOf returns how much resident memory a process has. What it shares with others
 // counts whole: these systems do not tell its share.
-func processMemory(pid int) (uint64, error) {
+func memoryOf(pid int) (uint64, error) {
 	p, err := psutil.NewProcess(int32(pid))
 	if err != nil {
 		return 0, err

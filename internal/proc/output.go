@@ -1,4 +1,4 @@
-package tcplock
+package proc
 
 import (
 	"bytes"
@@ -17,9 +17,9 @@ const (
 	outputLine = 200     // bytes of its first line, for the error of a command that failed
 )
 
-// output is what a command prints: the first bytes, the last of the others, and how many
+// Output is what a command prints: the first bytes, the last of the others, and how many
 // in all.
-type output struct {
+type Output struct {
 	mu          sync.Mutex
 	first, last []byte
 	total       int64
@@ -27,8 +27,8 @@ type output struct {
 }
 
 // collect reads r until nobody holds the other end any more, and closes it.
-func collect(r io.ReadCloser) *output {
-	o := &output{done: make(chan struct{})}
+func collect(r io.ReadCloser) *Output {
+	o := &Output{done: make(chan struct{})}
 	giveBack := fds.Process.Take(fds.PerOutput)
 	go func() {
 		defer close(o.done)
@@ -39,7 +39,7 @@ func collect(r io.ReadCloser) *output {
 	return o
 }
 
-func (o *output) Write(p []byte) (int, error) {
+func (o *Output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.total += int64(len(p))
@@ -52,7 +52,7 @@ func (o *output) Write(p []byte) (int, error) {
 }
 
 // wait returns false if the output was still open after d.
-func (o *output) wait(d time.Duration) bool {
+func (o *Output) wait(d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -63,8 +63,8 @@ func (o *output) wait(d time.Duration) bool {
 	}
 }
 
-// result returns the first bytes, how many came after them, and the last lines of those.
-func (o *output) result() (first, end string, dropped int64) {
+// Result returns the first bytes, how many came after them, and the last lines of those.
+func (o *Output) Result() (first, end string, dropped int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	last := bytes.TrimSpace(o.last)
@@ -75,9 +75,9 @@ func (o *output) result() (first, end string, dropped int64) {
 	return text.Tame(string(o.first)), text.Tame(string(last)), dropped
 }
 
-// explain adds the first line of the output to the error of a command that failed: often only
+// Explain adds the first line of the output to the error of a command that failed: often only
 // that line says why.
-func (o *output) explain(err error) error {
+func (o *Output) Explain(err error) error {
 	line := o.firstLine()
 	if err == nil || line == "" {
 		return err
@@ -87,7 +87,7 @@ func (o *output) explain(err error) error {
 
 // text.FirstLine is the first line of the output that is not empty, for people: no character in it
 // moves a cursor. It is cut at outputLine.
-func (o *output) firstLine() string {
+func (o *Output) firstLine() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	line, _, _ := bytes.Cut(bytes.TrimSpace(o.first), []byte("\n"))

@@ -1,4 +1,4 @@
-package tcplock
+package proc
 
 import (
 	"sync"
@@ -48,19 +48,19 @@ func (t *processTree) descendants(pid int) ([]int, error) {
 	return all, nil
 }
 
-// memory is what the process and its descendants have in resident memory. Those that end
-// meanwhile count nothing.
-func (p *osProcess) memory() (uint64, error) {
-	total, err := processMemory(p.pid())
+// Memory returns the resident memory of a process and its descendants. Those that end meanwhile
+// count nothing.
+func Memory(pid int) (uint64, error) {
+	total, err := memoryOf(pid)
 	if err != nil {
 		return 0, err
 	}
-	tree, err := machine.descendants(p.pid())
+	tree, err := machine.descendants(pid)
 	if err != nil {
 		return 0, err
 	}
 	for _, pid := range tree[1:] {
-		n, _ := processMemory(pid)
+		n, _ := memoryOf(pid)
 		total += n
 	}
 	return total, nil

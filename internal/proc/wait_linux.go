@@ -1,4 +1,4 @@
-package tcplock
+package proc
 
 import (
 	"errors"
@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// waitThen waits for the end of a command and calls then before the system forgets its
+// WaitThen waits for the end of a command and calls then before the system forgets its
 // pid: no other process can have it in then. It returns what cmd.Wait does.
-func waitThen(cmd *exec.Cmd, then func(failed bool)) error {
+func WaitThen(cmd *exec.Cmd, then func(failed bool)) error {
 	var info unix.Siginfo
 	for {
 		switch err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil); {

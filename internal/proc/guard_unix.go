@@ -1,6 +1,6 @@
 //go:build unix
 
-package tcplock
+package proc
 
 import (
 	"errors"
@@ -45,7 +45,7 @@ func startGuard(group int) (*guard, error) {
 	const closed = ^uintptr(0)
 	pid, err := syscall.ForkExec(shell, []string{"sh", "-c", guardScript}, &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   childEnvironment(os.Environ()),
+		Env:   Environment(os.Environ()),
 		Files: []uintptr{uintptr(theirs), uintptr(theirs), closed},
 		Sys:   &syscall.SysProcAttr{Setpgid: true, Pgid: group},
 	})
