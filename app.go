@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/listen"
 )
 
 // App keeps together what the tcplock handlers of one config say of their locks. Caddy
@@ -23,7 +25,7 @@ type App struct {
 	found   sync.Once // see findLocks
 	unnamed bool      // there is a handler without a name
 	ctx     caddy.Context
-	unwatch func() // see watchListeners; nil before
+	unwatch func() // see listen.Watch; nil before
 }
 
 // CaddyModule returns the Caddy module information.
@@ -92,7 +94,7 @@ func (a *App) Start() error {
 			return fmt.Errorf("lock %s: no handler of this config says what it is: give one of those that have this name its settings (tcplock 1 { name %s })", name, name)
 		}
 	}
-	return listenElsewhere(newAddresses(a.places.layout.listen))
+	return listen.Elsewhere(newAddresses(a.places.layout.listen))
 }
 
 // Handle implements caddyevents.Handler: all apps of the config have started, and it
@@ -108,7 +110,7 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 		c.lock.push(c)
 	}
 	if app, err := a.ctx.AppIfConfigured("layer4"); err == nil {
-		a.unwatch = watchListeners(app.(*layer4.App).Servers, a.ctx.Logger())
+		a.unwatch = listen.Watch(app.(*layer4.App).Servers, a.ctx.Logger())
 	}
 	return nil
 }

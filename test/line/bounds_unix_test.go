@@ -174,7 +174,7 @@ func without(all, some []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
 }
 
-// listenElsewhere listens there where nobody accepts; what the system does not have is
+// listen.Elsewhere listens there where nobody accepts; what the system does not have is
 // left out.
 func listenElsewhere(t *testing.T, addrs ...string) (listeners []*net.TCPListener) {
 	t.Helper()

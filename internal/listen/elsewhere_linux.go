@@ -1,4 +1,4 @@
-package tcplock
+package listen
 
 import (
 	"bufio"
@@ -21,10 +21,10 @@ import (
 // first, and the system deals the connections out to both. Each would let as many
 // connections through as the lock has slots.
 
-// listenElsewhere refuses addresses on which another process listens. locks has the name of a
+// Elsewhere refuses addresses on which another process listens. locks has the name of a
 // lock for each address. An address without an IP stands for all. It reads /proc, and refuses
 // nothing where that cannot be read.
-func listenElsewhere(locks map[string]string) error {
+func Elsewhere(locks map[string]string) error {
 	if len(locks) == 0 {
 		return nil // as at most reloads: on a machine with many sockets, reading takes long
 	}

@@ -1,6 +1,6 @@
 //go:build unix
 
-package tcplock
+package listen
 
 import (
 	"context"
@@ -33,8 +33,8 @@ const (
 	looks        = 3 // so many in a row have to find connections waiting
 )
 
-// watchListeners begins with it, and returns what ends it.
-func watchListeners(servers map[string]*layer4.Server, logger *zap.Logger) (stop func()) {
+// Watch begins with it, and returns what ends it.
+func Watch(servers map[string]*layer4.Server, logger *zap.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {

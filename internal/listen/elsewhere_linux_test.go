@@ -1,4 +1,4 @@
-package tcplock
+package listen
 
 import (
 	"bufio"
@@ -60,7 +60,7 @@ func TestListenElsewhere(t *testing.T) {
 			}
 			defer ln.Close()
 			own := map[string]string{ln.Addr().String(): "soffice"}
-			if err := listenElsewhere(own); err != nil {
+			if err := Elsewhere(own); err != nil {
 				t.Fatalf("this process alone: %v", err)
 			}
 			_, port, _ := net.SplitHostPort(ln.Addr().String())
@@ -80,7 +80,7 @@ func TestListenElsewhere(t *testing.T) {
 			if line, err := bufio.NewReader(out).ReadString('\n'); line != "listening\n" {
 				t.Fatalf("the other process: found %q, %v, expected it to listen", line, err)
 			}
-			err = listenElsewhere(own)
+			err = Elsewhere(own)
 			if found := err != nil; found != test.want {
 				t.Errorf("found %v, expected an error: %t", err, test.want)
 			}
