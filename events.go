@@ -23,7 +23,7 @@ func (l *lock) happened(e status.Event) {
 	e.Time = time.Now()
 	e.Error = text.FirstLine(e.Error)
 	if e.Event != status.EventActivated && e.Event != status.EventReleased {
-		l.record.noteEvent(e)
+		l.record.KeepEvent(e)
 	}
 	if claim := l.inForce.Load(); claim != nil && claim.started.Load() && claim.events.ShouldEmit(status.EventPrefix+e.Event) {
 		l.emitter.add(l, claim, e)
@@ -52,7 +52,7 @@ func (m *emitter) add(l *lock, c *claim, e status.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if full := len(m.pending) >= mostPending; full {
-		if l.record.eventsDropped.Inc(); !m.full {
+		if l.record.EventsDropped.Inc(); !m.full {
 			// Not here: mutexes are held, and a log may stand still.
 			go c.logger.Warn("events dropped, their handlers are too slow", zap.String("lock", l.name()), zap.String("event", e.Event))
 		}
@@ -124,7 +124,7 @@ func eventData(e *status.Event, lock string) map[string]any {
 
 // noteUnreachable counts that a slot's worker could not be reached.
 func (l *lock) noteUnreachable(slot int) {
-	l.record.workerFailures.WithLabelValues(strconv.Itoa(slot)).Inc()
+	l.record.WorkerFailures.WithLabelValues(strconv.Itoa(slot)).Inc()
 }
 
 // noteProcess tells of what has happened to a slot's process.
@@ -132,9 +132,9 @@ func (l *lock) noteProcess(e processEvent) {
 	slot := strconv.Itoa(e.slot)
 	switch e.event {
 	case status.EventRestarted:
-		l.record.serviceRestarts.WithLabelValues(slot, e.reason).Inc()
+		l.record.ServiceRestarts.WithLabelValues(slot, e.reason).Inc()
 	case status.EventFailed:
-		l.record.serviceFailures.WithLabelValues(slot).Inc()
+		l.record.ServiceFailures.WithLabelValues(slot).Inc()
 	}
 	event := status.Event{Event: e.event, Slot: e.slot, Worker: e.worker, Reason: e.reason, PID: e.pid}
 	if e.err != nil {

@@ -43,7 +43,7 @@ func TestEventsBeforeStart(t *testing.T) {
 		if len(heard.names) != 1 {
 			t.Errorf("found events %v, expected the one after the start", heard.names)
 		}
-		if events := s.lock.record.lastEvents(); len(events) != 2 {
+		if events := s.lock.record.Events(); len(events) != 2 {
 			t.Errorf("found %v, expected the status to have both", events)
 		}
 	})
@@ -94,7 +94,7 @@ func TestEventWorkerUpAfterRestart(t *testing.T) {
 		w.down(errStep)
 		w.restored()
 		var told []string
-		for _, e := range s.lock.record.lastEvents() {
+		for _, e := range s.lock.record.Events() {
 			told = append(told, e.Event)
 		}
 		if want := []string{status.EventWorkerUp, status.EventWorkerDown}; !slices.Equal(told, want) {

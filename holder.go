@@ -270,7 +270,7 @@ func (h *holder) beginRelease(outcome string) {
 	h.recount()
 	if !h.connectedAt.IsZero() {
 		w.trip.held = cmp.Or(w.trip.held, time.Since(h.connectedAt))
-		w.lock.record.hold.Observe(w.trip.held.Seconds())
+		w.lock.record.Hold.Observe(w.trip.held.Seconds())
 	}
 	config := w.lock.inForce.Load()
 	settle := time.Duration(config.settings.Settle)
@@ -296,7 +296,7 @@ func (h *holder) release(outcome string) {
 		worker.ended(reached, h.counts)
 	}
 	w.trip.outcome = outcome
-	w.lock.record.noteEnd(outcome)
+	w.lock.record.CountEnd(outcome)
 	w.lock.giveBack(&w.place)
 	if worker == nil {
 		worker = w.lock.pool.at(h.slot) // the slot has got one meanwhile, which may be removed again

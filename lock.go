@@ -3,6 +3,7 @@ package tcplock
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -26,7 +28,7 @@ type lock struct {
 	schedule schedule
 	failings failings
 
-	record   *record
+	record   *record.Record
 	emitter  emitter
 	refusals clock.Limit // of the log lines of those who never held a slot
 	discards clock.Limit // of warnings of bytes that were thrown away
@@ -163,7 +165,11 @@ func (l *lock) apply(c *claim) {
 	})
 	visits, _ := l.queue.Quiet()
 	l.idle.use(c.hooks[onIdle], visits)
-	l.record.expect(c)
+	workers := 0
+	if settings.pooled() {
+		workers = settings.slots()
+	}
+	l.record.Expect(maps.Keys(c.hooks), workers, settings.Service != nil)
 }
 
 // out and in implement poolLock.

@@ -10,13 +10,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
 )
 
 // A connection joins at the instant at which the lock is shut down. It is refused, or the
 // shutdown waits for its end.
 func TestShutDownMissesNoConnection(t *testing.T) {
 	for range 30 {
-		l := &lock{queue: queue.New(queue.Bounds{Limit: 1, MaxWaiting: queue.Unlimited}), record: &record{metrics: newMetrics()}}
+		l := &lock{queue: queue.New(queue.Bounds{Limit: 1, MaxWaiting: queue.Unlimited}), record: record.New()}
 		l.refusals.Tell = func(int) {}
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		drain := caddy.Duration(time.Hour)

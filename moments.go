@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -62,7 +63,7 @@ func (l *lock) runHook(h *Hook, m Moment, p *queue.Waiter) error {
 	start := time.Now()
 	err := l.runAlone(h, m, p)
 	took := time.Since(start)
-	l.record.hook.WithLabelValues(m.On).Observe(took.Seconds())
+	l.record.Hook.WithLabelValues(m.On).Observe(took.Seconds())
 	fields := []zap.Field{
 		zap.String("lock", m.Lock),
 		zap.String("moment", m.On),
@@ -74,13 +75,13 @@ func (l *lock) runHook(h *Hook, m Moment, p *queue.Waiter) error {
 	logger := l.inForce.Load().hookLog
 	if err != nil {
 		l.schedule.owe(h)
-		l.record.hookRuns.WithLabelValues(m.On, hookBroken).Inc()
+		l.record.HookRuns.WithLabelValues(m.On, record.HookFailed).Inc()
 		l.happened(status.Event{Event: status.EventHookFailed, Slot: m.Slot, Worker: m.Worker, Connection: m.Connection, Client: m.Client, Moment: m.On, Reason: m.Reason, Error: err.Error()})
 		logger.Error("hook failed", append(fields, zap.Error(err))...)
 		return err
 	}
 	l.failings.ran(h)
-	l.record.hookRuns.WithLabelValues(m.On, hookOK).Inc()
+	l.record.HookRuns.WithLabelValues(m.On, record.HookOK).Inc()
 	logger.Info("hook done", fields...)
 	return nil
 }

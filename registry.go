@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
 )
 
 // registry has the locks of the process. Configs, connections and hooks on their own use
@@ -54,7 +55,7 @@ func (r *registry) add(name string) *lock {
 	l := &lock{
 		firstName: name,
 		queue:     queue.New(queue.Bounds{MaxWaiting: queue.Unlimited}),
-		record:    &record{metrics: newMetrics()},
+		record:    record.New(),
 	}
 	l.pool.lock = l
 	l.idle.fire = l.idleNow

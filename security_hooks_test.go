@@ -20,7 +20,6 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
-	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // What reaches commands and processes, and what they can do: the attacks of
@@ -107,64 +106,6 @@ func TestOutputCannotPaint(t *testing.T) {
 				t.Errorf("found %q, expected nothing but text", text)
 			}
 		})
-	}
-}
-
-// Clients bring refusals about for two reasons by turns. What was before is still on the
-// list of events, and each reason is there once, with its count.
-func TestRefusalsByTurns(t *testing.T) {
-	var r record
-	r.noteEvent(status.Event{Event: status.EventTimeout, Slot: 1})
-	for range 200 {
-		r.noteEvent(status.Event{Event: status.EventRefused, Reason: status.RefusedFull})
-		r.noteEvent(status.Event{Event: status.EventRefused, Reason: status.WaitTimeout})
-	}
-	events := r.lastEvents()
-	if len(events) != 3 || events[0].Reason != status.WaitTimeout || events[0].Count != 200 || events[1].Count != 200 || events[2].Event != status.EventTimeout {
-		t.Errorf("found %+v, expected a timeout, and each reason 200 times", events)
-	}
-	r.noteEvent(status.Event{Event: status.EventPaused})
-	r.noteEvent(status.Event{Event: status.EventRefused, Reason: status.RefusedFull})
-	if events = r.lastEvents(); len(events) != 4 || events[0].Count != 201 || events[1].Event != status.EventPaused {
-		t.Errorf("found %+v, expected the 201st refusal after the pause", events)
-	}
-}
-
-// Events merge when they follow each other within seconds. What is not the same for all of
-// them is left out: one client is not named for all.
-func TestEventsMerge(t *testing.T) {
-	var r record
-	at := time.Now()
-	note := func(after time.Duration, client string) status.Event {
-		at = at.Add(after)
-		r.noteEvent(status.Event{Time: at, Event: status.EventRefused, Reason: status.RefusedFull, Client: client})
-		return r.lastEvents()[0]
-	}
-	note(0, "192.0.2.1:1")
-	if e := note(9*time.Second, "192.0.2.1:1"); e.Count != 2 || e.Client != "192.0.2.1:1" {
-		t.Errorf("found %+v, expected 2 refusals of the client", e)
-	}
-	if e := note(9*time.Second, "192.0.2.2:1"); e.Count != 3 || e.Client != "" || e.Time != at {
-		t.Errorf("found %+v, expected 3 refusals of no one client, at the time of the last", e)
-	}
-	if e := note(10*time.Second, "192.0.2.3:1"); e.Count != 0 || e.Client != "192.0.2.3:1" {
-		t.Errorf("found %+v, expected one refusal: the others were 10 seconds ago", e)
-	}
-}
-
-// A client that is refused now and then, too seldom for its refusals to merge, does not wash
-// a rarer event off the list.
-func TestRareEventStays(t *testing.T) {
-	var r record
-	at := time.Now()
-	r.noteEvent(status.Event{Time: at, Event: status.EventTimeout})
-	for range 3 * keptEvents {
-		at = at.Add(time.Minute)
-		r.noteEvent(status.Event{Time: at, Event: status.EventRefused})
-	}
-	events := r.lastEvents()
-	if last := events[len(events)-1]; len(events) != keptEvents || last.Event != status.EventTimeout || events[0].Time != at {
-		t.Errorf("found %d events, the oldest %+v, expected %d with the timeout still there", len(events), last, keptEvents)
 	}
 }
 

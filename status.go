@@ -13,29 +13,6 @@ import (
 // draws and the commands print. Field names are stable. Times are RFC 3339, durations
 // numbers of seconds.
 
-// merge makes e, which is like before and came after it, stand for both.
-func merge(e, before *status.Event) {
-	e.Count = max(1, before.Count) + 1
-	e.Bytes += before.Bytes
-	keepSame(&e.Connection, before.Connection)
-	keepSame(&e.Client, before.Client)
-	keepSame(&e.Worker, before.Worker)
-	keepSame(&e.PID, before.PID)
-	keepSame(&e.WaitedSeconds, before.WaitedSeconds)
-	keepSame(&e.HeldSeconds, before.HeldSeconds)
-}
-
-func keepSame[T comparable](value *T, other T) {
-	if *value != other {
-		*value = *new(T)
-	}
-}
-
-// alike reports whether two events differ only in their time and in the connection.
-func alike(e, other *status.Event) bool {
-	return e.Event == other.Event && e.Reason == other.Reason && e.Slot == other.Slot && e.Moment == other.Moment && e.Error == other.Error
-}
-
 // lockStatuses returns the status of all locks, by name, each with at most so many waiters.
 func lockStatuses(most int) []status.Lock {
 	all := []status.Lock{} // not null in JSON
@@ -64,16 +41,16 @@ func (l *lock) status(most int) status.Lock {
 		Exclusive:   stats.Exclusive,
 		Failing:     l.failingStatus(now),
 		Connections: make(map[string]uint64),
-		Waits:       l.record.waitStatus(),
+		Waits:       l.record.Waits(),
 		Holders:     make([]status.Connection, 0, len(holders)),
 		Waiters:     make([]status.Connection, 0, len(waiters)),
-		Events:      l.record.lastEvents(),
+		Events:      l.record.Events(),
 	}
 	if stats.Paused && paused != nil {
 		s.Paused = paused
 	}
 	for i, outcome := range status.Outcomes {
-		s.Connections[outcome] = l.record.ended[i].Load()
+		s.Connections[outcome] = l.record.Ended(i)
 	}
 	for _, p := range holders {
 		s.Holders = append(s.Holders, l.connectionStatus(p, now))
@@ -120,26 +97,6 @@ func (l *lock) connectionStatus(p queue.Waiter, now time.Time) status.Connection
 	}
 	s.WaitedSeconds = max(0, waited.Seconds())
 	return s
-}
-
-func (r *record) waitStatus() status.Waits {
-	waits, _ := r.waitsSince(0)
-	if len(waits) == 0 {
-		return status.Waits{}
-	}
-	slices.Sort(waits)
-	return status.Waits{
-		Count:      len(waits),
-		P50Seconds: percentile(waits, 50),
-		P90Seconds: percentile(waits, 90),
-		P99Seconds: percentile(waits, 99),
-		MaxSeconds: percentile(waits, 100),
-	}
-}
-
-// percentile is the smallest of them that p of a hundred do not exceed, in seconds.
-func percentile(sorted []time.Duration, p int) float64 {
-	return sorted[(len(sorted)*p+99)/100-1].Seconds()
 }
 
 func (w *worker) status() status.Worker {

@@ -320,7 +320,7 @@ func BenchmarkStatusLook(b *testing.B) {
 			board.news(v)
 			for b.Loop() {
 				for _, l := range all {
-					l.record.noteEnd(status.Served)
+					l.record.CountEnd(status.Served)
 				}
 				board.tick(time.Now(), true)
 				message, _ = board.news(v)

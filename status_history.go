@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -38,7 +39,7 @@ type history struct {
 
 	// What had been counted at the last sample.
 	ended, refused uint64
-	admitted       uint64 // as waitsSince counts
+	admitted       uint64 // as WaitsSince counts
 }
 
 // take takes a sample of all locks. A lock that is gone is forgotten.
@@ -81,11 +82,11 @@ func (h *history) next(s *status.Lock, seconds float32) (next sample) {
 		}
 	}
 	next[sampleWaiting] = float32(s.Waiting)
-	waits, admitted := h.lock.record.waitsSince(h.admitted)
+	waits, admitted := h.lock.record.WaitsSince(h.admitted)
 	next[sampleP50], next[sampleP90] = nan, nan
 	if len(waits) > 0 {
 		slices.Sort(waits)
-		next[sampleP50], next[sampleP90] = float32(percentile(waits, 50)), float32(percentile(waits, 90))
+		next[sampleP50], next[sampleP90] = float32(record.Percentile(waits, 50)), float32(record.Percentile(waits, 90))
 	}
 	next[sampleEnded] = float32(ended-h.ended) / seconds
 	next[sampleRefused] = float32(refused-h.refused) / seconds

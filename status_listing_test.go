@@ -33,7 +33,7 @@ func TestListingIsShared(t *testing.T) {
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		return bytes.Count(stacks, []byte(".(*listing).answer(")) == many
 	})
-	l.record.noteEnd(status.Served)
+	l.record.CountEnd(status.Served)
 	listings.looking.Unlock()
 	asking.Wait()
 	for _, answer := range answers {
@@ -44,7 +44,7 @@ func TestListingIsShared(t *testing.T) {
 	if !bytes.Contains(answers[0], []byte(`"served":1`)) {
 		t.Errorf("found %s, expected one served before the look", answers[0])
 	}
-	l.record.noteEnd(status.Served)
+	l.record.CountEnd(status.Served)
 	if answer, err := listings.answer(listed{waiters: 10}); err != nil || !bytes.Contains(answer, []byte(`"served":2`)) || !json.Valid(answer) {
 		t.Errorf("found %s, %v, expected two served", answer, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -43,12 +44,6 @@ func (w *waiter) tellEnd() {
 	}
 }
 
-// The directions of bytes.
-const (
-	fromClient = "in"
-	toClient   = "out"
-)
-
 // tellDiscarded counts what was thrown away of the connection. That the end of an answer
 // does not reach a client that has gone is as it must be; that a client speaks to a service
 // that does not hear it any more may be a mistake in the settings.
@@ -57,13 +52,13 @@ func (w *waiter) tellDiscarded() {
 		if n == 0 {
 			return
 		}
-		w.lock.record.discarded.WithLabelValues(direction).Add(float64(n))
+		w.lock.record.Discarded.WithLabelValues(direction).Add(float64(n))
 		e := w.event(status.EventDiscarded, direction)
 		e.Bytes = n
 		w.lock.happened(e)
 	}
-	count(fromClient, w.conn.traffic.discardedIn.Load())
-	count(toClient, w.conn.traffic.discardedOut.Load())
+	count(record.FromClient, w.conn.traffic.discardedIn.Load())
+	count(record.ToClient, w.conn.traffic.discardedOut.Load())
 	if n := w.conn.traffic.discardedIn.Load(); n > 0 && w.lock.discards.Allow() {
 		w.lock.logger().Warn("bytes of the client were thrown away: it sent them when its slot had been handed on; if the service needs them, raise linger",
 			zap.String("lock", w.lock.name()),

@@ -142,7 +142,7 @@ func (w *waiter) abort() {
 	case h != nil:
 	case w.lock.queue.Leave(&w.place):
 		w.lock.noteIdle()
-		w.lock.record.noteEnd(status.ClientGone)
+		w.lock.record.CountEnd(status.ClientGone)
 		w.trip.outcome = status.ClientGone
 		return
 	default:
@@ -182,7 +182,7 @@ func (w *waiter) state() string {
 func (w *waiter) observeWait() {
 	if !w.observed {
 		w.observed = true
-		w.lock.record.noteWait(w.trip.waited)
+		w.lock.record.ObserveWait(w.trip.waited)
 	}
 }
 
@@ -192,7 +192,7 @@ func (w *waiter) refuse(outcome string, answer func() error) error {
 	granted := w.holder.Load() != nil
 	if !granted { // else releasing the slot does that
 		w.trip.outcome = outcome
-		w.lock.record.noteEnd(outcome)
+		w.lock.record.CountEnd(outcome)
 		w.trip.quiet = !w.lock.refusals.Allow()
 	}
 	if outcome == status.ClientGone || outcome == status.Kicked && granted { // a connection that is kicked from its slot has been cut

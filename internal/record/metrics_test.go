@@ -1,4 +1,4 @@
-package tcplock
+package record
 
 import (
 	"math"
@@ -19,10 +19,10 @@ func TestNativeHistogram(t *testing.T) {
 		m := newMetrics()
 		shortest := 20e-6 // seconds
 		for i := range observations {
-			m.hold.Observe(shortest * math.Pow(test.longest.Seconds()/shortest, float64(i)/observations))
+			m.Hold.Observe(shortest * math.Pow(test.longest.Seconds()/shortest, float64(i)/observations))
 		}
 		var metric dto.Metric
-		if err := m.hold.Write(&metric); err != nil {
+		if err := m.Hold.Write(&metric); err != nil {
 			t.Fatal(err)
 		}
 		h := metric.GetHistogram()
