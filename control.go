@@ -97,7 +97,7 @@ func (l *lock) endPause(p *pause) {
 	woken := l.queue.Resume(time.Now())
 	l.pauses.mu.Unlock()
 	l.idle.again()
-	wakeAll(woken)
+	grant(woken...)
 	l.happened(status.Event{Event: status.EventResumed})
 }
 
@@ -133,31 +133,33 @@ func (l *lock) kick(id uint64) error {
 	default:
 		w.throwOut(l.queue.Look(p).Slot, "")
 	}
-	w.wake() // a holder may be on its way back into line, or wait to be alone
+	w.turnedAway() // a holder may be on its way back into line, or wait to be alone
 	return nil
 }
 
-// visitor is somebody who wants to be alone at a lock and is no connection.
-type visitor chan struct{}
+// exclusiveCaller asks for exclusive access to a lock without being a connection.
+type exclusiveCaller chan struct{}
 
-func (v visitor) wake() {
+func (c exclusiveCaller) granted() {
 	select {
-	case v <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
+
+func (c exclusiveCaller) turnedAway() { c.granted() }
 
 // runNow runs a moment's hooks, whether or not they are due, when all holders are gone,
 // and admits nobody meanwhile. With workers it runs them for each, or for the one of the
 // slot. It returns how many have run; the first that fails is the last.
 func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err error) {
-	v := make(visitor, 1)
-	p := &queue.Waiter{Owner: v}
-	wake(l.queue.BeginExclusive(p, false))
+	caller := make(exclusiveCaller, 1)
+	p := &queue.Waiter{Owner: caller}
+	grant(l.queue.BeginExclusive(p, false))
 	defer l.letGo(p)
 	for !l.queue.IsExclusive(p) {
 		select {
-		case <-v:
+		case <-caller:
 		case <-ctx.Done():
 			return 0, errHolders
 		case <-l.ctx.Done():
@@ -184,7 +186,7 @@ func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err er
 func (l *lock) letGo(p *queue.Waiter) {
 	woken, _ := l.queue.EndExclusive(p, time.Now())
 	l.idle.again()
-	wakeAll(woken)
+	grant(woken...)
 }
 
 // momentsNow says for which slots hooks run that nobody's connection has brought about.

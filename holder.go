@@ -337,7 +337,7 @@ func (h *holder) requeue() (outcome string) {
 		w.lock.giveBack(&w.place)
 	} else {
 		outcome = status.WorkerDown
-		wake(w.lock.queue.Requeue(&w.place, time.Now(), w.trip.hooked)) // which may be this one
+		grant(w.lock.queue.Requeue(&w.place, time.Now(), w.trip.hooked)) // which may be this one
 	}
 	h.worker.vacated()
 	w.users.Add(-1)

@@ -130,7 +130,7 @@ func (l *lock) idleNow() {
 		}
 	}
 	woken, _ := l.queue.EndExclusive(p, time.Now())
-	wakeAll(woken)
+	grant(woken...)
 	if visits, _ := l.queue.Quiet(); !l.idle.goOn(visits) {
 		l.noteIdle() // a connection that has come and gone meanwhile could not
 	}

@@ -161,7 +161,7 @@ func (l *lock) apply(c *claim) {
 	}
 	l.pool.set(settings, func(slots int) {
 		b.Limit = slots
-		wakeAll(l.queue.Set(b, time.Now()))
+		grant(l.queue.Set(b, time.Now())...)
 	})
 	visits, _ := l.queue.Quiet()
 	l.idle.use(c.hooks[onIdle], visits)
@@ -176,28 +176,33 @@ func (l *lock) apply(c *claim) {
 
 func (l *lock) out(slot int) (vacant bool) { return l.queue.Out(slot) }
 
-func (l *lock) in(slot int) { wake(l.queue.In(slot, time.Now())) }
+func (l *lock) in(slot int) { grant(l.queue.In(slot, time.Now())) }
 
 // giveBack gives p's slot back, to the next in line.
 func (l *lock) giveBack(p *queue.Waiter) {
-	wake(l.queue.Release(p, time.Now()))
+	grant(l.queue.Release(p, time.Now()))
 	l.noteIdle()
 }
 
 func (l *lock) logger() *zap.Logger { return l.inForce.Load().logger }
 
-func wake(p *queue.Waiter) {
-	if p == nil {
-		return
-	}
-	if owner, ok := p.Owner.(interface{ wake() }); ok { // nobody is behind a place of the idle hooks
-		owner.wake()
-	}
+// owner is the owner of a queue's waiter, if it wants to hear what becomes of it. The lock calls it
+// without the queue's mutex, and it must not block: that of a waiting connection is a wake-up.
+type owner interface {
+	granted()    // the waiter has a slot, or its turn to be exclusive
+	turnedAway() // it has left the line, by Close or Expel
 }
 
-func wakeAll(places []*queue.Waiter) {
-	for _, p := range places {
-		wake(p)
+// grant tells those that were granted a slot, or their turn to be exclusive. None is told of the
+// waiter of an idle hook: it has no owner.
+func grant(waiters ...*queue.Waiter) {
+	for _, p := range waiters {
+		if p == nil {
+			continue
+		}
+		if o, ok := p.Owner.(owner); ok {
+			o.granted()
+		}
 	}
 }
 
@@ -205,7 +210,9 @@ func wakeAll(places []*queue.Waiter) {
 // then cuts who is left and ends the hooks and the service's processes. It is for the end
 // of the process: a lock does not come back from it.
 func (l *lock) shutDown() {
-	wakeAll(l.queue.Close())
+	for _, p := range l.queue.Close() {
+		p.Owner.(owner).turnedAway()
+	}
 	// From here on nobody is admitted. To ask before that would miss a connection that comes
 	// in between.
 	vacant := l.queue.Vacant()

@@ -107,7 +107,7 @@ func (w *waiter) beginExclusive(longest time.Duration) error {
 		defer cancel()
 	}
 	h := w.holder.Load()
-	wake(q.BeginExclusive(&w.place, h.atService())) // which may be this one
+	grant(q.BeginExclusive(&w.place, h.atService())) // which may be this one
 	for !q.IsExclusive(&w.place) {
 		if w.kicked.Load() && h.state() == status.StateActivating {
 			return errors.New("exclusive: the connection that it was to run for was kicked")
@@ -126,7 +126,7 @@ func (w *waiter) endExclusive() {
 	for ; !ok; woken, ok = w.lock.queue.EndExclusive(&w.place, time.Now()) {
 		w.conn.parkOnChannel(time.Time{}, nil)
 	}
-	wakeAll(woken)
+	grant(woken...)
 }
 
 // refused runs the refuse hooks in the background: a client that is refused has waited

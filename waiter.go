@@ -155,8 +155,10 @@ func (w *waiter) abort() {
 	h.end(status.ServiceError)
 }
 
-// wake tells the connection's goroutine to look at the queue. It does not block.
-func (w *waiter) wake() { w.conn.wake() }
+// granted and turnedAway implement owner: Handle's goroutine, which waits, looks at the queue.
+
+func (w *waiter) granted()    { w.conn.wake() }
+func (w *waiter) turnedAway() { w.conn.wake() }
 
 // throwOut cuts a connection that has a slot.
 func (w *waiter) throwOut(slot int, reason string) {
