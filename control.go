@@ -127,7 +127,7 @@ func (l *lock) kick(id uint64) error {
 	switch {
 	case waited:
 		l.noteIdle()
-		l.happened(status.Event{Event: status.EventKicked, Connection: id, Client: w.conn.address})
+		l.happened(status.Event{Event: status.EventKicked, Connection: id, Client: w.conn.Address})
 	case w.state() == status.StateEnding:
 		return errUnknownConnection // its client is cut already
 	default:

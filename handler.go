@@ -7,6 +7,7 @@ import (
 
 	"github.com/mholt/caddy-l4/layer4"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -43,7 +44,7 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 		}
 		switch outcome {
 		case status.Served, status.ServiceError:
-			w.conn.discard() // off the slot, so that the end of the reply is not reset away
+			w.conn.Discard() // off the slot, so that the end of the reply is not reset away
 			return err
 		case status.WorkerDown: // the connection is back in line, where it stood
 			outcome = ""
@@ -61,14 +62,14 @@ func (h *Handler) checkConnection(cx *layer4.Connection, w *waiter) (refused boo
 	if err := w.checkNesting(); err != nil {
 		return true, err
 	}
-	err = headerError(cx.Conn)
+	err = client.HeaderError(cx.Conn)
 	switch {
 	case err == nil:
 		return false, nil
 	case !w.lock.refusals.Allow():
 		return true, nil // the error would be a line in the log
 	}
-	return true, fmt.Errorf("PROXY header from %s: %w", w.conn.address, err)
+	return true, fmt.Errorf("PROXY header from %s: %w", w.conn.Address, err)
 }
 
 // serve lends the connection to the next handler. The handler's return, hold_timeout and an
@@ -78,10 +79,10 @@ func serve(h *holder, cx *layer4.Connection, next layer4.Handler) (outcome strin
 	if d := time.Duration(h.waiter.lock.inForce.Load().settings.HoldTimeout); d > 0 {
 		defer time.AfterFunc(d, h.onHoldTimeout).Stop()
 	}
-	try := h.waiter.conn.begin(cx)
+	try := h.waiter.conn.Begin(cx)
 	err = next.Handle(cx)
-	result := try.classify(err)
-	if outcome = h.finish(result, err); outcome == status.Served && err == nil && !result.used {
+	result := try.Classify(err)
+	if outcome = h.finish(result, err); outcome == status.Served && err == nil && !result.Used {
 		err = errNotTerminal
 	}
 	return outcome, err

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -32,7 +33,7 @@ type holder struct {
 	tallies       []tally // where activate hooks have counted it; of the goroutine that runs hooks for it
 	counts        bool    // every <n> counts it, see recount
 
-	firstSign firstSign // the holder itself, as its connection knows it
+	firstSign client.Observer // the holder itself, as its connection knows it
 
 	mu          sync.Mutex
 	phase       phase
@@ -79,17 +80,17 @@ func (h *holder) activate() (outcome string) {
 	check := time.Duration(config.settings.WorkerCheck)
 	switch {
 	case w.kicked.Load(): // before it knew that it had been granted a slot
-	case h.worker != nil && w.conn.gone():
+	case h.worker != nil && w.conn.IsGone():
 		outcome = status.ClientGone
 	case h.worker != nil && h.worker.reach(w.lock.ctx, check) != nil:
 		h.beginRequeue()
 		return h.requeue()
-	case w.conn.gone():
+	case w.conn.IsGone():
 		outcome = status.ClientGone
 	case len(config.hooks[onActivate]) == 0: // no time has passed
 	case w.lock.runHooks(onActivate, h) != nil:
 		outcome = status.HookFailed
-	case w.conn.gone():
+	case w.conn.IsGone():
 		outcome = status.ClientGone
 	}
 	if w.kicked.Load() {
@@ -109,13 +110,13 @@ func (h *holder) connect() {
 	h.mu.Lock()
 	h.phase, h.connectedAt = phaseConnected, time.Now()
 	h.mu.Unlock()
-	w.conn.serve(&h.firstSign)
+	w.conn.Serve(&h.firstSign)
 	w.lock.happened(w.event(status.EventActivated, ""))
 }
 
-// reached implements firstSign: the next handler has used the connection for the first time.
+// Reached implements client.Observer: the next handler has used the connection for the first time.
 // The worker is told at once, unless the holder ends already: then release tells it.
-func (h *holder) reached() {
+func (h *holder) Reached() {
 	h.mu.Lock()
 	first := !h.hasReached && h.phase == phaseConnected
 	h.hasReached = true
@@ -128,22 +129,22 @@ func (h *holder) reached() {
 // finish is called when the next handler has returned err, which for the proxy means: the
 // service has closed, and the proxy has closed its socket to it. finish returns how the
 // connection has ended, or status.WorkerDown if its worker could not be reached and it is back in line.
-func (h *holder) finish(r result, err error) (outcome string) {
+func (h *holder) finish(r client.Result, err error) (outcome string) {
 	switch {
-	case r.dial: // what was used was a handler before the proxy, such as tls
+	case r.Dial: // what was used was a handler before the proxy, such as tls
 		h.mu.Lock()
 		h.hasReached = false
 		h.mu.Unlock()
-	case r.used:
-		h.reached()
+	case r.Used:
+		h.Reached()
 		if h.worker != nil {
 			h.worker.gotThrough()
 		}
 	}
-	if h.worker != nil && err != nil && !r.used && (r.untouched || r.dial) {
+	if h.worker != nil && err != nil && !r.Used && (r.Untouched || r.Dial) {
 		h.worker.down(err)
 		// No handler has taken a byte of this connection: it can go to another worker.
-		if r.untouched && h.beginRequeue() {
+		if r.Untouched && h.beginRequeue() {
 			h.uncount()
 			_ = h.waiter.lock.runHooks(onRelease, h)
 			return h.requeue()
@@ -214,9 +215,9 @@ func (h *holder) onHoldTimeout() {
 	w.log(zapcore.WarnLevel, "hold_timeout is over, client cut")
 	w.lock.happened(w.event(status.EventTimeout, ""))
 	w.trip.held = time.Since(h.connectedAt)
-	w.conn.cut()
+	w.conn.Cut()
 	_ = w.lock.runHooks(onTimeout, h)
-	h.awaitReturn(h.connectedAt.Add(w.trip.held + letGoGrace))
+	h.awaitReturn(h.connectedAt.Add(w.trip.held + client.LetGoGrace))
 	if h.worker != nil {
 		h.worker.restart(status.RestartHoldTimeout)
 	}
@@ -240,8 +241,8 @@ func (h *holder) awaitReturn(until time.Time) {
 // kick cuts the connection. Its slot is released when the service has let go of it, or a
 // moment later in any case.
 func (h *holder) kick() {
-	h.waiter.conn.cut()
-	time.AfterFunc(letGoGrace, h.forceRelease)
+	h.waiter.conn.Cut()
+	time.AfterFunc(client.LetGoGrace, h.forceRelease)
 }
 
 // forceRelease releases the slot of a connection that was kicked a while ago, if the service
@@ -326,7 +327,7 @@ func (h *holder) release(outcome string) {
 func (h *holder) requeue() (outcome string) {
 	w := h.waiter
 	h.uncountSocket()
-	w.conn.unserve()
+	w.conn.Unserve()
 	w.holder.Store(nil)
 	w.trip.slot, w.trip.worker = 0, ""
 	p := w.lock.queue.Look(&w.place)
@@ -360,8 +361,8 @@ func (h *holder) recount() {
 // before they are connected to the service is a matter of microseconds, and must not decide
 // about a restart. The mutex is held.
 func (h *holder) mute() bool {
-	traffic := &h.waiter.conn.traffic
-	return traffic.in.Load()+traffic.out.Load() == 0 && h.reason != status.HoldTimeout && h.reason != status.Kicked
+	traffic := &h.waiter.conn.Traffic
+	return traffic.In.Load()+traffic.Out.Load() == 0 && h.reason != status.HoldTimeout && h.reason != status.Kicked
 }
 
 // uncount makes the activate hooks forget the connection, which has not reached the service.

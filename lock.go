@@ -227,7 +227,7 @@ func (l *lock) shutDown() {
 		_, holders, _ := l.queue.Snapshot(0)
 		for _, p := range holders {
 			if w, ok := p.Owner.(*waiter); ok {
-				w.conn.cut()
+				w.conn.Cut()
 			}
 		}
 		clock.Wait(vacant, time.Until(last))

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
@@ -112,7 +113,7 @@ func (w *waiter) beginExclusive(longest time.Duration) error {
 		if w.kicked.Load() && h.state() == status.StateActivating {
 			return errors.New("exclusive: the connection that it was to run for was kicked")
 		}
-		if w.conn.parkOnChannel(time.Time{}, ctx.Done()) == parkGone {
+		if w.conn.ParkOnChannel(time.Time{}, ctx.Done()) == client.Gone {
 			return fmt.Errorf("exclusive: the other holders have not finished: %w", ctx.Err())
 		}
 	}
@@ -124,7 +125,7 @@ func (w *waiter) beginExclusive(longest time.Duration) error {
 func (w *waiter) endExclusive() {
 	woken, ok := w.lock.queue.EndExclusive(&w.place, time.Now())
 	for ; !ok; woken, ok = w.lock.queue.EndExclusive(&w.place, time.Now()) {
-		w.conn.parkOnChannel(time.Time{}, nil)
+		w.conn.ParkOnChannel(time.Time{}, nil)
 	}
 	grant(woken...)
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 )
 
 // poolStage is a hookStage with workers behind the lock, and processes behind them if the
@@ -239,7 +241,7 @@ func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) e
 		}
 	}
 	s.leave(c)
-	_ = cx.Conn.(*clientConn).CloseWrite()
+	_ = cx.Conn.(*client.Conn).CloseWrite()
 	return c.fails
 }
 

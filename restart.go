@@ -66,12 +66,12 @@ func (l *lull) look(lock *lock, slot int) {
 		return
 	}
 	h := p.Owner.(*waiter)
-	if h.state() != status.StateConnected || h.kicked.Load() || !h.conn.inputOver() {
+	if h.state() != status.StateConnected || h.kicked.Load() || !h.conn.InputOver() {
 		l.holder = nil
 		return
 	}
 	now := time.Now()
-	if moved := h.conn.moved(); h != l.holder || moved != l.moved {
+	if moved := h.conn.Moved(); h != l.holder || moved != l.moved {
 		l.holder, l.moved, l.since = h, moved, now
 		return
 	}

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -105,39 +103,6 @@ func TestOutputCannotPaint(t *testing.T) {
 			}); i >= 0 || !utf8.ValidString(text) {
 				t.Errorf("found %q, expected nothing but text", text)
 			}
-		})
-	}
-}
-
-// A client that goes on sending when its slot has been handed on is listened to for 30
-// seconds, one that is silent for 5. Nothing of what it sends is kept.
-func TestDrainIsBounded(t *testing.T) {
-	for _, test := range []struct {
-		name  string
-		pause time.Duration // between two bytes
-		want  time.Duration
-	}{
-		{"drip", time.Second, 30 * time.Second},
-		{"silent", time.Hour, 5 * time.Second},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				client, server := net.Pipe()
-				defer client.Close()
-				c := &clientConn{socket: server}
-				c.signs.serviceDone.Store(true)
-				go func() {
-					defer server.Close()
-					start := time.Now()
-					c.discard()
-					if took := time.Since(start); took != test.want {
-						t.Errorf("found %s, expected %s", took, test.want)
-					}
-				}()
-				for err := error(nil); err == nil; _, err = client.Write([]byte("x")) {
-					time.Sleep(test.pause)
-				}
-			})
 		})
 	}
 }

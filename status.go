@@ -78,13 +78,13 @@ func (l *lock) connectionStatus(p queue.Waiter, now time.Time) status.Connection
 	w := p.Owner.(*waiter)
 	s := status.Connection{
 		ID:       p.ID,
-		Client:   w.conn.address,
+		Client:   w.conn.Address,
 		State:    status.StateWaiting,
 		Since:    clock.Wall(p.Joined, now),
 		Priority: p.Priority,
 		Slot:     p.Slot,
-		BytesIn:  w.conn.traffic.in.Load(),
-		BytesOut: w.conn.traffic.out.Load(),
+		BytesIn:  w.conn.Traffic.In.Load(),
+		BytesOut: w.conn.Traffic.Out.Load(),
 	}
 	waited := now.Sub(p.Joined) - p.Apart
 	if p.State != queue.Waiting {

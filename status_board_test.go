@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -105,7 +106,7 @@ func TestStatusHistoryForgets(t *testing.T) {
 		for i, want := range []int{3, 2} {
 			other, leave := otherLock("other")
 			for range 2 {
-				other.queue.Join(&queue.Waiter{Owner: &waiter{conn: &clientConn{address: "x"}}}, time.Now())
+				other.queue.Join(&queue.Waiter{Owner: &waiter{conn: &client.Conn{Address: "x"}}}, time.Now())
 			}
 			time.Sleep(time.Duration(want) * time.Second)
 			if got := past("other"); len(got) != want || *got[0] != 1 {
@@ -161,7 +162,7 @@ func TestStatusNews(t *testing.T) {
 				t.Errorf("%s: found %v, expected %v", what, told, want)
 			}
 		}
-		bytes := &s.holder(t).conn.traffic.in
+		bytes := &s.holder(t).conn.Traffic.In
 		wait("nothing happens")
 		wait("nothing happens")
 		wait("nothing happens")
@@ -237,7 +238,7 @@ func TestStatusNewsBounded(t *testing.T) {
 // gather makes so many come to a lock, as the queue sees it.
 func gather(l *lock, n int) {
 	for i := range n {
-		w := &waiter{lock: l, conn: &clientConn{address: fmt.Sprintf("192.0.2.1:%d", i)}}
+		w := &waiter{lock: l, conn: &client.Conn{Address: fmt.Sprintf("192.0.2.1:%d", i)}}
 		w.place.Owner = w
 		_, _ = l.queue.Join(&w.place, time.Now())
 	}

@@ -27,7 +27,7 @@ type trip struct {
 func (w *waiter) log(level zapcore.Level, msg string) {
 	w.lock.logger().Log(level, msg,
 		zap.String("lock", w.lock.name()),
-		zap.String("client", w.conn.address),
+		zap.String("client", w.conn.Address),
 		zap.Int("slot", w.trip.slot),
 		zap.Uint64("connection", w.trip.id))
 }
@@ -57,16 +57,16 @@ func (w *waiter) tellDiscarded() {
 		e.Bytes = n
 		w.lock.happened(e)
 	}
-	count(record.FromClient, w.conn.traffic.discardedIn.Load())
-	count(record.ToClient, w.conn.traffic.discardedOut.Load())
-	if n := w.conn.traffic.discardedIn.Load(); n > 0 && w.lock.discards.Allow() {
+	count(record.FromClient, w.conn.Traffic.DiscardedIn.Load())
+	count(record.ToClient, w.conn.Traffic.DiscardedOut.Load())
+	if n := w.conn.Traffic.DiscardedIn.Load(); n > 0 && w.lock.discards.Allow() {
 		w.lock.logger().Warn("bytes of the client were thrown away: it sent them when its slot had been handed on; if the service needs them, raise linger",
 			zap.String("lock", w.lock.name()),
-			zap.String("client", w.conn.address),
+			zap.String("client", w.conn.Address),
 			zap.Int("slot", w.trip.slot),
 			zap.Uint64("connection", w.trip.id),
 			zap.Int64("bytes", n),
-			zap.Duration("linger", w.conn.linger))
+			zap.Duration("linger", w.conn.Linger))
 	}
 }
 
@@ -83,16 +83,16 @@ func (w *waiter) logEnd() {
 	}
 	logger.Info("connection ended",
 		zap.String("lock", w.lock.name()),
-		zap.String("client", w.conn.address),
+		zap.String("client", w.conn.Address),
 		zap.Uint64("connection", w.trip.id),
 		zap.String("outcome", w.trip.outcome),
 		zap.Int("position", w.trip.position),
 		zap.Duration("waited", w.trip.waited),
 		zap.Duration("hooks", w.trip.hooked),
 		zap.Duration("held", w.trip.held),
-		zap.Int64("bytes_in", w.conn.traffic.in.Load()),
-		zap.Int64("bytes_out", w.conn.traffic.out.Load()),
-		zap.Int64("bytes_discarded", w.conn.traffic.discardedIn.Load()+w.conn.traffic.discardedOut.Load()),
+		zap.Int64("bytes_in", w.conn.Traffic.In.Load()),
+		zap.Int64("bytes_out", w.conn.Traffic.Out.Load()),
+		zap.Int64("bytes_discarded", w.conn.Traffic.DiscardedIn.Load()+w.conn.Traffic.DiscardedOut.Load()),
 		zap.Int("slot", w.trip.slot),
 		zap.String("worker", w.trip.worker))
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mholt/caddy-l4/layer4"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
@@ -20,7 +21,7 @@ import (
 // granted on with a holder. It stays the same when the connection goes back in line.
 type waiter struct {
 	lock  *lock
-	conn  *clientConn
+	conn  *client.Conn
 	outer *waiter // the connection's way through the lock before this one, if any
 	place queue.Waiter
 
@@ -36,9 +37,9 @@ type waiter struct {
 
 // newWaiter makes the waiter of a connection that has come to l, which it keeps in use.
 func newWaiter(l *lock, cx *layer4.Connection) *waiter {
-	w := &waiter{lock: l, conn: newClientConn(cx)}
+	w := &waiter{lock: l, conn: client.New(cx)}
 	if w.outer, _ = cx.GetVar(connVar).(*waiter); w.outer != nil {
-		w.conn.outer = w.outer.conn
+		w.conn.Outer = w.outer.conn
 	}
 	w.place.Owner, w.place.Client = w, clientOf(cx.RemoteAddr())
 	w.users.Store(1)
@@ -77,8 +78,8 @@ func (w *waiter) checkNesting() error {
 // else why it does neither.
 func (w *waiter) join(priority int) (outcome string) {
 	s := &w.lock.inForce.Load().settings
-	w.waitTimeout, w.conn.input.drop = time.Duration(s.WaitTimeout), s.HalfClosed == halfClosedDrop
-	w.conn.lingerFor(s.linger())
+	w.waitTimeout, w.conn.Input.Drop = time.Duration(s.WaitTimeout), s.HalfClosed == halfClosedDrop
+	w.conn.LingerFor(s.linger())
 	if !w.countClient() {
 		return status.RefusedFull
 	}
@@ -119,8 +120,8 @@ func (w *waiter) wait() (h *holder, outcome string) {
 		case w.waitTimeout > 0 && until.IsZero():
 			until = p.Joined.Add(w.waitTimeout + p.Apart)
 		}
-		woken := w.conn.park(until)
-		if woken == parkWoken && !w.kicked.Load() || !w.lock.queue.Leave(&w.place) {
+		woken := w.conn.Park(until)
+		if woken == client.Called && !w.kicked.Load() || !w.lock.queue.Leave(&w.place) {
 			continue
 		}
 		w.trip.waited = time.Since(p.Joined) - p.Apart
@@ -128,7 +129,7 @@ func (w *waiter) wait() (h *holder, outcome string) {
 		switch {
 		case w.kicked.Load(): // when it had a slot, whose worker could not be reached
 			return nil, status.Kicked
-		case woken == parkTimeout:
+		case woken == client.TimedOut:
 			return nil, status.WaitTimeout
 		}
 		return nil, status.ClientGone
@@ -157,8 +158,8 @@ func (w *waiter) abort() {
 
 // granted and turnedAway implement owner: Handle's goroutine, which waits, looks at the queue.
 
-func (w *waiter) granted()    { w.conn.wake() }
-func (w *waiter) turnedAway() { w.conn.wake() }
+func (w *waiter) granted()    { w.conn.Wake() }
+func (w *waiter) turnedAway() { w.conn.Wake() }
 
 // throwOut cuts a connection that has a slot.
 func (w *waiter) throwOut(slot int, reason string) {
@@ -166,9 +167,9 @@ func (w *waiter) throwOut(slot int, reason string) {
 	if h := w.holder.Load(); h != nil {
 		h.kick()
 	} else {
-		w.conn.cut() // activate, which comes next, ends it
+		w.conn.Cut() // activate, which comes next, ends it
 	}
-	w.lock.happened(status.Event{Event: status.EventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.address, Reason: reason})
+	w.lock.happened(status.Event{Event: status.EventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.Address, Reason: reason})
 }
 
 // state is what the connection does with its slot.
@@ -200,7 +201,7 @@ func (w *waiter) refuse(outcome string, answer func() error) error {
 	if outcome == status.ClientGone || outcome == status.Kicked && granted { // a connection that is kicked from its slot has been cut
 		return nil
 	}
-	w.conn.markUsed()
+	w.conn.MarkUsed()
 	w.trip.refused = outcome
 	w.lock.happened(w.event(status.EventRefused, outcome))
 	w.lock.refused(w)
@@ -208,7 +209,7 @@ func (w *waiter) refuse(outcome string, answer func() error) error {
 		return nil
 	}
 	quiet := w.trip.quiet
-	w.conn.linger = 0 // it keeps no slot, but a seat that others may need
+	w.conn.Linger = 0 // it keeps no slot, but a seat that others may need
 	kept, err := w.takeSeat(answer)
 	if !kept || quiet {
 		return nil // it was cut for another connection's sake, or the error would be a line in the log
@@ -219,7 +220,7 @@ func (w *waiter) refuse(outcome string, answer func() error) error {
 // takeSeat has the refuse handlers answer, if there is a seat for that, and reports whether
 // the connection had it to the end.
 func (w *waiter) takeSeat(answer func() error) (kept bool, err error) {
-	seat := fds.Process.Refusals.Enter(w.conn.cut)
+	seat := fds.Process.Refusals.Enter(w.conn.Cut)
 	if seat == nil {
 		return false, nil
 	}
@@ -232,9 +233,9 @@ func (w *waiter) takeSeat(answer func() error) (kept bool, err error) {
 	}
 	// The end of the answer has a share of its own, or the next one would have to wait for
 	// clients that are slow to take it.
-	if seat := fds.Process.Drains.Enter(w.conn.cut); seat != nil {
+	if seat := fds.Process.Drains.Enter(w.conn.Cut); seat != nil {
 		defer fds.Process.Drains.Leave(seat)
-		w.conn.discard()
+		w.conn.Discard()
 	}
 	return true, err
 }
@@ -267,7 +268,7 @@ func (w *waiter) moment(on string) Moment {
 		Slot:       w.trip.slot,
 		Worker:     w.trip.worker,
 		Connection: w.trip.id,
-		Client:     w.conn.address,
+		Client:     w.conn.Address,
 		Waited:     w.trip.waited,
 		Reason:     w.trip.refused,
 	}
@@ -287,7 +288,7 @@ func (w *waiter) event(name, reason string) status.Event {
 		Slot:          w.trip.slot,
 		Worker:        w.trip.worker,
 		Connection:    w.trip.id,
-		Client:        w.conn.address,
+		Client:        w.conn.Address,
 		Reason:        reason,
 		WaitedSeconds: w.trip.waited.Seconds(),
 		HeldSeconds:   w.trip.held.Seconds(),
@@ -299,7 +300,7 @@ func (w *waiter) leave() {
 	if w.counted {
 		fds.Process.Leave()
 	}
-	w.conn.signs.retired.Store(true)
+	w.conn.Signs.Retired.Store(true)
 	w.exit()
 	w.lock.handling.Add(-1)
 }

@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package tcplock
+package client
 
 import (
 	"math"

@@ -1,4 +1,4 @@
-package tcplock
+package client
 
 import (
 	"errors"
@@ -17,13 +17,13 @@ const (
 	peerReset            // the connection is broken
 )
 
-// parked says what ended a park.
-type parked uint8
+// Woken says what ended a park.
+type Woken uint8
 
 const (
-	parkWoken parked = iota
-	parkTimeout
-	parkGone // the client has gone
+	Called Woken = iota
+	TimedOut
+	Gone // the client has gone
 )
 
 // wakeUp is one wake-up call for a connection's goroutine. A call before the park is
@@ -35,11 +35,11 @@ type wakeUp struct {
 	channel  chan struct{} // parked on a channel, if not nil
 }
 
-// wake ends the connection's park, or its next one. A deadline may only be set while
+// Wake ends the connection's park, or its next one. A deadline may only be set while
 // its goroutine is parked on the socket: one moment later the proxy reads from it. So
 // the mutex decides between a late wake-up and a park that ended by itself, and the
 // loser only leaves its mark.
-func (c *clientConn) wake() {
+func (c *Conn) Wake() {
 	c.wakeUp.mu.Lock()
 	defer c.wakeUp.mu.Unlock()
 	c.wakeUp.called = true
@@ -52,19 +52,19 @@ func (c *clientConn) wake() {
 	}
 }
 
-// park waits for a wake-up, for the time (zero: none), or for the client to go. The
+// Park waits for a wake-up, for the time (zero: none), or for the client to go. The
 // goroutine parks on the client's socket, in the runtime's poller, so that a waiter
 // costs no second goroutine and no timer of its own. Where the socket is out of reach
 // it parks on a channel, and does not see the client go.
-func (c *clientConn) park(until time.Time) parked {
+func (c *Conn) Park(until time.Time) Woken {
 	if c.raw == nil {
-		return c.parkOnChannel(until, nil)
+		return c.ParkOnChannel(until, nil)
 	}
 	c.wakeUp.mu.Lock()
 	if c.wakeUp.called {
 		c.wakeUp.called = false
 		c.wakeUp.mu.Unlock()
-		return parkWoken
+		return Called
 	}
 	c.wakeUp.onSocket = true
 	_ = c.socket.SetReadDeadline(until)
@@ -74,7 +74,7 @@ func (c *clientConn) park(until time.Time) parked {
 	err := c.raw.Read(func(fd uintptr) bool {
 		seen = look(fd)
 		// Ignore a FIN that does not end the connection: that has been decided.
-		return seen == peerReset || seen != peerOpen && !c.input.fin
+		return seen == peerReset || seen != peerOpen && !c.Input.fin
 	})
 
 	c.wakeUp.mu.Lock()
@@ -84,22 +84,22 @@ func (c *clientConn) park(until time.Time) parked {
 	c.wakeUp.mu.Unlock()
 	switch {
 	case woken:
-		return parkWoken
+		return Called
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return parkTimeout
+		return TimedOut
 	case err != nil || c.classify(seen):
-		return parkGone
+		return Gone
 	}
-	return parkWoken // a FIN that is kept: look at the queue, and park again
+	return Called // a FIN that is kept: look at the queue, and park again
 }
 
-// parkOnChannel waits for a wake-up, for the time (zero: none), or for done.
-func (c *clientConn) parkOnChannel(until time.Time, done <-chan struct{}) parked {
+// ParkOnChannel waits for a wake-up, for the time (zero: none), or for done.
+func (c *Conn) ParkOnChannel(until time.Time, done <-chan struct{}) Woken {
 	c.wakeUp.mu.Lock()
 	if c.wakeUp.called {
 		c.wakeUp.called = false
 		c.wakeUp.mu.Unlock()
-		return parkWoken
+		return Called
 	}
 	channel := make(chan struct{})
 	c.wakeUp.channel = channel
@@ -111,19 +111,19 @@ func (c *clientConn) parkOnChannel(until time.Time, done <-chan struct{}) parked
 		defer timer.Stop()
 		timeout = timer.C
 	}
-	result := parkWoken
+	result := Called
 	select {
 	case <-channel:
 	case <-timeout:
-		result = parkTimeout
+		result = TimedOut
 	case <-done:
-		result = parkGone
+		result = Gone
 	}
 
 	c.wakeUp.mu.Lock()
 	defer c.wakeUp.mu.Unlock()
 	if c.wakeUp.called {
-		result = parkWoken
+		result = Called
 	}
 	c.wakeUp.called, c.wakeUp.channel = false, nil
 	return result

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package tcplock
+package client
 
 import (
 	"math"

@@ -1,4 +1,4 @@
-package tcplock
+package client
 
 import (
 	"io"
@@ -28,13 +28,13 @@ func TestBytesMoveDuringWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	c := newClientConn(layer4.WrapConnection(server, nil, zap.NewNop()))
+	c := New(layer4.WrapConnection(server, nil, zap.NewNop()))
 	go func() { _, _ = c.Write(make([]byte, 64<<20)) }()
 	moves := func(least int64) {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); c.moved() < least; time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); c.Moved() < least; time.Sleep(5 * time.Millisecond) {
 			if time.Now().After(end) {
-				t.Fatalf("found %d bytes moved, expected at least %d", c.moved(), least)
+				t.Fatalf("found %d bytes moved, expected at least %d", c.Moved(), least)
 			}
 		}
 	}
@@ -44,7 +44,7 @@ func TestBytesMoveDuringWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	moves(takes)
-	if n := c.traffic.out.Load(); n != 0 {
+	if n := c.Traffic.Out.Load(); n != 0 {
 		t.Errorf("found the write over after %d bytes, expected it to last", n)
 	}
 }

@@ -1,4 +1,4 @@
-package tcplock
+package client
 
 import (
 	"crypto/tls"
@@ -14,31 +14,31 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 )
 
-// clientConn is a client's connection, and what the handlers after tcplock get to see of it.
+// Conn is a client's connection, and what the handlers after tcplock get to see of it.
 // It knows no lock. Handle's goroutine owns it; the next handler uses it as a net.Conn, from
 // goroutines of its own.
-type clientConn struct {
+type Conn struct {
 	net.Conn // as the handler before tcplock left it
 
-	address string      // of the client, as the handlers before tcplock see it
-	outer   *clientConn // the same connection in the lock before this one, if any
+	Address string // of the client, as the handlers before tcplock see it
+	Outer   *Conn  // the same connection in the lock before this one, if any
 
 	socket  net.Conn        // the innermost connection in reach: deadlines are set here
 	raw     syscall.RawConn // the client's socket, nil if it is out of reach
 	layered bool            // something that may have read ahead stands above the socket
-	input   input
+	Input   input
 	wakeUp  wakeUp
 
-	linger    time.Duration // how long a silent client is read from after the service has closed
-	signs     signs
-	traffic   traffic
-	firstSign atomic.Pointer[firstSign] // waits for the first sign of the service; nil: none does
+	Linger    time.Duration // how long a silent client is read from after the service has closed
+	Signs     signs
+	Traffic   traffic
+	firstSign atomic.Pointer[Observer]  // waits for the first sign of the service; nil: none does
 	goneAt    atomic.Pointer[time.Time] // when the client had gone, or was cut; nil: neither is known
 }
 
 // input is what Handle's goroutine knows of the client's sending side.
 type input struct {
-	drop  bool   // half_closed drop
+	Drop  bool   // half_closed drop
 	fin   bool   // the client's FIN has been seen
 	sent  bool   // the client has sent data that is not in its socket any more
 	early []byte // some of it, to be read first
@@ -50,27 +50,27 @@ type signs struct {
 	used        atomic.Bool // a handler has used the connection, not only looked at it
 	serviceDone atomic.Bool // the service has closed its side
 	inputEnded  atomic.Bool // the client has closed its side, or failed
-	retired     atomic.Bool // Handle has returned
+	Retired     atomic.Bool // Handle has returned
 }
 
 // traffic counts bytes.
 type traffic struct {
-	in, out atomic.Int64 // from and to the client
+	In, Out atomic.Int64 // from and to the client
 	unused  atomic.Int64 // of those from the client: read before the connection was used
 
 	// Bytes of a connection that was at the service which were thrown away: from the client,
 	// when its slot had been handed on, and to the client, when it had gone.
-	discardedIn, discardedOut atomic.Int64
+	DiscardedIn, DiscardedOut atomic.Int64
 }
 
-// firstSign is told once that a connection has reached the service.
-type firstSign interface{ reached() }
+// Observer is told once that a connection has reached the service.
+type Observer interface{ Reached() }
 
-func newClientConn(cx *layer4.Connection) *clientConn {
+func New(cx *layer4.Connection) *Conn {
 	matched := len(cx.MatchingBytes())
-	c := &clientConn{Conn: cx.Conn, address: clientAddress(cx.RemoteAddr())}
-	c.input.sent = matched > 0
-	c.traffic.in.Store(int64(matched))
+	c := &Conn{Conn: cx.Conn, Address: clientAddress(cx.RemoteAddr())}
+	c.Input.sent = matched > 0
+	c.Traffic.In.Store(int64(matched))
 	for c.socket = cx.Conn; ; {
 		switch below := c.socket.(type) {
 		case *layer4.Connection:
@@ -80,8 +80,8 @@ func newClientConn(cx *layer4.Connection) *clientConn {
 			c.layered = true
 			c.socket = below.NetConn()
 			continue
-		case *clientConn:
-			c.input.sent = c.input.sent || len(below.input.early) > 0
+		case *Conn:
+			c.Input.sent = c.Input.sent || len(below.Input.early) > 0
 			c.socket = below.Conn
 			continue
 		case interface{ Raw() net.Conn }: // go-proxyproto
@@ -110,9 +110,9 @@ func clientAddress(addr net.Addr) string {
 	return s
 }
 
-// gone reports whether the client has gone, without waiting and without reading what
+// IsGone reports whether the client has gone, without waiting and without reading what
 // the client has sent. Where that cannot be told it is false.
-func (c *clientConn) gone() bool {
+func (c *Conn) IsGone() bool {
 	if c.raw == nil {
 		return false
 	}
@@ -124,16 +124,16 @@ func (c *clientConn) gone() bool {
 }
 
 // classify decides what it means that the client's socket looks like this.
-func (c *clientConn) classify(seen peer) (gone bool) {
+func (c *Conn) classify(seen peer) (gone bool) {
 	switch seen {
 	case peerOpen:
 		return false
 	case peerReset:
 		return true
 	}
-	c.input.fin = true
+	c.Input.fin = true
 	switch {
-	case c.input.sent:
+	case c.Input.sent:
 	case c.layered:
 		// The layer above may have read ahead, and a FIN with a TLS alert
 		// before it is a close with nothing sent. Only a read can tell. It
@@ -144,20 +144,20 @@ func (c *clientConn) classify(seen peer) (gone bool) {
 		if n == 0 {
 			return true
 		}
-		c.input.early, c.input.sent = buf, true
+		c.Input.early, c.Input.sent = buf, true
 	case seen == peerClosedEmpty:
 		return true
 	}
-	if !c.input.drop {
+	if !c.Input.Drop {
 		c.keep()
 	}
-	return c.input.drop
+	return c.Input.Drop
 }
 
 // keep stops the system from asking a client that has closed its side whether it is still
 // there. The client's own system may not know any more, on Linux after a minute, and would
 // answer with a reset, as if the client had given up what it has sent.
-func (c *clientConn) keep() {
+func (c *Conn) keep() {
 	if socket, ok := c.socket.(interface{ SetKeepAlive(bool) error }); ok {
 		_ = socket.SetKeepAlive(false)
 	}
@@ -166,30 +166,30 @@ func (c *clientConn) keep() {
 // Read reads what the client sends. When the service has closed its side and the
 // client has then been silent for linger, that is the end of the input: the proxy
 // closes its socket to the service, and the slot comes free.
-func (c *clientConn) Read(b []byte) (int, error) {
-	if c.signs.retired.Load() {
+func (c *Conn) Read(b []byte) (int, error) {
+	if c.Signs.Retired.Load() {
 		return 0, net.ErrClosed
 	}
-	if len(c.input.early) > 0 {
-		n := copy(b, c.input.early)
-		c.input.early = c.input.early[n:]
+	if len(c.Input.early) > 0 {
+		n := copy(b, c.Input.early)
+		c.Input.early = c.Input.early[n:]
 		c.take(n)
 		return n, nil
 	}
 	for {
-		if c.signs.serviceDone.Load() {
+		if c.Signs.serviceDone.Load() {
 			// Only a client that is listened to can be silent. Between two reads
 			// it is held up by a service that is slow to take what it sends.
-			_ = c.socket.SetReadDeadline(time.Now().Add(c.linger))
+			_ = c.socket.SetReadDeadline(time.Now().Add(c.Linger))
 		}
 		n, err := c.Conn.Read(b)
 		if err == nil {
 			c.take(n)
 			return n, nil
 		}
-		c.signs.used.Store(true)
-		if !c.signs.serviceDone.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
-			c.signs.inputEnded.Store(true)
+		c.Signs.used.Store(true)
+		if !c.Signs.serviceDone.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+			c.Signs.inputEnded.Store(true)
 			return n, err
 		}
 		if !c.heard() {
@@ -198,45 +198,45 @@ func (c *clientConn) Read(b []byte) (int, error) {
 	}
 }
 
-// lingerFor sets how long a silent client is waited for. Of the locks on the connection's
+// LingerFor sets how long a silent client is waited for. Of the locks on the connection's
 // way the shortest time holds, for all of them: each of them reads through the one before.
-func (c *clientConn) lingerFor(d time.Duration) {
-	if c.outer != nil {
-		d = min(d, c.outer.linger)
-		c.outer.lingerFor(d)
+func (c *Conn) LingerFor(d time.Duration) {
+	if c.Outer != nil {
+		d = min(d, c.Outer.Linger)
+		c.Outer.LingerFor(d)
 	}
-	c.linger = d
+	c.Linger = d
 }
 
-func (c *clientConn) take(n int) {
-	c.traffic.in.Add(int64(n))
-	if !c.signs.used.Load() {
-		c.traffic.unused.Add(int64(n))
+func (c *Conn) take(n int) {
+	c.Traffic.In.Add(int64(n))
+	if !c.Signs.used.Load() {
+		c.Traffic.unused.Add(int64(n))
 	}
 }
 
 // heard reports whether the client has sent something within linger that is not to be
 // read yet: a part of a TLS record.
-func (c *clientConn) heard() (heard bool) {
+func (c *Conn) heard() (heard bool) {
 	if !c.layered || c.raw == nil {
 		return false
 	}
-	_ = c.raw.Control(func(fd uintptr) { heard = silence(fd) < c.linger })
+	_ = c.raw.Control(func(fd uintptr) { heard = silence(fd) < c.Linger })
 	return heard
 }
 
 // Write sends to the client.
-func (c *clientConn) Write(b []byte) (int, error) {
-	if c.signs.retired.Load() {
+func (c *Conn) Write(b []byte) (int, error) {
+	if c.Signs.Retired.Load() {
 		return 0, net.ErrClosed
 	}
-	if !c.signs.used.Load() || c.firstSign.Load() != nil {
+	if !c.Signs.used.Load() || c.firstSign.Load() != nil {
 		c.use()
 	}
 	n, err := c.Conn.Write(b)
-	c.traffic.out.Add(int64(n))
+	c.Traffic.Out.Add(int64(n))
 	if err != nil && c.hearOut() {
-		c.traffic.discardedOut.Add(int64(len(b) - n))
+		c.Traffic.DiscardedOut.Add(int64(len(b) - n))
 		return len(b), nil
 	}
 	return n, err
@@ -244,17 +244,17 @@ func (c *clientConn) Write(b []byte) (int, error) {
 
 // CloseWrite tells the client that no more will come. The proxy calls it when the
 // service has closed its side, which is how the lock learns of that.
-func (c *clientConn) CloseWrite() error {
+func (c *Conn) CloseWrite() error {
 	c.use()
 	err := closeWrite(c.Conn)
-	c.signs.serviceDone.Store(true)
-	_ = c.socket.SetReadDeadline(time.Now().Add(c.linger))
+	c.Signs.serviceDone.Store(true)
+	_ = c.socket.SetReadDeadline(time.Now().Add(c.Linger))
 	return err
 }
 
 // SetWriteDeadline is also how a tls.Conn above says that it has sent its last word: its
 // CloseWrite ends with a write deadline that has passed, and closes nothing below.
-func (c *clientConn) SetWriteDeadline(t time.Time) error {
+func (c *Conn) SetWriteDeadline(t time.Time) error {
 	if !t.IsZero() && !t.After(time.Now()) {
 		_ = c.CloseWrite()
 	}
@@ -262,39 +262,39 @@ func (c *clientConn) SetWriteDeadline(t time.Time) error {
 }
 
 // Close closes the client's connection.
-func (c *clientConn) Close() error {
+func (c *Conn) Close() error {
 	c.use()
 	return c.Conn.Close()
 }
 
-// serve says that the connection goes to the next handler now. o is told at the first sign
+// Serve says that the connection goes to the next handler now. o is told at the first sign
 // that the service has been reached.
-func (c *clientConn) serve(o *firstSign) {
-	c.signs.served.Store(true)
+func (c *Conn) Serve(o *Observer) {
+	c.Signs.served.Store(true)
 	c.firstSign.Store(o)
 }
 
-// unserve takes that back: the worker could not be reached, and the connection waits again.
-func (c *clientConn) unserve() {
-	c.signs.served.Store(false)
+// Unserve takes that back: the worker could not be reached, and the connection waits again.
+func (c *Conn) Unserve() {
+	c.Signs.served.Store(false)
 	c.firstSign.Store(nil)
 }
 
 // use notes that a handler writes to the client or closes it. The proxy does neither
 // before it is connected to the service, so the first such call of the next handler is
 // the earliest sign that the connection has reached the service.
-func (c *clientConn) use() {
-	c.signs.used.Store(true)
+func (c *Conn) use() {
+	c.Signs.used.Store(true)
 	if o := c.firstSign.Swap(nil); o != nil {
-		(*o).reached()
+		(*o).Reached()
 	}
 }
 
-// markUsed marks the connection as used in all the locks before this one: the lock itself
+// MarkUsed marks the connection as used in all the locks before this one: the lock itself
 // ends it, so the handlers behind those locks are not to blame that no handler used it.
-func (c *clientConn) markUsed() {
-	for outer := c.outer; outer != nil; outer = outer.outer {
-		outer.signs.used.Store(true)
+func (c *Conn) MarkUsed() {
+	for outer := c.Outer; outer != nil; outer = outer.Outer {
+		outer.Signs.used.Store(true)
 	}
 }
 
@@ -315,8 +315,8 @@ func closeWrite(conn net.Conn) error {
 	}
 }
 
-// cut ends the connection now, whatever the handlers after tcplock are doing with it.
-func (c *clientConn) cut() {
+// Cut ends the connection now, whatever the handlers after tcplock are doing with it.
+func (c *Conn) Cut() {
 	c.noteGone()
 	_ = c.socket.Close()
 }
@@ -327,11 +327,11 @@ const (
 	discardTotal   = 30 * time.Second
 )
 
-// discard reads what the client still sends and throws it away, so that closing the
+// Discard reads what the client still sends and throws it away, so that closing the
 // connection does not reset it: a reset can destroy the end of the reply while it is
 // still on its way. It is called when the slot has been given back.
-func (c *clientConn) discard() {
-	if !c.signs.serviceDone.Load() || c.signs.inputEnded.Load() {
+func (c *Conn) Discard() {
+	if !c.Signs.serviceDone.Load() || c.Signs.inputEnded.Load() {
 		return
 	}
 	last := time.Now().Add(discardTotal)
@@ -347,8 +347,8 @@ func (c *clientConn) discard() {
 		}
 		_ = c.socket.SetReadDeadline(until)
 		n, err := from.Read(buf)
-		if !farewell && c.signs.served.Load() { // a refused client speaks to no service
-			c.traffic.discardedIn.Add(int64(n))
+		if !farewell && c.Signs.served.Load() { // a refused client speaks to no service
+			c.Traffic.DiscardedIn.Add(int64(n))
 		}
 		switch {
 		case err == nil:
@@ -360,46 +360,46 @@ func (c *clientConn) discard() {
 	}
 }
 
-// letGoGrace is how long the service may take to let go of a connection whose client has
+// LetGoGrace is how long the service may take to let go of a connection whose client has
 // been cut, before its slot is handed on all the same.
-const letGoGrace = 250 * time.Millisecond
+const LetGoGrace = 250 * time.Millisecond
 
 // hearOutGrace is how long a service may go on answering a client that has gone, or was
-// cut. It is less than letGoGrace: one that talks on then loses its connection, and has a
+// cut. It is less than LetGoGrace: one that talks on then loses its connection, and has a
 // moment left to notice.
-const hearOutGrace = letGoGrace * 4 / 5
+const hearOutGrace = LetGoGrace * 4 / 5
 
 // hearOut reports whether the service is to be heard although its client cannot be. If the
 // proxy were told at once, it would close its socket and return while the service is in the
 // middle of its answer, and the slot's next connection would be one too many for it. Who
 // closes in time is seen to close.
-func (c *clientConn) hearOut() bool {
-	return c.signs.served.Load() && !c.signs.serviceDone.Load() && c.noteGone() < hearOutGrace
+func (c *Conn) hearOut() bool {
+	return c.Signs.served.Load() && !c.Signs.serviceDone.Load() && c.noteGone() < hearOutGrace
 }
 
 // noteGone notes that the client has gone, and returns how long ago that was noted first.
-func (c *clientConn) noteGone() time.Duration {
+func (c *Conn) noteGone() time.Duration {
 	now := time.Now()
 	c.goneAt.CompareAndSwap(nil, &now)
 	return now.Sub(*c.goneAt.Load())
 }
 
-// inputOver reports whether the client has closed its side, or has gone, as far as can be
+// InputOver reports whether the client has closed its side, or has gone, as far as can be
 // seen. It changes nothing, so it may be asked while handlers use the connection.
-func (c *clientConn) inputOver() bool {
-	if c.signs.inputEnded.Load() || c.raw == nil {
-		return c.signs.inputEnded.Load()
+func (c *Conn) InputOver() bool {
+	if c.Signs.inputEnded.Load() || c.raw == nil {
+		return c.Signs.inputEnded.Load()
 	}
 	var seen peer
 	err := c.raw.Control(func(fd uintptr) { seen = look(fd) })
 	return err != nil || seen != peerOpen
 }
 
-// moved counts the bytes that have moved from and to the client. A handler may be held up
+// Moved counts the bytes that have moved from and to the client. A handler may be held up
 // for long while it writes to a client that takes little at a time: the system knows more
 // of that than the handler does.
-func (c *clientConn) moved() int64 {
-	n := c.traffic.in.Load() + c.traffic.out.Load()
+func (c *Conn) Moved() int64 {
+	n := c.Traffic.In.Load() + c.Traffic.Out.Load()
 	if c.raw != nil {
 		_ = c.raw.Control(func(fd uintptr) { n += taken(fd) })
 	}

@@ -1,4 +1,4 @@
-package tcplock
+package client
 
 import (
 	"math"

@@ -1,0 +1,41 @@
+package client
+
+import (
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A client that goes on sending when its slot has been handed on is listened to for 30
+// seconds, one that is silent for 5. Nothing of what it sends is kept.
+func TestDrainIsBounded(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		pause time.Duration // between two bytes
+		want  time.Duration
+	}{
+		{"drip", time.Second, 30 * time.Second},
+		{"silent", time.Hour, 5 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, server := net.Pipe()
+				defer client.Close()
+				c := &Conn{socket: server}
+				c.Signs.serviceDone.Store(true)
+				go func() {
+					defer server.Close()
+					start := time.Now()
+					c.Discard()
+					if took := time.Since(start); took != test.want {
+						t.Errorf("found %s, expected %s", took, test.want)
+					}
+				}()
+				for err := error(nil); err == nil; _, err = client.Write([]byte("x")) {
+					time.Sleep(test.pause)
+				}
+			})
+		})
+	}
+}
