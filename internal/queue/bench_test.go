@@ -123,9 +123,8 @@ func BenchmarkExpelMiddle(b *testing.B) {
 	}
 }
 
-// fullLine returns a queue whose slots the first of places hold, and n waiters, which are
-// the rest of places, in this order. Each is of a client of its own, and they take turns
-// with the priorities.
+// fullLine returns a queue with b.Limit holders and n waiters: the first and the others of the
+// returned slice, in this order. Each has a client of its own, and the priorities take turns.
 func fullLine(n int, b Bounds, priorities int) (*Queue, []Waiter, time.Time) {
 	b.MaxWaiting = Unlimited
 	q, places, now := New(b), make([]Waiter, b.Limit+n), time.Now()

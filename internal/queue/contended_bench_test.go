@@ -15,11 +15,11 @@ import (
 // -col /impl. The queue wakes nobody itself, so its waiters wait on a channel each, as
 // the semaphore's do. A million goroutines need more than 3 GB.
 
-// contended is one slot and those who wait for it.
+// contended is one slot and the waiters for it.
 type contended interface {
 	// acquire is called by waiter i. It waits for the slot, or until it shall give up.
 	acquire(ctx context.Context, i int) error
-	// release is called by the benchmark, for whoever holds the slot.
+	// release is called by the benchmark, for the present holder.
 	release()
 }
 
@@ -35,7 +35,7 @@ type contendedQueue struct {
 	holder  *Waiter
 }
 
-// queueWaiter joins anew before its last place has been released.
+// queueWaiter joins anew before its last slot has been released.
 type queueWaiter struct {
 	places [2]Waiter
 	turn   int
@@ -80,8 +80,8 @@ func (q *contendedQueue) release() {
 type benchLine struct {
 	contended
 	giveUp   []giveUp // one for each waiter
-	acquired chan int // who has the slot now, and waits again already
-	left     chan int // who has given up, and waits again already
+	acquired chan int // has the slot now, and waits again already
+	left     chan int // has given up, and waits again already
 	coming   atomic.Int64
 	over     atomic.Bool
 	all      sync.WaitGroup
@@ -118,7 +118,7 @@ func newBenchLine(b *testing.B, c contended, waiters int) *benchLine {
 		}
 	}
 	time.Sleep(100 * time.Millisecond) // for the last of them to be in line
-	l.release()                        // which waits for those who still want the mutex
+	l.release()                        // which waits for all that still want the mutex
 	<-l.acquired
 	return l
 }

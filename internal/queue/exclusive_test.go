@@ -2,7 +2,7 @@ package queue
 
 import "testing"
 
-// A holder that wants to be alone is, once the others have gone. Nobody is granted a
+// A holder gets exclusive access once the others have gone. No waiter is granted a
 // slot meanwhile; when it is done, all that can be are, at once and in order.
 func TestExclusive(t *testing.T) {
 	s := newScript(t, 3, Unlimited)
@@ -25,7 +25,7 @@ func TestExclusive(t *testing.T) {
 	s.exclusive("")
 	s.state("d1 b2 f3 e4", "")
 
-	// The only holder is alone at once, and may be so again.
+	// The only holder has access at once, and may have it again.
 	s = newScript(t, 1, Unlimited)
 	s.joins("a", "1")
 	s.joins("b", "waits")
@@ -37,8 +37,8 @@ func TestExclusive(t *testing.T) {
 	s.release("a", "b")
 }
 
-// Two that both want to be alone do not wait for each other for ever: the first who
-// asked is alone while the other stands still. The other's turn comes when the first
+// Two that both ask for exclusive access do not wait for each other for ever: the one that
+// asked first has it while the other stands still. The other's turn comes when the first
 // has gone, or wants it again.
 func TestExclusiveInTurns(t *testing.T) {
 	s := newScript(t, 3, Unlimited)
@@ -47,7 +47,7 @@ func TestExclusiveInTurns(t *testing.T) {
 	s.beginExclusive("a", "")
 	s.release("c", "b")
 	s.exclusive("b")
-	s.endExclusive("b", "a") // a is told to look: not alone yet, b goes on
+	s.endExclusive("b", "a") // a is woken to look: it has no access yet, since b goes on
 	s.exclusive("")
 	s.beginExclusive("b", "a") // b stands still again, behind a
 	s.exclusive("a")
@@ -59,8 +59,8 @@ func TestExclusiveInTurns(t *testing.T) {
 	s.endExclusive("b", "d")
 }
 
-// A place whose connection is still at the service goes before those that asked earlier:
-// none of these may be alone beside that connection.
+// A waiter whose connection is still at the service goes before those that asked earlier:
+// none of these may have access beside that connection.
 func TestExclusiveAtService(t *testing.T) {
 	s := newScript(t, 3, Unlimited)
 	s.joins("a b c", "1")
@@ -85,7 +85,7 @@ func TestExclusiveAtService(t *testing.T) {
 	s.beginAtService("b", "")
 	s.beginAtService("c", "b")
 	s.exclusive("b")
-	s.endExclusive("b", "a c") // they look, and are not alone
+	s.endExclusive("b", "a c") // they look, and have no access
 	s.release("b", "c")
 	s.exclusive("c")
 	s.endExclusive("c", "a")
@@ -112,7 +112,7 @@ func TestExclusiveGivenUp(t *testing.T) {
 	s.release("a", "e")
 }
 
-// Who gives up the wish while another is alone cannot go on beside it: it has to wait
+// A waiter that gives up its wish while another has access cannot go on beside it: it waits
 // until it is woken.
 func TestExclusiveGivenUpBesideAlone(t *testing.T) {
 	s := newScript(t, 2, Unlimited)
@@ -131,7 +131,7 @@ func TestExclusiveGivenUpBesideAlone(t *testing.T) {
 	s.release("a", "c")
 }
 
-// An idle lock can be seized, without a slot: whoever comes meanwhile waits. With anybody
+// An idle lock gives exclusive access at once, without a slot: what comes meanwhile waits. With anybody
 // there it cannot.
 func TestTryExclusive(t *testing.T) {
 	s := newScript(t, 2, Unlimited)
@@ -152,14 +152,14 @@ func TestTryExclusive(t *testing.T) {
 	s = newScript(t, 1, Unlimited)
 	s.pause()
 	s.joins("a", "waits")
-	s.tryExclusive("i", false) // somebody waits
+	s.tryExclusive("i", false) // there is a waiter
 	if got, want := s.q.Stats().Total.Joined, uint64(1); got != want {
 		t.Fatalf("found %d joined, expected %d: a seizure that failed does not count", got, want)
 	}
 }
 
-// Who has no slot can want to be alone, too: it goes before the line, and takes no slot
-// from anybody. It may give up at any time, since nothing of it goes on.
+// A waiter without a slot can ask for exclusive access, too: it goes before the line, and takes no
+// slot from any other. It may give up at any time, since nothing of it goes on.
 func TestExclusiveWithoutSlot(t *testing.T) {
 	s := newScript(t, 2, Unlimited)
 	s.joins("a b", "1")
@@ -183,7 +183,7 @@ func TestExclusiveWithoutSlot(t *testing.T) {
 	s.exclusive("c")
 	s.endExclusive("c", "")
 
-	// A pause does not keep it from being alone.
+	// A pause does not keep it from its access.
 	s.pause()
 	s.release("c", "")
 	s.beginExclusive("l", "l")
@@ -192,7 +192,7 @@ func TestExclusiveWithoutSlot(t *testing.T) {
 	s.resume("d")
 }
 
-// The places to wake are the caller's own: the list does not change when the queue goes
+// The waiters to wake are the caller's own: the list does not change when the queue goes
 // on before they have been woken.
 func TestExclusiveWokenList(t *testing.T) {
 	s := newScript(t, 3, Unlimited)

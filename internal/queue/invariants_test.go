@@ -17,11 +17,11 @@ func checkInvariants(t fatal, q *Queue) {
 	checkClients(t, q)
 	for _, p := range q.exclusives {
 		if p.State != Exclusive || p.Slot != 0 && q.slots[p.Slot].holder != p {
-			t.Fatalf("found %v among those who want to be alone, with state %d and slot %d", p.Owner, p.State, p.Slot)
+			t.Fatalf("found %v among the exclusive waiters, with state %d and slot %d", p.Owner, p.State, p.Slot)
 		}
 	}
 	if q.vacant != nil && q.held == 0 && len(q.exclusives) == 0 {
-		t.Fatalf("found nobody there, and the channel that tells so not closed")
+		t.Fatalf("found no holder, and the channel of Vacant not closed")
 	}
 	if p := q.line.first(q.bounds.PriorityAge); p != nil && q.admitting() {
 		t.Fatalf("found %v in line beside a slot that may be granted", p.Owner)
@@ -86,7 +86,7 @@ func checkLine(t fatal, q *Queue) {
 	}
 }
 
-// checkClients counts the slots and the places of each client.
+// checkClients counts the slots and the waiters of each client.
 func checkClients(t fatal, q *Queue) {
 	t.Helper()
 	places := q.waiters(q.waiting)
@@ -99,7 +99,7 @@ func checkClients(t fatal, q *Queue) {
 	for _, p := range places {
 		if p.Client == 0 || !q.countsClients() {
 			if p.from != nil {
-				t.Fatalf("found %v to be somebody's, expected nobody's", p.Owner)
+				t.Fatalf("found %v to have a client, expected none", p.Owner)
 			}
 			continue
 		}
@@ -115,7 +115,7 @@ func checkClients(t fatal, q *Queue) {
 		count[p.Client] = c
 	}
 	if len(q.clients) != len(count) {
-		t.Fatalf("found %d clients, expected the %d who hold or wait", len(q.clients), len(count))
+		t.Fatalf("found %d clients, expected the %d that hold or wait", len(q.clients), len(count))
 	}
 	for key, c := range q.clients {
 		if want := count[key]; c.held != want.held || c.waiting != want.waiting {

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Higher priorities go first, and within one it is the order of arrival. Who leaves or
-// comes changes nothing for the others, and nobody who holds a slot is disturbed.
+// Higher priorities go first, and within one it is the order of arrival. One that leaves or
+// comes changes nothing for the others, and no holder is disturbed.
 func TestPriority(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
 	s.joinsAs(-5, "h", "1")
@@ -68,7 +68,7 @@ func TestPriorityAge(t *testing.T) {
 	s.joins("i", "waits")
 	at(133)
 	s.joins("j", "waits")
-	at(1000) // what time it is now has no bearing on who goes first
+	at(1000) // the time has no bearing on the order
 	s.state("h1", "c a e d b f i g j")
 	s.release("h", "c")
 	s.release("c", "a")
@@ -107,7 +107,7 @@ func TestNobodyStarves(t *testing.T) {
 	}
 }
 
-// The priority age is in force for those who are in line already.
+// A new priority age holds for the waiters that are in line already, too.
 func TestPriorityAgeChanges(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
 	s.joins("h", "1")
@@ -137,10 +137,10 @@ func TestStandsAside(t *testing.T) {
 	s.joins("Ab Ac", "waits") // though two slots are free
 	s.joins("Ba", "2")
 	s.joins("Bb", "waits")
-	s.joins("x", "3") // nobody's: no bound
+	s.joins("x", "3") // no client: no bound
 	s.joins("Ad y Bc z Ca", "waits")
 	s.state("Aa1 Ba2 x3", "Ab Ac Bb Ad y Bc z Ca")
-	s.release("x", "y") // first in line of those who may
+	s.release("x", "y") // the first in line that may
 	s.release("Aa", "Ab")
 	s.release("y", "z")
 	s.release("z", "Ca")
@@ -155,7 +155,7 @@ func TestStandsAside(t *testing.T) {
 	s.state("Bc1 Ad3", "")
 }
 
-// Nobody stands aside before its turn. So whoever comes back has been the first in line
+// No waiter stands aside before its turn. So one that comes back has been the first in line
 // once and finds its place near the front, whatever the length of the line.
 func TestStandsAsideInTurn(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 1, MaxWaiting: Unlimited, PerClient: 1})
@@ -175,7 +175,7 @@ func TestStandsAsideInTurn(t *testing.T) {
 	s.release("Aa", "Ab")
 }
 
-// One of several who stand aside comes back for each that has left its slot: the first in
+// One of several that stand aside comes back for each that has left its slot: the first in
 // order, priority and age included.
 func TestAsideInOrder(t *testing.T) {
 	b := Bounds{Limit: 4, MaxWaiting: Unlimited, PerClient: 2}
@@ -196,7 +196,7 @@ func TestAsideInOrder(t *testing.T) {
 	s.release("Ac", "Af")
 }
 
-// Who leaves the line makes way for another of its client, while there is no slot and
+// One that leaves the line makes way for another of its client, while there is no slot and
 // when there is one again.
 func TestLeaveBringsBack(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 2, MaxWaiting: Unlimited, PerClient: 1})
@@ -218,14 +218,14 @@ func TestLeaveBringsBack(t *testing.T) {
 }
 
 // How many of one client may wait is a bound of its own: for those aside and in line, not
-// for those who hold a slot. A client's refusal is nobody else's.
+// for the holders. A client that is refused takes nothing from the others.
 func TestWaitingPerClient(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 2, MaxWaiting: 5, WaitingPerClient: 2, PerClient: 1})
 	s.joins("Aa", "1")
 	s.joins("Ab Ac", "waits")
 	s.joins("Ad", ErrClientFull.Error())
 	s.joins("Ba", "2")
-	s.joins("x y z", "waits") // nobody's: no bound
+	s.joins("x y z", "waits") // no client: no bound
 	s.joins("Bb", ErrFull.Error())
 	s.leave("x", true)
 	s.joins("Ae", ErrClientFull.Error())
@@ -269,7 +269,7 @@ func TestClientBoundsChange(t *testing.T) {
 	s.state("Ad1 Ae2 Ac3 Ba4 Bb5 Af6", "Ai Aj")
 }
 
-// Nothing is left of a client when its last place is gone, whichever way.
+// Nothing is left of a client when its last waiter is gone, whichever way.
 func TestForgetsClients(t *testing.T) {
 	for _, c := range []struct {
 		name  string

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// person is somebody who uses a queue: the place in the real one, and what the model
+// person is a user of a queue: its waiter in the real one, and what the model
 // says it should look like.
 type person struct {
 	real  Waiter
@@ -21,7 +21,7 @@ type model struct {
 
 	line       []*person    // by arrival
 	holders    []*person    // by slot
-	exclusives []*person    // those who want to be alone, by when they asked
+	exclusives []*person    // have begun exclusive access, in this order
 	out        map[int]bool // slots out of service
 	freeSince  map[int]int  // slots that may be taken, and the step at which each became one
 	grants     uint64
@@ -148,7 +148,7 @@ func (m *model) vacate(p *person) {
 	m.lookAtSlots()
 }
 
-// alone is the first in the list for which every other holder is in the list too, and not
+// exclusive is the first in the list for which every other holder is in the list too, and not
 // at the service. If there is none because several are at the service, it is the first of
 // these.
 func (m *model) exclusive() *person {
@@ -172,7 +172,7 @@ func (m *model) exclusive() *person {
 	return nil
 }
 
-// passOn is who is to be woken after a slot has come free.
+// passOn is the one to wake after a slot has come free.
 func (m *model) handOn() []*person {
 	if alone := m.exclusive(); alone != nil {
 		return []*person{alone}
@@ -180,7 +180,7 @@ func (m *model) handOn() []*person {
 	return m.admit()
 }
 
-// intruder is somebody who does not join, and will want to be alone.
+// intruder does not join, and will begin exclusive access.
 func (m *model) intruder() *person {
 	p := m.arrive(0, 0)
 	p.want.Joined = time.Time{}
@@ -261,7 +261,7 @@ func (m *model) requeue(p *person) []*person {
 	return m.handOn()
 }
 
-// seize is for who is nobody's connection and counts nowhere.
+// tryExclusive is for a waiter that has no connection and counts nowhere.
 func (m *model) tryExclusive(p *person) bool {
 	if len(m.holders) > 0 || len(m.line) > 0 || m.paused || m.closed || len(m.exclusives) > 0 {
 		return false

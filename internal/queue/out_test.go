@@ -52,7 +52,7 @@ func TestOutAndInWhileHeld(t *testing.T) {
 }
 
 // With all slots out of service the line waits, in order and within its bounds, and who
-// joins a lock that is idle otherwise waits as well. To be alone needs no slot.
+// joins a lock that is idle otherwise waits as well. Exclusive access needs no slot.
 func TestAllOut(t *testing.T) {
 	s := newScript(t, 2, 2)
 	s.out(1, true)
@@ -106,7 +106,7 @@ func TestOutAndLimit(t *testing.T) {
 	s.in(2, "d")
 }
 
-// A pause, a holder that is alone and a closed queue keep a slot that comes back from
+// A pause, exclusive access and a closed queue keep a slot that comes back from
 // being granted, like any other.
 func TestInGrantsNotAlways(t *testing.T) {
 	s := newScript(t, 2, Unlimited)
@@ -147,7 +147,7 @@ func TestInAndClients(t *testing.T) {
 	s.in(1, "Ab")
 }
 
-// Who is put back in line stands where it stood: before all who came after it, behind who
+// A waiter that is put back in line stands where it stood: before all that came after it, behind all that
 // came before it, whatever the order in which they come back.
 func TestRequeue(t *testing.T) {
 	s := newScript(t, 3, Unlimited)
@@ -178,7 +178,7 @@ func TestRequeue(t *testing.T) {
 	s.state("b1 a2", "e f")
 }
 
-// Priorities hold for who is put back as for all others, and so do ranks.
+// Priorities and ranks hold for a waiter that is put back as for all others.
 func TestRequeuePriority(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")
@@ -192,7 +192,7 @@ func TestRequeuePriority(t *testing.T) {
 	s.state("a1", "c b d")
 }
 
-// The line has no say in who is put back, though it be full.
+// A waiter is put back even if the line is full.
 func TestRequeueWhenFull(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 2, MaxWaiting: 1, WaitingPerClient: 1})
 	s.joins("Aa b", "1")
@@ -228,8 +228,8 @@ func TestRequeueAndClients(t *testing.T) {
 	s.in(1, "Ab")
 }
 
-// Once the queue is closed nobody is put back: it is turned away. What it held goes to
-// nobody.
+// Once the queue is closed, a waiter is turned away instead of being put back. No other waiter gets
+// what it held.
 func TestRequeueWhenClosed(t *testing.T) {
 	s := newScript(t, 2, Unlimited)
 	s.joins("a b", "1")
@@ -250,8 +250,8 @@ func TestRequeueWhenClosed(t *testing.T) {
 	}
 }
 
-// One that is put back does not wait beside one that is alone for long: it is one holder
-// less for whom that one waits. It goes on first when that one is done.
+// A waiter that is put back does not wait for long beside one that asks for exclusive access: that
+// one has one holder less to wait for. It goes on first when that one is done.
 func TestRequeueAndExclusive(t *testing.T) {
 	s := newScript(t, 3, Unlimited)
 	s.joins("a b c", "1")

@@ -59,7 +59,7 @@ var moves = []func(g *game, arg int){
 func (g *game) nothing(int) {}
 
 func (g *game) join(arg int) {
-	client, priority := ClientKey(arg%4), arg/4%4-1 // client 0 is nobody's
+	client, priority := ClientKey(arg%4), arg/4%4-1 // 0: no client
 	p, wantErr := g.m.join(client, priority)
 	g.note("join %v, client %d, priority %d", p.real.Owner, client, priority)
 	holds, err := g.q.Join(&p.real, g.m.now)
@@ -68,7 +68,7 @@ func (g *game) join(arg int) {
 	}
 }
 
-// leave is for who stands in line, or anybody.
+// leave is for a waiter in line, or for any.
 func (g *game) leave(arg int) {
 	people := g.m.line
 	if arg >= 192 {
@@ -80,7 +80,7 @@ func (g *game) leave(arg int) {
 	}
 }
 
-// expel is for a place that waits, or for any other, by its seq.
+// expel is for a waiter in line, or for any, by its ID.
 func (g *game) expel(arg int) {
 	people := g.m.line
 	if arg >= 192 {
@@ -141,7 +141,7 @@ func (g *game) tryExclusive(int) {
 	}
 }
 
-// intrude is seclude for who has no slot.
+// intrude is beginExclusive for a waiter without a slot.
 func (g *game) intrude(int) {
 	p := g.m.intruder()
 	g.note("intrude %v", p.real.Owner)
@@ -222,7 +222,7 @@ func (g *game) checkVacant() {
 	}
 }
 
-// compare looks at everything there is to see of a queue and those who are in it.
+// compare looks at everything there is to see of a queue and its waiters.
 func (g *game) compare() {
 	m := g.m
 	checkInvariants(g, g.q)
@@ -273,7 +273,7 @@ func first(people []*person, most int) []*person {
 	return people[:min(most, len(people))]
 }
 
-// same compares what a place shows, not what is the queue's own.
+// same compares what a waiter shows, not what is the queue's own.
 func same(got Waiter, p *person) bool {
 	return shown(got) == p.want
 }

@@ -23,8 +23,8 @@ func TestIsFIFO(t *testing.T) {
 	s.joins("g h", "1")
 }
 
-// A slot that is handed on belongs to the next in line before anybody has been told:
-// whoever comes in that moment stands behind.
+// A slot that is handed on belongs to the next in line before any goroutine has heard of it:
+// what comes in that moment stands behind.
 func TestNewcomerCannotOvertake(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")
@@ -67,7 +67,7 @@ func TestRefusesWhenFull(t *testing.T) {
 }
 
 // One may leave from the head, the middle and the end of the line, and the last one
-// too: the others keep their order. Who is not in line cannot leave it.
+// too: the others keep their order. A waiter that is not in line cannot leave it.
 func TestLeave(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
 	s.leave("stranger", false)
@@ -88,7 +88,7 @@ func TestLeave(t *testing.T) {
 	s.release("c", "h")
 }
 
-// Who wants to leave and is granted a slot in the same instant has lost: it holds the
+// A waiter that wants to leave and is granted a slot in the same instant has lost: it holds the
 // slot, and giving it back hands it on.
 func TestLeaveLosesAgainstGrant(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
@@ -105,7 +105,7 @@ func TestLeaveLosesAgainstGrant(t *testing.T) {
 	}
 }
 
-// A move that a place's state does not allow is a bug that would hand out a slot which
+// A move that a waiter's state does not allow is a bug that would hand out a slot which
 // does not exist. It panics, says why, and leaves the queue as it was and usable.
 func TestMisusePanics(t *testing.T) {
 	for _, c := range []struct {

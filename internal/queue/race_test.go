@@ -20,12 +20,12 @@ type crowd struct {
 	tick atomic.Int64
 
 	mu      sync.Mutex
-	ceiling int               // the highest limit in force for any who holds a slot
+	ceiling int               // the highest limit in force for any holder
 	slots   map[int]*Waiter   // those that are held
 	clients map[ClientKey]int // how many slots each holds
 	out     int               // the slot that is out of service and vacant
-	working int               // holders at the service that are not alone
-	wedged  int               // of these, those that want to be alone
+	working int               // holders at the service without exclusive access
+	wedged  int               // of these, those that have asked for it
 	alone   int
 	astray  int // of these, those that are at the service
 	grants  []grant
@@ -39,13 +39,13 @@ const (
 	share           = 3
 )
 
-// grant is one grant of a slot, with the ticks at which the place's Join was called and
+// grant is one grant of a slot, with the ticks at which the waiter's Join was called and
 // had returned.
 type grant struct {
 	number         uint64
 	called, joined int64
 	kind           kind
-	again          bool // the place had been granted a slot before
+	again          bool // the waiter had been granted a slot before
 }
 
 // kind is what has to be the same for two to be served in the order in which they came.
@@ -54,7 +54,7 @@ type kind struct {
 	priority int
 }
 
-// Many at once join, leave, release, go back in line, want to be alone and give that up,
+// Many at once join, leave, release, go back in line, ask for exclusive access and give it up,
 // while the number of slots and the bounds of clients change, slots go out of service and
 // pauses come and go. At no instant are there more holders than slots, or two in one, or
 // more of one client than its share, or anybody in a slot out of service or at work beside
@@ -216,7 +216,7 @@ func (c *crowd) beginExclusive(p *Waiter, random *rand.Rand) {
 	c.wake(woken...)
 }
 
-// beAlone begins or ends the time that a place is alone. One that is at the service may be
+// beAlone begins or ends the time in which a waiter has exclusive access. One that is at the service may be
 // so beside others that are wedged there like itself.
 func (c *crowd) beAlone(atService bool, n int) {
 	if atService {

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// script plays a queue step by step. Places have names, each step takes a second, and
-// after each the invariants are looked at. A name that begins with a capital letter is that
-// of a client's place: Ax and Ay are both client A's.
+// script plays a queue step by step. Waiters have names, each step takes a second, and the
+// invariants are checked after each step. A name that begins with a capital letter has a client:
+// Ax and Ay are both of client A.
 type script struct {
 	t       *testing.T
 	q       *Queue
@@ -60,7 +60,7 @@ func (s *script) expect(step, want string, found ...*Waiter) {
 	s.tick()
 }
 
-// joins lets several join, who all wait or hold or are refused alike: want is "waits",
+// joins lets several join, which all wait or hold or are refused alike: want is "waits",
 // an error, or the first one's slot.
 func (s *script) joins(names, want string) {
 	s.t.Helper()
@@ -132,7 +132,7 @@ func (s *script) beginExclusive(name, woken string) {
 	s.expect("begin exclusive "+name, woken, s.q.BeginExclusive(s.waiter(name), false))
 }
 
-// beginAtService is seclude for a place whose connection is still at the service.
+// beginAtService is beginExclusive for a waiter whose connection is still at the service.
 func (s *script) beginAtService(name, woken string) {
 	s.t.Helper()
 	s.expect("begin exclusive at service "+name, woken, s.q.BeginExclusive(s.waiter(name), true))
@@ -181,7 +181,7 @@ func (s *script) close(turnedAway string) {
 	s.expect("close", turnedAway, s.q.Close()...)
 }
 
-// alone names who is alone, "" for nobody.
+// exclusive names the waiter that has exclusive access, "" for none.
 func (s *script) exclusive(want string) {
 	s.t.Helper()
 	got := ""
@@ -191,7 +191,7 @@ func (s *script) exclusive(want string) {
 		}
 	}
 	if got != want {
-		s.t.Fatalf("found %q to be alone, expected %q", got, want)
+		s.t.Fatalf("found %q to have exclusive access, expected %q", got, want)
 	}
 }
 
@@ -217,7 +217,7 @@ func (s *script) state(holders, line string) {
 // unlimitedView is how many waiters a Snapshot shows: all.
 const unlimitedView = math.MaxInt
 
-// shown is what a place shows, without what is the queue's own.
+// shown is what a waiter shows, without what is the queue's own.
 func shown(p Waiter) Waiter {
 	p.ID, p.from, p.prev, p.next, p.Expelled = 0, nil, nil, nil, false
 	return p

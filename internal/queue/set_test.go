@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Two places of a client stand aside, and one has come back into the line. Then another
+// Two waiters of a client stand aside, and one has come back into the line. Then another
 // priority age makes the other one go first.
 func TestSetPriorityAgeOfThoseAside(t *testing.T) {
 	start := time.Now()

@@ -14,7 +14,7 @@ func TestResizeUp(t *testing.T) {
 	s.joins("e", "5")
 }
 
-// A lowered limit sends no holder away, and admits nobody until there are fewer
+// A lowered limit sends no holder away, and admits none until there are fewer
 // holders than the new limit. Slots above it are not handed out again.
 func TestResizeDown(t *testing.T) {
 	s := newScript(t, 4, Unlimited)
@@ -53,7 +53,7 @@ func TestResizeDownAndUp(t *testing.T) {
 	s.state("a1 d2 e3", "f")
 }
 
-// A shorter line sends nobody away; it refuses who comes until it has become shorter
+// A shorter line sends no waiter away; it refuses new ones until it has become shorter
 // by itself. A longer one takes them again.
 func TestResizeLine(t *testing.T) {
 	s := newScript(t, 1, Unlimited)

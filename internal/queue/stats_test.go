@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Vacant tells when nobody holds a slot or wants to be alone: at once if so, else when the
+// Vacant tells when there is no holder and no exclusive access: at once if so, else when the
 // last of them has gone, whichever way, and whoever waits.
 func TestVacant(t *testing.T) {
 	told := func(c <-chan struct{}, want bool) {
@@ -101,7 +101,7 @@ func TestStatsAndSnapshot(t *testing.T) {
 	s.state("Cc1 b2", "f")
 }
 
-// Who waits longest need not be the one who goes first: it may have a low priority, or
+// The one that waits longest need not be the one that goes first: it may have a low priority, or
 // stand aside.
 func TestStatsOldest(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 1, MaxWaiting: Unlimited, PerClient: 1})
@@ -169,7 +169,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// Getting, handing on and leaving cost no memory beyond the place that is brought.
+// To get a slot, to hand it on and to leave costs no memory beyond the waiter.
 func TestAllocatesNothing(t *testing.T) {
 	now := time.Now()
 	places := make([]Waiter, 4)
@@ -249,7 +249,7 @@ func isDone(c <-chan struct{}) bool {
 	}
 }
 
-// Who came just after the clock was read for the grant has not waited for less than no time.
+// A waiter that joins just after the clock was read for its grant has not waited for less than no time.
 func TestWaitedNeverNegative(t *testing.T) {
 	q, now := New(Bounds{Limit: 1, MaxWaiting: Unlimited}), time.Now()
 	a, b := new(Waiter), new(Waiter)
