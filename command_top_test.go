@@ -197,6 +197,9 @@ const sampleScreen = `
 // What it shows on a small terminal, to the letter; and that it fits on any, without a
 // control character, whatever is chosen.
 func TestTopView(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	top := topOf(sampleLocks())
 	got := screenOf(top, 80, 24)
 	if got != sampleScreen[1:] {

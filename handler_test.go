@@ -170,6 +170,7 @@ func TestHookTimeIsNobodysTime(t *testing.T) {
 // Behind a client that holds the slot for long, two clients are refused one after the
 // other, each after the whole of its own wait_timeout.
 func TestWaitTimeoutIsEachClientsOwn(t *testing.T) {
+	caddytest.Slow(t)
 	const wait = 500 * time.Millisecond
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, fmt.Sprintf("tcplock {\nwait_timeout %s\n}", wait), svc.Addr)

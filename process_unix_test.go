@@ -217,6 +217,9 @@ func TestProcessEscaped(t *testing.T) {
 
 // The memory of a process is its own and that of its descendants.
 func TestProcessMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	const most = 50_000_000
 	p, _ := startReal(t, shell(fmt.Sprintf(`sh -c '(head -c %d /dev/zero; exec sleep 1000) | tail -c %d; true'; true`, most, most)))
 	testkit.Poll(t, "memory of a grandchild", func() bool {

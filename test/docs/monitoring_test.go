@@ -93,6 +93,7 @@ func eachStops(t *testing.T) {
 
 // docs/metrics.md names exactly what a Caddy serves, and how much of it.
 func TestMetricsServed(t *testing.T) {
+	caddytest.Slow(t)
 	t.Parallel()
 	docs, text := caddytest.ReadMetricDocs(t), caddytest.ReadDoc(t, "docs/metrics.md")
 	w := caddytest.StartWatched(t)

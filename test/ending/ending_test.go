@@ -25,6 +25,7 @@ var lingers = []struct{ name, option string }{
 // nobody, in 500 short connections from 16 clients, whoever ends them and however: the
 // next connection comes only when the last one is closed on both sides.
 func TestServiceAtItsLimitRefusesNobody(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}
@@ -97,6 +98,7 @@ func converse(t *testing.T, addr string, i int) {
 // stands before tcplock, and what the client says after that reaches the service. (A
 // client that hangs up only when the service has done so would never learn of it.)
 func TestEndReachesClient(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

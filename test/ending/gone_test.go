@@ -14,6 +14,7 @@ import (
 // closes soon does not see the next client before that: it may have no more connections to
 // give than the lock has slots.
 func TestServiceEndsAfterItsClientHasGone(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

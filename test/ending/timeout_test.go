@@ -110,6 +110,7 @@ func TestHoldTimeoutFreesWedgedService(t *testing.T) {
 // Three connections get stuck one after the other. Each is counted until the service lets
 // go of it, in whatever order it does.
 func TestLeftOversAreCounted(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

@@ -118,6 +118,7 @@ func TestEventsDropped(t *testing.T) {
 // A worker that cannot be reached is told of once, and each time counted; and so is that
 // it can be again.
 func TestEventsOfWorkers(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

@@ -121,6 +121,7 @@ func TestReleaseHookComesBeforeNextActivation(t *testing.T) {
 // and then the release hook run with the slot still held, and only then the next client
 // is activated.
 func TestTimeoutHookComesBeforeNextActivation(t *testing.T) {
+	caddytest.Slow(t)
 	svc := caddytest.NewService(t, nil)
 	addr := hookServer(t, 1, "hold_timeout 1s\non timeout emit restart\non release emit clean\non activate emit start", svc.Addr)
 	caddytest.LeakCheck(t)

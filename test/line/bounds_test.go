@@ -14,6 +14,7 @@ import (
 // has gone its place can be had again, and all who wait are served. Of the few descriptors
 // there are here the refused ones keep none.
 func TestFullLineRefusesTheNext(t *testing.T) {
+	caddytest.Slow(t)
 	t.Cleanup(caddytest.SetDescriptorLimit(64 + 16)) // when Caddy has stopped
 	busy := caddytest.NewService(t, answerBusy)
 	for _, refuse := range []struct{ name, handlers, answer string }{

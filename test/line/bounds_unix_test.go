@@ -114,6 +114,7 @@ func burst(t *testing.T, addr string, descriptors int, gate chan struct{}) {
 // gone. The sockets of others are left alone, on other ports and on the same one. A
 // reload ends it, and leaves nothing behind.
 func TestStandIn(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

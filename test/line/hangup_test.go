@@ -239,6 +239,7 @@ func memory() int64 {
 // A client that goes away while its activate hook runs does not reach the service,
 // unless it has sent a job and the lock keeps half-closed clients. The next one is served.
 func TestClientThatGoesDuringActivateHook(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

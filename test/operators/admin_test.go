@@ -177,6 +177,7 @@ func TestAdminDrain(t *testing.T) {
 // Who is kicked is cut. The slot of one whose service does not let go of it is handed on
 // all the same, and what is left over shows until it has ended.
 func TestAdminKick(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}
@@ -266,6 +267,7 @@ func TestAdminRunGivenUp(t *testing.T) {
 // After a reload that has removed workers the others have the slots that they had, which is
 // how an operator names them; one that is removed is there as long as it has its holder.
 func TestAdminSlotsAfterReload(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

@@ -145,6 +145,7 @@ func TestCommandKick(t *testing.T) {
 
 // run runs a moment's hooks when nobody holds, and tells how it went.
 func TestCommandRun(t *testing.T) {
+	caddytest.Slow(t)
 	ran := filepath.Join(t.TempDir(), "ran")
 	o := newOperated(t, fmt.Sprintf("on activate {\nevery 100\nexec touch %s\n}\non release {\nexec false\n}", ran))
 	o.Exits(t, 0, `^printer: ran 1 hook of activate\n$`, "run", "activate")
@@ -160,6 +161,7 @@ func TestCommandRun(t *testing.T) {
 
 // Without Caddy each command fails, and says plainly why.
 func TestCommandWithoutCaddy(t *testing.T) {
+	caddytest.Slow(t)
 	t.Parallel()
 	nowhere := caddytest.Admin{Addr: caddytest.FreeAddr(t)}
 	for _, args := range [][]string{{"status"}, {"pause"}, {"resume"}, {"drain", "--wait"}, {"kick", "1"}, {"run", "idle"}, {"restart"}, {"top", "--once"}} {
@@ -181,6 +183,7 @@ func TestCommandAddress(t *testing.T) {
 
 // The admin API may be on a unix socket.
 func TestCommandUnixSocket(t *testing.T) {
+	caddytest.Slow(t)
 	socket := caddytest.Admin{Addr: "unix/" + filepath.Join(t.TempDir(), "admin.sock")}
 	caddytest.Load(t, socket.In(caddytest.LockConfig(caddytest.FreeAddr(t), "tcplock 1 {\nname printer\n}", caddytest.FreeAddr(t))))
 	socket.Exits(t, 0, `(?m)^printer `, "status")

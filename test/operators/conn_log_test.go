@@ -102,6 +102,7 @@ func TestConnectionLogSilenced(t *testing.T) {
 // A flood of refusals has some lines a second, and a line that counts the others: nobody
 // is left out.
 func TestConnectionLogFlood(t *testing.T) {
+	caddytest.Slow(t)
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.FreeAddr(t)
 	config, lines := caddytest.Logged(t, caddytest.LockConfig(addr, "tcplock {\nmax_waiting 0\n}", svc.Addr), "")

@@ -13,6 +13,7 @@ import (
 // A second Caddy on the address of a lock is refused, as the command tcplock and by a config file;
 // the first one goes on. To validate that config beside the first one works.
 func TestSecondCaddyOnAddress(t *testing.T) {
+	caddytest.Slow(t)
 	t.Parallel()
 	svc, addr := caddytest.NewService(t, caddytest.Echo), caddytest.FreeAddr(t)
 	first := caddytest.StartCommand(t, "-l", addr, "-p", caddytest.PortOf(t, svc.Addr), "-h", "127.0.0.1")
@@ -37,6 +38,7 @@ func TestSecondCaddyOnAddress(t *testing.T) {
 
 // Two Caddys share an admin address. A command that asks again and again says so, with their pids.
 func TestTwoCaddysAtAdminAddress(t *testing.T) {
+	caddytest.Slow(t)
 	t.Parallel()
 	svc, admin := caddytest.NewService(t, caddytest.Echo), caddytest.Admin{Addr: caddytest.FreeAddr(t)}
 	caddy := func() *caddytest.Program {
@@ -61,6 +63,7 @@ func TestTwoCaddysAtAdminAddress(t *testing.T) {
 // A reload that lets a lock listen where another process does is refused as well, and the config
 // before it stays. What this process listens on already is no reason to refuse.
 func TestReloadToAddressOfAnother(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

@@ -22,6 +22,7 @@ func h2c(t *testing.T) *http.Client {
 // Whoever comes or goes at the lock is told to all viewers within a second, by HTTP/1.1,
 // compressed, and by HTTP/2.
 func TestStatusStream(t *testing.T) {
+	caddytest.Slow(t)
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr, site := caddytest.FreeAddr(t), caddytest.FreeAddr(t)
 	// A server of a Caddyfile does not speak HTTP/2 without TLS unless it is told to.

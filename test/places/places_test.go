@@ -51,6 +51,7 @@ func shakeHands(conn net.Conn, data string) net.Conn {
 // each of them can talk to the service as long as it has its slot. It is so as well when a
 // reload comes between.
 func TestPlaces(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

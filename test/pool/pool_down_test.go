@@ -19,6 +19,7 @@ var checks = map[string]string{"found by the proxy": "", "found by a check": "wo
 // Of three workers one is down. Its client is not lost, nor what it has sent: it gets the
 // next worker that is free, or comes free. When the worker is up it is served again.
 func TestWorkerDownIsSkipped(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}
@@ -84,6 +85,7 @@ func TestWorkerDownKeepsPlace(t *testing.T) {
 // Nobody is at the worker. The line stands, those who leave it leave it, and when the
 // worker comes up it serves all the others, in order, with what they have sent.
 func TestAllWorkersDown(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}
@@ -114,6 +116,7 @@ func TestAllWorkersDown(t *testing.T) {
 // Nobody is at any of the workers, over TCP and over unix sockets. The one that comes up
 // serves all. (Not in order: each of the first three has been at another worker.)
 func TestOneOfManyComesUp(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

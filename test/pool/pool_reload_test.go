@@ -94,6 +94,7 @@ func TestReloadRemovesFreeWorker(t *testing.T) {
 // keeps it, the line goes on, and a worker that comes back while it still has its client
 // gets no second one.
 func TestReloadSlotsToWorkersAndBack(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

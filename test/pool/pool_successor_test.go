@@ -202,6 +202,7 @@ func TestShutdownLetsProcessesEnd(t *testing.T) {
 // A reload has removed the lock when Caddy is told to end, and no lock has come instead. A
 // client that is still there can go on, and a process that is ending gets its time for it.
 func TestShutdownAfterLockIsRemoved(t *testing.T) {
+	caddytest.Slow(t)
 	t.Parallel()
 	for name, stays := range map[string]bool{"client has gone": false, "client stays": true} {
 		t.Run(name, func(t *testing.T) {
