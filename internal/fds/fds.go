@@ -21,8 +21,8 @@ type Budget struct {
 	services    atomic.Int64 // sockets to services that there are or may be, see sockets
 	others      atomic.Int64 // of processes and commands
 
-	Refusals seats // connections at refuse handlers
-	Drains   seats // refused connections whose clients still send
+	Refusals Seats // connections at refuse handlers
+	Drains   Seats // refused connections whose clients still send
 }
 
 // mostConnections bounds the line where descriptors do not: they would still need

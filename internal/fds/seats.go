@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// seats bound how many refused connections the locks keep for a while: at refuse handlers, or
+// Seats bound how many refused connections the locks keep for a while: at refuse handlers, or
 // until the end of their answer has arrived. When all seats are taken, a new connection gets the seat
 // of the one that has had its seat longest, which is cut: clients that are slow, or never close, must
 // not keep the answer from all others.
-type seats struct {
+type Seats struct {
 	most     int64
 	mostCut  int64         // how many may have been cut and not have gone yet; then no more is
 	patience time.Duration // how long a connection keeps its seat for sure
 
 	mu          sync.Mutex
-	first, last *seat // by how long they have been taken, the longest first
+	first, last *Seat // by how long they have been taken, the longest first
 	taken       int64
 	cut         int64 // connections that lost their seat and have not gone yet
 }
@@ -24,21 +24,21 @@ type seats struct {
 // may take its seat.
 const refusalPatience = time.Second
 
-// seat is one connection's. Its owner gives it back by leave, once.
-type seat struct {
+// Seat is one connection's. Its owner gives it back by leave, once.
+type Seat struct {
 	cut        func() // ends its connection
 	since      time.Time
 	lost       bool
-	prev, next *seat
+	prev, next *Seat
 }
 
 // Enter gives a connection a seat, or returns nil if there is none. cut ends the connection when it
 // has lost its seat.
-func (s *seats) Enter(cut func()) *seat {
+func (s *Seats) Enter(cut func()) *Seat {
 	now := time.Now()
-	mine := &seat{cut: cut, since: now}
+	mine := &Seat{cut: cut, since: now}
 	s.mu.Lock()
-	var loser *seat
+	var loser *Seat
 	if s.taken >= s.most {
 		if loser = s.first; loser == nil || s.cut >= s.mostCut || now.Sub(loser.since) < s.patience {
 			s.mu.Unlock()
@@ -63,7 +63,7 @@ func (s *seats) Enter(cut func()) *seat {
 }
 
 // Leave gives a seat back, and reports whether its connection had it to the end.
-func (s *seats) Leave(mine *seat) (kept bool) {
+func (s *Seats) Leave(mine *Seat) (kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if mine.lost {
@@ -75,7 +75,7 @@ func (s *seats) Leave(mine *seat) (kept bool) {
 }
 
 // remove is called with the mutex held.
-func (s *seats) remove(x *seat) {
+func (s *Seats) remove(x *Seat) {
 	if x.prev != nil {
 		x.prev.next = x.next
 	} else {
@@ -91,7 +91,7 @@ func (s *seats) remove(x *seat) {
 }
 
 // InUse is how many connections have a seat, or have lost it and not gone yet.
-func (s *seats) InUse() int {
+func (s *Seats) InUse() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return int(s.taken + s.cut)

@@ -8,8 +8,8 @@ import (
 // A refused connection keeps its seat for a moment at least. After that the one that has
 // had it longest is cut for a new one, but not without end while those that were cut stay.
 func TestSeats(t *testing.T) {
-	s := seats{most: 2, mostCut: 1, patience: time.Hour}
-	enter := func(want bool) (*seat, *cutNote) {
+	s := Seats{most: 2, mostCut: 1, patience: time.Hour}
+	enter := func(want bool) (*Seat, *cutNote) {
 		t.Helper()
 		note := new(cutNote)
 		x := s.Enter(func() { note.cut = true })
