@@ -40,6 +40,9 @@ func (a attempt) Classify(err error) Result {
 // isDial reports whether err says that somebody could not be connected to. It is nothing
 // that a client can bring about by what it sends.
 func isDial(err error) bool {
+	if err == nil {
+		return false // op would be an allocation for each connection
+	}
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
