@@ -131,7 +131,7 @@ func TestSilentClientLosesSlotAfterLinger(t *testing.T) {
 	if caddytest.Apart(t) {
 		return
 	}
-	const linger = 500 * time.Millisecond
+	const linger = time.Second
 	for _, w := range caddytest.Ways {
 		t.Run(w.Name, func(t *testing.T) {
 			reply := bytes.Repeat([]byte("reply "), 10_000)
@@ -221,8 +221,8 @@ func TestClientHeldUpBySinkIsNotCut(t *testing.T) {
 	const size = 24 << 20
 	for _, w := range caddytest.Ways {
 		t.Run(w.Name, func(t *testing.T) {
-			serve, got := halfClosingSink(time.Second)
-			addr := w.Serve(t, "tcplock {\nlinger 200ms\n}", caddytest.NewService(t, serve).Addr)
+			serve, got := halfClosingSink(2 * time.Second)
+			addr := w.Serve(t, "tcplock {\nlinger 500ms\n}", caddytest.NewService(t, serve).Addr)
 			caddytest.LeakCheck(t)
 			c := w.Come(t, addr, strings.Repeat("x", size))
 			c.CloseWrite()

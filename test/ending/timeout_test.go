@@ -196,7 +196,7 @@ func TestHoldTimeoutMeetsEnd(t *testing.T) {
 	if caddytest.Apart(t) {
 		return
 	}
-	const hold, connections, slots = 20 * time.Millisecond, 400, 4
+	const hold, connections, slots = 40 * time.Millisecond, 400, 4
 	var mu sync.Mutex
 	ran := make(map[uint64][]string)
 	call := func(m tcplock.Moment) error {
