@@ -137,7 +137,7 @@ func (l *lock) refused(w *waiter) {
 	if len(l.inForce.Load().hooks[onRefuse]) == 0 {
 		return
 	}
-	m := w.moment(onRefuse)
+	m := w.refusal(onRefuse)
 	var due []*Hook
 	free := l.refusing.CompareAndSwap(false, true)
 	for _, h := range l.inForce.Load().hooks[onRefuse] {

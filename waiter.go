@@ -251,7 +251,7 @@ func (w *waiter) wrap(cx *layer4.Connection) *layer4.Connection {
 		if !ours {
 			return nil, false
 		}
-		value, ok := cx.GetVar(connVar).(*waiter).moment("").values()[name]
+		value, ok := cx.GetVar(connVar).(*waiter).refusal("").values()[name]
 		return value, ok
 	})
 	return cx.Wrap(w.conn)
@@ -261,7 +261,7 @@ func (w *waiter) wrap(cx *layer4.Connection) *layer4.Connection {
 const connVar = "l4.tcplock.conn"
 
 // moment says what is known of the connection now.
-func (w *waiter) moment(on string) Moment {
+func (w *waiter) moment(on, reason string) Moment {
 	return Moment{
 		On:         on,
 		Lock:       w.lock.name(),
@@ -270,15 +270,17 @@ func (w *waiter) moment(on string) Moment {
 		Connection: w.trip.id,
 		Client:     w.conn.Address,
 		Waited:     w.trip.waited,
-		Reason:     w.trip.refused,
+		Reason:     reason,
 	}
 }
 
+// refusal is what refuse hooks know, and without a moment, what handlers do. Only Handle's
+// goroutine may ask for it.
+func (w *waiter) refusal(on string) Moment { return w.moment(on, w.trip.refused) }
+
 // moment is the waiter's, with the reason of the holder's end.
 func (h *holder) moment(on string) Moment {
-	m := h.waiter.moment(on)
-	m.Reason = h.why()
-	return m
+	return h.waiter.moment(on, h.why())
 }
 
 // event is an event of this connection.
