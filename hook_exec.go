@@ -17,6 +17,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
 func init() {
@@ -128,7 +129,7 @@ func (s *ExecStep) check() error {
 
 // checkPlaceholders refuses what the replacer of a moment does not know, above all
 // everything that could carry what a client has sent.
-func checkPlaceholders(s string) error { return checkText(s, Moment{}.values()) }
+func checkPlaceholders(s string) error { return vars.Check(s, Moment{}.values()) }
 
 func checkTimeout(d caddy.Duration) error {
 	if d < 0 {
@@ -171,10 +172,7 @@ func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(s.Command, args...)
 	cmd.Dir = s.Dir
-	cmd.Env = proc.Environment(cmd.Environ())
-	for name, value := range m.values() {
-		cmd.Env = append(cmd.Env, "TCPLOCK_"+strings.ToUpper(name)+"="+value)
-	}
+	cmd.Env = append(proc.Environment(cmd.Environ()), vars.Environ(m.values())...)
 	for name, value := range s.Env {
 		if value, err = repl.ReplaceOrErr(value, false, true); err != nil {
 			return nil, err

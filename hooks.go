@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
 // The moments at which hooks run.
@@ -107,14 +108,14 @@ func (m Moment) values() map[string]string {
 		"waited":     m.Waited.String(),
 		"reason":     m.Reason,
 	}
-	addWorker(values, m.Worker)
+	vars.AddWorker(values, m.Worker)
 	return values
 }
 
 // Replacer returns a replacer for a step's arguments: Caddy's global placeholders and
 // {l4.tcplock.moment|name|slot|worker|worker_host|worker_port|connection|client|waited|reason}.
 // It knows nothing else a client could have sent, on purpose.
-func (m Moment) Replacer() *caddy.Replacer { return replacerOf(m.values()) }
+func (m Moment) Replacer() *caddy.Replacer { return vars.Replacer(m.values()) }
 
 // Every is how often a hook runs: in JSON a number (Count) or a duration string
 // (Interval).

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
 	"sync"
 
 	"go.uber.org/zap"
@@ -18,6 +17,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
 // process is a running process, as its supervisor sees it.
@@ -111,10 +111,7 @@ func (s *Service) prepare(id processID, command string, args []string) (*exec.Cm
 			errs = append(errs, fmt.Errorf("dir: found no directory %s", cmd.Dir))
 		}
 	}
-	cmd.Env = proc.Environment(cmd.Environ())
-	for name, value := range id.values() {
-		cmd.Env = append(cmd.Env, "TCPLOCK_"+strings.ToUpper(name)+"="+value)
-	}
+	cmd.Env = append(proc.Environment(cmd.Environ()), vars.Environ(id.values())...)
 	for name, value := range s.Env {
 		cmd.Env = append(cmd.Env, name+"="+replace(value))
 	}

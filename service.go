@@ -17,6 +17,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
 // Service is the process behind each slot of a lock: started, restarted and stopped by
@@ -183,7 +184,7 @@ func (s *Service) checkReady() error {
 func (s *Service) checkTexts() error {
 	check := func(name string, texts ...string) error {
 		for _, text := range texts {
-			if err := checkText(text, processID{}.values()); err != nil {
+			if err := vars.Check(text, processID{}.values()); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
@@ -247,42 +248,12 @@ type processID struct {
 
 func (id processID) values() map[string]string {
 	values := map[string]string{"name": id.lock, "slot": strconv.Itoa(id.slot)}
-	addWorker(values, id.worker)
+	vars.AddWorker(values, id.worker)
 	return values
 }
 
-// addWorker adds what a worker's address is made of. Of a unix socket the host is the path.
-func addWorker(values map[string]string, worker string) {
-	host, port := "", ""
-	if addr, err := caddy.ParseNetworkAddress(worker); worker != "" && err == nil {
-		host = addr.Host
-		if addr.StartPort > 0 {
-			port = strconv.FormatUint(uint64(addr.StartPort), 10)
-		}
-	}
-	values["worker"], values["worker_host"], values["worker_port"] = worker, host, port
-}
-
 // replacer knows Caddy's global placeholders and those of a process.
-func (id processID) replacer() *caddy.Replacer { return replacerOf(id.values()) }
-
-func replacerOf(values map[string]string) *caddy.Replacer {
-	repl := caddy.NewReplacer()
-	for name, value := range values {
-		repl.Set("l4.tcplock."+name, value)
-	}
-	return repl
-}
-
-// checkText refuses a text with placeholders other than Caddy's global ones and those of
-// values.
-func checkText(text string, values map[string]string) error {
-	if _, err := replacerOf(values).ReplaceOrErr(text, false, true); err != nil {
-		known := strings.Join(slices.Sorted(maps.Keys(values)), "|")
-		return fmt.Errorf(`found %q: %w, expected {l4.tcplock.%s} or a global one such as {env.*} (a plain brace is \{)`, text, err, known)
-	}
-	return nil
-}
+func (id processID) replacer() *caddy.Replacer { return vars.Replacer(id.values()) }
 
 // UnmarshalCaddyfile reads a service with its block; d is on the word "service".
 //
