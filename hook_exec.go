@@ -3,7 +3,6 @@ package tcplock
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -99,11 +98,8 @@ func (s *ExecStep) provision(logger *zap.Logger) error {
 }
 
 func (s *ExecStep) check() error {
-	if s.Command == "" {
-		return errors.New("command: found none, expected a name or a path")
-	}
-	if strings.Contains(s.Command, "{") {
-		return fmt.Errorf("command: found %q, expected a name or a path without placeholders", s.Command)
+	if err := proc.CheckCommand(s.Command); err != nil {
+		return err
 	}
 	if strings.Contains(s.Dir, "{") {
 		return fmt.Errorf("dir: found %q, expected a path without placeholders", s.Dir)
@@ -114,8 +110,8 @@ func (s *ExecStep) check() error {
 		}
 	}
 	for name, value := range s.Env {
-		if name == "" || strings.ContainsAny(name, "={") {
-			return fmt.Errorf("env: found name %q, expected one without = and placeholders", name)
+		if err := proc.CheckVariable(name); err != nil {
+			return err
 		}
 		if err := checkPlaceholders(value); err != nil {
 			return fmt.Errorf("env: %s: %w", name, err)
@@ -208,20 +204,9 @@ func (s *ExecStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return opts.Table{
 		"timeout": opts.One(&s.Timeout, opts.Duration),
 		"dir":     opts.One(&s.Dir, opts.Text),
-		"env":     {Min: 2, Max: 2, Repeat: true, Set: s.setEnv},
+		"env":     opts.Map(&s.Env),
 		"detach":  opts.Flag(&s.Detach),
 	}.Parse(d, s.check, nil)
-}
-
-func (s *ExecStep) setEnv(_ *caddyfile.Dispenser, args []string) error {
-	if _, ok := s.Env[args[0]]; ok {
-		return fmt.Errorf("found %s a second time, expected once", args[0])
-	}
-	if s.Env == nil {
-		s.Env = make(map[string]string)
-	}
-	s.Env[args[0]] = args[1]
-	return nil
 }
 
 // Interface guards

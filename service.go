@@ -17,6 +17,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
@@ -124,12 +125,13 @@ func size(s string) (Size, error) {
 // check refuses values that are out of range. The Caddyfile calls it after each option,
 // so that its error carries the option's file and line.
 func (s *Service) check() error {
-	step := ExecStep{Command: s.Command, Env: make(map[string]string)}
-	for name := range s.Env {
-		step.Env[name] = "" // names are checked there, values below
-	}
-	if err := step.check(); err != nil {
+	if err := proc.CheckCommand(s.Command); err != nil {
 		return err
+	}
+	for name := range s.Env {
+		if err := proc.CheckVariable(name); err != nil {
+			return err
+		}
 	}
 	if err := s.checkTexts(); err != nil {
 		return err
@@ -164,11 +166,11 @@ func (s *Service) checkReady() error {
 		return errors.New("ready: found an address and a command, expected only one of them")
 	}
 	if s.ReadyCommand != nil {
-		command := "" // which ExecStep refuses
+		command := "" // which is refused
 		if len(s.ReadyCommand) > 0 {
 			command = s.ReadyCommand[0]
 		}
-		if err := (&ExecStep{Command: command}).check(); err != nil {
+		if err := proc.CheckCommand(command); err != nil {
 			return fmt.Errorf("ready_command: %w", err)
 		}
 	}
@@ -285,13 +287,8 @@ func (s *Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.WrapErr(err)
 	}
 	return opts.Table{
-		"dir": opts.One(&s.Dir, opts.Text),
-		"env": {Min: 2, Max: 2, Repeat: true, Set: func(d *caddyfile.Dispenser, args []string) error {
-			step := ExecStep{Env: s.Env}
-			err := step.setEnv(d, args)
-			s.Env = step.Env
-			return err
-		}},
+		"dir":           opts.One(&s.Dir, opts.Text),
+		"env":           opts.Map(&s.Env),
 		"start":         opts.One(&s.Start, opts.Text),
 		"ready":         {Max: maxReadyArgs, Set: s.setReady},
 		"ready_timeout": opts.One(&s.ReadyTimeout, opts.Duration),

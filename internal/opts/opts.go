@@ -68,6 +68,20 @@ func Flag(dst *bool) Option {
 	}}
 }
 
+// Map is an option with a name and its value, which may stand once for each name.
+func Map(dst *map[string]string) Option {
+	return Option{Min: 2, Max: 2, Repeat: true, Set: func(_ *caddyfile.Dispenser, args []string) error {
+		if _, ok := (*dst)[args[0]]; ok {
+			return fmt.Errorf("found %s a second time, expected once", args[0])
+		}
+		if *dst == nil {
+			*dst = make(map[string]string)
+		}
+		(*dst)[args[0]] = args[1]
+		return nil
+	}}
+}
+
 // Parse reads the block that follows d, if there is one. It calls check, if not nil, after each
 // option. For names that are not in the table it calls other, if not nil, with the dispenser on the
 // name.

@@ -1,6 +1,8 @@
 package proc
 
 import (
+	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,4 +20,24 @@ func Environment(environ []string) []string {
 		}
 		return name == "NOTIFY_SOCKET" || strings.HasPrefix(name, "WATCHDOG_") || strings.HasPrefix(name, "LISTEN_")
 	})
+}
+
+// CheckCommand refuses what cannot be a command, and placeholders: what a command is must not
+// depend on what a client sends.
+func CheckCommand(command string) error {
+	if command == "" {
+		return errors.New("command: found none, expected a name or a path")
+	}
+	if strings.Contains(command, "{") {
+		return fmt.Errorf("command: found %q, expected a name or a path without placeholders", command)
+	}
+	return nil
+}
+
+// CheckVariable refuses what cannot be the name of a variable for a command.
+func CheckVariable(name string) error {
+	if name == "" || strings.ContainsAny(name, "={") {
+		return fmt.Errorf("env: found name %q, expected one without = and placeholders", name)
+	}
+	return nil
 }
