@@ -91,8 +91,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"drain":                  opts.Optional(&h.Drain, opts.Duration),
 		"on": {Repeat: true, Own: func(d *caddyfile.Dispenser) error {
 			line := *d
-			hook, err := unmarshalHook(d)
-			if err != nil {
+			hook := new(Hook)
+			if err := hook.UnmarshalCaddyfile(d); err != nil {
 				return err
 			}
 			if hook.On == onTimeout {
@@ -135,39 +135,48 @@ func slots(s string) (int, error) {
 	return n, nil
 }
 
-// unmarshalHook reads an "on" with its block.
-func unmarshalHook(d *caddyfile.Dispenser) (*Hook, error) {
+// UnmarshalCaddyfile reads a hook with its block; d is on the word "on".
+//
+//	on <moment> <step> [<args...>]
+//	on <moment> {
+//		every     <n>|<duration>
+//		exclusive [<max wait>]
+//		retry     <n> [<interval>]
+//		optional
+//		<step> [<args...>]
+//	}
+func (h *Hook) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	start := *d // what is wrong with the hook as a whole is reported here
-	hook := new(Hook)
 	if !d.NextArg() {
-		return nil, d.Errf("on: found no moment, expected one of %s", strings.Join(moments, ", "))
+		return d.Errf("on: found no moment, expected one of %s", strings.Join(moments, ", "))
 	}
-	hook.On = d.Val()
-	if hook.On == onIdle {
+	h.On = d.Val()
+	if h.On == onIdle {
 		if !d.NextArg() {
-			return nil, d.Errf("on idle: found no duration, expected one such as 10m")
+			return d.Errf("on idle: found no duration, expected one such as 10m")
 		}
 		var err error
-		if hook.IdleFor, err = opts.Duration(d.Val()); err != nil {
-			return nil, d.Errf("on idle: %w", err)
+		if h.IdleFor, err = opts.Duration(d.Val()); err != nil {
+			return d.Errf("on idle: %w", err)
 		}
 	}
-	if err := hook.checkConditions(); err != nil {
-		return nil, d.WrapErr(err)
+	if err := h.checkConditions(); err != nil {
+		return d.WrapErr(err)
 	}
 	if d.NextArg() {
-		return hook, hook.unmarshalStep(d)
+		return h.unmarshalStep(d)
 	}
-	if err := hook.conditions().Parse(d, hook.checkConditions, hook.unmarshalStep); err != nil {
-		return nil, err
+	if err := h.conditions().Parse(d, h.checkConditions, h.unmarshalStep); err != nil {
+		return err
 	}
-	if err := hook.check(); err != nil {
-		return nil, start.WrapErr(err)
+	if err := h.Check(); err != nil {
+		return start.WrapErr(err)
 	}
-	return hook, nil
+	return nil
 }
 
-func parseEvery(s string) (e Every, err error) {
+// ParseEvery reads a number or a duration.
+func ParseEvery(s string) (e Every, err error) {
 	err = e.parse(s)
 	return e, err
 }
@@ -175,7 +184,7 @@ func parseEvery(s string) (e Every, err error) {
 // conditions are a hook's options in its block.
 func (h *Hook) conditions() opts.Table {
 	return opts.Table{
-		"every": opts.One(&h.Every, parseEvery),
+		"every": opts.One(&h.Every, ParseEvery),
 		"exclusive": {Max: 1, Set: func(_ *caddyfile.Dispenser, args []string) (err error) {
 			h.Exclusive = true
 			if len(args) > 0 {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
@@ -46,12 +45,10 @@ func (c *claim) define(ctx caddy.Context, s Settings, logger *zap.Logger) error 
 	}
 	hooks := make(map[string][]*Hook)
 	for _, hook := range s.Hooks {
-		if err := hook.provision(ctx); err != nil {
+		if err := hook.Provision(ctx); err != nil {
 			return err
 		}
-		for slices.ContainsFunc(hooks[hook.On], func(other *Hook) bool { return other.key == hook.key }) {
-			hook.key += "+" // twins count on their own
-		}
+		hook.CountApart(hooks[hook.On])
 		hooks[hook.On] = append(hooks[hook.On], hook)
 	}
 	events, err := ctx.App("events")

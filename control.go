@@ -169,7 +169,7 @@ func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err er
 	hooks := l.inForce.Load().hooks[on] // there may have been a reload
 	for _, m := range l.momentsNow(on, slot) {
 		for _, h := range hooks {
-			l.schedule.book(h, time.Now())
+			l.schedule.Book(h, time.Now())
 			ran++
 			if err := l.runHook(h, m, p); err != nil {
 				return ran, fmt.Errorf("%s hook: %w", on, err)

@@ -28,7 +28,7 @@ type failings struct{ now atomic.Pointer[failing] }
 func (f *failings) refused(h *Hook, err error) {
 	for {
 		before := f.now.Load()
-		next := &failing{since: time.Now(), connections: 1, hook: h.key, err: text.FirstLine(err.Error())}
+		next := &failing{since: time.Now(), connections: 1, hook: h.Key(), err: text.FirstLine(err.Error())}
 		if before != nil {
 			next.since, next.connections = before.since, before.connections+1
 		}
@@ -41,7 +41,7 @@ func (f *failings) refused(h *Hook, err error) {
 // ran notes that h has gone well. That alone does not end a failing: a later hook of the same
 // activation may refuse the connection.
 func (f *failings) ran(h *Hook) {
-	if now := f.now.Load(); now != nil && now.hook == h.key {
+	if now := f.now.Load(); now != nil && now.hook == h.Key() {
 		now.mended.Store(true)
 	}
 }
@@ -55,18 +55,18 @@ func (f *failings) passed() {
 	}
 }
 
-// keep forgets a failing whose hook none of these configs has: should the hook come back, it
+// keep forgets a failing whose hook has none of these keys: should the hook come back, it
 // starts anew.
-func (f *failings) keep(claims []*claim) {
+func (f *failings) keep(keys map[string]bool) {
 	now := f.now.Load()
-	if now != nil && !slices.ContainsFunc(claims, func(c *claim) bool { return c.activates(now.hook) }) {
+	if now != nil && !keys[now.hook] {
 		f.now.CompareAndSwap(now, nil)
 	}
 }
 
 // activates reports whether the config has the activate hook with this key.
 func (c *claim) activates(key string) bool {
-	return slices.ContainsFunc(c.hooks[onActivate], func(h *Hook) bool { return h.key == key })
+	return slices.ContainsFunc(c.hooks[onActivate], func(h *Hook) bool { return h.Key() == key })
 }
 
 // failing returns what is wrong with the activate hooks, nil if nothing is. A connection may

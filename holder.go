@@ -30,7 +30,7 @@ type holder struct {
 	worker *worker // nil if the lock does not know what stands behind the slot
 
 	socketCounted bool    // the budget counts its socket to the service; Handle's goroutine only
-	tallies       []tally // where activate hooks have counted it; of the goroutine that runs hooks for it
+	tallies       []Tally // where activate hooks have counted it; of the goroutine that runs hooks for it
 	counts        bool    // every <n> counts it, see recount
 
 	firstSign client.Observer // the holder itself, as its connection knows it
@@ -368,7 +368,7 @@ func (h *holder) mute() bool {
 // uncount makes the activate hooks forget the connection, which has not reached the service.
 func (h *holder) uncount() {
 	for _, t := range h.tallies {
-		h.waiter.lock.schedule.takeBack(t)
+		h.waiter.lock.schedule.TakeBack(t)
 	}
 	h.tallies = nil
 }

@@ -84,7 +84,7 @@ func (s *EmitStep) check() error {
 	if s.Event == "" || strings.Contains(s.Event, "{") {
 		return fmt.Errorf("event: found %q, expected a name without placeholders", s.Event)
 	}
-	return checkTimeout(s.Timeout)
+	return CheckTimeout(s.Timeout)
 }
 
 // Run implements Step.
@@ -136,7 +136,7 @@ func (s *EmitStep) emit(ctx context.Context, m Moment) (err error) {
 		}
 	}()
 	data := make(map[string]any)
-	for name, value := range m.values() {
+	for name, value := range m.Values() {
 		data[name] = value
 	}
 	// A replacer for each event, since the app adds the event's data to it.

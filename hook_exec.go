@@ -105,7 +105,7 @@ func (s *ExecStep) check() error {
 		return fmt.Errorf("dir: found %q, expected a path without placeholders", s.Dir)
 	}
 	for _, arg := range s.Args {
-		if err := checkPlaceholders(arg); err != nil {
+		if err := CheckPlaceholders(arg); err != nil {
 			return fmt.Errorf("args: %w", err)
 		}
 	}
@@ -113,21 +113,22 @@ func (s *ExecStep) check() error {
 		if err := proc.CheckVariable(name); err != nil {
 			return err
 		}
-		if err := checkPlaceholders(value); err != nil {
+		if err := CheckPlaceholders(value); err != nil {
 			return fmt.Errorf("env: %s: %w", name, err)
 		}
 	}
 	if s.Detach && s.Timeout != 0 {
 		return fmt.Errorf("timeout: found %s with detach, expected only one of them: a detached command is not waited for", time.Duration(s.Timeout))
 	}
-	return checkTimeout(s.Timeout)
+	return CheckTimeout(s.Timeout)
 }
 
-// checkPlaceholders refuses what the replacer of a moment does not know, above all
+// CheckPlaceholders refuses what the replacer of a moment does not know, above all
 // everything that could carry what a client has sent.
-func checkPlaceholders(s string) error { return vars.Check(s, Moment{}.values()) }
+func CheckPlaceholders(s string) error { return vars.Check(s, Moment{}.Values()) }
 
-func checkTimeout(d caddy.Duration) error {
+// CheckTimeout refuses a timeout that no step can have.
+func CheckTimeout(d caddy.Duration) error {
 	if d < 0 {
 		return fmt.Errorf("timeout: found %s, expected a duration of 0 (the default) or more", time.Duration(d))
 	}
@@ -168,7 +169,7 @@ func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(s.Command, args...)
 	cmd.Dir = s.Dir
-	cmd.Env = append(proc.Environment(cmd.Environ()), vars.Environ(m.values())...)
+	cmd.Env = append(proc.Environment(cmd.Environ()), vars.Environ(m.Values())...)
 	for name, value := range s.Env {
 		if value, err = repl.ReplaceOrErr(value, false, true); err != nil {
 			return nil, err

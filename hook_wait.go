@@ -54,7 +54,7 @@ func (s *WaitStep) Provision(caddy.Context) error {
 
 func (s *WaitStep) check() error {
 	if strings.Contains(s.Address, "{") {
-		if err := checkPlaceholders(s.Address); err != nil {
+		if err := CheckPlaceholders(s.Address); err != nil {
 			return fmt.Errorf("address: %w", err)
 		}
 	} else if _, _, err := dial.Address(s.Address); err != nil {
@@ -65,7 +65,7 @@ func (s *WaitStep) check() error {
 	default:
 		return fmt.Errorf("for: found %q, expected %s or %s", s.For, dial.Open, dial.Closed)
 	}
-	return checkTimeout(s.Timeout)
+	return CheckTimeout(s.Timeout)
 }
 
 // Run implements Step.

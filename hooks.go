@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -96,9 +97,9 @@ type Moment struct {
 	Reason     string        // why it was refused (refuse), how it ended (release, timeout)
 }
 
-// values are the moment's placeholders and variables: {l4.tcplock.<name>} in
+// Values are the moment's placeholders and variables: {l4.tcplock.<name>} in
 // arguments, TCPLOCK_<NAME> in a command's environment.
-func (m Moment) values() map[string]string {
+func (m Moment) Values() map[string]string {
 	values := map[string]string{
 		"moment":     m.On,
 		"name":       m.Lock,
@@ -115,7 +116,7 @@ func (m Moment) values() map[string]string {
 // Replacer returns a replacer for a step's arguments: Caddy's global placeholders and
 // {l4.tcplock.moment|name|slot|worker|worker_host|worker_port|connection|client|waited|reason}.
 // It knows nothing else a client could have sent, on purpose.
-func (m Moment) Replacer() *caddy.Replacer { return vars.Replacer(m.values()) }
+func (m Moment) Replacer() *caddy.Replacer { return vars.Replacer(m.Values()) }
 
 // Every is how often a hook runs: in JSON a number (Count) or a duration string
 // (Interval).
@@ -158,7 +159,8 @@ func (e *Every) parse(s string) error {
 	return nil
 }
 
-func (h *Hook) check() error {
+// Check refuses values that are out of range, and a hook without steps.
+func (h *Hook) Check() error {
 	if err := h.checkConditions(); err != nil {
 		return err
 	}
@@ -168,7 +170,7 @@ func (h *Hook) check() error {
 	return nil
 }
 
-// checkConditions is check without the steps, which the Caddyfile reads after them.
+// checkConditions is Check without the steps, which the Caddyfile reads after them.
 func (h *Hook) checkConditions() error {
 	if !slices.Contains(moments, h.On) {
 		return fmt.Errorf("on: found %q, expected one of %s", h.On, strings.Join(moments, ", "))
@@ -194,13 +196,18 @@ func (h *Hook) checkConditions() error {
 	return nil
 }
 
-// provision loads the hook's steps.
-func (h *Hook) provision(ctx caddy.Context) error {
-	key, err := json.Marshal(h.written())
-	if err != nil {
+// New returns a hook with steps that no config has loaded, for tests. StepsRaw is only what
+// they are known by.
+func New(h Hook, steps ...Step) (*Hook, error) {
+	h.steps = steps
+	return &h, h.setKey()
+}
+
+// Provision loads the hook's steps.
+func (h *Hook) Provision(ctx caddy.Context) error {
+	if err := h.setKey(); err != nil {
 		return err
 	}
-	h.key = string(key)
 	mods, err := ctx.LoadModule(h, "StepsRaw")
 	if err != nil {
 		return fmt.Errorf("on %s: loading steps: %w", h.On, err)
@@ -215,8 +222,24 @@ func (h *Hook) provision(ctx caddy.Context) error {
 	return nil
 }
 
-// run takes the hook's steps, and on failure tries again from the failed one on.
-func (h *Hook) run(ctx context.Context, m Moment) error {
+func (h *Hook) setKey() error {
+	key, err := json.Marshal(h.Written())
+	h.key = string(key)
+	return err
+}
+
+// Key is what the hook is known by across reloads. A hook with other settings has another key.
+func (h *Hook) Key() string { return h.key }
+
+// CountApart gives the hook a key that none of the others has: twins count on their own.
+func (h *Hook) CountApart(others []*Hook) {
+	for slices.ContainsFunc(others, func(other *Hook) bool { return other.key == h.key }) {
+		h.key += "+"
+	}
+}
+
+// Run takes the hook's steps, and on failure tries again from the failed one on.
+func (h *Hook) Run(ctx context.Context, m Moment) error {
 	next := 0
 	var err error
 	for try := 0; try <= h.Retry; try++ {
@@ -247,43 +270,46 @@ func runStep(ctx context.Context, s Step, m Moment) (err error) {
 	return s.Run(ctx, m)
 }
 
-// schedule keeps what hooks need to know of their past. It belongs to the lock, so
-// that a reload does not forget it, and knows a hook by its JSON: an edited hook
-// starts anew.
-type schedule struct {
+// Schedule keeps what hooks need to know of their past. It belongs to the lock, so
+// that a reload does not forget it, and knows a hook by its key: an edited hook
+// starts anew. The zero value is ready for use.
+type Schedule struct {
 	mu   sync.Mutex
-	past map[string]*past
+	past map[string]*Past // by key
 }
 
-// past is what is known of one hook. A hook that runs every time needs none.
-type past struct {
+// Past is what is known of one hook. A hook that runs every time needs none.
+type Past struct {
 	times int       // how many moments were counted since the last run
 	runs  int       // how often the hook has run
 	last  time.Time // the last run
 	owed  bool      // that run failed
 }
 
-// tally is a moment that was counted for a hook.
-type tally struct {
-	past *past
+// Tally is a moment that was counted for a hook.
+type Tally struct {
+	past *Past
 	runs int // how often the hook had run by then
 }
 
 // of returns the past of h. The mutex is held.
-func (s *schedule) of(h *Hook) *past {
+func (s *Schedule) of(h *Hook) *Past {
 	p := s.past[h.key]
 	if p == nil {
-		p = new(past)
+		if s.past == nil {
+			s.past = make(map[string]*Past)
+		}
+		p = new(Past)
 		s.past[h.key] = p
 	}
 	return p
 }
 
-// due counts the moment for h and reports whether h is to run now. takeBack undoes the
+// Due counts the moment for h and reports whether h is to run now. TakeBack undoes the
 // count.
-func (s *schedule) due(h *Hook, now time.Time) (bool, tally) {
+func (s *Schedule) Due(h *Hook, now time.Time) (bool, Tally) {
 	if h.Every == (Every{}) {
-		return true, tally{}
+		return true, Tally{}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -300,12 +326,12 @@ func (s *schedule) due(h *Hook, now time.Time) (bool, tally) {
 		p.run(now)
 	}
 	p.times++
-	return due, tally{p, p.runs}
+	return due, Tally{p, p.runs}
 }
 
-// takeBack undoes the count of a moment. If the hook has run since, there is nothing to
+// TakeBack undoes the count of a moment. If the hook has run since, there is nothing to
 // undo: that run has set the count to 0.
-func (s *schedule) takeBack(t tally) {
+func (s *Schedule) TakeBack(t Tally) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t.past.runs == t.runs {
@@ -313,8 +339,8 @@ func (s *schedule) takeBack(t tally) {
 	}
 }
 
-// overdue reports whether h is to run now although the moment does not count.
-func (s *schedule) overdue(h *Hook, now time.Time) bool {
+// Overdue reports whether h is to run now although the moment does not count.
+func (s *Schedule) Overdue(h *Hook, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.past[h.key]
@@ -325,8 +351,8 @@ func (s *schedule) overdue(h *Hook, now time.Time) bool {
 	return true
 }
 
-// book notes that h runs now, whether it was due or not.
-func (s *schedule) book(h *Hook, now time.Time) {
+// Book notes that h runs now, whether it was due or not.
+func (s *Schedule) Book(h *Hook, now time.Time) {
 	if h.Every == (Every{}) {
 		return
 	}
@@ -336,13 +362,13 @@ func (s *schedule) book(h *Hook, now time.Time) {
 }
 
 // run notes that the hook runs. The count starts anew.
-func (p *past) run(now time.Time) {
+func (p *Past) run(now time.Time) {
 	p.runs++
 	p.times, p.last, p.owed = 0, now, false
 }
 
-// owe makes h due the next time, whatever its conditions.
-func (s *schedule) owe(h *Hook) {
+// Owe makes h due the next time, whatever its conditions.
+func (s *Schedule) Owe(h *Hook) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.past[h.key]; p != nil {
@@ -350,19 +376,20 @@ func (s *schedule) owe(h *Hook) {
 	}
 }
 
-// keep forgets all hooks but those of these configs.
-func (s *schedule) keep(claims []*claim) {
+// Keep forgets all hooks but those with these keys.
+func (s *Schedule) Keep(keys map[string]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kept := make(map[string]*past)
-	for _, c := range claims {
-		for _, hooks := range c.hooks {
-			for _, h := range hooks {
-				if p := s.past[h.key]; p != nil {
-					kept[h.key] = p
-				}
-			}
-		}
+	maps.DeleteFunc(s.past, func(key string, _ *Past) bool { return !keys[key] })
+}
+
+// Snapshot returns what is known now of all hooks, by key.
+func (s *Schedule) Snapshot() map[string]Past {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make(map[string]Past)
+	for key, p := range s.past {
+		all[key] = *p
 	}
-	s.past = kept
+	return all
 }

@@ -80,17 +80,17 @@ func (s *hookStage) load(settings Settings, hooks ...*Hook) {
 
 // hook completes a hook: its steps are not from JSON, but their names are.
 func (s *hookStage) hook(h Hook, steps ...*fakeStep) *Hook {
+	var used []Step
 	for _, step := range steps {
 		step.s = s
 		h.StepsRaw = append(h.StepsRaw, json.RawMessage(fmt.Sprintf(`{"hook":%q}`, step.name)))
-		h.steps = append(h.steps, step)
+		used = append(used, step)
 	}
-	key, err := json.Marshal(h)
+	complete, err := New(h, used...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	h.key = string(key)
-	return &h
+	return complete
 }
 
 // comes sends a client to the lock. It stays at the service for as long as it is given.

@@ -58,7 +58,7 @@ func (c *idleClock) take(visits uint64) *Hook {
 	if h == nil || visits != c.visits || time.Since(c.since) < time.Duration(h.IdleFor) {
 		return nil
 	}
-	c.ran[h.key] = true
+	c.ran[h.Key()] = true
 	return h
 }
 
@@ -94,7 +94,7 @@ func (c *idleClock) set() {
 // time it is the first.
 func (c *idleClock) next() (next *Hook) {
 	for _, h := range c.hooks {
-		if !c.ran[h.key] && (next == nil || h.IdleFor < next.IdleFor) {
+		if !c.ran[h.Key()] && (next == nil || h.IdleFor < next.IdleFor) {
 			next = h
 		}
 	}
@@ -125,7 +125,7 @@ func (l *lock) idleNow() {
 	visits, _ := l.queue.Quiet() // a connection may have come and gone without a call of noteIdle
 	if h := l.idle.take(visits); h != nil {
 		l.happened(status.Event{Event: status.EventIdle, Moment: onIdle, Reason: "for " + time.Duration(h.IdleFor).String()})
-		if due, _ := l.schedule.due(h, time.Now()); due {
+		if due, _ := l.schedule.Due(h, time.Now()); due {
 			_ = l.runHook(h, Moment{On: onIdle, Lock: l.name()}, p)
 		}
 	}

@@ -25,7 +25,7 @@ type lock struct {
 
 	queue    *queue.Queue
 	pool     pool
-	schedule schedule
+	schedule Schedule
 	failings failings
 
 	record   *record.Record
@@ -74,8 +74,7 @@ func (l *lock) push(c *claim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = append(l.claims, c)
-	l.schedule.keep(l.claims)
-	l.failings.keep(l.claims)
+	l.forgetHooks()
 	l.apply(c)
 }
 
@@ -92,11 +91,24 @@ func (l *lock) pop(c *claim) {
 		l.idle.use(nil, visits)
 		return
 	}
-	l.schedule.keep(l.claims)
-	l.failings.keep(l.claims)
+	l.forgetHooks()
 	if newest := l.claims[len(l.claims)-1]; newest != l.inForce.Load() {
 		l.apply(newest)
 	}
+}
+
+// forgetHooks forgets what the lock knows of hooks that no config has any more. l.mu is held.
+func (l *lock) forgetHooks() {
+	keys := make(map[string]bool)
+	for _, c := range l.claims {
+		for _, hooks := range c.hooks {
+			for _, h := range hooks {
+				keys[h.Key()] = true
+			}
+		}
+	}
+	l.schedule.Keep(keys)
+	l.failings.keep(keys)
 }
 
 // tellRename tells of a change of the lock's name. It is called when the lock's mutex has

@@ -48,7 +48,7 @@ func TestDroppedConfigForgetsNoCount(t *testing.T) {
 		if want := []uint64{1, 5}; !slices.Equal(ran, want) {
 			t.Errorf("found the hook run for %d, expected %d", ran, want)
 		}
-		if n := len(s.lock.schedule.past); n != 1 {
+		if n := len(s.lock.schedule.Snapshot()); n != 1 {
 			t.Errorf("found the past of %d hooks, expected that of the dropped config's to be forgotten", n)
 		}
 	})
@@ -72,10 +72,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 			b, stats, free := l.queue.Bounds(), l.queue.Stats(), l.queue.Free()
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			var counts past
-			if p := l.schedule.past[every.key]; p != nil {
-				counts = *p
-			}
+			counts := l.schedule.Snapshot()[every.Key()]
 			return []any{b, stats, free, l.pool.slots(), counts, l.idle.since, l.idle.visits, len(l.idle.ran), *l.pauses.status(),
 				fds.Process.ServiceSockets(), l.inForce.Load() == s.handler.claim, len(l.claims)}
 		}

@@ -49,9 +49,9 @@ func (l *lock) runHooks(on string, holder *holder) error {
 func (h *holder) due(hook *Hook) bool {
 	schedule := &h.waiter.lock.schedule
 	if hook.On == onRelease && hook.Every.Count > 0 && !h.counts {
-		return schedule.overdue(hook, time.Now())
+		return schedule.Overdue(hook, time.Now())
 	}
-	due, tally := schedule.due(hook, time.Now())
+	due, tally := schedule.Due(hook, time.Now())
 	if hook.On == onActivate && hook.Every.Count > 0 {
 		h.tallies = append(h.tallies, tally)
 	}
@@ -75,7 +75,7 @@ func (l *lock) runHook(h *Hook, m Moment, p *queue.Waiter) error {
 	}
 	logger := l.inForce.Load().hookLog
 	if err != nil {
-		l.schedule.owe(h)
+		l.schedule.Owe(h)
 		l.record.HookRuns.WithLabelValues(m.On, record.HookFailed).Inc()
 		l.happened(status.Event{Event: status.EventHookFailed, Slot: m.Slot, Worker: m.Worker, Connection: m.Connection, Client: m.Client, Moment: m.On, Reason: m.Reason, Error: err.Error()})
 		logger.Error("hook failed", append(fields, zap.Error(err))...)
@@ -96,7 +96,7 @@ func (l *lock) runAlone(h *Hook, m Moment, p *queue.Waiter) error {
 			return err
 		}
 	}
-	return h.run(l.ctx, m)
+	return h.Run(l.ctx, m)
 }
 
 // beginExclusive waits until every other holder is gone.
@@ -141,13 +141,13 @@ func (l *lock) refused(w *waiter) {
 	var due []*Hook
 	free := l.refusing.CompareAndSwap(false, true)
 	for _, h := range l.inForce.Load().hooks[onRefuse] {
-		if now, _ := l.schedule.due(h, time.Now()); now {
+		if now, _ := l.schedule.Due(h, time.Now()); now {
 			due = append(due, h)
 		}
 	}
 	if !free {
 		for _, h := range due {
-			l.schedule.owe(h)
+			l.schedule.Owe(h)
 		}
 		return
 	}

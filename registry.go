@@ -61,7 +61,6 @@ func (r *registry) add(name string) *lock {
 	l.idle.fire = l.idleNow
 	l.idle.begin(0)
 	l.users.Store(1)
-	l.schedule.past = make(map[string]*past)
 	l.refusals.Most = refusalsLogged
 	l.refusals.Tell = l.tellRefusals
 	l.discards.Most, l.discards.Per = 1, time.Minute

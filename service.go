@@ -317,7 +317,7 @@ func (s *Service) setRestart(_ *caddyfile.Dispenser, args []string) error {
 	if args[0] != "every" {
 		return fmt.Errorf("found %q, expected every", args[0])
 	}
-	every, err := parseEvery(args[1])
+	every, err := ParseEvery(args[1])
 	switch {
 	case err != nil:
 		return err

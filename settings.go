@@ -146,7 +146,7 @@ func (s *Settings) check() error {
 		if hook == nil {
 			return fmt.Errorf("hook %d: found null, expected a hook", i+1)
 		}
-		if err := hook.check(); err != nil {
+		if err := hook.Check(); err != nil {
 			return fmt.Errorf("hook %d: %w", i+1, err)
 		}
 	}

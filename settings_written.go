@@ -28,7 +28,7 @@ func (s Settings) written() Settings {
 	}
 	s.Hooks = slices.Clone(s.Hooks)
 	for i, hook := range s.Hooks {
-		written := hook.written()
+		written := hook.Written()
 		s.Hooks[i] = &written
 	}
 	return s
@@ -41,13 +41,19 @@ func (s Service) written() Service {
 	return s
 }
 
-func (h Hook) written() Hook {
+// Written returns the hook in one form of all those that mean the same: with the defaults of its
+// steps written out.
+func (h Hook) Written() Hook {
 	h.StepsRaw = slices.Clone(h.StepsRaw)
 	for i, raw := range h.StepsRaw {
 		h.StepsRaw[i] = stepWritten(raw)
 	}
 	return h
 }
+
+// DefaultWriter is a step whose settings may leave out what is the default. WriteDefaults fills that
+// in, so that two hooks which mean the same compare equal.
+type DefaultWriter interface{ WriteDefaults() }
 
 // stepWritten is a step's JSON as its module writes it, with the defaults of those that say
 // theirs. JSON that the module cannot read stays as it is: it is refused when it is loaded.
@@ -58,7 +64,7 @@ func stepWritten(raw json.RawMessage) json.RawMessage {
 	if json.Unmarshal(raw, &fields) != nil || json.Unmarshal(fields[key], &name) != nil {
 		return raw
 	}
-	info, err := caddy.GetModule("layer4.tcplock.hooks." + name)
+	info, err := caddy.GetModule(stepNamespace + "." + name)
 	if err != nil {
 		return raw
 	}
@@ -68,24 +74,27 @@ func stepWritten(raw json.RawMessage) json.RawMessage {
 	if err != nil || caddy.StrictUnmarshalJSON(rest, step) != nil {
 		return raw
 	}
-	if step, ok := step.(interface{ writeDefaults() }); ok {
-		step.writeDefaults()
+	if step, ok := step.(DefaultWriter); ok {
+		step.WriteDefaults()
 	}
 	return caddyconfig.JSONModuleObject(step, key, name, nil)
 }
 
-func (s *ExecStep) writeDefaults() {
+// WriteDefaults implements hook.DefaultWriter.
+func (s *ExecStep) WriteDefaults() {
 	if !s.Detach {
 		s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultExecTimeout))
 	}
 }
 
-func (s *WaitStep) writeDefaults() {
+// WriteDefaults implements hook.DefaultWriter.
+func (s *WaitStep) WriteDefaults() {
 	s.For = cmp.Or(s.For, dial.Open)
 	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultWaitTimeout))
 }
 
-func (s *EmitStep) writeDefaults() {
+// WriteDefaults implements hook.DefaultWriter.
+func (s *EmitStep) WriteDefaults() {
 	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultEmitTimeout))
 }
 

@@ -251,7 +251,7 @@ func (w *waiter) wrap(cx *layer4.Connection) *layer4.Connection {
 		if !ours {
 			return nil, false
 		}
-		value, ok := cx.GetVar(connVar).(*waiter).refusal("").values()[name]
+		value, ok := cx.GetVar(connVar).(*waiter).refusal("").Values()[name]
 		return value, ok
 	})
 	return cx.Wrap(w.conn)
