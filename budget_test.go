@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
@@ -41,13 +42,13 @@ func TestDescriptorsOfAProcess(t *testing.T) {
 			step := ExecStep{Command: "sleep", Args: []string{"60"}, logger: zap.NewNop()}
 			ended := make(chan error, 1)
 			before := fds.Process.Taken()
-			go func() { ended <- step.Run(ctx, Moment{}) }()
+			go func() { ended <- step.Run(ctx, hook.Moment{}) }()
 			testkit.Poll(t, "the command runs", func() bool { return fds.Process.Taken() == before+fds.PerWait+fds.PerOutput })
 			t.Cleanup(func() { cancel(); <-ended })
 		}},
 		{"detached command", func(t *testing.T) {
 			step := ExecStep{Command: "sleep", Args: []string{"3"}, Detach: true, logger: zap.NewNop()}
-			if err := step.Run(context.Background(), Moment{}); err != nil {
+			if err := step.Run(context.Background(), hook.Moment{}); err != nil {
 				t.Fatal(err)
 			}
 		}},

@@ -5,18 +5,14 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/mholt/caddy-l4/layer4"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
-
-// stepNamespace is where steps are registered as modules.
-const stepNamespace = "layer4.tcplock.hooks"
 
 // UnmarshalCaddyfile sets up the Handler from Caddyfile tokens. Syntax:
 //
@@ -91,14 +87,14 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"drain":                  opts.Optional(&h.Drain, opts.Duration),
 		"on": {Repeat: true, Own: func(d *caddyfile.Dispenser) error {
 			line := *d
-			hook := new(Hook)
-			if err := hook.UnmarshalCaddyfile(d); err != nil {
+			added := new(hook.Hook)
+			if err := added.UnmarshalCaddyfile(d); err != nil {
 				return err
 			}
-			if hook.On == onTimeout {
+			if added.On == hook.Timeout {
 				timeoutHook = line
 			}
-			h.Hooks = append(h.Hooks, hook)
+			h.Hooks = append(h.Hooks, added)
 			return nil
 		}},
 		"refuse": {Own: h.unmarshalRefuse},
@@ -133,100 +129,6 @@ func slots(s string) (int, error) {
 		return 0, fmt.Errorf("found %q slots, expected a whole number from 1 to %d", s, maxSlots)
 	}
 	return n, nil
-}
-
-// UnmarshalCaddyfile reads a hook with its block; d is on the word "on".
-//
-//	on <moment> <step> [<args...>]
-//	on <moment> {
-//		every     <n>|<duration>
-//		exclusive [<max wait>]
-//		retry     <n> [<interval>]
-//		optional
-//		<step> [<args...>]
-//	}
-func (h *Hook) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	start := *d // what is wrong with the hook as a whole is reported here
-	if !d.NextArg() {
-		return d.Errf("on: found no moment, expected one of %s", strings.Join(moments, ", "))
-	}
-	h.On = d.Val()
-	if h.On == onIdle {
-		if !d.NextArg() {
-			return d.Errf("on idle: found no duration, expected one such as 10m")
-		}
-		var err error
-		if h.IdleFor, err = opts.Duration(d.Val()); err != nil {
-			return d.Errf("on idle: %w", err)
-		}
-	}
-	if err := h.checkConditions(); err != nil {
-		return d.WrapErr(err)
-	}
-	if d.NextArg() {
-		return h.unmarshalStep(d)
-	}
-	if err := h.conditions().Parse(d, h.checkConditions, h.unmarshalStep); err != nil {
-		return err
-	}
-	if err := h.Check(); err != nil {
-		return start.WrapErr(err)
-	}
-	return nil
-}
-
-// ParseEvery reads a number or a duration.
-func ParseEvery(s string) (e Every, err error) {
-	err = e.parse(s)
-	return e, err
-}
-
-// conditions are a hook's options in its block.
-func (h *Hook) conditions() opts.Table {
-	return opts.Table{
-		"every": opts.One(&h.Every, ParseEvery),
-		"exclusive": {Max: 1, Set: func(_ *caddyfile.Dispenser, args []string) (err error) {
-			h.Exclusive = true
-			if len(args) > 0 {
-				h.ExclusiveWait, err = opts.Duration(args[0])
-			}
-			return err
-		}},
-		"retry": {Min: 1, Max: 2, Set: func(_ *caddyfile.Dispenser, args []string) (err error) {
-			if h.Retry, err = opts.Number(args[0]); err == nil && len(args) > 1 {
-				h.RetryInterval, err = opts.Duration(args[1])
-			}
-			return err
-		}},
-		"optional": opts.Flag(&h.Optional),
-	}
-}
-
-// unmarshalStep reads a step with its block; d is on the step's name.
-func (h *Hook) unmarshalStep(d *caddyfile.Dispenser) error {
-	name := d.Val()
-	if _, err := caddy.GetModule(stepNamespace + "." + name); err != nil {
-		var names []string
-		for _, mod := range caddy.GetModules(stepNamespace) {
-			names = append(names, mod.ID.Name())
-		}
-		return d.Errf("on %s: found %q, expected a step (%s) or, in a block, a condition (%s)",
-			h.On, name, strings.Join(names, ", "), h.conditions())
-	}
-	start := *d
-	mod, err := caddyfile.UnmarshalModule(d, stepNamespace+"."+name)
-	if err != nil {
-		return err
-	}
-	if _, ok := mod.(Step); !ok {
-		return start.Errf("on %s: found %s, which is a %T, expected a step", h.On, name, mod)
-	}
-	raw, err := layer4.SetModuleNameInline("hook", name, caddyconfig.JSON(mod, nil))
-	if err != nil {
-		return start.WrapErr(err)
-	}
-	h.StepsRaw = append(h.StepsRaw, raw)
-	return nil
 }
 
 // unmarshalRefuse reads a "refuse" with its block.

@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"github.com/caddyserver/certmagic"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
 var update = stdflag.Bool("update", false, "rewrite the expected parts of testdata/adapt, and docs/capacity.svg")
@@ -65,7 +67,7 @@ func init() { caddy.RegisterModule(notAStep{}) }
 type notAStep struct{}
 
 func (notAStep) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: stepNamespace + ".test.not_a_step", New: func() caddy.Module { return notAStep{} }}
+	return caddy.ModuleInfo{ID: hook.Namespace + ".test.not_a_step", New: func() caddy.Module { return notAStep{} }}
 }
 
 func (notAStep) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }

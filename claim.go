@@ -9,6 +9,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
 // claim is what one config wants of a lock.
@@ -21,7 +23,7 @@ type claim struct {
 	defined  bool     // by a handler with settings, not only joined
 	raw      []byte   // these settings as JSON, to be compared
 	settings Settings
-	hooks    map[string][]*Hook // by moment
+	hooks    map[string][]*hook.Hook // by moment
 	logger   *zap.Logger
 	access   *zap.Logger // one line for each connection
 	hookLog  *zap.Logger // one line for each run of a hook
@@ -43,7 +45,7 @@ func (c *claim) define(ctx caddy.Context, s Settings, logger *zap.Logger) error 
 		}
 		return nil
 	}
-	hooks := make(map[string][]*Hook)
+	hooks := make(map[string][]*hook.Hook)
 	for _, hook := range s.Hooks {
 		if err := hook.Provision(ctx); err != nil {
 			return err

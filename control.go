@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -176,7 +177,7 @@ func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err er
 			}
 		}
 	}
-	if on == onActivate {
+	if on == hook.Activate {
 		l.failings.passed()
 	}
 	return ran, nil
@@ -190,11 +191,11 @@ func (l *lock) letGo(p *queue.Waiter) {
 }
 
 // momentsNow says for which slots hooks run that nobody's connection has brought about.
-func (l *lock) momentsNow(on string, slot int) (moments []Moment) {
+func (l *lock) momentsNow(on string, slot int) (moments []hook.Moment) {
 	if workers := l.pool.named(); workers != nil {
 		for _, w := range workers {
 			if slot == 0 || slot == w.slot {
-				moments = append(moments, Moment{On: on, Lock: l.name(), Slot: w.slot, Worker: w.address})
+				moments = append(moments, hook.Moment{On: on, Lock: l.name(), Slot: w.slot, Worker: w.address})
 			}
 		}
 		return moments
@@ -202,5 +203,5 @@ func (l *lock) momentsNow(on string, slot int) (moments []Moment) {
 	if l.pool.slots() == 1 {
 		slot = 1
 	}
-	return []Moment{{On: on, Lock: l.name(), Slot: slot}}
+	return []hook.Moment{{On: on, Lock: l.name(), Slot: slot}}
 }

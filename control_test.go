@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -58,7 +59,7 @@ func TestPause(t *testing.T) {
 // An idle hook whose time comes in a pause runs when that has ended, once.
 func TestPauseKeepsIdleHooks(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(2 * sec)}, &fakeStep{name: "restart"}))
+		s.load(Settings{}, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(2 * sec)}, &fakeStep{name: "restart"}))
 		s.lock.pause(5 * sec)
 		s.until(20 * sec)
 		s.expect(`5s restart`)
@@ -90,7 +91,7 @@ func TestDrain(t *testing.T) {
 				t.Error("found a drain not over, expected it to be")
 			}
 		}
-		s.load(Settings{Slots: 2}, s.hook(Hook{On: onRelease}, &fakeStep{name: "clean", takes: sec}))
+		s.load(Settings{Slots: 2}, s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "clean", takes: sec}))
 		s.comes("a", 2*sec)
 		s.comes("b", 4*sec)
 		s.until(sec)
@@ -134,7 +135,7 @@ func TestDrain(t *testing.T) {
 func TestDrainEndsAtShutdown(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		drain := caddy.Duration(0)
-		s.load(Settings{Drain: &drain}, s.hook(Hook{On: onRelease}, &fakeStep{name: "wedged", does: func(Moment) { time.Sleep(time.Minute) }}))
+		s.load(Settings{Drain: &drain}, s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "wedged", does: func(hook.Moment) { time.Sleep(time.Minute) }}))
 		s.comes("a", sec)
 		s.until(2 * sec)
 		time.AfterFunc(sec, s.lock.shutDown)
@@ -156,21 +157,21 @@ func TestDrainEndsAtShutdown(t *testing.T) {
 // moment whether they are due or not, and lets nobody in meanwhile. It counts as a run.
 func TestRunNow(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		var seen Moment
+		var seen hook.Moment
 		s.load(Settings{},
-			s.hook(Hook{On: onActivate, Every: Every{Interval: 9 * sec}, Exclusive: true},
-				&fakeStep{name: "restart", takes: sec, does: func(m Moment) { seen = m }}),
-			s.hook(Hook{On: onActivate, Every: Every{Count: 1000}}, &fakeStep{name: "wait"}))
+			s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Interval: 9 * sec}, Exclusive: true},
+				&fakeStep{name: "restart", takes: sec, does: func(m hook.Moment) { seen = m }}),
+			s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 1000}}, &fakeStep{name: "wait"}))
 		s.comes("a", 2*sec)
 		s.until(2 * sec)
 		s.comes("b", 2*sec)
 		s.until(2500 * time.Millisecond)
 		s.say("run")
-		ran, err := s.lock.runNow(s.t.Context(), onActivate, 0)
+		ran, err := s.lock.runNow(s.t.Context(), hook.Activate, 0)
 		if ran != 2 || err != nil {
 			t.Errorf("found %d hooks and error %v, expected 2 and none", ran, err)
 		}
-		if want := (Moment{On: onActivate, Lock: "stage", Slot: 1}); seen != want {
+		if want := (hook.Moment{On: hook.Activate, Lock: "stage", Slot: 1}); seen != want {
 			t.Errorf("found %+v, expected %+v", seen, want)
 		}
 		s.until(10 * sec) // restart is due again 9 s after 3 s, not after 0 s
@@ -203,12 +204,12 @@ func TestRunNow(t *testing.T) {
 func TestRunNowInVain(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 3},
-			s.hook(Hook{On: onRelease, Every: Every{Count: 3}}, &fakeStep{name: "clean", fails: map[int]error{2: errStep}}),
-			s.hook(Hook{On: onRelease, Every: Every{Count: 3}}, &fakeStep{name: "sweep"}))
+			s.hook(hook.Hook{On: hook.Release, Every: hook.Every{Count: 3}}, &fakeStep{name: "clean", fails: map[int]error{2: errStep}}),
+			s.hook(hook.Hook{On: hook.Release, Every: hook.Every{Count: 3}}, &fakeStep{name: "sweep"}))
 		run := func(wait time.Duration, slot int) (int, error) {
 			ctx, cancel := within(s.t.Context(), wait)
 			defer cancel()
-			return s.lock.runNow(ctx, onRelease, slot)
+			return s.lock.runNow(ctx, hook.Release, slot)
 		}
 		s.comes("a", 3*sec)
 		s.until(sec)
@@ -237,11 +238,11 @@ func TestRunNowInVain(t *testing.T) {
 // A run that has waited for the holders runs the hooks of the config that is in force then.
 func TestRunNowAfterReload(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{}, s.hook(Hook{On: onRelease}, &fakeStep{name: "old"}))
+		s.load(Settings{}, s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "old"}))
 		s.comes("a", 2*sec)
 		s.until(sec)
-		time.AfterFunc(sec/2, func() { s.load(Settings{}, s.hook(Hook{On: onRelease}, &fakeStep{name: "new"})) })
-		if ran, err := s.lock.runNow(s.t.Context(), onRelease, 0); ran != 1 || err != nil {
+		time.AfterFunc(sec/2, func() { s.load(Settings{}, s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "new"})) })
+		if ran, err := s.lock.runNow(s.t.Context(), hook.Release, 0); ran != 1 || err != nil {
 			t.Errorf("found %d hooks and error %v, expected 1 and none", ran, err)
 		}
 		s.expect(`
@@ -256,10 +257,10 @@ func TestRunNowAfterReload(t *testing.T) {
 func TestRunNowKeepsIdleHooks(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{},
-			s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(2 * sec)}, &fakeStep{name: "sleep"}),
-			s.hook(Hook{On: onRelease}, &fakeStep{name: "clean", takes: 2 * sec}))
+			s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(2 * sec)}, &fakeStep{name: "sleep"}),
+			s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "clean", takes: 2 * sec}))
 		s.until(sec)
-		_, _ = s.lock.runNow(context.Background(), onRelease, 0)
+		_, _ = s.lock.runNow(context.Background(), hook.Release, 0)
 		s.until(20 * sec)
 		s.expect(`
 			1s clean begins
@@ -280,7 +281,7 @@ func TestKick(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		s.load(Settings{}, s.hook(Hook{On: onActivate}, &fakeStep{name: "start", takes: sec}), s.hook(Hook{On: onRelease}, &fakeStep{name: "clean"}))
+		s.load(Settings{}, s.hook(hook.Hook{On: hook.Activate}, &fakeStep{name: "start", takes: sec}), s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "clean"}))
 		for _, name := range []string{"a", "b", "c", "d"} {
 			s.comes(name, time.Hour)
 			synctest.Wait()
@@ -317,7 +318,7 @@ func TestKick(t *testing.T) {
 // line any longer: the hook is due again, for the next one.
 func TestKickWhoWantsToBeAlone(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{Slots: 2}, s.hook(Hook{On: onActivate, Every: Every{Count: 2}, Exclusive: true}, &fakeStep{name: "restart"}))
+		s.load(Settings{Slots: 2}, s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 2}, Exclusive: true}, &fakeStep{name: "restart"}))
 		s.comes("a", 5*sec)
 		s.until(sec)
 		s.comes("b", time.Hour) // not its turn

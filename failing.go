@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
@@ -25,7 +26,7 @@ type failing struct {
 type failings struct{ now atomic.Pointer[failing] }
 
 // refused notes that h has refused a connection.
-func (f *failings) refused(h *Hook, err error) {
+func (f *failings) refused(h *hook.Hook, err error) {
 	for {
 		before := f.now.Load()
 		next := &failing{since: time.Now(), connections: 1, hook: h.Key(), err: text.FirstLine(err.Error())}
@@ -40,7 +41,7 @@ func (f *failings) refused(h *Hook, err error) {
 
 // ran notes that h has gone well. That alone does not end a failing: a later hook of the same
 // activation may refuse the connection.
-func (f *failings) ran(h *Hook) {
+func (f *failings) ran(h *hook.Hook) {
 	if now := f.now.Load(); now != nil && now.hook == h.Key() {
 		now.mended.Store(true)
 	}
@@ -66,7 +67,7 @@ func (f *failings) keep(keys map[string]bool) {
 
 // activates reports whether the config has the activate hook with this key.
 func (c *claim) activates(key string) bool {
-	return slices.ContainsFunc(c.hooks[onActivate], func(h *Hook) bool { return h.Key() == key })
+	return slices.ContainsFunc(c.hooks[hook.Activate], func(h *hook.Hook) bool { return h.Key() == key })
 }
 
 // failing returns what is wrong with the activate hooks, nil if nothing is. A connection may

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
@@ -29,9 +30,9 @@ type holder struct {
 	slot   int
 	worker *worker // nil if the lock does not know what stands behind the slot
 
-	socketCounted bool    // the budget counts its socket to the service; Handle's goroutine only
-	tallies       []Tally // where activate hooks have counted it; of the goroutine that runs hooks for it
-	counts        bool    // every <n> counts it, see recount
+	socketCounted bool         // the budget counts its socket to the service; Handle's goroutine only
+	tallies       []hook.Tally // where activate hooks have counted it; of the goroutine that runs hooks for it
+	counts        bool         // every <n> counts it, see recount
 
 	firstSign client.Observer // the holder itself, as its connection knows it
 
@@ -87,8 +88,8 @@ func (h *holder) activate() (outcome string) {
 		return h.requeue()
 	case w.conn.IsGone():
 		outcome = status.ClientGone
-	case len(config.hooks[onActivate]) == 0: // no time has passed
-	case w.lock.runHooks(onActivate, h) != nil:
+	case len(config.hooks[hook.Activate]) == 0: // no time has passed
+	case w.lock.runHooks(hook.Activate, h) != nil:
 		outcome = status.HookFailed
 	case w.conn.IsGone():
 		outcome = status.ClientGone
@@ -146,7 +147,7 @@ func (h *holder) finish(r client.Result, err error) (outcome string) {
 		// No handler has taken a byte of this connection: it can go to another worker.
 		if r.Untouched && h.beginRequeue() {
 			h.uncount()
-			_ = h.waiter.lock.runHooks(onRelease, h)
+			_ = h.waiter.lock.runHooks(hook.Release, h)
 			return h.requeue()
 		}
 	}
@@ -216,7 +217,7 @@ func (h *holder) onHoldTimeout() {
 	w.lock.happened(w.event(status.EventTimeout, ""))
 	w.trip.held = time.Since(h.connectedAt)
 	w.conn.Cut()
-	_ = w.lock.runHooks(onTimeout, h)
+	_ = w.lock.runHooks(hook.Timeout, h)
 	h.awaitReturn(h.connectedAt.Add(w.trip.held + client.LetGoGrace))
 	if h.worker != nil {
 		h.worker.restart(status.RestartHoldTimeout)
@@ -275,12 +276,12 @@ func (h *holder) beginRelease(outcome string) {
 	}
 	config := w.lock.inForce.Load()
 	settle := time.Duration(config.settings.Settle)
-	if settle == 0 && len(config.hooks[onRelease]) == 0 {
+	if settle == 0 && len(config.hooks[hook.Release]) == 0 {
 		h.release(outcome)
 		return
 	}
 	go func() {
-		_ = w.lock.runHooks(onRelease, h)
+		_ = w.lock.runHooks(hook.Release, h)
 		clock.Sleep(w.lock.ctx, settle)
 		h.release(outcome)
 	}()

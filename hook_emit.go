@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
@@ -84,11 +85,11 @@ func (s *EmitStep) check() error {
 	if s.Event == "" || strings.Contains(s.Event, "{") {
 		return fmt.Errorf("event: found %q, expected a name without placeholders", s.Event)
 	}
-	return CheckTimeout(s.Timeout)
+	return hook.CheckTimeout(s.Timeout)
 }
 
 // Run implements Step.
-func (s *EmitStep) Run(ctx context.Context, m Moment) error {
+func (s *EmitStep) Run(ctx context.Context, m hook.Moment) error {
 	// One that hangs may hang for ever: they must not pile up.
 	if s.overdue.Load() > 0 {
 		return fmt.Errorf("emit %s: not emitted, its handlers still run since an earlier timeout", s.Event)
@@ -129,7 +130,7 @@ func (s *EmitStep) Run(ctx context.Context, m Moment) error {
 
 // emit emits with the step's own context: the one it was provisioned with names the
 // origin, but is done after a reload, when those who came before it still need it.
-func (s *EmitStep) emit(ctx context.Context, m Moment) (err error) {
+func (s *EmitStep) emit(ctx context.Context, m hook.Moment) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("handler panicked: %v\n%s", r, debug.Stack())
@@ -168,7 +169,7 @@ func (s *EmitStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Interface guards
 var (
-	_ Step                  = (*EmitStep)(nil)
+	_ hook.Step             = (*EmitStep)(nil)
 	_ caddy.Provisioner     = (*EmitStep)(nil)
 	_ caddyfile.Unmarshaler = (*EmitStep)(nil)
 	_ caddyevents.Handler   = (*startSignal)(nil)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
 // What the step reads in a Caddyfile is what it is in JSON; and what is not the name of an
@@ -49,7 +51,7 @@ func TestEmit(t *testing.T) {
 		return errors.New("a handler's own error, which the events app logs")
 	})
 	for slot := 1; slot <= 2; slot++ {
-		if err := emit.Run(t.Context(), Moment{On: onTimeout, Lock: "printer", Slot: slot, Connection: 9, Client: "192.0.2.1:5000", Waited: time.Second, Reason: "hold_timeout"}); err != nil {
+		if err := emit.Run(t.Context(), hook.Moment{On: hook.Timeout, Lock: "printer", Slot: slot, Connection: 9, Client: "192.0.2.1:5000", Waited: time.Second, Reason: "hold_timeout"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -75,7 +77,7 @@ func TestEmitAfterReload(t *testing.T) {
 	n := 0
 	emit, unload := newEmit(t, `{"event":"restarted"}`, func(context.Context, caddy.Event) error { n++; return nil })
 	unload()
-	if err := emit.Run(t.Context(), Moment{}); err != nil || n != 1 {
+	if err := emit.Run(t.Context(), hook.Moment{}); err != nil || n != 1 {
 		t.Errorf("found %d events (%v), expected 1", n, err)
 	}
 }
@@ -86,11 +88,11 @@ func TestEmitFails(t *testing.T) {
 	abort, _ := newEmit(t, `{"event":"restarted"}`, func(context.Context, caddy.Event) error {
 		return fmt.Errorf("still busy: %w", caddy.ErrEventAborted)
 	})
-	if err := abort.Run(t.Context(), Moment{}); !errors.Is(err, caddy.ErrEventAborted) || !strings.HasPrefix(err.Error(), "emit restarted: aborted by a handler: still busy") {
+	if err := abort.Run(t.Context(), hook.Moment{}); !errors.Is(err, caddy.ErrEventAborted) || !strings.HasPrefix(err.Error(), "emit restarted: aborted by a handler: still busy") {
 		t.Errorf("found %v, expected an abort", err)
 	}
 	panics, _ := newEmit(t, `{"event":"restarted"}`, func(context.Context, caddy.Event) error { panic("oh") })
-	if err := panics.Run(t.Context(), Moment{}); err == nil || !strings.HasPrefix(err.Error(), "emit restarted: handler panicked: oh\n") {
+	if err := panics.Run(t.Context(), hook.Moment{}); err == nil || !strings.HasPrefix(err.Error(), "emit restarted: handler panicked: oh\n") {
 		t.Errorf("found %v, expected a panic", err)
 	}
 }
@@ -111,7 +113,7 @@ func TestEmitTimeout(t *testing.T) {
 		"emit restarted: its handlers have not ended after 1s",
 		"emit restarted: not emitted, its handlers still run since an earlier timeout",
 	} {
-		if err := emit.Run(t.Context(), Moment{}); err == nil || err.Error() != want {
+		if err := emit.Run(t.Context(), hook.Moment{}); err == nil || err.Error() != want {
 			t.Errorf("found %v, expected %s", err, want)
 		}
 	}
@@ -119,7 +121,7 @@ func TestEmitTimeout(t *testing.T) {
 		t.Errorf("found %d handlers called, expected 1", n)
 	}
 	close(hang)
-	for deadline := time.Now().Add(20 * time.Second); emit.Run(t.Context(), Moment{}) != nil; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); emit.Run(t.Context(), hook.Moment{}) != nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("found it failing still, expected it to work once the handler has returned")
 		}
@@ -138,11 +140,11 @@ func TestEmitCancelled(t *testing.T) {
 		<-hang
 		return nil
 	})
-	if err := emit.Run(ctx, Moment{}); !errors.Is(err, shutdown) {
+	if err := emit.Run(ctx, hook.Moment{}); !errors.Is(err, shutdown) {
 		t.Errorf("found %v, expected %v", err, shutdown)
 	}
 	unheard, _ := newEmit(t, `{"event":"restarted"}`, func(context.Context, caddy.Event) error { return nil })
-	if err := unheard.Run(ctx, Moment{}); !errors.Is(err, shutdown) {
+	if err := unheard.Run(ctx, hook.Moment{}); !errors.Is(err, shutdown) {
 		t.Errorf("found %v, expected %v", err, shutdown)
 	}
 }
@@ -156,11 +158,11 @@ func TestEmitBeforeStart(t *testing.T) {
 	ended := errors.New("client has gone")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ended)
-	if err := emit.Run(ctx, Moment{}); !errors.Is(err, ended) || n > 0 {
+	if err := emit.Run(ctx, hook.Moment{}); !errors.Is(err, ended) || n > 0 {
 		t.Errorf("found %d events (%v), expected none, and %v", n, err, ended)
 	}
 	result := make(chan error)
-	go func() { result <- emit.Run(t.Context(), Moment{}) }()
+	go func() { result <- emit.Run(t.Context(), hook.Moment{}) }()
 	select {
 	case err := <-result:
 		t.Fatalf("found it done before the start (%v)", err)
@@ -174,14 +176,14 @@ func TestEmitBeforeStart(t *testing.T) {
 
 // newEmit loads the step in a config with a real events app that handler subscribes to, and
 // starts it.
-func newEmit(t *testing.T, raw string, handler handlerFunc) (step Step, unload func()) {
+func newEmit(t *testing.T, raw string, handler handlerFunc) (step hook.Step, unload func()) {
 	t.Helper()
 	step, start, unload := loadEmit(t, raw, handler)
 	start()
 	return step, unload
 }
 
-func loadEmit(t *testing.T, raw string, handler handlerFunc) (step Step, start, unload func()) {
+func loadEmit(t *testing.T, raw string, handler handlerFunc) (step hook.Step, start, unload func()) {
 	t.Helper()
 	config, err := caddy.ProvisionContext(new(caddy.Config))
 	if err != nil {
@@ -208,7 +210,7 @@ func loadEmit(t *testing.T, raw string, handler handlerFunc) (step Step, start, 
 		}
 		events.Emit(ctx, "started", nil)
 	}
-	return mod.(Step), start, unload
+	return mod.(hook.Step), start, unload
 }
 
 type handlerFunc func(context.Context, caddy.Event) error

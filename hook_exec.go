@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
@@ -105,7 +106,7 @@ func (s *ExecStep) check() error {
 		return fmt.Errorf("dir: found %q, expected a path without placeholders", s.Dir)
 	}
 	for _, arg := range s.Args {
-		if err := CheckPlaceholders(arg); err != nil {
+		if err := hook.CheckPlaceholders(arg); err != nil {
 			return fmt.Errorf("args: %w", err)
 		}
 	}
@@ -113,30 +114,18 @@ func (s *ExecStep) check() error {
 		if err := proc.CheckVariable(name); err != nil {
 			return err
 		}
-		if err := CheckPlaceholders(value); err != nil {
+		if err := hook.CheckPlaceholders(value); err != nil {
 			return fmt.Errorf("env: %s: %w", name, err)
 		}
 	}
 	if s.Detach && s.Timeout != 0 {
 		return fmt.Errorf("timeout: found %s with detach, expected only one of them: a detached command is not waited for", time.Duration(s.Timeout))
 	}
-	return CheckTimeout(s.Timeout)
-}
-
-// CheckPlaceholders refuses what the replacer of a moment does not know, above all
-// everything that could carry what a client has sent.
-func CheckPlaceholders(s string) error { return vars.Check(s, Moment{}.Values()) }
-
-// CheckTimeout refuses a timeout that no step can have.
-func CheckTimeout(d caddy.Duration) error {
-	if d < 0 {
-		return fmt.Errorf("timeout: found %s, expected a duration of 0 (the default) or more", time.Duration(d))
-	}
-	return nil
+	return hook.CheckTimeout(s.Timeout)
 }
 
 // Run implements Step.
-func (s *ExecStep) Run(ctx context.Context, m Moment) error {
+func (s *ExecStep) Run(ctx context.Context, m hook.Moment) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("exec %s: not started: %w", s.Command, context.Cause(ctx))
 	}
@@ -152,7 +141,7 @@ func (s *ExecStep) Run(ctx context.Context, m Moment) error {
 	return nil
 }
 
-func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
+func (s *ExecStep) prepare(m hook.Moment) (*exec.Cmd, error) {
 	if s.Dir != "" {
 		// Looked at here because the error of a start names the command only.
 		if info, err := os.Stat(s.Dir); err != nil || !info.IsDir() {
@@ -180,7 +169,7 @@ func (s *ExecStep) prepare(m Moment) (*exec.Cmd, error) {
 }
 
 // fields leaves the arguments out: they may hold secrets from the environment.
-func (s *ExecStep) fields(m Moment) []zap.Field {
+func (s *ExecStep) fields(m hook.Moment) []zap.Field {
 	return []zap.Field{zap.String("lock", m.Lock), zap.String("moment", m.On), zap.Int("slot", m.Slot), zap.String("command", s.Command)}
 }
 
@@ -212,7 +201,7 @@ func (s *ExecStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Interface guards
 var (
-	_ Step                  = (*ExecStep)(nil)
+	_ hook.Step             = (*ExecStep)(nil)
 	_ caddy.Provisioner     = (*ExecStep)(nil)
 	_ caddyfile.Unmarshaler = (*ExecStep)(nil)
 )

@@ -22,11 +22,12 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/unix"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
-var someMoment = Moment{
-	On:         onRelease,
+var someMoment = hook.Moment{
+	On:         hook.Release,
 	Lock:       "soffice",
 	Slot:       2,
 	Worker:     "localhost:8102",

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
@@ -54,7 +55,7 @@ func (s *WaitStep) Provision(caddy.Context) error {
 
 func (s *WaitStep) check() error {
 	if strings.Contains(s.Address, "{") {
-		if err := CheckPlaceholders(s.Address); err != nil {
+		if err := hook.CheckPlaceholders(s.Address); err != nil {
 			return fmt.Errorf("address: %w", err)
 		}
 	} else if _, _, err := dial.Address(s.Address); err != nil {
@@ -65,11 +66,11 @@ func (s *WaitStep) check() error {
 	default:
 		return fmt.Errorf("for: found %q, expected %s or %s", s.For, dial.Open, dial.Closed)
 	}
-	return CheckTimeout(s.Timeout)
+	return hook.CheckTimeout(s.Timeout)
 }
 
 // Run implements Step.
-func (s *WaitStep) Run(ctx context.Context, m Moment) error {
+func (s *WaitStep) Run(ctx context.Context, m hook.Moment) error {
 	address, err := m.Replacer().ReplaceOrErr(s.Address, false, true)
 	if err != nil {
 		return fmt.Errorf("wait: address: %w", err)
@@ -101,7 +102,7 @@ func (s *WaitStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Interface guards
 var (
-	_ Step                  = (*WaitStep)(nil)
+	_ hook.Step             = (*WaitStep)(nil)
 	_ caddy.Provisioner     = (*WaitStep)(nil)
 	_ caddyfile.Unmarshaler = (*WaitStep)(nil)
 )

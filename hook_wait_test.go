@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
@@ -59,7 +60,7 @@ func TestWaitAtOnce(t *testing.T) {
 		if err := s.check(); err != nil {
 			t.Errorf("%s: %v", s.Address, err)
 		}
-		if err := s.Run(t.Context(), Moment{Worker: ln.Addr().String()}); err != nil {
+		if err := s.Run(t.Context(), hook.Moment{Worker: ln.Addr().String()}); err != nil {
 			t.Errorf("%s: %v", s.Address, err)
 		}
 	}
@@ -151,7 +152,7 @@ func TestWaitCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	done := make(chan error, 1)
-	go func() { done <- (&WaitStep{Address: ln.Addr().String(), For: "closed"}).Run(ctx, Moment{}) }()
+	go func() { done <- (&WaitStep{Address: ln.Addr().String(), For: "closed"}).Run(ctx, hook.Moment{}) }()
 	testkit.Accept(t, ln)
 	shutdown := errors.New("shutting down")
 	cancel(shutdown)
@@ -162,7 +163,7 @@ func TestWaitCancelled(t *testing.T) {
 
 // What a placeholder stands for is looked at when the step runs.
 func TestWaitNoWorker(t *testing.T) {
-	err := (&WaitStep{Address: "{l4.tcplock.worker}", For: "closed"}).Run(t.Context(), Moment{})
+	err := (&WaitStep{Address: "{l4.tcplock.worker}", For: "closed"}).Run(t.Context(), hook.Moment{})
 	if want := `wait: address: found "", expected host:port or unix//path`; err == nil || err.Error() != want {
 		t.Errorf("found %v, expected %s", err, want)
 	}
@@ -174,7 +175,7 @@ func run(t *testing.T, s *WaitStep) <-chan error {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- s.Run(t.Context(), Moment{}) }()
+	go func() { done <- s.Run(t.Context(), hook.Moment{}) }()
 	return done
 }
 

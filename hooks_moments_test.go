@@ -1,14 +1,14 @@
 package tcplock
 
 import (
-	"encoding/json"
-	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
 // The idle hook runs once in each pause: when nobody has held a slot or stood in line for
@@ -16,7 +16,7 @@ import (
 // than one. A client that holds its slot for long is no pause.
 func TestIdleHook(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{Slots: 2}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec)},
+		s.load(Settings{Slots: 2}, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(5 * sec)},
 			&fakeStep{name: "restart", takes: 2 * sec}))
 		s.until(1 * sec)
 		s.comes("a", 9*sec)
@@ -51,7 +51,7 @@ func TestIdleHook(t *testing.T) {
 // the next pause, whatever its count. The count begins with the run that did not fail.
 func TestIdleHookFails(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec), Every: Every{Count: 3}},
+		s.load(Settings{}, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(5 * sec), Every: hook.Every{Count: 3}},
 			&fakeStep{name: "restart", fails: map[int]error{1: errPanic}}))
 		for i := range 4 {
 			s.until(time.Duration(i+1) * 10 * sec)
@@ -78,8 +78,8 @@ func TestIdleHookFails(t *testing.T) {
 // new has its turn at once, if the pause has been long enough.
 func TestIdleHookAndReload(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		hook := func(name string) *Hook {
-			return s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec)}, &fakeStep{name: name})
+		hook := func(name string) *hook.Hook {
+			return s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(5 * sec)}, &fakeStep{name: name})
 		}
 		s.load(Settings{}, hook("old"))
 		s.until(3 * sec)
@@ -102,10 +102,10 @@ func TestRefuseHook(t *testing.T) {
 	refusals := []time.Duration{1 * sec, 2 * sec, 5 * sec, 6 * sec, 9 * sec}
 	for _, test := range []struct {
 		name  string
-		every Every
+		every hook.Every
 		want  string
 	}{
-		{"always", Every{}, `
+		{"always", hook.Every{}, `
 			0s holder in
 			1s a refused: refused_full, restart a begins
 			2s b refused: refused_full
@@ -116,7 +116,7 @@ func TestRefuseHook(t *testing.T) {
 			9s e refused: refused_full, restart e begins
 			10s holder out
 			12s restart e done`},
-		{"2", Every{Count: 2}, `
+		{"2", hook.Every{Count: 2}, `
 			0s holder in
 			1s a refused: refused_full, restart a begins
 			2s b refused: refused_full
@@ -127,7 +127,7 @@ func TestRefuseHook(t *testing.T) {
 			9s e refused: refused_full, restart e begins
 			10s holder out
 			12s restart e done`},
-		{"4", Every{Count: 4}, `
+		{"4", hook.Every{Count: 4}, `
 			0s holder in
 			1s a refused: refused_full, restart a begins
 			2s b refused: refused_full
@@ -137,7 +137,7 @@ func TestRefuseHook(t *testing.T) {
 			9s e refused: refused_full, restart e begins
 			10s holder out
 			12s restart e done`},
-		{"1500ms", Every{Interval: 1500 * time.Millisecond}, `
+		{"1500ms", hook.Every{Interval: 1500 * time.Millisecond}, `
 			0s holder in
 			1s a refused: refused_full, restart a begins
 			2s b refused: refused_full
@@ -151,7 +151,7 @@ func TestRefuseHook(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			playHooks(t, func(s *hookStage) {
-				s.load(Settings{MaxWaiting: new(int)}, s.hook(Hook{On: onRefuse, Every: test.every},
+				s.load(Settings{MaxWaiting: new(int)}, s.hook(hook.Hook{On: hook.Refuse, Every: test.every},
 					&fakeStep{name: "restart", takes: 3 * sec}))
 				s.comes("holder", 10*sec)
 				for i, at := range refusals {
@@ -169,7 +169,7 @@ func TestRefuseHook(t *testing.T) {
 // refusal, which is not its turn.
 func TestRefuseHookOwed(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{MaxWaiting: new(int)}, s.hook(Hook{On: onRefuse, Every: Every{Count: 2}},
+		s.load(Settings{MaxWaiting: new(int)}, s.hook(hook.Hook{On: hook.Refuse, Every: hook.Every{Count: 2}},
 			&fakeStep{name: "restart", takes: 3 * sec}))
 		s.comes("holder", 20*sec)
 		for i, at := range []time.Duration{1, 2, 3, 5} {
@@ -193,7 +193,7 @@ func TestRefuseHookOwed(t *testing.T) {
 func TestHooksHoldNoMutex(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		var seen []string
-		look := func(m Moment) {
+		look := func(m hook.Moment) {
 			seen = append(seen, m.On)
 			time.Sleep(time.Millisecond) // nobody else does anything now
 			if !s.lock.mu.TryLock() {
@@ -204,17 +204,17 @@ func TestHooksHoldNoMutex(t *testing.T) {
 			s.lock.schedule.Snapshot()    // for ever if the schedule's mutex is held
 			stats := s.lock.queue.Stats() // so with the queue's
 			want := 1
-			if m.On == onIdle {
+			if m.On == hook.Idle {
 				want = 0
 			}
-			if stats.Held != want || stats.Exclusive != (m.On != onRefuse) {
+			if stats.Held != want || stats.Exclusive != (m.On != hook.Refuse) {
 				t.Errorf("on %s: found %d holders, somebody alone %t, expected %d, and nobody at refuse", m.On, stats.Held, stats.Exclusive, want)
 			}
 		}
-		var hooks []*Hook
-		for _, on := range moments {
-			h := Hook{On: on, Every: Every{Count: 1}, Exclusive: on != onRefuse && on != onIdle}
-			if on == onIdle {
+		var hooks []*hook.Hook
+		for _, on := range hook.Moments {
+			h := hook.Hook{On: on, Every: hook.Every{Count: 1}, Exclusive: on != hook.Refuse && on != hook.Idle}
+			if on == hook.Idle {
 				h.IdleFor = caddy.Duration(5 * sec)
 			}
 			hooks = append(hooks, s.hook(h, &fakeStep{name: on, does: look}))
@@ -237,26 +237,26 @@ func TestDrainEndsHooks(t *testing.T) {
 	drain := caddy.Duration(2 * sec)
 	for _, test := range []struct {
 		name  string
-		hooks func(s *hookStage) []*Hook
+		hooks func(s *hookStage) []*hook.Hook
 		want  string
 	}{
-		{"activate", func(s *hookStage) []*Hook {
-			return []*Hook{s.hook(Hook{On: onActivate, Retry: 3, RetryInterval: caddy.Duration(sec)}, &fakeStep{name: "restart", takes: time.Hour})}
+		{"activate", func(s *hookStage) []*hook.Hook {
+			return []*hook.Hook{s.hook(hook.Hook{On: hook.Activate, Retry: 3, RetryInterval: caddy.Duration(sec)}, &fakeStep{name: "restart", takes: time.Hour})}
 		}, `
 			0s restart a begins
 			0s restart b begins
 			2s c refused: shutdown
 			4s restart a ended early, restart b ended early, a refused: hook_failed, b refused: hook_failed`},
-		{"between two tries", func(s *hookStage) []*Hook {
+		{"between two tries", func(s *hookStage) []*hook.Hook {
 			fails := map[int]error{1: errStep, 2: errStep}
-			return []*Hook{s.hook(Hook{On: onActivate, Retry: 1, RetryInterval: caddy.Duration(time.Hour)}, &fakeStep{name: "restart", fails: fails})}
+			return []*hook.Hook{s.hook(hook.Hook{On: hook.Activate, Retry: 1, RetryInterval: caddy.Duration(time.Hour)}, &fakeStep{name: "restart", fails: fails})}
 		}, `
 			0s restart a failed
 			0s restart b failed
 			2s c refused: shutdown
 			4s a refused: hook_failed, b refused: hook_failed`},
-		{"exclusive", func(s *hookStage) []*Hook {
-			return []*Hook{s.hook(Hook{On: onActivate, Exclusive: true, Every: Every{Interval: time.Millisecond}}, &fakeStep{name: "restart"})}
+		{"exclusive", func(s *hookStage) []*hook.Hook {
+			return []*hook.Hook{s.hook(hook.Hook{On: hook.Activate, Exclusive: true, Every: hook.Every{Interval: time.Millisecond}}, &fakeStep{name: "restart"})}
 		}, `
 			0s restart a
 			0s a in
@@ -282,53 +282,12 @@ func TestDrainEndsHooks(t *testing.T) {
 	}
 }
 
-// How often a hook runs is a number or a duration in JSON, more than zero; what is read
-// is written again in the same way.
-func TestEveryJSON(t *testing.T) {
-	const expected = ", expected a number or a duration, more than 0"
-	for _, test := range []struct{ raw, want string }{
-		{`20`, `20`},
-		{`"20"`, `20`},
-		{`"1h30m"`, `"1h30m0s"`},
-		{`"2d"`, `"48h0m0s"`},
-		{`"100ns"`, `"100ns"`},
-		{`0`, "every: found 0" + expected},
-		{`-3`, "every: found -3" + expected},
-		{`1.5`, "every: found 1.5" + expected},
-		{`"0s"`, "every: found 0s" + expected},
-		{`"-5m"`, "every: found -5m" + expected},
-		{`"often"`, "every: found often" + expected},
-		{`""`, "every: found " + expected},
-		{`true`, "every: found true" + expected},
-		{`[20]`, "every: found [20]" + expected},
-		{`99999999999999999999`, "every: found 99999999999999999999" + expected},
-	} {
-		var hook Hook
-		err := json.Unmarshal([]byte(`{"on":"activate","every":`+test.raw+`}`), &hook)
-		if err == nil {
-			var again Hook
-			raw, err := json.Marshal(hook)
-			if err = errors.Join(err, json.Unmarshal(raw, &again)); err != nil || again.Every != hook.Every {
-				t.Errorf("%s: found %+v (%v) after %+v, expected the same", test.raw, again.Every, err, hook.Every)
-			}
-			if want := `{"on":"activate","every":` + test.want + `}`; string(raw) != want {
-				t.Errorf("%s: found %s, expected %s", test.raw, raw, want)
-			}
-		} else if err.Error() != test.want {
-			t.Errorf("%s: found error %q, expected %s", test.raw, err, test.want)
-		}
-	}
-	if raw, err := json.Marshal(Hook{On: onActivate}); err != nil || string(raw) != `{"on":"activate"}` {
-		t.Errorf("found %s (%v), expected no every", raw, err)
-	}
-}
-
 // Idle hooks are due at the same time, or while another one runs. Each runs in the pause,
 // one after the other, in the order of the config.
 func TestIdleHooksOneAfterTheOther(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		idle := func(name string, d time.Duration) *Hook {
-			return s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(d)}, &fakeStep{name: name, takes: 2 * sec})
+		idle := func(name string, d time.Duration) *hook.Hook {
+			return s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(d)}, &fakeStep{name: name, takes: 2 * sec})
 		}
 		s.load(Settings{}, idle("first", 5*sec), idle("second", 5*sec), idle("third", 6*sec))
 		s.until(30 * sec)
@@ -346,7 +305,7 @@ func TestIdleHooksOneAfterTheOther(t *testing.T) {
 // line. The hook does not run again before a client has been served.
 func TestIdleAfterRefusals(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{MaxWaiting: new(int)}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec)},
+		s.load(Settings{MaxWaiting: new(int)}, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(5 * sec)},
 			&fakeStep{name: "sleep", takes: 3 * sec}))
 		for _, at := range []time.Duration{6, 7} {
 			s.until(at * sec)
@@ -372,7 +331,7 @@ func TestIdleAfterRefusals(t *testing.T) {
 func TestIdleHookAgainAfterAVisitor(t *testing.T) {
 	wait := caddy.Duration(sec / 2)
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{WaitTimeout: wait}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec)},
+		s.load(Settings{WaitTimeout: wait}, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(5 * sec)},
 			&fakeStep{name: "restart", takes: 2 * sec}))
 		s.until(6 * sec)
 		s.comes("a", 0)

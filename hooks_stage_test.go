@@ -20,6 +20,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
@@ -65,8 +66,8 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 }
 
 // load puts settings in force, as a config does that has started.
-func (s *hookStage) load(settings Settings, hooks ...*Hook) {
-	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*Hook), events: s.events}
+func (s *hookStage) load(settings Settings, hooks ...*hook.Hook) {
+	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*hook.Hook), events: s.events}
 	c.logTo(zap.NewNop())
 	for _, h := range hooks {
 		c.hooks[h.On] = append(c.hooks[h.On], h)
@@ -79,14 +80,14 @@ func (s *hookStage) load(settings Settings, hooks ...*Hook) {
 }
 
 // hook completes a hook: its steps are not from JSON, but their names are.
-func (s *hookStage) hook(h Hook, steps ...*fakeStep) *Hook {
-	var used []Step
+func (s *hookStage) hook(h hook.Hook, steps ...*fakeStep) *hook.Hook {
+	var used []hook.Step
 	for _, step := range steps {
 		step.s = s
 		h.StepsRaw = append(h.StepsRaw, json.RawMessage(fmt.Sprintf(`{"hook":%q}`, step.name)))
 		used = append(used, step)
 	}
-	complete, err := New(h, used...)
+	complete, err := hook.New(h, used...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -152,7 +153,7 @@ type fakeStep struct {
 	name  string
 	takes time.Duration
 	fails map[int]error // by number of its run, from 1; nil for all others
-	does  func(m Moment)
+	does  func(m hook.Moment)
 
 	s    *hookStage
 	runs int
@@ -163,7 +164,7 @@ var (
 	errPanic = errors.New("step is to panic")
 )
 
-func (f *fakeStep) Run(ctx context.Context, m Moment) error {
+func (f *fakeStep) Run(ctx context.Context, m hook.Moment) error {
 	if ctx.Err() != nil { // like the real ones
 		return ctx.Err()
 	}

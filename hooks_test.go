@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
 const sec = time.Second
@@ -18,23 +20,23 @@ const sec = time.Second
 func TestHookEvery(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		every Every
+		every hook.Every
 		fails map[int]error
 		want  []uint64
 	}{
-		{"always", Every{}, nil, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9}},
-		{"3", Every{Count: 3}, nil, []uint64{1, 4, 7}},
-		{"3, first fails", Every{Count: 3}, map[int]error{1: errStep}, []uint64{1, 2, 5, 8}},
-		{"3, second fails twice", Every{Count: 3}, map[int]error{2: errStep, 3: errPanic}, []uint64{1, 4, 5, 6, 9}},
-		{"3s", Every{Interval: 3 * sec}, nil, []uint64{1, 4, 7}},
-		{"2.5s", Every{Interval: 2500 * time.Millisecond}, nil, []uint64{1, 4, 7}},
-		{"3s, first fails", Every{Interval: 3 * sec}, map[int]error{1: errStep}, []uint64{1, 2, 5, 8}},
+		{"always", hook.Every{}, nil, []uint64{1, 2, 3, 4, 5, 6, 7, 8, 9}},
+		{"3", hook.Every{Count: 3}, nil, []uint64{1, 4, 7}},
+		{"3, first fails", hook.Every{Count: 3}, map[int]error{1: errStep}, []uint64{1, 2, 5, 8}},
+		{"3, second fails twice", hook.Every{Count: 3}, map[int]error{2: errStep, 3: errPanic}, []uint64{1, 4, 5, 6, 9}},
+		{"3s", hook.Every{Interval: 3 * sec}, nil, []uint64{1, 4, 7}},
+		{"2.5s", hook.Every{Interval: 2500 * time.Millisecond}, nil, []uint64{1, 4, 7}},
+		{"3s, first fails", hook.Every{Interval: 3 * sec}, map[int]error{1: errStep}, []uint64{1, 2, 5, 8}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			playHooks(t, func(s *hookStage) {
 				var ran []uint64
-				s.load(Settings{}, s.hook(Hook{On: onActivate, Every: test.every},
-					&fakeStep{name: "step", fails: test.fails, does: func(m Moment) { ran = append(ran, m.Connection) }}))
+				s.load(Settings{}, s.hook(hook.Hook{On: hook.Activate, Every: test.every},
+					&fakeStep{name: "step", fails: test.fails, does: func(m hook.Moment) { ran = append(ran, m.Connection) }}))
 				for i := range 9 {
 					s.until(time.Duration(i) * sec)
 					s.comes("client", sec/2)
@@ -53,10 +55,10 @@ func TestHookEvery(t *testing.T) {
 // back starts anew as well.
 func TestHookCountSurvivesReload(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		every := Hook{On: onActivate, Every: Every{Count: 3}}
+		every := hook.Hook{On: hook.Activate, Every: hook.Every{Count: 3}}
 		edited := every
 		edited.Retry = 1
-		same := func() *Hook { return s.hook(every, &fakeStep{name: "same"}) }
+		same := func() *hook.Hook { return s.hook(every, &fakeStep{name: "same"}) }
 		come := func() {
 			s.comes("x", 0)
 			synctest.Wait()
@@ -111,7 +113,7 @@ func TestHookRetry(t *testing.T) {
 			2s a refused: hook_failed`},
 	} {
 		playHooks(t, func(s *hookStage) {
-			s.load(Settings{}, s.hook(Hook{On: onActivate, Retry: test.retry, RetryInterval: caddy.Duration(2 * sec)},
+			s.load(Settings{}, s.hook(hook.Hook{On: hook.Activate, Retry: test.retry, RetryInterval: caddy.Duration(2 * sec)},
 				&fakeStep{name: "stop"},
 				&fakeStep{name: "start", fails: map[int]error{1: errStep, 2: errPanic}},
 				&fakeStep{name: "check"}))
@@ -149,10 +151,10 @@ func TestHookFails(t *testing.T) {
 			playHooks(t, func(s *hookStage) {
 				fails := map[int]error{1: err}
 				s.load(Settings{},
-					s.hook(Hook{On: onActivate, Optional: optional}, &fakeStep{name: "first", fails: fails}),
-					s.hook(Hook{On: onActivate}, &fakeStep{name: "second"}),
-					s.hook(Hook{On: onRelease}, &fakeStep{name: "last", fails: fails}),
-					s.hook(Hook{On: onRelease}, &fakeStep{name: "end"}))
+					s.hook(hook.Hook{On: hook.Activate, Optional: optional}, &fakeStep{name: "first", fails: fails}),
+					s.hook(hook.Hook{On: hook.Activate}, &fakeStep{name: "second"}),
+					s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "last", fails: fails}),
+					s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "end"}))
 				s.comes("a", sec)
 				synctest.Wait()
 				s.comes("b", sec)
@@ -171,9 +173,9 @@ func TestHookFails(t *testing.T) {
 func TestHooksOfSlots(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 2},
-			s.hook(Hook{On: onRelease}, &fakeStep{name: "clean", takes: 2 * sec}),
-			s.hook(Hook{On: onActivate}, &fakeStep{name: "start", takes: 2 * sec}, &fakeStep{name: "check"}),
-			s.hook(Hook{On: onActivate}, &fakeStep{name: "greet"}))
+			s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "clean", takes: 2 * sec}),
+			s.hook(hook.Hook{On: hook.Activate}, &fakeStep{name: "start", takes: 2 * sec}, &fakeStep{name: "check"}),
+			s.hook(hook.Hook{On: hook.Activate}, &fakeStep{name: "greet"}))
 		s.comes("a", 2*sec)
 		s.until(1 * sec)
 		s.comes("b", 9*sec)
@@ -212,12 +214,12 @@ func TestHooksOfSlots(t *testing.T) {
 // client's. It is settled after that.
 func TestTimeoutHook(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		reason := func(m Moment) {
+		reason := func(m hook.Moment) {
 			s.say(fmt.Sprintf("%s %s slot %d connection %d waited %s", m.On, m.Reason, m.Slot, m.Connection, m.Waited))
 		}
 		s.load(Settings{HoldTimeout: caddy.Duration(2 * sec), Settle: caddy.Duration(4 * sec)},
-			s.hook(Hook{On: onTimeout}, &fakeStep{name: "restart", takes: 3 * sec, does: reason}),
-			s.hook(Hook{On: onRelease}, &fakeStep{name: "clean", does: reason}))
+			s.hook(hook.Hook{On: hook.Timeout}, &fakeStep{name: "restart", takes: 3 * sec, does: reason}),
+			s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "clean", does: reason}))
 		s.comes("a", time.Hour)
 		s.until(1 * sec)
 		s.comes("b", 1900*time.Millisecond)
@@ -239,7 +241,7 @@ func TestTimeoutHook(t *testing.T) {
 // runs nobody is admitted, whatever slots are free. Then all that may are.
 func TestHookExclusive(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{Slots: 3}, s.hook(Hook{On: onActivate, Every: Every{Count: 3}, Exclusive: true},
+		s.load(Settings{Slots: 3}, s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 3}, Exclusive: true},
 			&fakeStep{name: "restart", takes: sec}))
 		for i, stays := range []time.Duration{9 * sec, 3 * sec, 10 * sec, 1 * sec, 1 * sec} {
 			s.until(time.Duration(i)*sec + time.Duration(min(i, 1))*sec)
@@ -267,8 +269,8 @@ func TestHookExclusive(t *testing.T) {
 func TestExclusiveBesideTimeoutHook(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 2, HoldTimeout: caddy.Duration(3 * sec)},
-			s.hook(Hook{On: onActivate, Exclusive: true}, &fakeStep{name: "start", takes: sec}),
-			s.hook(Hook{On: onTimeout, Exclusive: true}, &fakeStep{name: "restart", takes: 2 * sec}))
+			s.hook(hook.Hook{On: hook.Activate, Exclusive: true}, &fakeStep{name: "start", takes: sec}),
+			s.hook(hook.Hook{On: hook.Timeout, Exclusive: true}, &fakeStep{name: "restart", takes: 2 * sec}))
 		s.wedges("a", 10*sec)
 		s.until(2 * sec)
 		s.comes("b", sec)
@@ -292,8 +294,8 @@ func TestExclusiveBesideTimeoutHook(t *testing.T) {
 func TestExclusiveBesideReleaseHook(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 2, HoldTimeout: caddy.Duration(3 * sec)},
-			s.hook(Hook{On: onActivate, Exclusive: true}, &fakeStep{name: "start", takes: sec}),
-			s.hook(Hook{On: onRelease, Exclusive: true}, &fakeStep{name: "clean", takes: 2 * sec}))
+			s.hook(hook.Hook{On: hook.Activate, Exclusive: true}, &fakeStep{name: "start", takes: sec}),
+			s.hook(hook.Hook{On: hook.Release, Exclusive: true}, &fakeStep{name: "clean", takes: 2 * sec}))
 		s.wedges("a", 10*sec)
 		s.until(2 * sec)
 		s.comes("b", sec)
@@ -319,7 +321,7 @@ func TestExclusiveBesideReleaseHook(t *testing.T) {
 func TestExclusiveTimeoutHooksOfWedgedService(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 3, HoldTimeout: caddy.Duration(3 * sec)},
-			s.hook(Hook{On: onTimeout, Exclusive: true}, &fakeStep{name: "restart", takes: 2 * sec}))
+			s.hook(hook.Hook{On: hook.Timeout, Exclusive: true}, &fakeStep{name: "restart", takes: 2 * sec}))
 		s.wedges("a", 20*sec)
 		s.until(sec)
 		s.wedges("b", 20*sec)
@@ -345,7 +347,7 @@ func TestExclusiveTimeoutHooksOfWedgedService(t *testing.T) {
 func TestHookExclusiveInVain(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 3}, s.hook(
-			Hook{On: onActivate, Every: Every{Count: 2}, Exclusive: true, ExclusiveWait: caddy.Duration(2 * sec)},
+			hook.Hook{On: hook.Activate, Every: hook.Every{Count: 2}, Exclusive: true, ExclusiveWait: caddy.Duration(2 * sec)},
 			&fakeStep{name: "restart"}))
 		s.comes("a", 20*sec)
 		synctest.Wait()
@@ -374,7 +376,7 @@ func TestHookExclusiveInVain(t *testing.T) {
 // is admitted when they all are done.
 func TestHooksExclusiveAtOnce(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{Slots: 3}, s.hook(Hook{On: onRelease, Exclusive: true}, &fakeStep{name: "clean", takes: sec}))
+		s.load(Settings{Slots: 3}, s.hook(hook.Hook{On: hook.Release, Exclusive: true}, &fakeStep{name: "clean", takes: sec}))
 		s.comes("a", 3*sec)
 		s.comes("b", 4*sec)
 		s.comes("c", 6*sec)

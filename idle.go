@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -15,7 +16,7 @@ type idleClock struct {
 	fire func() // called when a hook may be due
 
 	mu     sync.Mutex
-	hooks  []*Hook // of the config in force; none if there is no config
+	hooks  []*hook.Hook // of the config in force; none if there is no config
 	timer  *time.Timer
 	since  time.Time       // when the period began
 	visits uint64          // how many connections had come by then, see queue.Quiet
@@ -24,7 +25,7 @@ type idleClock struct {
 
 // use puts the hooks of a config in force. If connections have come meanwhile, a new period
 // has begun: begin was not called while no idle hook was in force.
-func (c *idleClock) use(hooks []*Hook, visits uint64) {
+func (c *idleClock) use(hooks []*hook.Hook, visits uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hooks = hooks
@@ -51,7 +52,7 @@ func (c *idleClock) again() {
 }
 
 // take returns the hook that is due now, nil if none is, and notes that it has run.
-func (c *idleClock) take(visits uint64) *Hook {
+func (c *idleClock) take(visits uint64) *hook.Hook {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := c.next()
@@ -92,7 +93,7 @@ func (c *idleClock) set() {
 
 // next is the hook of this period that is due first, nil if there is none. Of two with one
 // time it is the first.
-func (c *idleClock) next() (next *Hook) {
+func (c *idleClock) next() (next *hook.Hook) {
 	for _, h := range c.hooks {
 		if !c.ran[h.Key()] && (next == nil || h.IdleFor < next.IdleFor) {
 			next = h
@@ -103,7 +104,7 @@ func (c *idleClock) next() (next *Hook) {
 
 // noteIdle begins an idle period if no connection holds or waits any more.
 func (l *lock) noteIdle() {
-	if len(l.inForce.Load().hooks[onIdle]) == 0 {
+	if len(l.inForce.Load().hooks[hook.Idle]) == 0 {
 		return
 	}
 	if visits, quiet := l.queue.Quiet(); quiet {
@@ -124,9 +125,9 @@ func (l *lock) idleNow() {
 	}
 	visits, _ := l.queue.Quiet() // a connection may have come and gone without a call of noteIdle
 	if h := l.idle.take(visits); h != nil {
-		l.happened(status.Event{Event: status.EventIdle, Moment: onIdle, Reason: "for " + time.Duration(h.IdleFor).String()})
+		l.happened(status.Event{Event: status.EventIdle, Moment: hook.Idle, Reason: "for " + time.Duration(h.IdleFor).String()})
 		if due, _ := l.schedule.Due(h, time.Now()); due {
-			_ = l.runHook(h, Moment{On: onIdle, Lock: l.name()}, p)
+			_ = l.runHook(h, hook.Moment{On: hook.Idle, Lock: l.name()}, p)
 		}
 	}
 	woken, _ := l.queue.EndExclusive(p, time.Now())

@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
@@ -18,7 +19,7 @@ func BenchmarkGiveBackWithIdleHook(b *testing.B) {
 		b.Run(fmt.Sprintf("clients=%d", n), func(b *testing.B) {
 			l := enterLock(b.Name())
 			defer l.exit()
-			c := &claim{lock: l, defined: true, hooks: map[string][]*Hook{onIdle: {{On: onIdle, IdleFor: caddy.Duration(time.Hour)}}}}
+			c := &claim{lock: l, defined: true, hooks: map[string][]*hook.Hook{hook.Idle: {{On: hook.Idle, IdleFor: caddy.Duration(time.Hour)}}}}
 			c.logTo(zap.NewNop())
 			l.push(c)
 			defer l.pop(c)

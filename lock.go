@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
@@ -25,7 +26,7 @@ type lock struct {
 
 	queue    *queue.Queue
 	pool     pool
-	schedule Schedule
+	schedule hook.Schedule
 	failings failings
 
 	record   *record.Record
@@ -176,7 +177,7 @@ func (l *lock) apply(c *claim) {
 		grant(l.queue.Set(b, time.Now())...)
 	})
 	visits, _ := l.queue.Quiet()
-	l.idle.use(c.hooks[onIdle], visits)
+	l.idle.use(c.hooks[hook.Idle], visits)
 	workers := 0
 	if settings.pooled() {
 		workers = settings.slots()

@@ -10,13 +10,14 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 )
 
 // overlay puts settings in force on top of those in force, as a config does whose apps have
 // started. drop takes them off again, as Caddy does if something fails after that.
-func (s *hookStage) overlay(settings Settings, hooks ...*Hook) (drop func()) {
-	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*Hook), events: s.events}
+func (s *hookStage) overlay(settings Settings, hooks ...*hook.Hook) (drop func()) {
+	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*hook.Hook), events: s.events}
 	c.logTo(zap.NewNop())
 	for _, h := range hooks {
 		c.hooks[h.On] = append(c.hooks[h.On], h)
@@ -30,9 +31,9 @@ func (s *hookStage) overlay(settings Settings, hooks ...*Hook) (drop func()) {
 func TestDroppedConfigForgetsNoCount(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		var ran []uint64
-		note := func(m Moment) { ran = append(ran, m.Connection) }
-		hook := s.hook(Hook{On: onActivate, Every: Every{Count: 3}}, &fakeStep{name: "restart", does: note})
-		s.load(Settings{}, hook)
+		note := func(m hook.Moment) { ran = append(ran, m.Connection) }
+		h := s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 3}}, &fakeStep{name: "restart", does: note})
+		s.load(Settings{}, h)
 		come := func() {
 			s.comes("x", 0)
 			s.ended.Wait()
@@ -40,7 +41,7 @@ func TestDroppedConfigForgetsNoCount(t *testing.T) {
 		}
 		come()
 		come()
-		drop := s.overlay(Settings{Slots: 2}, s.hook(Hook{On: onActivate, Every: Every{Count: 5}}, &fakeStep{name: "other"}))
+		drop := s.overlay(Settings{Slots: 2}, s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 5}}, &fakeStep{name: "other"}))
 		come() // counts for the other hook only
 		drop()
 		come()
@@ -60,8 +61,8 @@ func TestDroppedConfigForgetsNoCount(t *testing.T) {
 func TestDroppedConfigChangesNothing(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		none := 0
-		idle := s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(time.Minute)}, &fakeStep{name: "idle"})
-		every := s.hook(Hook{On: onActivate, Every: Every{Count: 3}}, &fakeStep{name: "restart"})
+		idle := s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(time.Minute)}, &fakeStep{name: "idle"})
+		every := s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 3}}, &fakeStep{name: "restart"})
 		s.load(Settings{Slots: 4, MaxPerClient: 2, HoldTimeout: caddy.Duration(time.Hour)}, idle, every)
 		s.comes("a", 0)
 		s.ended.Wait()
@@ -82,7 +83,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 			{Slots: 9, MaxWaitingPerClient: 3},
 			{Workers: []string{"a:1", "a:2"}},
 		} {
-			drop := s.overlay(settings, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(sec)}, &fakeStep{name: "other"}))
+			drop := s.overlay(settings, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(sec)}, &fakeStep{name: "other"}))
 			synctest.Wait()
 			drop()
 			synctest.Wait()
@@ -98,7 +99,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 // config is dropped, a new pause has begun: the idle hook runs once more, in its time.
 func TestDroppedConfigAndIdleHook(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
-		s.load(Settings{}, s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(5 * sec)}, &fakeStep{name: "sleep"}))
+		s.load(Settings{}, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(5 * sec)}, &fakeStep{name: "sleep"}))
 		s.until(7 * sec)
 		drop := s.overlay(Settings{})
 		s.comes("a", sec)

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
@@ -29,14 +30,14 @@ func (l *lock) runHooks(on string, holder *holder) error {
 		if !holder.due(h) {
 			continue
 		}
-		if err := l.runHook(h, holder.moment(on), &w.place); err != nil && on == onActivate && !h.Optional {
+		if err := l.runHook(h, holder.moment(on), &w.place); err != nil && on == hook.Activate && !h.Optional {
 			if !w.kicked.Load() { // else an operator ends the connection, and may have ended the hook
 				l.failings.refused(h, err)
 			}
 			return fmt.Errorf("activate hook: %w", err)
 		}
 	}
-	if on == onActivate {
+	if on == hook.Activate {
 		l.failings.passed()
 	}
 	return nil
@@ -46,13 +47,13 @@ func (l *lock) runHooks(on string, holder *holder) error {
 // that reach the service count. Before activate hooks that is not known yet: the connection
 // counts at once, so that two slots never both find room for the last one, and recount
 // corrects it.
-func (h *holder) due(hook *Hook) bool {
+func (h *holder) due(which *hook.Hook) bool {
 	schedule := &h.waiter.lock.schedule
-	if hook.On == onRelease && hook.Every.Count > 0 && !h.counts {
-		return schedule.Overdue(hook, time.Now())
+	if which.On == hook.Release && which.Every.Count > 0 && !h.counts {
+		return schedule.Overdue(which, time.Now())
 	}
-	due, tally := schedule.Due(hook, time.Now())
-	if hook.On == onActivate && hook.Every.Count > 0 {
+	due, tally := schedule.Due(which, time.Now())
+	if which.On == hook.Activate && which.Every.Count > 0 {
 		h.tallies = append(h.tallies, tally)
 	}
 	return due
@@ -60,7 +61,7 @@ func (h *holder) due(hook *Hook) bool {
 
 // runHook runs one hook that is due, for the holder of p, and logs how it went. A hook
 // that failed is due again.
-func (l *lock) runHook(h *Hook, m Moment, p *queue.Waiter) error {
+func (l *lock) runHook(h *hook.Hook, m hook.Moment, p *queue.Waiter) error {
 	start := time.Now()
 	err := l.runAlone(h, m, p)
 	took := time.Since(start)
@@ -89,7 +90,7 @@ func (l *lock) runHook(h *Hook, m Moment, p *queue.Waiter) error {
 
 // runAlone runs the hook when all other holders are gone, if that is its condition. The idle
 // hook and "run now" are exclusive already.
-func (l *lock) runAlone(h *Hook, m Moment, p *queue.Waiter) error {
+func (l *lock) runAlone(h *hook.Hook, m hook.Moment, p *queue.Waiter) error {
 	if w, ok := p.Owner.(*waiter); ok && h.Exclusive {
 		defer w.endExclusive()
 		if err := w.beginExclusive(time.Duration(h.ExclusiveWait)); err != nil {
@@ -134,13 +135,13 @@ func (w *waiter) endExclusive() {
 // long enough, and holds no slot that would bound how many run at once. So one refusal
 // at a time runs them; the others only count.
 func (l *lock) refused(w *waiter) {
-	if len(l.inForce.Load().hooks[onRefuse]) == 0 {
+	if len(l.inForce.Load().hooks[hook.Refuse]) == 0 {
 		return
 	}
-	m := w.refusal(onRefuse)
-	var due []*Hook
+	m := w.refusal(hook.Refuse)
+	var due []*hook.Hook
 	free := l.refusing.CompareAndSwap(false, true)
-	for _, h := range l.inForce.Load().hooks[onRefuse] {
+	for _, h := range l.inForce.Load().hooks[hook.Refuse] {
 		if now, _ := l.schedule.Due(h, time.Now()); now {
 			due = append(due, h)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -51,7 +52,7 @@ func TestRestartEndsBackOff(t *testing.T) {
 // That it has reached neither is nothing against the one that it was never let to.
 func TestMissedProcessHasEnded(t *testing.T) {
 	playPool(t, func(s *poolStage) {
-		s.load(service(Service{}, "a:1"), s.hook(Hook{On: onActivate}, &fakeStep{name: "hook", takes: 3 * time.Second}))
+		s.load(service(Service{}, "a:1"), s.hook(hook.Hook{On: hook.Activate}, &fakeStep{name: "hook", takes: 3 * time.Second}))
 		s.until(11 * time.Second)
 		s.comes(guest{name: "x", stays: time.Second})
 		s.let(func() { s.deaf = true })
@@ -285,7 +286,7 @@ func TestIdleHookWhileRestarting(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.endsAfter = 5 * time.Second
 		s.load(service(Service{RestartEvery: 1}, "a:1"),
-			s.hook(Hook{On: onIdle, IdleFor: caddy.Duration(2500 * time.Millisecond)}, &fakeStep{name: "idle"}))
+			s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(2500 * time.Millisecond)}, &fakeStep{name: "idle"}))
 		s.until(time.Second)
 		s.comes(guest{name: "x", stays: time.Second})
 		s.until(time.Minute)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
 // Clients of several addresses and priorities, reloads from any settings to any others,
@@ -83,15 +85,15 @@ func randomSettings(random *rand.Rand) (s Settings) {
 	return s
 }
 
-func randomHooks(s *poolStage, random *rand.Rand) (hooks []*Hook) {
+func randomHooks(s *poolStage, random *rand.Rand) (hooks []*hook.Hook) {
 	if random.IntN(3) == 0 {
-		hooks = append(hooks, s.hook(Hook{On: onActivate, Every: Every{Count: 5}, Exclusive: true}, &fakeStep{name: "alone", takes: time.Second}))
+		hooks = append(hooks, s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 5}, Exclusive: true}, &fakeStep{name: "alone", takes: time.Second}))
 	}
 	if random.IntN(3) == 0 {
-		hooks = append(hooks, s.hook(Hook{On: onIdle, IdleFor: 2 * second}, &fakeStep{name: "idle", takes: time.Second}))
+		hooks = append(hooks, s.hook(hook.Hook{On: hook.Idle, IdleFor: 2 * second}, &fakeStep{name: "idle", takes: time.Second}))
 	}
 	if random.IntN(3) == 0 {
-		hooks = append(hooks, s.hook(Hook{On: onRelease}, &fakeStep{name: "release", takes: time.Second}))
+		hooks = append(hooks, s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "release", takes: time.Second}))
 	}
 	return hooks
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 )
 
@@ -137,7 +138,7 @@ func (a *actor) exit(status error) {
 }
 
 // load puts settings in force.
-func (s *poolStage) load(settings Settings, hooks ...*Hook) {
+func (s *poolStage) load(settings Settings, hooks ...*hook.Hook) {
 	s.let(func() { s.loaded = time.Now() })
 	s.hookStage.load(settings, hooks...)
 }

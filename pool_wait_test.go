@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -55,7 +56,7 @@ func TestFailedStartIsTimeInLine(t *testing.T) {
 func TestHooksAreNotTimeInLine(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(Settings{Workers: []string{"a:1"}, WaitTimeout: 2 * second},
-			s.hook(Hook{On: onActivate}, &fakeStep{name: "hook", takes: 3 * time.Second}))
+			s.hook(hook.Hook{On: hook.Activate}, &fakeStep{name: "hook", takes: 3 * time.Second}))
 		s.down["a:1"] = true
 		s.comes(guest{name: "x"})
 		s.expect(`

@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/dustin/go-humanize"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
@@ -317,7 +318,7 @@ func (s *Service) setRestart(_ *caddyfile.Dispenser, args []string) error {
 	if args[0] != "every" {
 		return fmt.Errorf("found %q, expected every", args[0])
 	}
-	every, err := ParseEvery(args[1])
+	every, err := hook.ParseEvery(args[1])
 	switch {
 	case err != nil:
 		return err

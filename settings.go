@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 )
 
@@ -88,7 +89,7 @@ type Settings struct {
 	Drain *caddy.Duration `json:"drain,omitempty"`
 
 	// What to do at the lock's moments.
-	Hooks []*Hook `json:"hooks,omitempty"`
+	Hooks []*hook.Hook `json:"hooks,omitempty"`
 }
 
 // Names and bounds of the settings.
@@ -200,7 +201,7 @@ func (s *Settings) checkPool() error {
 // checkMoments refuses hooks whose moment never comes. It is not part of check, because
 // the options of a block come in any order.
 func (s *Settings) checkMoments() error {
-	onTimeoutHook := func(hook *Hook) bool { return hook.On == onTimeout }
+	onTimeoutHook := func(h *hook.Hook) bool { return h.On == hook.Timeout }
 	if s.HoldTimeout == 0 && slices.ContainsFunc(s.Hooks, onTimeoutHook) {
 		return errors.New("on timeout: found no hold_timeout, expected one: without it that moment never comes")
 	}

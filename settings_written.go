@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 )
@@ -41,59 +40,20 @@ func (s Service) written() Service {
 	return s
 }
 
-// Written returns the hook in one form of all those that mean the same: with the defaults of its
-// steps written out.
-func (h Hook) Written() Hook {
-	h.StepsRaw = slices.Clone(h.StepsRaw)
-	for i, raw := range h.StepsRaw {
-		h.StepsRaw[i] = stepWritten(raw)
-	}
-	return h
-}
-
-// DefaultWriter is a step whose settings may leave out what is the default. WriteDefaults fills that
-// in, so that two hooks which mean the same compare equal.
-type DefaultWriter interface{ WriteDefaults() }
-
-// stepWritten is a step's JSON as its module writes it, with the defaults of those that say
-// theirs. JSON that the module cannot read stays as it is: it is refused when it is loaded.
-func stepWritten(raw json.RawMessage) json.RawMessage {
-	const key = "hook"
-	var fields map[string]json.RawMessage
-	var name string
-	if json.Unmarshal(raw, &fields) != nil || json.Unmarshal(fields[key], &name) != nil {
-		return raw
-	}
-	info, err := caddy.GetModule(stepNamespace + "." + name)
-	if err != nil {
-		return raw
-	}
-	delete(fields, key)
-	rest, err := json.Marshal(fields)
-	step := info.New()
-	if err != nil || caddy.StrictUnmarshalJSON(rest, step) != nil {
-		return raw
-	}
-	if step, ok := step.(DefaultWriter); ok {
-		step.WriteDefaults()
-	}
-	return caddyconfig.JSONModuleObject(step, key, name, nil)
-}
-
-// WriteDefaults implements hook.DefaultWriter.
+// WriteDefaults implements hook.hook.DefaultWriter.
 func (s *ExecStep) WriteDefaults() {
 	if !s.Detach {
 		s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultExecTimeout))
 	}
 }
 
-// WriteDefaults implements hook.DefaultWriter.
+// WriteDefaults implements hook.hook.DefaultWriter.
 func (s *WaitStep) WriteDefaults() {
 	s.For = cmp.Or(s.For, dial.Open)
 	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultWaitTimeout))
 }
 
-// WriteDefaults implements hook.DefaultWriter.
+// WriteDefaults implements hook.hook.DefaultWriter.
 func (s *EmitStep) WriteDefaults() {
 	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultEmitTimeout))
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mholt/caddy-l4/layer4"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
@@ -261,8 +262,8 @@ func (w *waiter) wrap(cx *layer4.Connection) *layer4.Connection {
 const connVar = "l4.tcplock.conn"
 
 // moment says what is known of the connection now.
-func (w *waiter) moment(on, reason string) Moment {
-	return Moment{
+func (w *waiter) moment(on, reason string) hook.Moment {
+	return hook.Moment{
 		On:         on,
 		Lock:       w.lock.name(),
 		Slot:       w.trip.slot,
@@ -276,10 +277,10 @@ func (w *waiter) moment(on, reason string) Moment {
 
 // refusal is what refuse hooks know, and without a moment, what handlers do. Only Handle's
 // goroutine may ask for it.
-func (w *waiter) refusal(on string) Moment { return w.moment(on, w.trip.refused) }
+func (w *waiter) refusal(on string) hook.Moment { return w.moment(on, w.trip.refused) }
 
 // moment is the waiter's, with the reason of the holder's end.
-func (h *holder) moment(on string) Moment {
+func (h *holder) moment(on string) hook.Moment {
 	return h.waiter.moment(on, h.why())
 }
 

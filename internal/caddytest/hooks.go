@@ -14,7 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/mholt/caddy-l4/layer4"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	_ "github.com/seed-4dbef00f/caddy-tcplock" // what is tested
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
 // ExpectServed makes sure that a client gets through to an echo service.
@@ -116,7 +117,7 @@ func Hears(t *testing.T, n int, data ...string) (lines []string) {
 func HoldTries(slot int) (tries chan Hook, letGo func()) {
 	tries, letGo = HoldHooks()
 	hold := *called.Load()
-	call := func(m tcplock.Moment) error {
+	call := func(m hook.Moment) error {
 		if m.Slot != slot {
 			return nil
 		}
@@ -129,10 +130,10 @@ func HoldTries(slot int) (tries chan Hook, letGo func()) {
 // caller is a step, test_call, that calls the function the test has set for it.
 type caller struct{}
 
-var called atomic.Pointer[func(tcplock.Moment) error]
+var called atomic.Pointer[func(hook.Moment) error]
 
 // OnCall says what the step test_call does from now on.
-func OnCall(do func(tcplock.Moment) error) { called.Store(&do) }
+func OnCall(do func(hook.Moment) error) { called.Store(&do) }
 
 func init() { caddy.RegisterModule(caller{}) }
 
@@ -140,7 +141,7 @@ func (caller) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "layer4.tcplock.hooks.test_call", New: func() caddy.Module { return new(caller) }}
 }
 
-func (caller) Run(_ context.Context, m tcplock.Moment) error { return (*called.Load())(m) }
+func (caller) Run(_ context.Context, m hook.Moment) error { return (*called.Load())(m) }
 
 func (caller) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
@@ -149,7 +150,7 @@ func (caller) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Hook is a moment that the test holds up.
 type Hook struct {
-	tcplock.Moment
+	hook.Moment
 	GoOn chan struct{}
 }
 
@@ -157,7 +158,7 @@ type Hook struct {
 func HoldHooks() (hooks chan Hook, letGo func()) {
 	hooks = make(chan Hook, 100)
 	all := make(chan struct{})
-	call := func(m tcplock.Moment) error {
+	call := func(m hook.Moment) error {
 		h := Hook{m, make(chan struct{})}
 		hooks <- h
 		select {

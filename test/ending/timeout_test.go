@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
@@ -165,7 +165,7 @@ func TestTimeoutHookFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var released atomic.Int32
-			call := func(m tcplock.Moment) error {
+			call := func(m hook.Moment) error {
 				if m.On == "release" {
 					if m.Connection == 1 { // the second one is cut as well, soon
 						released.Add(1)
@@ -199,7 +199,7 @@ func TestHoldTimeoutMeetsEnd(t *testing.T) {
 	const hold, connections, slots = 40 * time.Millisecond, 400, 4
 	var mu sync.Mutex
 	ran := make(map[uint64][]string)
-	call := func(m tcplock.Moment) error {
+	call := func(m hook.Moment) error {
 		mu.Lock()
 		defer mu.Unlock()
 		ran[m.Connection] = append(ran[m.Connection], m.On+" "+m.Reason)

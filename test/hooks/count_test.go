@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/mholt/caddy-l4/layer4"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
@@ -43,7 +43,7 @@ func (awaitEnd) Handle(cx *layer4.Connection, next layer4.Handler) error {
 func TestGoneClientsDoNotCount(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	var seen []int // how many the service had seen when the hook ran
-	call := func(tcplock.Moment) error {
+	call := func(hook.Moment) error {
 		_, _, total := svc.Counts()
 		seen = append(seen, total)
 		return nil
@@ -141,7 +141,7 @@ func TestClientThatGoesDuringHookDoesNotCount(t *testing.T) {
 func TestMuteClientsDoNotCount(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	var ran atomic.Int64
-	call := func(tcplock.Moment) error {
+	call := func(hook.Moment) error {
 		ran.Add(1)
 		return nil
 	}

@@ -3,7 +3,6 @@ package operators_test
 import (
 	"context"
 	"fmt"
-	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"io"
 	"net/http"
 	"os"
@@ -13,8 +12,9 @@ import (
 	"testing"
 	"time"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // The admin API tells who holds, who waits, at which position and since when; and what a
@@ -221,7 +221,7 @@ func TestAdminKickBetweenWorkers(t *testing.T) {
 	dead := caddytest.FreeAddr(t)
 	addr := caddytest.FreeAddr(t)
 	config, a := caddytest.WithAdmin(t, caddytest.LockConfig(addr, "tcplock {\nworkers "+dead+"\non release test_call\n}", "{l4.tcplock.worker}"))
-	kick := func(m tcplock.Moment) error {
+	kick := func(m hook.Moment) error {
 		caddytest.Asks[status.Lock](t, a, "POST", fmt.Sprintf("/tcplock/locks/default/kick?id=%d", m.Connection))
 		return nil
 	}
@@ -281,7 +281,7 @@ func TestAdminSlotsAfterReload(t *testing.T) {
 		return caddytest.LockConfig(addr, route+"\n}", "{l4.tcplock.worker}")
 	}
 	var ran []string
-	call := func(m tcplock.Moment) error {
+	call := func(m hook.Moment) error {
 		if m.Connection == 0 {
 			ran = append(ran, fmt.Sprintf("%d %s", m.Slot, m.Worker))
 		}
@@ -323,7 +323,7 @@ func TestAdminSlotsAfterReload(t *testing.T) {
 // Each answer says which process it is from: the list, a lock, and what the verbs answer.
 func TestAnswersHavePID(t *testing.T) {
 	config, a := caddytest.WithAdmin(t, caddytest.LockConfig(caddytest.FreeAddr(t), "tcplock {\non release test_call\n}", caddytest.NewService(t, caddytest.Echo).Addr))
-	call := func(tcplock.Moment) error { return nil }
+	call := func(hook.Moment) error { return nil }
 	caddytest.OnCall(call)
 	caddytest.Load(t, config)
 	for path, method := range map[string]string{"": "GET", "/default": "GET", "/default/pause": "POST", "/default/run?moment=release": "POST"} {

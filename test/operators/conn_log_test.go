@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
@@ -14,7 +14,7 @@ func TestConnectionLog(t *testing.T) {
 	addr := caddytest.FreeAddr(t)
 	route := "tcplock {\nname one\nworkers " + svc.Addr + "\nmax_waiting 1\non activate test_call\non release exec false\n}"
 	config, lines := caddytest.Logged(t, caddytest.LockConfig(addr, route, "{l4.tcplock.worker}"), "")
-	call := func(tcplock.Moment) error { time.Sleep(10 * time.Millisecond); return nil }
+	call := func(hook.Moment) error { time.Sleep(10 * time.Millisecond); return nil }
 	caddytest.OnCall(call)
 	caddytest.Load(t, config)
 	first := caddytest.Dial(t, addr)

@@ -11,7 +11,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
@@ -27,7 +27,7 @@ func TestMetrics(t *testing.T) {
 		on release exec false
 	}`
 	var broken atomic.Bool
-	call := func(tcplock.Moment) error {
+	call := func(hook.Moment) error {
 		if broken.Load() {
 			return errors.New("test")
 		}
@@ -156,7 +156,7 @@ func TestMetricsOfTurnedAwayAfterWorkerDown(t *testing.T) {
 	addr := caddytest.FreeAddr(t)
 	config, a := caddytest.WithAdmin(t, caddytest.LockConfig(addr, "tcplock {\nworkers "+caddytest.FreeAddr(t)+"\non activate test_call\n}", "{l4.tcplock.worker}"))
 	var calls atomic.Int32
-	call := func(tcplock.Moment) error {
+	call := func(hook.Moment) error {
 		if calls.Add(1) > 1 {
 			return errors.New("not a second time")
 		}

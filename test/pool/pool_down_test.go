@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
@@ -183,7 +183,7 @@ func TestWorkerLeftOutTwiceAsLong(t *testing.T) {
 		at  time.Time // by the hook's clock: this test may be slow to hear of it
 	}
 	tries := make(chan try, 100)
-	call := func(m tcplock.Moment) error {
+	call := func(m hook.Moment) error {
 		tries <- try{m.Client, time.Now()}
 		return nil
 	}

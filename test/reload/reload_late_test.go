@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	tcplock "github.com/seed-4dbef00f/caddy-tcplock"
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
@@ -18,7 +18,7 @@ func TestConfigThatFailsLateChangesNothing(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)
 	var ran []uint64 // the connections for which a hook ran
-	call := func(m tcplock.Moment) error {
+	call := func(m hook.Moment) error {
 		ran = append(ran, m.Connection)
 		return nil
 	}

@@ -1,15 +1,15 @@
-package tcplock
+// Package hook is what the hooks of a lock are made of: a moment, the conditions under which a hook
+// runs then, and its steps. A plugin that adds a step implements Step.
+package hook
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,14 +20,15 @@ import (
 
 // The moments at which hooks run.
 const (
-	onActivate = "activate" // a slot was granted, nothing has been sent to the service yet
-	onRelease  = "release"  // the holder is gone, its slot is not handed on yet
-	onTimeout  = "timeout"  // hold_timeout is over, the client is cut, the slot is not handed on yet
-	onRefuse   = "refuse"   // a connection was refused
-	onIdle     = "idle"     // nobody has held or waited for idle_for
+	Activate = "activate" // a slot was granted, nothing has been sent to the service yet
+	Release  = "release"  // the holder is gone, its slot is not handed on yet
+	Timeout  = "timeout"  // hold_timeout is over, the client is cut, the slot is not handed on yet
+	Refuse   = "refuse"   // a connection was refused
+	Idle     = "idle"     // no connection has held a slot or waited for idle_for
 )
 
-var moments = []string{onActivate, onRelease, onTimeout, onRefuse, onIdle}
+// Moments are all of them.
+var Moments = []string{Activate, Release, Timeout, Refuse, Idle}
 
 // Hook is a moment, conditions and steps. The hooks of one moment run one after the
 // other, in the order of the config; those of different slots run side by side.
@@ -38,9 +39,9 @@ type Hook struct {
 	// The moment: activate, release, timeout, refuse or idle. Required.
 	On string `json:"on"`
 
-	// With "idle" only, and required there: how long nobody must have held a slot
-	// or stood in line. The hook runs once in each such pause; whoever comes while
-	// it runs waits for its end.
+	// With "idle" only, and required there: how long no connection must have held a slot
+	// or stood in line. The hook runs once in each such pause; connections that come while
+	// it runs wait for its end.
 	IdleFor caddy.Duration `json:"idle_for,omitempty"`
 
 	// Run not every time. A number n: the first time, and then when n times have been
@@ -77,6 +78,9 @@ type Hook struct {
 	steps []Step
 }
 
+// Namespace is where steps are registered as modules.
+const Namespace = "layer4.tcplock.hooks"
+
 // Step is one action of a hook: a module in the namespace layer4.tcplock.hooks. It
 // must return soon after ctx is done, and must bound its own time: a step that never
 // returns keeps a slot for ever. A panic counts as an error. A reload does not wait for
@@ -85,13 +89,13 @@ type Step interface {
 	Run(ctx context.Context, m Moment) error
 }
 
-// Moment says when and for whom a hook runs.
+// Moment says when a hook runs, and for which connection.
 type Moment struct {
 	On         string        // the moment: activate, release, timeout, refuse or idle
 	Lock       string        // the lock's name
 	Slot       int           // the slot's index, from 1; 0 if there never was one (refuse)
 	Worker     string        // the slot's worker, empty if it has none
-	Connection uint64        // its id, a running number of those who came to the lock; 0 if there is none
+	Connection uint64        // its id, a running number of the connections to the lock; 0 if there is none
 	Client     string        // the client's address; empty at idle
 	Waited     time.Duration // the time the connection stood in line
 	Reason     string        // why it was refused (refuse), how it ended (release, timeout)
@@ -115,7 +119,7 @@ func (m Moment) Values() map[string]string {
 
 // Replacer returns a replacer for a step's arguments: Caddy's global placeholders and
 // {l4.tcplock.moment|name|slot|worker|worker_host|worker_port|connection|client|waited|reason}.
-// It knows nothing else a client could have sent, on purpose.
+// It knows nothing else that a client could have sent, on purpose.
 func (m Moment) Replacer() *caddy.Replacer { return vars.Replacer(m.Values()) }
 
 // Every is how often a hook runs: in JSON a number (Count) or a duration string
@@ -172,16 +176,16 @@ func (h *Hook) Check() error {
 
 // checkConditions is Check without the steps, which the Caddyfile reads after them.
 func (h *Hook) checkConditions() error {
-	if !slices.Contains(moments, h.On) {
-		return fmt.Errorf("on: found %q, expected one of %s", h.On, strings.Join(moments, ", "))
+	if !slices.Contains(Moments, h.On) {
+		return fmt.Errorf("on: found %q, expected one of %s", h.On, strings.Join(Moments, ", "))
 	}
-	if h.On == onIdle && h.IdleFor <= 0 || h.On != onIdle && h.IdleFor != 0 {
+	if h.On == Idle && h.IdleFor <= 0 || h.On != Idle && h.IdleFor != 0 {
 		return fmt.Errorf("on %s: found idle time %s, expected a duration of more than 0 with idle, and none with other moments", h.On, time.Duration(h.IdleFor))
 	}
-	if h.Exclusive && (h.On == onRefuse || h.On == onIdle) {
+	if h.Exclusive && (h.On == Refuse || h.On == Idle) {
 		return fmt.Errorf("on %s: found exclusive, expected it with activate, release or timeout only", h.On)
 	}
-	if h.Optional && h.On != onActivate {
+	if h.Optional && h.On != Activate {
 		return fmt.Errorf("on %s: found optional, expected it with activate only: a failure stops nothing else", h.On)
 	}
 	if h.ExclusiveWait < 0 || h.ExclusiveWait > 0 && !h.Exclusive {
@@ -270,126 +274,14 @@ func runStep(ctx context.Context, s Step, m Moment) (err error) {
 	return s.Run(ctx, m)
 }
 
-// Schedule keeps what hooks need to know of their past. It belongs to the lock, so
-// that a reload does not forget it, and knows a hook by its key: an edited hook
-// starts anew. The zero value is ready for use.
-type Schedule struct {
-	mu   sync.Mutex
-	past map[string]*Past // by key
-}
+// CheckPlaceholders refuses what the replacer of a moment does not know, above all
+// everything that could carry what a client has sent.
+func CheckPlaceholders(s string) error { return vars.Check(s, Moment{}.Values()) }
 
-// Past is what is known of one hook. A hook that runs every time needs none.
-type Past struct {
-	times int       // how many moments were counted since the last run
-	runs  int       // how often the hook has run
-	last  time.Time // the last run
-	owed  bool      // that run failed
-}
-
-// Tally is a moment that was counted for a hook.
-type Tally struct {
-	past *Past
-	runs int // how often the hook had run by then
-}
-
-// of returns the past of h. The mutex is held.
-func (s *Schedule) of(h *Hook) *Past {
-	p := s.past[h.key]
-	if p == nil {
-		if s.past == nil {
-			s.past = make(map[string]*Past)
-		}
-		p = new(Past)
-		s.past[h.key] = p
+// CheckTimeout refuses a timeout that no step can have.
+func CheckTimeout(d caddy.Duration) error {
+	if d < 0 {
+		return fmt.Errorf("timeout: found %s, expected a duration of 0 (the default) or more", time.Duration(d))
 	}
-	return p
-}
-
-// Due counts the moment for h and reports whether h is to run now. TakeBack undoes the
-// count.
-func (s *Schedule) Due(h *Hook, now time.Time) (bool, Tally) {
-	if h.Every == (Every{}) {
-		return true, Tally{}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := s.of(h)
-	due := p.owed || p.runs == 0
-	if n := h.Every.Count; n > 0 {
-		due = due || p.times >= n
-	} else {
-		due = due || now.Sub(p.last) >= h.Every.Interval
-	}
-	if due {
-		// Booked before it has run: the holder of another slot must not
-		// run it a second time meanwhile.
-		p.run(now)
-	}
-	p.times++
-	return due, Tally{p, p.runs}
-}
-
-// TakeBack undoes the count of a moment. If the hook has run since, there is nothing to
-// undo: that run has set the count to 0.
-func (s *Schedule) TakeBack(t Tally) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if t.past.runs == t.runs {
-		t.past.times--
-	}
-}
-
-// Overdue reports whether h is to run now although the moment does not count.
-func (s *Schedule) Overdue(h *Hook, now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := s.past[h.key]
-	if p == nil || !p.owed {
-		return false
-	}
-	p.run(now)
-	return true
-}
-
-// Book notes that h runs now, whether it was due or not.
-func (s *Schedule) Book(h *Hook, now time.Time) {
-	if h.Every == (Every{}) {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.of(h).run(now)
-}
-
-// run notes that the hook runs. The count starts anew.
-func (p *Past) run(now time.Time) {
-	p.runs++
-	p.times, p.last, p.owed = 0, now, false
-}
-
-// Owe makes h due the next time, whatever its conditions.
-func (s *Schedule) Owe(h *Hook) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p := s.past[h.key]; p != nil {
-		p.owed = true
-	}
-}
-
-// Keep forgets all hooks but those with these keys.
-func (s *Schedule) Keep(keys map[string]bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	maps.DeleteFunc(s.past, func(key string, _ *Past) bool { return !keys[key] })
-}
-
-// Snapshot returns what is known now of all hooks, by key.
-func (s *Schedule) Snapshot() map[string]Past {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make(map[string]Past)
-	for key, p := range s.past {
-		all[key] = *p
-	}
-	return all
+	return nil
 }
