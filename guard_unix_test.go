@@ -73,13 +73,13 @@ func TestProcessDiesWithParent(t *testing.T) {
 			if test.dead == 1 && runtime.GOOS != "linux" && runtime.GOOS != "freebsd" {
 				t.Skip("no such signal")
 			}
-			pids := file(t)
+			pids := testkit.File(t)
 			caddy, _ := processParent(t, someChild, pids, "PATH="+test.path)
-			started := strings.Fields(readSoon(t, pids))
-			child := pidsIn(t, started[1], 1)[0]
+			started := strings.Fields(testkit.ReadSoon(t, pids))
+			child := testkit.PIDs(t, started[1], 1)[0]
 			defer syscall.Kill(child, syscall.SIGKILL)
 			_ = caddy.Process.Kill()
-			wantDead(t, strings.Join(started[:test.dead], " "), test.dead)
+			testkit.WantDead(t, strings.Join(started[:test.dead], " "), test.dead)
 		})
 	}
 }
@@ -103,16 +103,16 @@ func TestGuardIsThereFirst(t *testing.T) {
 		runs = 3
 	}
 	for range runs {
-		file := file(t)
+		file := testkit.File(t)
 		processParent(t, `/bin/sleep 1000 & echo $$ $! >"$1"; kill -9 $PPID; wait`, file)
 		var started string
 		testkit.Poll(t, "the pids of the service and its child", func() bool {
-			started = readSoon(t, file)
+			started = testkit.ReadSoon(t, file)
 			return strings.HasSuffix(started, "\n")
 		})
-		child := pidsIn(t, strings.Fields(started)[1], 1)[0]
+		child := testkit.PIDs(t, strings.Fields(started)[1], 1)[0]
 		defer syscall.Kill(child, syscall.SIGKILL)
-		wantDead(t, started, 2)
+		testkit.WantDead(t, started, 2)
 	}
 }
 
@@ -122,11 +122,11 @@ func TestGuardKilled(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	pids := file(t)
+	pids := testkit.File(t)
 	caddy, _ := processParent(t, someChild, pids)
-	started := readSoon(t, pids)
-	service := pidsIn(t, strings.Fields(started)[0], 1)[0]
-	child := pidsIn(t, strings.Fields(started)[1], 1)[0]
+	started := testkit.ReadSoon(t, pids)
+	service := testkit.PIDs(t, strings.Fields(started)[0], 1)[0]
+	child := testkit.PIDs(t, strings.Fields(started)[1], 1)[0]
 	defer syscall.Kill(child, syscall.SIGKILL)
 	var killed []int
 	for range 2 {
@@ -147,11 +147,11 @@ func TestGuardKilled(t *testing.T) {
 	for _, guard := range killed {
 		testkit.Poll(t, "the end of guard "+strconv.Itoa(guard), func() bool { return syscall.Kill(guard, 0) == syscall.ESRCH })
 	}
-	if !alive(service) || !alive(child) {
+	if !testkit.Alive(service) || !testkit.Alive(child) {
 		t.Error("found the service dead, expected that the end of a guard is not its end")
 	}
 	_ = caddy.Process.Kill()
-	wantDead(t, started, 2)
+	testkit.WantDead(t, started, 2)
 }
 
 // guardOf returns the other child of Caddy that is in the group of the service.
@@ -168,7 +168,7 @@ func guardOf(t *testing.T, caddy, service int) int {
 	children, _ := parent.Children()
 	for _, child := range children {
 		pid := int(child.Pid)
-		if g, _ := syscall.Getpgid(pid); pid != service && g == group && alive(pid) {
+		if g, _ := syscall.Getpgid(pid); pid != service && g == group && testkit.Alive(pid) {
 			return pid
 		}
 	}
@@ -252,28 +252,28 @@ func TestServiceInItsOwnSession(t *testing.T) {
 				t.Skip("only Linux knows its group when it has ended")
 			}
 			nothingLeft(t)
-			pids := file(t)
+			pids := testkit.File(t)
 			p, _ := startReal(t, &Service{Command: "setsid", Args: []string{"sh", "-c", someChild, "sh", pids}})
-			started := readSoon(t, pids)
-			if got := pidsIn(t, strings.Fields(started)[0], 1)[0]; got != p.pid() {
+			started := testkit.ReadSoon(t, pids)
+			if got := testkit.PIDs(t, strings.Fields(started)[0], 1)[0]; got != p.pid() {
 				t.Fatalf("found process %d, expected %d: setsid has started another", got, p.pid())
 			}
 			test.end(p)
 			wantExit(t, p)
 			p.release()
-			wantDead(t, started, 2)
+			testkit.WantDead(t, started, 2)
 		})
 	}
 	t.Run("Caddy killed", func(t *testing.T) {
-		pids := file(t)
+		pids := testkit.File(t)
 		caddy, says := processParent(t, `exec setsid sh -c '`+someChild+`' sh "$1"`, pids)
-		started := readSoon(t, pids)
-		defer syscall.Kill(pidsIn(t, strings.Fields(started)[1], 1)[0], syscall.SIGKILL)
+		started := testkit.ReadSoon(t, pids)
+		defer syscall.Kill(testkit.PIDs(t, strings.Fields(started)[1], 1)[0], syscall.SIGKILL)
 		if _, err := says.ReadString('\n'); err != nil { // the guard knows of it by then
 			t.Fatal(err)
 		}
 		_ = caddy.Process.Kill()
-		wantDead(t, started, 2)
+		testkit.WantDead(t, started, 2)
 	})
 }
 

@@ -13,12 +13,13 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // What the step reads in a Caddyfile is what it is in JSON; and what is not the name of an
 // event is refused in both.
 func TestEmitConfig(t *testing.T) {
-	wantCaddyfile(t, map[string]string{
+	testkit.WantSteps(t, map[string]string{
 		"emit soffice_restarted":                `{"event":"soffice_restarted"}`,
 		"emit restarted {\n timeout 500ms\n}":   `{"event":"restarted","timeout":500000000}`,
 		"emit":                                  "emit: found 0 arguments, expected the name of an event, at Testfile:1",
@@ -28,7 +29,7 @@ func TestEmitConfig(t *testing.T) {
 		"emit a {\n timeout -1s\n}":             "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
 		"emit a {\n timeout 1s\n timeout 2s\n}": "timeout: found a second time, expected once, at Testfile:3",
 	})
-	wantJSONRefused(t, "layer4.tcplock.hooks.emit", map[string]string{
+	testkit.WantJSONRefused(t, "layer4.tcplock.hooks.emit", map[string]string{
 		`{"event":""}`:                  `event: found ""`,
 		`{"event":"a","timeout":"-1s"}`: "timeout: found -1s",
 	})

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // The error of a failed command carries its status and the first line of its output, the log all
@@ -131,7 +132,7 @@ func TestExecFailedLeavesNothing(t *testing.T) {
 	if err := s.Run(t.Context(), someMoment); err == nil {
 		t.Error("found no error, expected exit status 1")
 	}
-	wantDead(t, ended(t, logs)["output"].(string), 1)
+	testkit.WantDead(t, ended(t, logs)["output"].(string), 1)
 	if n := logs.FilterMessageSnippet("left a process behind").Len(); n != 0 {
 		t.Errorf("found %d warnings of output held, expected 0", n)
 	}
@@ -157,13 +158,13 @@ func TestExecDaemonLeft(t *testing.T) {
 	if n := logs.FilterLevelExact(zapcore.WarnLevel).FilterMessageSnippet("detach").Len(); n != 1 {
 		t.Errorf("found %d warnings, expected 1", n)
 	}
-	pid := pidsIn(t, ended(t, logs)["output"].(string), 1)[0]
+	pid := testkit.PIDs(t, ended(t, logs)["output"].(string), 1)[0]
 	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
-	if !alive(pid) {
+	if !testkit.Alive(pid) {
 		t.Error("found the daemon dead, expected it to go on")
 	}
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	readSoon(t, filepath.Join(dir, "survived"))
+	testkit.ReadSoon(t, filepath.Join(dir, "survived"))
 }

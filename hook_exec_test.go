@@ -3,14 +3,11 @@
 package tcplock
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,7 +37,7 @@ var someMoment = hook.Moment{
 // What the step reads in a Caddyfile is what it is in JSON; and what it cannot use, such
 // as a placeholder for what a client has sent, is refused in both.
 func TestExecConfig(t *testing.T) {
-	wantCaddyfile(t, map[string]string{
+	testkit.WantSteps(t, map[string]string{
 		"exec systemctl restart soffice": `{"command":"systemctl","args":["restart","soffice"]}`,
 		`exec sh -c "a b; c" {
 			timeout 20s
@@ -62,7 +59,7 @@ func TestExecConfig(t *testing.T) {
 		"exec a {\n detach\n timeout 1s\n}":       "timeout: found 1s with detach, expected only one of them: a detached command is not waited for, at Testfile:3",
 		"exec a {\n shell\n}":                     `found option "shell", expected one of detach, dir, env, timeout, at Testfile:2`,
 	})
-	wantJSONRefused(t, "layer4.tcplock.hooks.exec", map[string]string{
+	testkit.WantJSONRefused(t, "layer4.tcplock.hooks.exec", map[string]string{
 		`{"args":["a"]}`: "command: found none",
 		`{"command":"a","args":["{l4.conn.remote_addr}"]}`: "unrecognized placeholder {l4.conn.remote_addr}",
 		`{"command":"a","timeout":"-1s"}`:                  "timeout: found -1s",
@@ -173,7 +170,7 @@ func TestExecTimeout(t *testing.T) {
 	if got["exit_code"] != int64(-1) {
 		t.Errorf("exit code: found %v, expected -1", got["exit_code"])
 	}
-	wantDead(t, got["output"].(string), 2)
+	testkit.WantDead(t, got["output"].(string), 2)
 }
 
 // A hook that has to end takes its command along.
@@ -185,13 +182,13 @@ func TestExecCancelled(t *testing.T) {
 	defer cancel(nil)
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, someMoment) }()
-	pids := readSoon(t, file)
+	pids := testkit.ReadSoon(t, file)
 	shutdown := errors.New("shutting down")
 	cancel(shutdown)
 	if err := <-done; !errors.Is(err, shutdown) {
 		t.Errorf("found %v, expected %v", err, shutdown)
 	}
-	wantDead(t, pids, 2)
+	testkit.WantDead(t, pids, 2)
 
 	if err := s.Run(ctx, someMoment); !errors.Is(err, shutdown) {
 		t.Errorf("found %v, expected %v", err, shutdown)
@@ -213,7 +210,7 @@ func TestExecDetach(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	pid := pidsIn(t, readSoon(t, filepath.Join(dir, "pid")), 1)[0]
+	pid := testkit.PIDs(t, testkit.ReadSoon(t, filepath.Join(dir, "pid")), 1)[0]
 	if sid, err := unix.Getsid(pid); sid != pid {
 		t.Errorf("found session %d (%v), expected its own, %d", sid, err, pid)
 	}
@@ -267,45 +264,4 @@ func ended(t *testing.T, logs *observer.ObservedLogs) map[string]any {
 		t.Errorf("found level %s, expected %s", entries[0].Level, level)
 	}
 	return fields
-}
-
-func pidsIn(t *testing.T, s string, n int) []int {
-	t.Helper()
-	var pids []int
-	for _, word := range strings.Fields(s) {
-		if pid, err := strconv.Atoi(word); err == nil && pid > 1 {
-			pids = append(pids, pid)
-		}
-	}
-	if len(pids) != n {
-		t.Fatalf("found %q, expected %d pids", s, n)
-	}
-	return pids
-}
-
-func wantDead(t *testing.T, pids string, n int) {
-	t.Helper()
-	for _, pid := range pidsIn(t, pids, n) {
-		testkit.Poll(t, fmt.Sprintf("the death of process %d", pid), func() bool { return !alive(pid) })
-	}
-}
-
-// alive takes an orphan that init has not reaped yet for dead.
-func alive(pid int) bool {
-	if syscall.Kill(pid, 0) != nil {
-		return false
-	}
-	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return !bytes.Contains(stat, []byte(") Z "))
-}
-
-func readSoon(t *testing.T, file string) string {
-	t.Helper()
-	var text []byte
-	testkit.Poll(t, "file "+filepath.Base(file), func() (ok bool) {
-		var err error
-		text, err = os.ReadFile(file)
-		return err == nil && len(text) > 0
-	})
-	return string(text)
 }

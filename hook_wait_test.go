@@ -2,9 +2,7 @@ package tcplock
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -13,7 +11,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
@@ -22,7 +19,7 @@ import (
 // What the step reads in a Caddyfile is what it is in JSON; and an address that cannot be
 // connected to, or that a client could choose, is refused in both.
 func TestWaitConfig(t *testing.T) {
-	wantCaddyfile(t, map[string]string{
+	testkit.WantSteps(t, map[string]string{
 		"wait localhost:8100":                            `{"address":"localhost:8100"}`,
 		"wait unix//run/s.sock closed {\n timeout 1m\n}": `{"address":"unix//run/s.sock","for":"closed","timeout":60000000000}`,
 		"wait {l4.tcplock.worker} open":                  `{"address":"{l4.tcplock.worker}","for":"open"}`,
@@ -38,7 +35,7 @@ func TestWaitConfig(t *testing.T) {
 		"wait {l4.conn.remote_addr}":                     `address: found "{l4.conn.remote_addr}": unrecognized placeholder {l4.conn.remote_addr}, expected {l4.tcplock.client|connection|moment|name|reason|slot|waited|worker|worker_host|worker_port} or a global one such as {env.*} (a plain brace is \{), at Testfile:1`,
 		"wait a:1 {\n timeout -1s\n}":                    "timeout: found -1s, expected a duration of 0 (the default) or more, at Testfile:2",
 	})
-	wantJSONRefused(t, "layer4.tcplock.hooks.wait", map[string]string{
+	testkit.WantJSONRefused(t, "layer4.tcplock.hooks.wait", map[string]string{
 		`{"address":"localhost"}`:                `address: found "localhost"`,
 		`{"address":"localhost:1","for":"shut"}`: `for: found "shut"`,
 	})
@@ -177,38 +174,4 @@ func run(t *testing.T, s *WaitStep) <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(t.Context(), hook.Moment{}) }()
 	return done
-}
-
-// wantCaddyfile reads each step, and wants the JSON or the error.
-func wantCaddyfile(t *testing.T, steps map[string]string) {
-	t.Helper()
-	for input, want := range steps {
-		d := caddyfile.NewTestDispenser(input)
-		d.Next()
-		step, err := caddyfile.UnmarshalModule(d, "layer4.tcplock.hooks."+d.Val())
-		got := fmt.Sprint(err)
-		if err == nil {
-			raw, err := json.Marshal(step)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got = string(raw)
-		}
-		if got != want {
-			t.Errorf("%s\n got %s\nwant %s", input, got, want)
-		}
-	}
-}
-
-// wantJSONRefused loads each module, and wants an error that contains this.
-func wantJSONRefused(t *testing.T, id string, modules map[string]string) {
-	t.Helper()
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
-	defer cancel()
-	for input, want := range modules {
-		_, err := ctx.LoadModuleByID(id, []byte(input))
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: found %v, expected %s", input, err, want)
-		}
-	}
 }

@@ -23,7 +23,7 @@ func TestProcessBesideStranger(t *testing.T) {
 	}
 	nothingLeft(t)
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
-	addr, started := ln.Addr().String(), file(t)
+	addr, started := ln.Addr().String(), testkit.File(t)
 	for name, c := range map[string]struct {
 		service Service
 		worker  string

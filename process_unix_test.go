@@ -75,8 +75,6 @@ func nothingLeft(t *testing.T) {
 	})
 }
 
-func file(t *testing.T) string { return filepath.Join(t.TempDir(), "file") }
-
 func lines(logs *observer.ObservedLogs) (lines []string) {
 	for _, entry := range logs.FilterMessage("output").All() {
 		lines = append(lines, entry.ContextMap()["line"].(string))
@@ -178,15 +176,15 @@ func testProcessGroupEnds(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			nothingLeft(t)
-			pids := file(t)
+			pids := testkit.File(t)
 			s := shell(`PATH=$TCPLOCK_TEST_PATH; (trap "" TERM; sleep 1000; sleep 1000) & echo $$ $! >"$1.new"; mv "$1.new" "$1"; `+test.last, pids)
 			s.Command = "/bin/sh"
 			p, _ := startReal(t, s)
-			started := readSoon(t, pids)
+			started := testkit.ReadSoon(t, pids)
 			test.end(p)
 			wantExit(t, p)
 			p.release()
-			wantDead(t, started, 2)
+			testkit.WantDead(t, started, 2)
 			p.terminate() // its pid may be another process's by now
 			p.kill()
 		})
@@ -203,9 +201,9 @@ func TestProcessEscaped(t *testing.T) {
 	if _, err := exec.LookPath("setsid"); err != nil {
 		t.Skip("no setsid")
 	}
-	pid := file(t)
+	pid := testkit.File(t)
 	p, _ := startReal(t, shell(`setsid sh -c 'echo $$ >"$1"; exec sleep 1000' sh "$1" & while [ ! -s "$1" ]; do sleep 0.01; done`, pid))
-	escaped := pidsIn(t, readSoon(t, pid), 1)[0]
+	escaped := testkit.PIDs(t, testkit.ReadSoon(t, pid), 1)[0]
 	defer syscall.Kill(escaped, syscall.SIGKILL)
 	wantExit(t, p)
 	began := time.Now()
@@ -243,7 +241,7 @@ func TestProcessReady(t *testing.T) {
 	nothingLeft(t)
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	_, port, _ := strings.Cut(ln.Addr().String(), ":")
-	flag := file(t)
+	flag := testkit.File(t)
 	late := []string{"sh", "-c", `test -s "$FLAG" && exit; echo no >&2; exit 1`}
 	third := []string{"sh", "-c", `echo >>"$FLAG"; test "$(wc -l <"$FLAG")" -ge 3 && exit; echo no >&2; exit 1`}
 	for _, test := range []struct {
@@ -332,13 +330,13 @@ func TestSupervisedProcess(t *testing.T) {
 	next("process after a request")
 	_ = sup.ready(t.Context())
 	sup.ended(true, true)
-	_ = syscall.Kill(pidsIn(t, pids[1], 1)[0], syscall.SIGKILL)
+	_ = syscall.Kill(testkit.PIDs(t, pids[1], 1)[0], syscall.SIGKILL)
 	next("process after a crash")
 	if got := sup.snapshot(); got.Restarts["request"] != 1 || got.Restarts["exit"] != 1 {
 		t.Errorf("found %v, expected a request and an exit", got.Restarts)
 	}
 	sup.stop()
-	wantDead(t, strings.Join(pids, " "), 3)
+	testkit.WantDead(t, strings.Join(pids, " "), 3)
 	entries := logs.FilterMessage("output").FilterField(zap.String("line", "begins")).FilterField(zap.Int("slot", 2)).FilterField(zap.String("lock", "soffice")).All()
 	if len(entries) != 3 || entries[0].LoggerName != "service" {
 		t.Errorf("found %d lines of output with lock and slot, expected 3 by logger service", len(entries))
@@ -349,12 +347,12 @@ func TestSupervisedProcess(t *testing.T) {
 // ready neither.
 func TestSupervisedStartAbandoned(t *testing.T) {
 	nothingLeft(t)
-	pid := file(t)
+	pid := testkit.File(t)
 	s := shell("exec sleep 1000")
 	s.ReadyCommand = []string{"sh", "-c", `echo $$ >"$1"; exec sleep 1000`, "sh", pid}
 	sup := newSupervisor(s, someProcess, new(realSlot), zap.NewNop, nil)
 	defer sup.stop()
-	asking := readSoon(t, pid)
+	asking := testkit.ReadSoon(t, pid)
 	sup.stop()
-	wantDead(t, asking, 1)
+	testkit.WantDead(t, asking, 1)
 }
