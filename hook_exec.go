@@ -202,6 +202,7 @@ func (s *ExecStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Interface guards
 var (
 	_ hook.Step             = (*ExecStep)(nil)
+	_ hook.DefaultWriter    = (*ExecStep)(nil)
 	_ caddy.Provisioner     = (*ExecStep)(nil)
 	_ caddyfile.Unmarshaler = (*ExecStep)(nil)
 )

@@ -58,7 +58,7 @@ type Service struct {
 	Start string `json:"start,omitempty"`
 
 	// The process is ready when a service is at this address (host:port or unix//path),
-	// which is found out as by WaitStep. Not with ready_command. Default: the
+	// which is found out as by the step wait. Not with ready_command. Default: the
 	// slot's worker; required without workers.
 	Ready string `json:"ready,omitempty"`
 

@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 )
 
 // written returns the settings in one form of all those that mean the same: with the defaults
@@ -40,22 +38,11 @@ func (s Service) written() Service {
 	return s
 }
 
-// WriteDefaults implements hook.hook.DefaultWriter.
+// WriteDefaults implements hook.DefaultWriter.
 func (s *ExecStep) WriteDefaults() {
 	if !s.Detach {
 		s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultExecTimeout))
 	}
-}
-
-// WriteDefaults implements hook.hook.DefaultWriter.
-func (s *WaitStep) WriteDefaults() {
-	s.For = cmp.Or(s.For, dial.Open)
-	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultWaitTimeout))
-}
-
-// WriteDefaults implements hook.hook.DefaultWriter.
-func (s *EmitStep) WriteDefaults() {
-	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultEmitTimeout))
 }
 
 // differences names the settings in which two differ.

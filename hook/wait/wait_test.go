@@ -1,4 +1,4 @@
-package tcplock
+package wait
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
@@ -46,7 +47,7 @@ func TestWaitAtOnce(t *testing.T) {
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	sock := filepath.Join(t.TempDir(), "sock")
 	testkit.Listen(t, "unix", sock)
-	for _, s := range []*WaitStep{
+	for _, s := range []*Step{
 		{Address: ln.Addr().String()},
 		{Address: "tcp4/" + ln.Addr().String(), For: "open"},
 		{Address: "{l4.tcplock.worker}"},
@@ -68,13 +69,13 @@ func TestWaitAtOnce(t *testing.T) {
 func TestWaitForRestart(t *testing.T) {
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	address := ln.Addr().String()
-	closed := run(t, &WaitStep{Address: address, For: "closed"})
+	closed := run(t, &Step{Address: address, For: "closed"})
 	testkit.Accept(t, ln) // it has seen the service open
 	ln.Close()
 	if err := <-closed; err != nil {
 		t.Error(err)
 	}
-	open := run(t, &WaitStep{Address: address})
+	open := run(t, &Step{Address: address})
 	testkit.Listen(t, "tcp", address)
 	if err := <-open; err != nil {
 		t.Error(err)
@@ -86,7 +87,7 @@ func TestWaitStaleSocket(t *testing.T) {
 	ln := testkit.Listen(t, "unix", filepath.Join(t.TempDir(), "sock")).(*net.UnixListener)
 	ln.SetUnlinkOnClose(false)
 	ln.Close()
-	if err := <-run(t, &WaitStep{Address: "unix/" + ln.Addr().String(), For: "closed"}); err != nil {
+	if err := <-run(t, &Step{Address: "unix/" + ln.Addr().String(), For: "closed"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -101,7 +102,7 @@ func TestWaitTimeout(t *testing.T) {
 		{testkit.Nobody, "open", "dial tcp " + testkit.Nobody + ": "},
 		{ln.Addr().String(), "closed", "it accepts connections"},
 	} {
-		s := &WaitStep{Address: test.address, For: test.what, Timeout: caddy.Duration(time.Second)}
+		s := &Step{Address: test.address, For: test.what, Timeout: caddy.Duration(time.Second)}
 		err := <-run(t, s)
 		if want := "wait " + test.address + ": not " + test.what + " after 1s: " + test.last; err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("found %v, expected %s", err, want)
@@ -111,7 +112,7 @@ func TestWaitTimeout(t *testing.T) {
 
 // An error that does not say that nobody listens is no sign of a closed service.
 func TestWaitNotRefused(t *testing.T) {
-	s := &WaitStep{Address: "unix/" + strings.Repeat("/long", 100), For: "closed", Timeout: caddy.Duration(100 * time.Millisecond)}
+	s := &Step{Address: "unix/" + strings.Repeat("/long", 100), For: "closed", Timeout: caddy.Duration(100 * time.Millisecond)}
 	if err := <-run(t, s); !errors.Is(err, syscall.EINVAL) {
 		t.Errorf("found %v, expected invalid argument", err)
 	}
@@ -120,9 +121,11 @@ func TestWaitNotRefused(t *testing.T) {
 // The pauses between the tries grow: a forwarder is not flooded with probes while the
 // service behind it is waited for.
 func TestWaitPauses(t *testing.T) {
-	t.Cleanup(SetListenFor(20 * time.Second))
+	before := dial.ListenFor
+	dial.ListenFor = 20 * time.Second
+	t.Cleanup(func() { dial.ListenFor = before })
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
-	done := run(t, &WaitStep{Address: ln.Addr().String(), Timeout: caddy.Duration(500 * time.Millisecond)})
+	done := run(t, &Step{Address: ln.Addr().String(), Timeout: caddy.Duration(500 * time.Millisecond)})
 	probes := make(chan int)
 	go func() {
 		n := 0
@@ -149,7 +152,7 @@ func TestWaitCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	done := make(chan error, 1)
-	go func() { done <- (&WaitStep{Address: ln.Addr().String(), For: "closed"}).Run(ctx, hook.Moment{}) }()
+	go func() { done <- (&Step{Address: ln.Addr().String(), For: "closed"}).Run(ctx, hook.Moment{}) }()
 	testkit.Accept(t, ln)
 	shutdown := errors.New("shutting down")
 	cancel(shutdown)
@@ -160,13 +163,13 @@ func TestWaitCancelled(t *testing.T) {
 
 // What a placeholder stands for is looked at when the step runs.
 func TestWaitNoWorker(t *testing.T) {
-	err := (&WaitStep{Address: "{l4.tcplock.worker}", For: "closed"}).Run(t.Context(), hook.Moment{})
+	err := (&Step{Address: "{l4.tcplock.worker}", For: "closed"}).Run(t.Context(), hook.Moment{})
 	if want := `wait: address: found "", expected host:port or unix//path`; err == nil || err.Error() != want {
 		t.Errorf("found %v, expected %s", err, want)
 	}
 }
 
-func run(t *testing.T, s *WaitStep) <-chan error {
+func run(t *testing.T, s *Step) <-chan error {
 	t.Helper()
 	if err := s.check(); err != nil {
 		t.Fatal(err)

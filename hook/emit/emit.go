@@ -1,4 +1,5 @@
-package tcplock
+// Package emit is a step of hooks that emits an event through Caddy's events app.
+package emit
 
 import (
 	"cmp"
@@ -19,15 +20,15 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(new(EmitStep))
+	caddy.RegisterModule(new(Step))
 }
 
-// EmitStep emits an event through Caddy's events app, and waits for the handlers that
+// Step emits an event through Caddy's events app, and waits for the handlers that
 // have subscribed to it. It fails if one of them aborts the event; other errors of
 // handlers are logged by the events app. The event's data are moment, name, slot, worker,
 // worker_host, worker_port, connection, client, waited and reason, all strings, and handlers may use
 // {l4.tcplock.*} too.
-type EmitStep struct {
+type Step struct {
 	// The event's name, without placeholders. Required.
 	Event string `json:"event"`
 
@@ -45,15 +46,15 @@ type EmitStep struct {
 const defaultEmitTimeout = 10 * time.Second
 
 // CaddyModule returns the Caddy module information.
-func (*EmitStep) CaddyModule() caddy.ModuleInfo {
+func (*Step) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "layer4.tcplock.hooks.emit",
-		New: func() caddy.Module { return new(EmitStep) },
+		New: func() caddy.Module { return new(Step) },
 	}
 }
 
 // Provision checks the step and finds the events app.
-func (s *EmitStep) Provision(ctx caddy.Context) error {
+func (s *Step) Provision(ctx caddy.Context) error {
 	if err := s.check(); err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (s *startSignal) Handle(_ context.Context, e caddy.Event) error {
 	return nil
 }
 
-func (s *EmitStep) check() error {
+func (s *Step) check() error {
 	if s.Event == "" || strings.Contains(s.Event, "{") {
 		return fmt.Errorf("event: found %q, expected a name without placeholders", s.Event)
 	}
@@ -89,7 +90,7 @@ func (s *EmitStep) check() error {
 }
 
 // Run implements Step.
-func (s *EmitStep) Run(ctx context.Context, m hook.Moment) error {
+func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 	// One that hangs may hang for ever: they must not pile up.
 	if s.overdue.Load() > 0 {
 		return fmt.Errorf("emit %s: not emitted, its handlers still run since an earlier timeout", s.Event)
@@ -130,7 +131,7 @@ func (s *EmitStep) Run(ctx context.Context, m hook.Moment) error {
 
 // emit emits with the step's own context: the one it was provisioned with names the
 // origin, but is done after a reload, when those who came before it still need it.
-func (s *EmitStep) emit(ctx context.Context, m hook.Moment) (err error) {
+func (s *Step) emit(ctx context.Context, m hook.Moment) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("handler panicked: %v\n%s", r, debug.Stack())
@@ -154,7 +155,7 @@ func (s *EmitStep) emit(ctx context.Context, m hook.Moment) (err error) {
 //	emit <event> {
 //	    timeout <duration>
 //	}
-func (s *EmitStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (s *Step) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	args := d.RemainingArgs()
 	if len(args) != 1 {
@@ -169,8 +170,14 @@ func (s *EmitStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Interface guards
 var (
-	_ hook.Step             = (*EmitStep)(nil)
-	_ caddy.Provisioner     = (*EmitStep)(nil)
-	_ caddyfile.Unmarshaler = (*EmitStep)(nil)
+	_ hook.Step             = (*Step)(nil)
+	_ hook.DefaultWriter    = (*Step)(nil)
+	_ caddy.Provisioner     = (*Step)(nil)
+	_ caddyfile.Unmarshaler = (*Step)(nil)
 	_ caddyevents.Handler   = (*startSignal)(nil)
 )
+
+// WriteDefaults implements hook.DefaultWriter.
+func (s *Step) WriteDefaults() {
+	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultEmitTimeout))
+}

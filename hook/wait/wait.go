@@ -1,4 +1,6 @@
-package tcplock
+// Package wait is a step of hooks that waits until a service is at an address, or until none is any
+// more.
+package wait
 
 import (
 	"cmp"
@@ -16,14 +18,14 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(new(WaitStep))
+	caddy.RegisterModule(new(Step))
 }
 
-// WaitStep waits until a service is at an address, or until none is any more, by
+// Step waits until a service is at an address, or until none is any more, by
 // trying: at once, and then in pauses that grow from 20ms to 250ms. A try is a connection
 // that listens for 50ms, closes its side, and closes when the service has closed too, or
 // after 100ms.
-type WaitStep struct {
+type Step struct {
 	// The address: host:port or unix//path, with Caddy's global placeholders and
 	// {l4.tcplock.*}. Required.
 	Address string `json:"address"`
@@ -41,19 +43,19 @@ type WaitStep struct {
 const defaultWaitTimeout = 30 * time.Second
 
 // CaddyModule returns the Caddy module information.
-func (*WaitStep) CaddyModule() caddy.ModuleInfo {
+func (*Step) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "layer4.tcplock.hooks.wait",
-		New: func() caddy.Module { return new(WaitStep) },
+		New: func() caddy.Module { return new(Step) },
 	}
 }
 
 // Provision checks the step.
-func (s *WaitStep) Provision(caddy.Context) error {
+func (s *Step) Provision(caddy.Context) error {
 	return s.check()
 }
 
-func (s *WaitStep) check() error {
+func (s *Step) check() error {
 	if strings.Contains(s.Address, "{") {
 		if err := hook.CheckPlaceholders(s.Address); err != nil {
 			return fmt.Errorf("address: %w", err)
@@ -70,7 +72,7 @@ func (s *WaitStep) check() error {
 }
 
 // Run implements Step.
-func (s *WaitStep) Run(ctx context.Context, m hook.Moment) error {
+func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 	address, err := m.Replacer().ReplaceOrErr(s.Address, false, true)
 	if err != nil {
 		return fmt.Errorf("wait: address: %w", err)
@@ -84,7 +86,7 @@ func (s *WaitStep) Run(ctx context.Context, m hook.Moment) error {
 //	wait <address> [open|closed] {
 //	    timeout <duration>
 //	}
-func (s *WaitStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (s *Step) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	args := d.RemainingArgs()
 	if len(args) < 1 || len(args) > 2 {
@@ -102,7 +104,14 @@ func (s *WaitStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Interface guards
 var (
-	_ hook.Step             = (*WaitStep)(nil)
-	_ caddy.Provisioner     = (*WaitStep)(nil)
-	_ caddyfile.Unmarshaler = (*WaitStep)(nil)
+	_ hook.Step             = (*Step)(nil)
+	_ hook.DefaultWriter    = (*Step)(nil)
+	_ caddy.Provisioner     = (*Step)(nil)
+	_ caddyfile.Unmarshaler = (*Step)(nil)
 )
+
+// WriteDefaults implements hook.DefaultWriter.
+func (s *Step) WriteDefaults() {
+	s.For = cmp.Or(s.For, dial.Open)
+	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultWaitTimeout))
+}

@@ -1,4 +1,4 @@
-package tcplock
+package emit
 
 import (
 	"context"
@@ -203,7 +203,7 @@ func loadEmit(t *testing.T, raw string, handler handlerFunc) (step hook.Step, st
 	events := app.(*caddyevents.App)
 	start = func() {
 		// As late as the events app takes it.
-		if err := events.On(mod.(*EmitStep).Event, handler); err != nil {
+		if err := events.On(mod.(*Step).Event, handler); err != nil {
 			t.Fatal(err)
 		}
 		if err := events.Start(); err != nil {
