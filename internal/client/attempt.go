@@ -8,26 +8,26 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 )
 
-// attempt is one call of the next handler.
+// attempt is one call of the next handler. It holds what was true before the call.
 type attempt struct {
 	conn            *Conn
 	cx              *layer4.Connection
-	unused, matched int64 // see result.untouched
+	unused, matched int64 // bytes; see Result.Untouched
 }
 
-// Result is what one call of the next handler has come to, as far as the lock can tell.
+// Result describes how one call of the next handler ended, as far as the lock can tell.
 type Result struct {
-	Used      bool // the handler has used the connection: it has reached the service
+	Used      bool // the handler has used the connection, so the connection has reached the service
 	Dial      bool // the handler could not connect to the service
 	Untouched bool // all bytes of the client are still there for another attempt
 }
 
-// Begin notes what the next handler finds.
+// Begin is called just before the next handler is. Classify then compares.
 func (c *Conn) Begin(cx *layer4.Connection) attempt {
 	return attempt{c, cx, c.Traffic.unused.Load(), int64(len(cx.MatchingBytes()))}
 }
 
-// Classify says what has come of the call, which has returned err.
+// Classify tells how the call ended. err is what the handler returned.
 func (a attempt) Classify(err error) Result {
 	after := a.conn.Begin(a.cx)
 	return Result{
@@ -37,8 +37,8 @@ func (a attempt) Classify(err error) Result {
 	}
 }
 
-// isDial reports whether err says that somebody could not be connected to. It is nothing
-// that a client can bring about by what it sends.
+// isDial reports whether err says that a connection to the service failed. Nothing that a client
+// sends can cause such an error, so it may count against the worker.
 func isDial(err error) bool {
 	if err == nil {
 		return false // op would be an allocation for each connection
@@ -47,8 +47,9 @@ func isDial(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// HeaderError says that the PROXY header before the lock is broken. proxy_protocol (v0.1.2)
-// passes such a connection on, and each read from it fails: it would take a slot for nothing.
+// HeaderError returns an error if the PROXY header that was read before the lock is broken, and nil
+// if it is fine or there is none. proxy_protocol (v0.1.2) passes a connection with a broken header
+// on, and each read from it fails: it would take a slot for nothing.
 func HeaderError(conn net.Conn) error {
 	for {
 		switch below := conn.(type) {
@@ -59,10 +60,10 @@ func HeaderError(conn net.Conn) error {
 		case interface {
 			net.Conn
 			Raw() net.Conn
-		}: // go-proxyproto, which has read the header, and says what came of it before it reads on
+		}: // go-proxyproto: an empty read returns the error of the header, and does not read on
 			_, err := below.Read(nil)
 			return err
-		default: // the socket, or a lock that has asked already
+		default: // the socket, or an outer lock, which has checked already
 			return nil
 		}
 	}

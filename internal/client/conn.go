@@ -1,3 +1,6 @@
+// Package client watches and wraps the client's side of a connection. It tells when a client has
+// gone, parks the goroutine of a waiter, counts bytes, and sees from the calls of the next handler
+// whether the connection has reached the service.
 package client
 
 import (
@@ -14,40 +17,40 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 )
 
-// Conn is a client's connection, and what the handlers after tcplock get to see of it.
-// It knows no lock. Handle's goroutine owns it; the next handler uses it as a net.Conn, from
-// goroutines of its own.
+// Conn is a client's connection, as the handlers after tcplock get it. It knows nothing of locks.
+// The goroutine of Handle owns it; the next handler uses it as a net.Conn, from goroutines of its
+// own.
 type Conn struct {
 	net.Conn // as the handler before tcplock left it
 
 	Address string // of the client, as the handlers before tcplock see it
-	Outer   *Conn  // the same connection in the lock before this one, if any
+	Outer   *Conn  // the same connection in the lock before this one; nil: there is none
 
 	socket  net.Conn        // the innermost connection in reach: deadlines are set here
 	raw     syscall.RawConn // the client's socket, nil if it is out of reach
-	layered bool            // something that may have read ahead stands above the socket
+	layered bool            // there is a layer above the socket that may have read ahead
 	Input   input
 	wakeUp  wakeUp
 
-	Linger    time.Duration // how long a silent client is read from after the service has closed
+	Linger    time.Duration // how long to read from a silent client after the service has closed
 	Signs     signs
 	Traffic   traffic
-	firstSign atomic.Pointer[Observer]  // waits for the first sign of the service; nil: none does
-	goneAt    atomic.Pointer[time.Time] // when the client had gone, or was cut; nil: neither is known
+	firstSign atomic.Pointer[Observer]  // to call at the first sign of the service; nil: none
+	goneAt    atomic.Pointer[time.Time] // when the client went or was cut; nil: not seen so far
 }
 
-// input is what Handle's goroutine knows of the client's sending side.
+// input is what the goroutine of Handle knows of the client's sending side.
 type input struct {
-	Drop  bool   // half_closed drop
+	Drop  bool   // half_closed drop: a FIN counts as the end of the connection
 	fin   bool   // the client's FIN has been seen
-	sent  bool   // the client has sent data that is not in its socket any more
-	early []byte // some of it, to be read first
+	sent  bool   // the client has sent data that is no longer in its socket
+	early []byte // a part of that data, which Read returns first
 }
 
-// signs are what the next handler has shown by its use of the connection.
+// signs are what the calls of the next handler tell about it and the service.
 type signs struct {
-	served      atomic.Bool // the connection has been given to the next handler, see serve
-	used        atomic.Bool // a handler has used the connection, not only looked at it
+	served      atomic.Bool // the connection was passed to the next handler, see Serve
+	used        atomic.Bool // a handler has used the connection, not only inspected it
 	serviceDone atomic.Bool // the service has closed its side
 	inputEnded  atomic.Bool // the client has closed its side, or failed
 	Retired     atomic.Bool // Handle has returned
@@ -56,16 +59,17 @@ type signs struct {
 // traffic counts bytes.
 type traffic struct {
 	In, Out atomic.Int64 // from and to the client
-	unused  atomic.Int64 // of those from the client: read before the connection was used
+	unused  atomic.Int64 // the part of In that was read before the connection was used
 
-	// Bytes of a connection that was at the service which were thrown away: from the client,
-	// when its slot had been handed on, and to the client, when it had gone.
+	// Bytes that were thrown away although the connection had been at the service: In after the
+	// slot was released, Out after the client had gone.
 	DiscardedIn, DiscardedOut atomic.Int64
 }
 
-// Observer is told once that a connection has reached the service.
+// Observer learns that a connection has reached the service. Reached is called once at most.
 type Observer interface{ Reached() }
 
+// New wraps the client's connection in cx.
 func New(cx *layer4.Connection) *Conn {
 	matched := len(cx.MatchingBytes())
 	c := &Conn{Conn: cx.Conn, Address: clientAddress(cx.RemoteAddr())}
@@ -97,8 +101,9 @@ func New(cx *layer4.Connection) *Conn {
 	}
 }
 
-// clientAddress is where a client comes from, for logs and commands. What is not an IP
-// address and a port it may have chosen itself, such as the path of a unix socket.
+// clientAddress is the address of a client for logs and commands. If it is not an IP address and a
+// port, such as the path of a unix socket, the client may have chosen it itself. Then only the
+// network is shown.
 func clientAddress(addr net.Addr) string {
 	s := addr.String()
 	if _, ok := addr.(*net.TCPAddr); ok {
@@ -110,8 +115,8 @@ func clientAddress(addr net.Addr) string {
 	return s
 }
 
-// IsGone reports whether the client has gone, without waiting and without reading what
-// the client has sent. Where that cannot be told it is false.
+// IsGone reports whether the client has gone. It does not wait, and takes nothing of what the
+// client has sent. Where the system does not tell, it returns false.
 func (c *Conn) IsGone() bool {
 	if c.raw == nil {
 		return false
@@ -123,7 +128,7 @@ func (c *Conn) IsGone() bool {
 	return c.classify(seen)
 }
 
-// classify decides what it means that the client's socket looks like this.
+// classify decides whether a client whose socket is in this state has gone.
 func (c *Conn) classify(seen peer) (gone bool) {
 	switch seen {
 	case peerOpen:
@@ -135,10 +140,9 @@ func (c *Conn) classify(seen peer) (gone bool) {
 	switch {
 	case c.Input.sent:
 	case c.layered:
-		// The layer above may have read ahead, and a FIN with a TLS alert
-		// before it is a close with nothing sent. Only a read can tell. It
-		// does not block, since all that will ever come has come, and what
-		// it yields is kept.
+		// The layer above may have read ahead, and a TLS alert before the FIN is not
+		// data. Only a read can tell. It does not block, since nothing can come after
+		// the FIN. The byte that it returns is kept.
 		buf := make([]byte, 1)
 		n, _ := c.Conn.Read(buf)
 		if n == 0 {
@@ -154,18 +158,18 @@ func (c *Conn) classify(seen peer) (gone bool) {
 	return c.Input.Drop
 }
 
-// keep stops the system from asking a client that has closed its side whether it is still
-// there. The client's own system may not know any more, on Linux after a minute, and would
-// answer with a reset, as if the client had given up what it has sent.
+// keep turns keep-alive off for a client that has closed its side. The client's own system may
+// forget the connection, on Linux after a minute. It would answer a probe with a reset, as if the
+// client had given up what it has sent.
 func (c *Conn) keep() {
 	if socket, ok := c.socket.(interface{ SetKeepAlive(bool) error }); ok {
 		_ = socket.SetKeepAlive(false)
 	}
 }
 
-// Read reads what the client sends. When the service has closed its side and the
-// client has then been silent for linger, that is the end of the input: the proxy
-// closes its socket to the service, and the slot comes free.
+// Read reads what the client sends. Once the service has closed its side and the client has been
+// silent for Linger, Read returns io.EOF. Then the proxy closes its socket to the service, and the
+// slot comes free. After Handle has returned, Read returns net.ErrClosed.
 func (c *Conn) Read(b []byte) (int, error) {
 	if c.Signs.Retired.Load() {
 		return 0, net.ErrClosed
@@ -178,8 +182,8 @@ func (c *Conn) Read(b []byte) (int, error) {
 	}
 	for {
 		if c.Signs.serviceDone.Load() {
-			// Only a client that is listened to can be silent. Between two reads
-			// it is held up by a service that is slow to take what it sends.
+			// The time runs only during a read. Between two reads the client may have
+			// to wait for a service that is slow to take what it sends.
 			_ = c.socket.SetReadDeadline(time.Now().Add(c.Linger))
 		}
 		n, err := c.Conn.Read(b)
@@ -198,8 +202,8 @@ func (c *Conn) Read(b []byte) (int, error) {
 	}
 }
 
-// LingerFor sets how long a silent client is waited for. Of the locks on the connection's
-// way the shortest time holds, for all of them: each of them reads through the one before.
+// LingerFor sets Linger in this lock and all outer ones. The shortest time of all these locks
+// holds for each of them, since each reads through the one before.
 func (c *Conn) LingerFor(d time.Duration) {
 	if c.Outer != nil {
 		d = min(d, c.Outer.Linger)
@@ -215,8 +219,8 @@ func (c *Conn) take(n int) {
 	}
 }
 
-// heard reports whether the client has sent something within linger that is not to be
-// read yet: a part of a TLS record.
+// heard reports whether the client has sent something within Linger that cannot be read yet: a
+// part of a TLS record.
 func (c *Conn) heard() (heard bool) {
 	if !c.layered || c.raw == nil {
 		return false
@@ -225,7 +229,9 @@ func (c *Conn) heard() (heard bool) {
 	return heard
 }
 
-// Write sends to the client.
+// Write sends to the client. While the service may still finish its answer to a client that has
+// gone, Write throws the bytes away and reports success (see hearOut). After Handle has returned,
+// it returns net.ErrClosed.
 func (c *Conn) Write(b []byte) (int, error) {
 	if c.Signs.Retired.Load() {
 		return 0, net.ErrClosed
@@ -242,8 +248,8 @@ func (c *Conn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite tells the client that no more will come. The proxy calls it when the
-// service has closed its side, which is how the lock learns of that.
+// CloseWrite tells the client that no more will come. The proxy calls it when the service has
+// closed its side: that is how the lock learns of it.
 func (c *Conn) CloseWrite() error {
 	c.use()
 	err := closeWrite(c.Conn)
@@ -252,8 +258,8 @@ func (c *Conn) CloseWrite() error {
 	return err
 }
 
-// SetWriteDeadline is also how a tls.Conn above says that it has sent its last word: its
-// CloseWrite ends with a write deadline that has passed, and closes nothing below.
+// SetWriteDeadline treats a deadline in the past as CloseWrite. The CloseWrite of a tls.Conn above
+// sets such a deadline after its last record, and does not close what is below it.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	if !t.IsZero() && !t.After(time.Now()) {
 		_ = c.CloseWrite()
@@ -267,22 +273,22 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Serve says that the connection goes to the next handler now. o is told at the first sign
-// that the service has been reached.
+// Serve is called before the connection goes to the next handler. At the first sign that the
+// connection has reached the service, o is called.
 func (c *Conn) Serve(o *Observer) {
 	c.Signs.served.Store(true)
 	c.firstSign.Store(o)
 }
 
-// Unserve takes that back: the worker could not be reached, and the connection waits again.
+// Unserve undoes Serve: the worker could not be reached, and the connection waits again.
 func (c *Conn) Unserve() {
 	c.Signs.served.Store(false)
 	c.firstSign.Store(nil)
 }
 
-// use notes that a handler writes to the client or closes it. The proxy does neither
-// before it is connected to the service, so the first such call of the next handler is
-// the earliest sign that the connection has reached the service.
+// use is called when a handler writes to the client or closes it. The proxy does neither before it
+// is connected to the service. So the first such call is the earliest sign that the connection has
+// reached the service.
 func (c *Conn) use() {
 	c.Signs.used.Store(true)
 	if o := c.firstSign.Swap(nil); o != nil {
@@ -290,16 +296,16 @@ func (c *Conn) use() {
 	}
 }
 
-// MarkUsed marks the connection as used in all the locks before this one: the lock itself
-// ends it, so the handlers behind those locks are not to blame that no handler used it.
+// MarkUsed marks the connection as used in all outer locks. This lock ends it, so it is not the
+// fault of the handlers after the outer locks that none of them has used it.
 func (c *Conn) MarkUsed() {
 	for outer := c.Outer; outer != nil; outer = outer.Outer {
 		outer.Signs.used.Store(true)
 	}
 }
 
-// closeWrite closes the sending side of conn, or of what it wraps: layer4.Connection
-// and go-proxyproto's have no CloseWrite of their own, and hide that of the socket.
+// closeWrite closes the sending side of conn, or of what it wraps. layer4.Connection and the
+// connection of go-proxyproto have no CloseWrite, and hide that of the socket.
 func closeWrite(conn net.Conn) error {
 	for {
 		switch c := conn.(type) {
@@ -321,24 +327,25 @@ func (c *Conn) Cut() {
 	_ = c.socket.Close()
 }
 
-// Bounds of discard: those of nginx's lingering close, well tried.
+// Bounds of Discard. They are those of nginx's lingering close.
 const (
 	discardSilence = 5 * time.Second
 	discardTotal   = 30 * time.Second
 )
 
-// Discard reads what the client still sends and throws it away, so that closing the
-// connection does not reset it: a reset can destroy the end of the reply while it is
-// still on its way. It is called when the slot has been given back.
+// Discard reads what the client still sends and throws it away, until the client closes, is silent
+// for 5 seconds, or has sent for 30. To close a connection with unread data resets it, and a reset
+// can destroy the end of the reply on its way. Discard is called after the slot was released, so
+// no other client waits for it.
 func (c *Conn) Discard() {
 	if !c.Signs.serviceDone.Load() || c.Signs.inputEnded.Load() {
 		return
 	}
 	last := time.Now().Add(discardTotal)
-	buf := make([]byte, 512) // as a rule there is nothing to come
+	buf := make([]byte, 512) // small, as mostly nothing comes
 	from, farewell := c.socket, false
 	if c.layered {
-		from = c.Conn // what comes by the socket includes the farewell of TLS, which is no loss
+		from = c.Conn // the socket also carries the closing alert of TLS, which is not data
 	}
 	for {
 		until := time.Now().Add(discardSilence)
@@ -347,7 +354,7 @@ func (c *Conn) Discard() {
 		}
 		_ = c.socket.SetReadDeadline(until)
 		n, err := from.Read(buf)
-		if !farewell && c.Signs.served.Load() { // a refused client speaks to no service
+		if !farewell && c.Signs.served.Load() { // what a refused client sends is not for the service
 			c.Traffic.DiscardedIn.Add(int64(n))
 		}
 		switch {
@@ -355,37 +362,37 @@ func (c *Conn) Discard() {
 		case !c.layered || farewell || errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		default:
-			from, farewell = c.socket, true // TLS has ended, the connection below it may not have
+			from, farewell = c.socket, true // TLS has ended, but perhaps not the connection below
 		}
 	}
 }
 
-// LetGoGrace is how long the service may take to let go of a connection whose client has
-// been cut, before its slot is handed on all the same.
+// LetGoGrace is how long the service may take to close a connection whose client was cut. After
+// that the slot is released even if the service has not closed.
 const LetGoGrace = 250 * time.Millisecond
 
-// hearOutGrace is how long a service may go on answering a client that has gone, or was
-// cut. It is less than LetGoGrace: one that talks on then loses its connection, and has a
-// moment left to notice.
+// hearOutGrace is how long a service may go on answering a client that has gone or was cut. It is
+// less than LetGoGrace, so that a service that goes on longer loses its connection, and has a
+// moment left to notice before the slot is released.
 const hearOutGrace = LetGoGrace * 4 / 5
 
-// hearOut reports whether the service is to be heard although its client cannot be. If the
-// proxy were told at once, it would close its socket and return while the service is in the
-// middle of its answer, and the slot's next connection would be one too many for it. Who
-// closes in time is seen to close.
+// hearOut reports whether the service may finish its answer although the client cannot get it. If
+// the proxy got the error at once, it would close its socket and return in the middle of the
+// answer. The slot's next connection would then come while the service is still busy with this
+// one. A service that closes within hearOutGrace is seen to close.
 func (c *Conn) hearOut() bool {
 	return c.Signs.served.Load() && !c.Signs.serviceDone.Load() && c.noteGone() < hearOutGrace
 }
 
-// noteGone notes that the client has gone, and returns how long ago that was noted first.
+// noteGone records that the client has gone, and returns how long ago it was first called.
 func (c *Conn) noteGone() time.Duration {
 	now := time.Now()
 	c.goneAt.CompareAndSwap(nil, &now)
 	return now.Sub(*c.goneAt.Load())
 }
 
-// InputOver reports whether the client has closed its side, or has gone, as far as can be
-// seen. It changes nothing, so it may be asked while handlers use the connection.
+// InputOver reports whether the client has closed its side or has gone, as far as the system
+// tells. It changes nothing, so it may be called while handlers use the connection.
 func (c *Conn) InputOver() bool {
 	if c.Signs.inputEnded.Load() || c.raw == nil {
 		return c.Signs.inputEnded.Load()
@@ -395,9 +402,9 @@ func (c *Conn) InputOver() bool {
 	return err != nil || seen != peerOpen
 }
 
-// Moved counts the bytes that have moved from and to the client. A handler may be held up
-// for long while it writes to a client that takes little at a time: the system knows more
-// of that than the handler does.
+// Moved is the number of bytes that have moved from and to the client. One write to a client that
+// takes little at a time may last long. So Moved adds the bytes that the system has delivered,
+// where it tells: they grow even while the write lasts.
 func (c *Conn) Moved() int64 {
 	n := c.Traffic.In.Load() + c.Traffic.Out.Load()
 	if c.raw != nil {

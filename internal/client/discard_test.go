@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A client that goes on sending when its slot has been handed on is listened to for 30
-// seconds, one that is silent for 5. Nothing of what it sends is kept.
+// After its slot was released, a client that goes on sending is read from for 30 seconds, and a
+// silent one for 5.
 func TestDrainIsBounded(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -10,8 +10,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// A handler is held up in one write by a client that takes little at a time. What the client
-// takes shows, although the write has not returned.
+// A client takes little at a time, so one write of the handler lasts long. Moved counts what the
+// client has taken although the write has not returned.
 func TestBytesMoveDuringWrite(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -38,7 +38,7 @@ func TestBytesMoveDuringWrite(t *testing.T) {
 			}
 		}
 	}
-	moves(1) // what the sockets hold
+	moves(1) // what fits into the sockets
 	const takes = 32 << 20
 	if _, err := io.CopyN(io.Discard, client, takes); err != nil {
 		t.Fatal(err)

@@ -7,27 +7,27 @@ import (
 	"time"
 )
 
-// peer is what a look at the client's socket shows.
+// peer is the state of the client's socket, see look.
 type peer uint8
 
 const (
 	peerOpen        peer = iota
-	peerClosed           // it has closed its sending side; unread data is there
-	peerClosedEmpty      // it has closed its sending side; nothing is there to be read
+	peerClosed           // the client has closed its sending side; there is unread data
+	peerClosedEmpty      // the client has closed its sending side; there is no unread data
 	peerReset            // the connection is broken
 )
 
-// Woken says what ended a park.
+// Woken tells why Park or ParkOnChannel has returned.
 type Woken uint8
 
 const (
-	Called Woken = iota
-	TimedOut
-	Gone // the client has gone
+	Called   Woken = iota // by Wake, or for no reason
+	TimedOut              // the time is over
+	Gone                  // the client has gone, or done is closed
 )
 
-// wakeUp is one wake-up call for a connection's goroutine. A call before the park is
-// kept for it; calls may be one too many, so who was woken looks at the queue.
+// wakeUp wakes the goroutine of one connection. A call that comes before the park ends the next
+// park at once. There may be one call too many, so after each the goroutine checks the queue.
 type wakeUp struct {
 	mu       sync.Mutex
 	called   bool
@@ -35,10 +35,9 @@ type wakeUp struct {
 	channel  chan struct{} // parked on a channel, if not nil
 }
 
-// Wake ends the connection's park, or its next one. A deadline may only be set while
-// its goroutine is parked on the socket: one moment later the proxy reads from it. So
-// the mutex decides between a late wake-up and a park that ended by itself, and the
-// loser only leaves its mark.
+// Wake ends the connection's park, or its next one. It may set a deadline only while the goroutine
+// is parked on the socket: a moment later the proxy reads from it. So the mutex decides which is
+// first, Wake or another end of the park. If Wake is late, it only sets called.
 func (c *Conn) Wake() {
 	c.wakeUp.mu.Lock()
 	defer c.wakeUp.mu.Unlock()
@@ -52,10 +51,10 @@ func (c *Conn) Wake() {
 	}
 }
 
-// Park waits for a wake-up, for the time (zero: none), or for the client to go. The
-// goroutine parks on the client's socket, in the runtime's poller, so that a waiter
-// costs no second goroutine and no timer of its own. Where the socket is out of reach
-// it parks on a channel, and does not see the client go.
+// Park waits for Wake, until the given time (zero: no limit), or until the client has gone. The
+// goroutine parks on the client's socket, in the poller of the Go runtime, so that a waiter needs
+// no second goroutine and no timer. Where the socket is out of reach, it parks on a channel, and
+// does not see the client go.
 func (c *Conn) Park(until time.Time) Woken {
 	if c.raw == nil {
 		return c.ParkOnChannel(until, nil)
@@ -73,7 +72,7 @@ func (c *Conn) Park(until time.Time) Woken {
 	var seen peer
 	err := c.raw.Read(func(fd uintptr) bool {
 		seen = look(fd)
-		// Ignore a FIN that does not end the connection: that has been decided.
+		// Ignore a FIN that classify has already decided to keep.
 		return seen == peerReset || seen != peerOpen && !c.Input.fin
 	})
 
@@ -90,10 +89,10 @@ func (c *Conn) Park(until time.Time) Woken {
 	case err != nil || c.classify(seen):
 		return Gone
 	}
-	return Called // a FIN that is kept: look at the queue, and park again
+	return Called // a FIN that is kept: the caller checks the queue and parks again
 }
 
-// ParkOnChannel waits for a wake-up, for the time (zero: none), or for done.
+// ParkOnChannel waits for Wake, until the given time (zero: no limit), or for done.
 func (c *Conn) ParkOnChannel(until time.Time, done <-chan struct{}) Woken {
 	c.wakeUp.mu.Lock()
 	if c.wakeUp.called {

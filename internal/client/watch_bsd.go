@@ -11,11 +11,11 @@ import (
 
 const (
 	pollRDHUP = 0
-	pollEnd   = unix.POLLIN // the events at which it is worth looking closer
+	pollEnd   = unix.POLLIN // the events after which look must look closer
 )
 
-// silence is not told here: a TLS record has to come whole within linger.
+// silence is unknown here, so a TLS record has to arrive whole within Linger.
 func silence(uintptr) time.Duration { return math.MaxInt64 }
 
-// taken is not told here: what counts is what a handler has written.
+// taken is unknown here, so only finished writes count.
 func taken(uintptr) int64 { return 0 }

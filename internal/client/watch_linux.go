@@ -9,10 +9,10 @@ import (
 
 const (
 	pollRDHUP = unix.POLLRDHUP
-	pollEnd   = unix.POLLRDHUP // the events at which it is worth looking closer
+	pollEnd   = unix.POLLRDHUP // the events after which look must look closer
 )
 
-// taken is how many bytes the client's system has taken from us.
+// taken is how many bytes the client's system has acknowledged.
 func taken(fd uintptr) int64 {
 	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
@@ -21,7 +21,7 @@ func taken(fd uintptr) int64 {
 	return int64(info.Bytes_acked)
 }
 
-// silence is how long nothing has come from the client.
+// silence is how long ago the last bytes came from the client.
 func silence(fd uintptr) time.Duration {
 	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// canWatch says that look does not work here: that a waiter's client has gone is not
-// noticed before its turn has come.
+// canWatch is false: look does not work here. The lock does not see that a waiter's client has gone
+// before its turn has come.
 const canWatch = false
 
 func look(uintptr) peer { return peerOpen }
 
-// silence is not told here: a TLS record has to come whole within linger.
+// silence is unknown here, so a TLS record has to arrive whole within Linger.
 func silence(uintptr) time.Duration { return math.MaxInt64 }
 
-// taken is not told here: what counts is what a handler has written.
+// taken is unknown here, so only finished writes count.
 func taken(uintptr) int64 { return 0 }

@@ -6,18 +6,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// canWatch says that look works here.
+// canWatch is true: look works here.
 const canWatch = true
 
-// look tells what the client has done to its socket, without waiting and without
-// taking a byte out of it.
+// look returns the state of the client's socket. It does not wait, and takes no byte out of the
+// socket.
 //
-// Linux tells at once when a FIN has come (POLLRDHUP). Elsewhere a FIN shows only when
-// no data stands before it, so that there a client is never peerClosed.
+// Linux tells at once when a FIN has come (POLLRDHUP). Other systems show a FIN only when there is
+// no data before it, so there a client is never peerClosed.
 func look(fd uintptr) peer {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | pollRDHUP}}
 	if _, err := unix.Poll(fds, 0); err != nil {
-		return peerOpen // EINTR, ENOMEM: nothing learned, the next event asks again
+		return peerOpen // EINTR, ENOMEM: unknown; the next event looks again
 	}
 	switch revents := fds[0].Revents; {
 	case revents&(unix.POLLERR|unix.POLLNVAL) != 0:
