@@ -1,4 +1,4 @@
-// Package fds keeps the connections of all locks within the file descriptors of the process.
+// Package fds limits the connections of all locks to the file descriptors of the process.
 package fds
 
 import (
@@ -6,42 +6,43 @@ import (
 	"sync/atomic"
 )
 
-// Process keeps the connections in all locks of the process within its file descriptors.
-// When those run out caddy-l4 stops accepting for good, so a line that has no limit of
-// its own must end before that.
+// Process is the budget of this process. Once the descriptors of a process have run out, caddy-l4
+// never accepts again. So the budget must refuse connections before that, even where a line has no
+// limit of its own.
 var Process = New(descriptorLimit())
 
-// Budget counts the descriptors that the locks have open, and those that they may still open for
-// the connections that they have let in. A connection has one descriptor for its client, and one more
-// for the service when it gets a slot. Processes and commands always get their descriptors: they
-// lower the number of connections that may come in.
+// Budget counts the descriptors that the locks have open, and those that their connections may
+// still need. A connection needs one descriptor for its client, and one more for the service once
+// it has a slot. Processes and commands are never refused a descriptor: they leave fewer for
+// connections.
 type Budget struct {
 	limit       int64
 	connections atomic.Int64 // each once, however many locks it is in
-	services    atomic.Int64 // sockets to services that there are or may be, see sockets
+	services    atomic.Int64 // sockets to services, open or reserved, see Sockets
 	others      atomic.Int64 // of processes and commands
 
 	Refusals Seats // connections at refuse handlers
 	Drains   Seats // refused connections whose clients still send
 }
 
-// mostConnections bounds the line where descriptors do not: they would still need
-// memory, about 6 KiB each.
+// mostConnections is the limit where there are more descriptors than this: each connection also
+// needs memory, about 6 KiB.
 const mostConnections = 100_000
 
-// What Caddy keeps open for each of these, as long as it runs.
+// How many descriptors Caddy needs for each process or command.
 const (
 	PerProcess = 3 // its output, the line to the guard of its group, and one to wait for its end
 	PerWait    = 1 // to wait for the end of a command
-	PerOutput  = 1 // the output of a command, which may outlive it
+	PerOutput  = 1 // the output of a command, which may stay open after its end
 )
 
-// New leaves an eighth of the process's descriptors to all else: listeners,
-// logs, the admin API, connections that are just being accepted, files that are open for
-// a moment; but no less than 64, which is what a small Caddy needs. Two thirds of that are
-// for connections that are refused, since that is when the others are used up: a refuse
-// handler may need a second descriptor for each connection, and may keep that one for a
-// while after its client was cut.
+// New returns the budget of a process that may open so many descriptors.
+//
+// An eighth of them, but at least 64, is left to everything else: listeners, logs, the admin API,
+// connections that caddy-l4 has just accepted, files that are open for a moment. A small Caddy
+// needs 64. Two thirds of this reserve are for refused connections, since refusals come when the
+// rest is used up. A refuse handler may need a second descriptor for each connection, and may keep
+// it for a while after the client was cut.
 func New(processLimit int64) *Budget {
 	reserve := max(64, processLimit/8)
 	d := &Budget{limit: max(0, processLimit-reserve)}
@@ -50,7 +51,7 @@ func New(processLimit int64) *Budget {
 	return d
 }
 
-// Enter counts one more connection, or returns false if there may not be one.
+// Enter counts one more connection. It returns false, and counts nothing, if there is no room.
 func (d *Budget) Enter() bool {
 	n := d.connections.Add(1)
 	if n > mostConnections || n+min(n, d.services.Load())+d.others.Load() > d.limit {
@@ -60,6 +61,7 @@ func (d *Budget) Enter() bool {
 	return true
 }
 
+// Leave undoes one Enter that returned true.
 func (d *Budget) Leave() { d.connections.Add(-1) }
 
 // Clients is how many connections are counted.
@@ -71,7 +73,7 @@ func (d *Budget) ServiceSockets() int { return int(d.services.Load()) }
 // Taken is how many descriptors of processes and commands are counted.
 func (d *Budget) Taken() int { return int(d.others.Load()) }
 
-// InUse says what is counted in all, "" if that is nothing.
+// InUse describes all that is counted, "" if nothing is.
 func (d *Budget) InUse() string {
 	now := [...]int64{d.connections.Load(), d.services.Load(), d.others.Load(), int64(d.Refusals.InUse()), int64(d.Drains.InUse())}
 	if now == [len(now)]int64{} {
@@ -81,7 +83,7 @@ func (d *Budget) InUse() string {
 		now[0], now[1], now[2], now[3], now[4])
 }
 
-// Take counts descriptors of a process or a command, and returns what gives them back.
+// Take counts n descriptors of a process or a command. giveBack must be called once.
 func (d *Budget) Take(n int64) (giveBack func()) {
 	d.others.Add(n)
 	return func() { d.others.Add(-n) }

@@ -2,8 +2,7 @@ package fds
 
 import "testing"
 
-// withBudget gives the test a budget of its own, and makes sure that nothing of it is left
-// in use.
+// withBudget gives the test a budget of its own. At the end of the test nothing of it may be in use.
 func withBudget(t *testing.T, processLimit int64) {
 	t.Helper()
 	before := Process
@@ -16,7 +15,7 @@ func withBudget(t *testing.T, processLimit int64) {
 	})
 }
 
-// fillBudget lets connections come until no more may, and returns how many came.
+// fillBudget adds connections until the budget is full, and returns how many it has added.
 func fillBudget() (n int) {
 	for Process.Enter() {
 		n++
@@ -30,8 +29,8 @@ func emptyBudget(n int) {
 	}
 }
 
-// The holders of a limit that was lowered keep their sockets to the service, and so does a
-// lock beside it that has slots for connections that are still to come.
+// After slots were lowered, the sockets of the holders still count, and so do the free slots of
+// another lock.
 func TestBudgetAfterLoweredSlots(t *testing.T) {
 	withBudget(t, 1024)
 	var lowered, other Sockets
@@ -48,7 +47,7 @@ func TestBudgetAfterLoweredSlots(t *testing.T) {
 	if sockets := int64(n + 400 + 10); sockets != 1024-128 {
 		t.Errorf("found room for %d connections, with %d sockets in all, expected %d sockets", n, sockets, 1024-128)
 	}
-	for range 399 { // as they end, others may come
+	for range 399 { // each that ends makes room
 		lowered.Close()
 		Process.Leave()
 	}
@@ -63,8 +62,8 @@ func TestBudgetAfterLoweredSlots(t *testing.T) {
 	other.SetSlots(0)
 }
 
-// Processes are never refused their descriptors, and the connections leave room for them:
-// 33 services have more than the eighth that is left to all else.
+// Processes are never refused their descriptors, and connections leave room for them: 33 services
+// need more than the reserve.
 func TestBudgetOfServices(t *testing.T) {
 	withBudget(t, 1024)
 	const services = 33

@@ -4,5 +4,5 @@ package fds
 
 import "math"
 
-// descriptorLimit is none: sockets are bounded by memory here.
+// descriptorLimit is unlimited: here only memory limits the number of sockets.
 func descriptorLimit() int64 { return math.MaxInt64 }

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// descriptorLimit is the soft limit, which the Go runtime has raised to the hard one
-// when the process started.
+// descriptorLimit is the soft limit. The Go runtime has raised it to the hard one at the start of
+// the process.
 func descriptorLimit() int64 {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// Seats bound how many refused connections the locks keep for a while: at refuse handlers, or
-// until the end of their answer has arrived. When all seats are taken, a new connection gets the seat
-// of the one that has had its seat longest, which is cut: clients that are slow, or never close, must
-// not keep the answer from all others.
+// Seats limit how many refused connections stay open for a while: at refuse handlers, or until the
+// client has the end of its answer. When all seats are taken, a new connection gets the seat that
+// was taken longest ago, and the connection that had it is cut. Otherwise clients that are slow or
+// never close would keep all others from their answer.
 type Seats struct {
 	most     int64
-	mostCut  int64         // how many may have been cut and not have gone yet; then no more is
-	patience time.Duration // how long a connection keeps its seat for sure
+	mostCut  int64         // no connection is cut while so many that were cut have not gone
+	patience time.Duration // no connection loses its seat before this time
 
 	mu          sync.Mutex
 	first, last *Seat // by how long they have been taken, the longest first
@@ -20,20 +20,19 @@ type Seats struct {
 	cut         int64 // connections that lost their seat and have not gone yet
 }
 
-// refusalPatience is how long a connection may be at refuse handlers before another one
-// may take its seat.
+// refusalPatience is how long a connection may stay at refuse handlers before it can lose its seat.
 const refusalPatience = time.Second
 
-// Seat is one connection's. Its owner gives it back by leave, once.
+// Seat is the seat of one connection. Its owner must call Leave once.
 type Seat struct {
-	cut        func() // ends its connection
+	cut        func() // ends the connection
 	since      time.Time
 	lost       bool
 	prev, next *Seat
 }
 
-// Enter gives a connection a seat, or returns nil if there is none. cut ends the connection when it
-// has lost its seat.
+// Enter gives a connection a seat. It returns nil if there is none. If the connection loses its
+// seat later, cut is called, which must end the connection.
 func (s *Seats) Enter(cut func()) *Seat {
 	now := time.Now()
 	mine := &Seat{cut: cut, since: now}
@@ -62,7 +61,7 @@ func (s *Seats) Enter(cut func()) *Seat {
 	return mine
 }
 
-// Leave gives a seat back, and reports whether its connection had it to the end.
+// Leave gives a seat back. It returns false if the connection had lost the seat before.
 func (s *Seats) Leave(mine *Seat) (kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +89,7 @@ func (s *Seats) remove(x *Seat) {
 	s.taken--
 }
 
-// InUse is how many connections have a seat, or have lost it and not gone yet.
+// InUse is how many connections have a seat, or have lost one and have not gone yet.
 func (s *Seats) InUse() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

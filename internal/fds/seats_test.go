@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A refused connection keeps its seat for a moment at least. After that the one that has
-// had it longest is cut for a new one, but not without end while those that were cut stay.
+// A refused connection keeps its seat for the patience. After that the oldest is cut for a new one,
+// unless too many that were cut have not gone yet.
 func TestSeats(t *testing.T) {
 	s := Seats{most: 2, mostCut: 1, patience: time.Hour}
 	enter := func(want bool) (*Seat, *cutNote) {
@@ -35,5 +35,5 @@ func TestSeats(t *testing.T) {
 	}
 }
 
-// cutNote says whether a connection was cut.
+// cutNote records whether a connection was cut.
 type cutNote struct{ cut bool }

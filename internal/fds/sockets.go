@@ -2,13 +2,14 @@ package fds
 
 import "sync/atomic"
 
-// Sockets is one lock's part of services: as many as it has slots, or as many connections
-// as are really at its service if those are more. They are more when slots were lowered
-// under their holders, and when connections are left over. Slots are the upper half of the
-// number, connections the lower one, so that both change together with what follows from
-// them, and without a mutex.
+// Sockets counts the sockets from one lock to its service, in the budget of the process. The count
+// is the number of slots, or the number of open sockets if that is higher: it is after slots were
+// lowered, and while there are connections that lost their slot and are still at the service. The
+// upper half of the number has the slots and the lower half the open sockets, so that one atomic
+// change covers both. The zero value has no slots.
 type Sockets struct{ both atomic.Uint64 }
 
+// SetSlots sets the number of slots, for each of which the budget reserves a socket.
 func (s *Sockets) SetSlots(n int) {
 	for {
 		before := s.both.Load()
@@ -18,6 +19,7 @@ func (s *Sockets) SetSlots(n int) {
 	}
 }
 
+// Open counts one more open socket.
 func (s *Sockets) Open() {
 	for {
 		if before := s.both.Load(); s.change(before, before+1) {
@@ -26,6 +28,7 @@ func (s *Sockets) Open() {
 	}
 }
 
+// Close counts one open socket less.
 func (s *Sockets) Close() {
 	for {
 		if before := s.both.Load(); s.change(before, before-1) {
@@ -34,7 +37,7 @@ func (s *Sockets) Close() {
 	}
 }
 
-// change returns false if another change was faster.
+// change returns false, and changes nothing, if another change came first.
 func (s *Sockets) change(before, after uint64) bool {
 	if !s.both.CompareAndSwap(before, after) {
 		return false
@@ -45,5 +48,5 @@ func (s *Sockets) change(before, after uint64) bool {
 	return true
 }
 
-// most is how many sockets there are or may be.
+// most is how many sockets are open or reserved.
 func most(both uint64) int64 { return int64(max(both>>32, both&(1<<32-1))) }
