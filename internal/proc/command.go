@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// Environment is what a process that Caddy starts inherits of Caddy's environment, or
-// of what os/exec makes of that: all but what the service manager has told Caddy alone. With
-// it a child could say that Caddy is ready or alive, or take one of its own descriptors
-// for a socket that it was given.
+// Environment returns the environment for a process that Caddy starts: environ without the
+// variables that the service manager has set for Caddy alone. With these a process could report to
+// the service manager in Caddy's name, or take one of its own descriptors for a socket from the
+// service manager.
 func Environment(environ []string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")

@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// DieWithParent has the system kill the process when Caddy dies.
+// DieWithParent makes the system kill the process of cmd when Caddy dies. Call it after Join or
+// another function that sets cmd.SysProcAttr.
 func DieWithParent(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 }

@@ -12,30 +12,30 @@ import (
 	"go.uber.org/zap"
 )
 
-// Group is the process group of a service's process: the process is in it, and so is
-// all that it starts, unless that moves out. The leader of the group is a guard (see
-// guard_unix.go), which is there before the process: if Caddy dies without having ended
-// the group, the guard ends it, at whatever moment that is. The signal of DieWithParent
-// reaches the process only, not what it has started (and soffice, for one, is not the
-// process that was started).
+// Group is the process group of a service's process. All that the process starts is in the group
+// too, unless it moves out. The leader of the group is a guard (see guard_unix.go), which starts
+// before the process. If Caddy dies at any moment without having killed the group, the guard kills
+// it. DieWithParent is not enough: its signal reaches the process only, not what the process has
+// started. (LibreOffice, for one, serves in a child of the process that Caddy starts.)
 //
 // Where there is no shell there is no guard, and the process leads its group.
 //
-// The group's number is that of its first leader. It belongs to the group as long as the
-// group has a member, and a member that has ended counts until it is waited for. So the
-// last guard is waited for only when nothing will be sent to the group any more.
+// The id of the group is the pid of its first leader. No other process gets this number while the
+// group has a member. A member that has ended counts until it is waited for. So the last guard is
+// waited for only after the last signal to the group.
 type Group struct {
 	logger func() *zap.Logger
 	id     int // 0 until the group has a leader
 	pid    int // of the process
 	guard  *guard
 
-	over func()        // a guard that ends is not replaced any more
+	over func()        // from then on a guard that ends is not replaced
 	done chan struct{} // closed by over
 	kept chan struct{} // closed when keep has returned
 }
 
-// OpenGroup starts the guard of a group.
+// OpenGroup returns a new group with its guard. If the guard cannot start, OpenGroup logs why, and
+// Watch tries again. The owner must call Close in the end.
 func OpenGroup(logger func() *zap.Logger) *Group {
 	g := &Group{logger: logger, done: make(chan struct{}), kept: make(chan struct{})}
 	g.over = sync.OnceFunc(func() { close(g.done) })
@@ -51,13 +51,13 @@ func OpenGroup(logger func() *zap.Logger) *Group {
 	return g
 }
 
-// Join has cmd run in the group.
+// Join makes cmd start in the group.
 func (g *Group) Join(cmd *exec.Cmd) {
 	newGroup(cmd)
 	cmd.SysProcAttr.Pgid = g.id
 }
 
-// Watch is called when the process has started. From now on there is always a guard.
+// Watch must be called when the process has started. From then on a guard that ends is replaced.
 func (g *Group) Watch(pid int) {
 	g.pid = pid
 	if g.id == 0 {
@@ -69,10 +69,10 @@ func (g *Group) Watch(pid int) {
 	go g.keep()
 }
 
-// GuardPause is how far two starts of a guard are apart at least.
+// GuardPause is the least time between two starts of a guard.
 const GuardPause = time.Second
 
-// keep starts another guard when one has ended, until the group is over.
+// keep replaces each guard that ends, until the group is over.
 func (g *Group) keep() {
 	defer close(g.kept)
 	for pause := time.Duration(0); ; {
@@ -87,7 +87,7 @@ func (g *Group) keep() {
 	}
 }
 
-// replaceGuard tries until it has started a guard. It returns false if the group is over.
+// replaceGuard tries to start a guard until it succeeds. It returns false if the group is over.
 func (g *Group) replaceGuard(pause time.Duration) bool {
 	for told := false; g.rest(pause); pause = GuardPause {
 		guard, err := startGuard(g.id)
@@ -98,7 +98,7 @@ func (g *Group) replaceGuard(pause time.Duration) bool {
 			told = true
 			continue
 		}
-		if g.isOver() { // it may have come too late for the signal that ended the others
+		if g.isOver() { // this guard may have missed the signal that killed the group
 			guard.reap()
 			return false
 		}
@@ -113,7 +113,7 @@ func (g *Group) replaceGuard(pause time.Duration) bool {
 	return false
 }
 
-// rest returns false if the group is over.
+// rest waits for pause. It returns false if the group is over.
 func (g *Group) rest(pause time.Duration) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -121,7 +121,7 @@ func (g *Group) rest(pause time.Duration) bool {
 	case <-g.done:
 		return false
 	case <-timer.C:
-		return !g.isOver() // both may be true
+		return !g.isOver() // both channels may be ready
 	}
 }
 
@@ -134,20 +134,20 @@ func (g *Group) isOver() bool {
 	}
 }
 
-// Terminate asks all in the group to end. The guard does not listen.
+// Terminate asks all processes in the group to end. The guard ignores the signal.
 func (g *Group) Terminate() { _ = g.signal(syscall.SIGTERM) }
 
-// Kill kills all in the group, the guard as well.
+// Kill kills all processes in the group, and the guard.
 func (g *Group) Kill() error {
 	g.over()
 	return g.signal(syscall.SIGKILL)
 }
 
-// Sweep kills what the process that has ended leaves behind.
+// Sweep kills what the process has left behind at its end.
 func (g *Group) Sweep() { _ = g.Kill() }
 
-// signal must not be called when the process has been waited for. Until then a group that
-// has the process's number can only be one that the process has made for itself.
+// signal also reaches the group that the process may have made for itself. It must not be called
+// after the process was waited for: then another process may have its number.
 func (g *Group) signal(sig syscall.Signal) error {
 	err := syscall.Kill(-g.id, sig)
 	if g.pid != g.id {
@@ -156,8 +156,8 @@ func (g *Group) signal(sig syscall.Signal) error {
 	return err
 }
 
-// Close is called when the process has been waited for and all in its group were killed, or
-// when it has not started.
+// Close frees what the group needs. It must be called after the group was killed and the process
+// waited for, or if the process has not started.
 func (g *Group) Close() {
 	if g.pid != 0 {
 		<-g.kept

@@ -13,26 +13,26 @@ import (
 	"time"
 )
 
-// guard is a shell that kills the process group it is in when Caddy has died. It has one end
-// of a socket whose other end only Caddy holds: the end of Caddy is the end of its
-// input. A process that Caddy is just starting holds that end as well until its program runs,
-// and it is in the group by then; so the guard never acts too early to reach it.
+// guard is a shell that kills its own process group when Caddy has died. The shell reads from a
+// socket whose other end only Caddy has, so that its input ends when Caddy dies. A process that
+// Caddy is just starting also has Caddy's end, until its program runs. It is in the group by then,
+// so the guard cannot act too early and miss it.
 type guard struct {
 	pid  int
 	line *os.File // Caddy's end
 }
 
-// guardScript is what the guard does. It ignores the signals that are meant for the service,
-// and says so with an empty line. What it is told is the number of the group that the
-// service makes if it leaves its own.
+// guardScript is the program of the guard. It ignores the signals that are meant for the service,
+// and then prints an empty line. It reads the pid of the service's process: if that makes a group
+// of its own, this is the group's number.
 const guardScript = `trap "" HUP INT QUIT TERM USR1 USR2; echo; while read line; do pid=$line; done; kill -s KILL -- "-$pid"; kill -s KILL 0`
 
-const guardPatience = 5 * time.Second // how long a guard may take to say that it is there
+const guardPatience = 5 * time.Second // how long a guard may take to print its empty line
 
 var errNoShell = errors.New("found no sh in PATH, expected one")
 
-// startGuard starts a guard in a process group, 0 being one of its own, and returns when it
-// is on its guard. It is started without os/exec, which would use two more descriptors.
+// startGuard starts a guard in a process group, and returns when it is ready; group 0 is a new one.
+// It does not use os/exec, which would need two more descriptors.
 func startGuard(group int) (*guard, error) {
 	shell, err := exec.LookPath("sh")
 	if err != nil {
@@ -76,7 +76,7 @@ func socketPair() (ours, theirs int, err error) {
 	return pair[0], pair[1], syscall.SetNonblock(pair[0], true)
 }
 
-// hear waits for the line that says that the guard is there.
+// hear waits for the empty line that the guard prints when it is ready.
 func (g *guard) hear() error {
 	if err := g.line.SetReadDeadline(time.Now().Add(guardPatience)); err != nil {
 		return err
@@ -88,14 +88,14 @@ func (g *guard) hear() error {
 }
 
 func (g *guard) tell(pid int) {
-	_, _ = io.WriteString(g.line, strconv.Itoa(pid)+"\n") // one that has just ended is replaced
+	_, _ = io.WriteString(g.line, strconv.Itoa(pid)+"\n") // fails if the guard has ended; keep replaces it
 }
 
-// wait returns when the guard has ended, for then nothing holds the other end any more.
+// wait returns when the guard has ended: only the guard has the other end of the line.
 func (g *guard) wait() { _, _ = io.Copy(io.Discard, g.line) }
 
-// reap kills the guard, if it is there still, and waits for it: it is no zombie then, and the
-// number of its group is free if the group has no other member.
+// reap kills the guard, if it still runs, and waits for it, so that it does not stay as a zombie.
+// After that the number of its group is free if the group has no other member.
 func (g *guard) reap() {
 	_ = syscall.Kill(g.pid, syscall.SIGKILL)
 	_ = g.line.Close()

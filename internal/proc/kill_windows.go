@@ -18,7 +18,7 @@ func newSession(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP | detachedProcess}
 }
 
-// killGroup kills the command that runs as pid and all it has started.
+// killGroup kills the command that runs as pid and all that it has started.
 func killGroup(pid int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), KillDelay)
 	defer cancel()
@@ -29,6 +29,6 @@ func killGroup(pid int) error {
 	return nil
 }
 
-// killLeftOver does nothing: once the command has ended, Windows knows no more what it
-// has started, and its pid may be another process's.
+// killLeftOver does nothing: after the end of a command, Windows does not tell what it has started,
+// and its pid may belong to another process.
 func killLeftOver(int) {}

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// processTree knows the children of all processes of the machine. All workers share it: to
-// find the children of one takes a look at each process there is.
+// processTree has the children of all processes of the machine. All workers share one, because a
+// list of all processes is needed to find the children of one.
 type processTree struct {
 	list func() (parents map[int]int, err error) // of each process
 
@@ -15,8 +15,8 @@ type processTree struct {
 	children map[int][]int
 }
 
-// treeAge is how old a look at the processes may be. The memory of a worker is looked at
-// every memoryInterval, at another time than that of other workers.
+// treeAge is how old the list of processes may be. Each worker's memory is checked at another time,
+// so without it each check would make a list.
 const treeAge = 2 * time.Second
 
 var machine = &processTree{list: listProcesses}
@@ -36,7 +36,7 @@ func (t *processTree) descendants(pid int) ([]int, error) {
 		}
 	}
 	all := []int{pid}
-	// A list that was not made in one instant may have a circle in it.
+	// The list was not made in one instant, so it may have a cycle.
 	for seen, i := map[int]bool{pid: true}, 0; i < len(all); i++ {
 		for _, child := range t.children[all[i]] {
 			if !seen[child] {
@@ -48,8 +48,8 @@ func (t *processTree) descendants(pid int) ([]int, error) {
 	return all, nil
 }
 
-// Memory returns the resident memory of a process and its descendants. Those that end meanwhile
-// count nothing.
+// Memory returns the resident memory of a process and its descendants, in bytes. Descendants that
+// end meanwhile count as 0. It fails if the process itself has ended.
 func Memory(pid int) (uint64, error) {
 	total, err := memoryOf(pid)
 	if err != nil {

@@ -24,8 +24,8 @@ func listProcesses() (map[int]int, error) {
 		if err != nil {
 			continue
 		}
-		stat, _ := os.ReadFile("/proc/" + name + "/stat") // it may have ended
-		// "pid (name) state parent ...", and a name may hold anything.
+		stat, _ := os.ReadFile("/proc/" + name + "/stat") // the process may have ended
+		// "pid (name) state parent ...", and the name may have brackets and spaces.
 		fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 		if len(fields) < 2 {
 			continue
@@ -37,9 +37,9 @@ func listProcesses() (map[int]int, error) {
 	return parents, nil
 }
 
-// memoryOf returns how much resident memory a process has, of what it shares with others
-// its share only (PSS). Where the system does not tell that, as of a process of another
-// user, it is all of it.
+// memoryOf returns the resident memory of a process, in bytes. Memory that several processes share
+// is divided among them (PSS). If the system does not tell the share, as for a process of another
+// user, shared memory counts in full.
 func memoryOf(pid int) (uint64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {
@@ -54,7 +54,7 @@ func memoryOf(pid int) (uint64, error) {
 	return wholeMemory(pid)
 }
 
-// wholeMemory returns how much resident memory a process has, with all that it shares (RSS).
+// wholeMemory returns the resident memory of a process in bytes, shared memory in full (RSS).
 func wholeMemory(pid int) (uint64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 
 const sharedMemory = 64 << 20
 
-// Not a test, but a server and its workers for the next one: they share memory.
+// TestMemorySharer is not a test, but the program of the next one: a server and its workers, which
+// share memory.
 func TestMemorySharer(t *testing.T) {
 	file := os.Getenv("TCPLOCK_TEST_SHARED")
 	if file == "" {
@@ -41,7 +42,7 @@ func TestMemorySharer(t *testing.T) {
 	select {}
 }
 
-// What the processes of a service share counts once: 64 MiB in five processes are no 320.
+// Memory that the processes of a service share counts once: 64 MiB in five processes are not 320.
 func TestSharedMemoryCountsOnce(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")

@@ -19,8 +19,8 @@ func listProcesses() (map[int]int, error) {
 	return parents, nil
 }
 
-// memoryOf returns how much resident memory a process has. What it shares with others
-// counts whole: these systems do not tell its share.
+// memoryOf returns the resident memory of a process, in bytes. Memory that it shares with others
+// counts in full, because these systems do not tell the share.
 func memoryOf(pid int) (uint64, error) {
 	p, err := psutil.NewProcess(int32(pid))
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A hundred workers that look at their memory share one look at the processes of the machine,
-// for a moment; then there is another. One that fails is tried again.
+// A hundred workers that check their memory share one list of processes, until it is treeAge old.
+// If making a list fails, the next check tries again.
 func TestProcessTreeIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		parents, looks := map[int]int{2: 1, 3: 2, 4: 2, 5: 3, 6: 1, 7: 8, 8: 7}, 0
@@ -27,7 +27,7 @@ func TestProcessTreeIsShared(t *testing.T) {
 			expect(1, []int{2, 3, 4, 5}, 2)
 		}
 		expect(1, []int{6}, 6)
-		expect(1, []int{7, 8}, 7) // seen while numbers went from one to another
+		expect(1, []int{7, 8}, 7) // a cycle: pids were used again while the list was made
 		expect(1, []int{9}, 9)
 		time.Sleep(treeAge)
 		expect(1, []int{3, 5}, 3)

@@ -4,5 +4,5 @@ package proc
 
 import "os/exec"
 
-// DieWithParent does nothing: the system has no such signal.
+// DieWithParent does nothing: this system has no such signal.
 func DieWithParent(*exec.Cmd) {}

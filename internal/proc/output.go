@@ -13,20 +13,19 @@ import (
 
 const (
 	outputKept = 8 << 10 // bytes of a command's output for the log
-	outputEnd  = 256     // bytes of its end, if it is longer
+	outputEnd  = 256     // bytes of its end, if the output is longer
 	outputLine = 200     // bytes of its first line, for the error of a command that failed
 )
 
-// Output is what a command prints: the first bytes, the last of the others, and how many
-// in all.
+// Output collects what a command prints. It keeps the first and the last bytes and their number.
 type Output struct {
 	mu          sync.Mutex
 	first, last []byte
 	total       int64
-	done        chan struct{} // closed when nobody holds the other end any more
+	done        chan struct{} // closed when no process has the other end of the pipe
 }
 
-// collect reads r until nobody holds the other end any more, and closes it.
+// collect reads r until no process has the other end, and closes it.
 func collect(r io.ReadCloser) *Output {
 	o := &Output{done: make(chan struct{})}
 	giveBack := fds.Process.Take(fds.PerOutput)
@@ -39,6 +38,7 @@ func collect(r io.ReadCloser) *Output {
 	return o
 }
 
+// Write never fails.
 func (o *Output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -63,7 +63,7 @@ func (o *Output) wait(d time.Duration) bool {
 	}
 }
 
-// Result returns the first bytes, how many came after them, and the last lines of those.
+// Result returns the first bytes, and, if there were more, how many and the last lines of them.
 func (o *Output) Result() (first, end string, dropped int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -75,8 +75,8 @@ func (o *Output) Result() (first, end string, dropped int64) {
 	return text.Tame(string(o.first)), text.Tame(string(last)), dropped
 }
 
-// Explain adds the first line of the output to the error of a command that failed: often only
-// that line says why.
+// Explain adds the first line of the output to the error of a command: often only that line says
+// why it failed. It returns nil for nil.
 func (o *Output) Explain(err error) error {
 	line := o.firstLine()
 	if err == nil || line == "" {
@@ -85,8 +85,8 @@ func (o *Output) Explain(err error) error {
 	return fmt.Errorf("%w: %s", err, line)
 }
 
-// text.FirstLine is the first line of the output that is not empty, for people: no character in it
-// moves a cursor. It is cut at outputLine.
+// firstLine is the first line of the output that is not empty, cut at outputLine. It is safe to
+// show on a terminal.
 func (o *Output) firstLine() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()

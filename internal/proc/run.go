@@ -1,5 +1,6 @@
-// Package proc runs commands in process groups of their own: it starts them, ends them with all that
-// they have started, and ends them when Caddy itself has died.
+// Package proc runs commands in process groups of their own. It kills a command together with all
+// that the command has started, and makes sure that the processes of services end even if Caddy
+// dies.
 package proc
 
 import (
@@ -17,12 +18,14 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 )
 
+// How long Run waits for a command that should have ended.
 const (
-	OutputDelay = time.Second     // how long the output may stay open after the end of a command
-	KillDelay   = 5 * time.Second // how long a killed command may take to end
+	OutputDelay = time.Second     // for the end of the output, after the command has ended
+	KillDelay   = 5 * time.Second // for the end of a command that was killed
 )
 
-// Detach starts cmd in a session of its own and returns. Its end goes to the debug log.
+// Detach starts cmd in a session of its own and returns. It logs the end of cmd at level debug. It
+// returns an error if cmd cannot start.
 func Detach(cmd *exec.Cmd, logger *zap.Logger, fields ...zap.Field) error {
 	newSession(cmd)
 	giveBack := fds.Process.Take(fds.PerWait)
@@ -38,12 +41,13 @@ func Detach(cmd *exec.Cmd, logger *zap.Logger, fields ...zap.Field) error {
 	return nil
 }
 
-// Run runs cmd to its end in a process group of its own, for timeout at most, and logs how it
-// ended, with fields. If it fails, the error ends with the first line that it printed.
+// Run runs cmd to its end in a process group of its own, and logs how it ended, with fields. When
+// timeout is over or ctx is done, Run kills the group. If cmd fails, Run kills what it has left
+// behind, and the error ends with the first line that cmd printed.
 //
-// The pipe for the output is ours, not that of os/exec, for two reasons. os/exec would wait for the
-// end of the output before the rest of a failed command's group can be killed. And it would close the
-// pipe under a daemon that has inherited it, which would die when it prints again.
+// Run has its own pipe for the output, for two reasons. os/exec would wait for the end of the output
+// before the rest of a failed command's group could be killed. And it would close the pipe that a
+// daemon has inherited, so that the daemon dies when it prints again.
 func Run(ctx context.Context, cmd *exec.Cmd, timeout time.Duration, logger *zap.Logger, fields ...zap.Field) error {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -69,9 +73,9 @@ func Run(ctx context.Context, cmd *exec.Cmd, timeout time.Duration, logger *zap.
 	return out.Explain(err)
 }
 
-// watchEnd waits for the end of a command, and kills what one that fails has left behind. kill
-// kills it with all in its group; it does nothing once the command has ended, whose pid may
-// soon be another's.
+// watchEnd waits for the end of a command. If the command fails, watchEnd kills what it has left
+// behind. kill kills the command with its group. It does nothing after the command has ended,
+// since another process may have its pid by then.
 func watchEnd(cmd *exec.Cmd) (ended <-chan error, kill func() error) {
 	pid, end := cmd.Process.Pid, make(chan error, 1)
 	var mu sync.Mutex
@@ -98,8 +102,8 @@ func watchEnd(cmd *exec.Cmd) (ended <-chan error, kill func() error) {
 	}
 }
 
-// report logs how the command has ended, with its output. A hook that tries again reports each try:
-// its own error has the last one only, with one line of the output.
+// report logs how the command has ended, with its output. It does so for each try of a hook, because
+// the error of the hook is that of the last try only, with one line of the output.
 func report(logger *zap.Logger, fields []zap.Field, err error, took time.Duration, out *Output) {
 	kept, end, dropped := out.Result()
 	level := zapcore.InfoLevel
@@ -117,9 +121,9 @@ func report(logger *zap.Logger, fields []zap.Field, err error, took time.Duratio
 	logger.Log(level, "command ended", fields...)
 }
 
-// await waits for the command's end, and kills it at timeout or when ctx is done. Even
-// then it is not waited for without a bound: a command that has changed its user, such
-// as sudo, may not be Caddy's to kill, and one that hangs in the kernel does not die.
+// await waits for the end of a command, and kills it when timeout is over or ctx is done. After
+// that it waits for KillDelay only. Caddy may not be allowed to kill a command that has changed its
+// user, such as sudo, and a command that hangs in the kernel does not die.
 func await(ctx context.Context, timeout time.Duration, ended <-chan error, kill func() error) error {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
@@ -136,7 +140,7 @@ func await(ctx context.Context, timeout time.Duration, ended <-chan error, kill 
 	timer.Reset(KillDelay)
 	select {
 	case end := <-ended:
-		if end == nil { // it was done before it could be killed
+		if end == nil { // it had succeeded before it could be killed
 			return nil
 		}
 		return fmt.Errorf("%w, killed", why)
@@ -145,7 +149,8 @@ func await(ctx context.Context, timeout time.Duration, ended <-chan error, kill 
 	}
 }
 
-// ExitCode is -1 for a command that was killed.
+// ExitCode returns the exit status in the error of a command: 0 for nil, and -1 if a signal ended
+// the command or if it has no status.
 func ExitCode(err error) int {
 	if err == nil {
 		return 0

@@ -7,8 +7,7 @@ import (
 	"time"
 )
 
-// A command that cannot be killed, such as sudo for a Caddy that is not root, must not
-// keep its slot for ever.
+// A command that cannot be killed, such as sudo if Caddy is not root, must not keep a slot for ever.
 func TestExecUnkillable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()

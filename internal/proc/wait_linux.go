@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WaitThen waits for the end of a command and calls then before the system forgets its
-// pid: no other process can have it in then. It returns what cmd.Wait does.
+// WaitThen waits for the end of a command, and calls then while the pid is still reserved: during
+// that call no other process can have it. It returns what cmd.Wait returns.
 func WaitThen(cmd *exec.Cmd, then func(failed bool)) error {
 	var info unix.Siginfo
 	for {
 		switch err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil); {
 		case errors.Is(err, unix.EINTR):
-		case err != nil: // a system that has no waitid
+		case err != nil: // this system has no waitid
 			err := cmd.Wait()
 			then(err != nil)
 			return err
@@ -27,8 +27,8 @@ func WaitThen(cmd *exec.Cmd, then func(failed bool)) error {
 	}
 }
 
-// childInfo is what a unix.Siginfo holds about a child. What follows its head is aligned as
-// a pointer is.
+// childInfo is the layout of a unix.Siginfo about a child. The part after the head is aligned like
+// a pointer.
 type childInfo struct {
 	_      [3]int32
 	_      [0]uintptr

@@ -4,9 +4,9 @@ package proc
 
 import "os/exec"
 
-// WaitThen waits for the end of a command and then calls then. The command's pid is free by
-// then: these systems do not let Go wait without that. It is not given to another process
-// as long as a group of that number has a member.
+// WaitThen waits for the end of a command, and then calls then. The pid is free by then, because
+// here Go cannot wait without freeing it. But no other process gets the number while a group of
+// that number has a member. WaitThen returns what cmd.Wait returns.
 func WaitThen(cmd *exec.Cmd, then func(failed bool)) error {
 	err := cmd.Wait()
 	then(err != nil)
