@@ -17,19 +17,19 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// Caddy's listeners have SO_REUSEPORT: a second process can listen on the address of the
-// first, and the system deals the connections out to both. Each would let as many
-// connections through as the lock has slots.
-
-// Elsewhere refuses addresses on which another process listens. locks has the name of a
-// lock for each address. An address without an IP stands for all. It reads /proc, and refuses
-// nothing where that cannot be read.
+// Elsewhere returns an error if another process listens on one of the addresses. locks has the name
+// of a lock for each address. An address without an IP stands for all IPs. Elsewhere reads /proc,
+// and returns nil if it cannot.
+//
+// Caddy's listeners have SO_REUSEPORT, so two processes can listen on one address, and the system
+// divides the connections between them. Each would let as many connections through as the lock has
+// slots.
 func Elsewhere(locks map[string]string) error {
 	if len(locks) == 0 {
-		return nil // as at most reloads: on a machine with many sockets, reading takes long
+		return nil // the usual case at a reload; with many sockets, reading takes long
 	}
 	all := slices.Concat(listeners("/proc/net/tcp"), listeners("/proc/net/tcp6"))
-	own := ownSockets() // read after the listeners: one that this process has just opened is among them
+	own := ownSockets() // after the listeners, so that it has each of them that is ours
 	if own == nil {
 		return nil
 	}
@@ -47,14 +47,14 @@ func Elsewhere(locks map[string]string) error {
 	return nil
 }
 
-// resolve returns where a socket for a listen address is, as net.Listen finds it. There is no
-// such place for an address that is not one of TCP, and for port 0.
+// resolve returns the IP and port of a listen address, as net.Listen finds them. It returns false
+// for port 0, for a network other than TCP, and for an unknown name.
 func resolve(address string) (addr netip.AddrPort, ok bool) {
 	if parsed, err := caddy.ParseNetworkAddress(address); err != nil || parsed.Network != "tcp" {
 		return addr, false
 	}
 	tcp, err := net.ResolveTCPAddr("tcp", address)
-	if err != nil || tcp.Port == 0 { // a name that is unknown fails when layer4 listens
+	if err != nil || tcp.Port == 0 { // layer4 reports the unknown name when it listens
 		return addr, false
 	}
 	ip, ok := netip.AddrFromSlice(tcp.IP)
@@ -64,7 +64,7 @@ func resolve(address string) (addr netip.AddrPort, ok bool) {
 	return netip.AddrPortFrom(ip.Unmap(), uint16(tcp.Port)), true
 }
 
-// overlap reports whether one connection could come to both.
+// overlap reports whether listeners on a and b could get the same connection.
 func overlap(a, b netip.AddrPort) bool {
 	return a.Port() == b.Port() && (a.Addr().IsUnspecified() || b.Addr().IsUnspecified() || a.Addr().Unmap() == b.Addr().Unmap())
 }
@@ -74,7 +74,7 @@ type listener struct {
 	inode string
 }
 
-// listeners reads those in /proc/net/tcp or tcp6, see proc(5).
+// listeners reads the listening sockets in /proc/net/tcp or tcp6, see proc(5).
 func listeners(file string) (all []listener) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -110,8 +110,8 @@ func parseProcAddr(s string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(addr, uint16(n)), ok
 }
 
-// ownSockets are the inodes of this process's sockets. It returns nil if no descriptor is left
-// to look with.
+// ownSockets returns the inodes of this process's sockets. It returns nil if it cannot read them, as
+// when no descriptor is left.
 func ownSockets() map[string]bool { return socketsOf("/proc/self/fd") }
 
 func socketsOf(dir string) map[string]bool {
@@ -129,7 +129,7 @@ func socketsOf(dir string) map[string]bool {
 	return sockets
 }
 
-// describeOwner says which process has the socket, if the system tells this one.
+// describeOwner tells which process has the socket. It returns "" if the system does not say.
 func describeOwner(inode string) string {
 	dirs, _ := filepath.Glob("/proc/[0-9]*/fd")
 	for _, dir := range dirs {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain's program for another process that listens, with SO_REUSEPORT as Caddy does.
+// listenVar makes TestListenInAnotherProcess listen at an address, with SO_REUSEPORT as Caddy does.
 const listenVar = "TCPLOCK_TEST_LISTEN"
 
 func reusePort(network, address string) (net.Listener, error) {
@@ -36,8 +36,8 @@ func TestListenInAnotherProcess(t *testing.T) {
 	}
 }
 
-// A second process that listens where this one does is found; a socket of this process, one at
-// another IP address and one at another port are not taken for it.
+// Elsewhere finds a second process on the address of this one. It does not object to a socket of this
+// process, or to one at another IP address or port.
 func TestListenElsewhere(t *testing.T) {
 	for _, test := range []struct {
 		other, own string // the hosts
@@ -92,8 +92,8 @@ func TestListenElsewhere(t *testing.T) {
 	}
 }
 
-// A listen address is where net.Listen would listen. Some have no place: those of other networks,
-// port 0, and names that are unknown.
+// resolve finds the same address as net.Listen, and none for other networks, port 0 and unknown
+// names.
 func TestResolve(t *testing.T) {
 	for address, want := range map[string]string{
 		":9000":               "[::]:9000",

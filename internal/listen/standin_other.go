@@ -7,5 +7,5 @@ import (
 	"go.uber.org/zap"
 )
 
-// Watch has nothing to do here: descriptors do not run out.
+// Watch does nothing: here descriptors do not run out.
 func Watch(map[string]*layer4.Server, *zap.Logger) (stop func()) { return func() {} }

@@ -20,43 +20,41 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
-// When a process has no file descriptor left, accept fails, and after that caddy-l4 never
-// accepts again. The budget keeps the locks from using the descriptors up, but it only
-// counts connections that have got to a lock: a burst can be accepted faster than its
-// first connection gets there. So each config looks after the listeners of its layer4
-// servers, and where connections are left waiting it accepts them in caddy-l4's place.
-// If caddy-l4 has not stopped but is only slow, as under a long flood, both accept, which
-// does no harm.
-
 const (
-	lookInterval = 500 * time.Millisecond
-	looks        = 3 // so many in a row have to find connections waiting
+	checkInterval = 500 * time.Millisecond
+	checks        = 3 // so many checks in a row must find connections waiting
 )
 
-// Watch begins with it, and returns what ends it.
+// Watch checks the listeners of the servers from now on. Where connections are left waiting, it
+// accepts them in place of caddy-l4. stop ends that, and returns once no goroutine is left.
+//
+// When a process has no file descriptor left, accept fails, and after that caddy-l4 never accepts
+// again. The budget of descriptors limits the connections at the locks, but it counts a connection
+// only once it has reached a lock, and caddy-l4 may accept a burst of them before that. If caddy-l4
+// has not stopped and is only slow, as in a long flood, both accept, which does no harm.
 func Watch(servers map[string]*layer4.Server, logger *zap.Logger) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
-		var waited map[int]int // how many looks in a row have found connections waiting
-		for clock.Sleep(ctx, lookInterval) {
-			if waited == nil { // not in the reload, which would wait for it: there may be many descriptors
+		var waited map[int]int // by descriptor: how many checks in a row have found connections waiting
+		for clock.Sleep(ctx, checkInterval) {
+			if waited == nil { // only now: with many descriptors it takes long, and a reload would wait
 				waited = listening()
 			}
 			for fd := range waited {
 				if waited[fd]++; !isWaiting(fd) {
 					waited[fd] = 0
 				}
-				if waited[fd] < looks {
+				if waited[fd] < checks {
 					continue
 				}
 				server := serverAt(fd, servers)
-				if server == nil { // not a layer4 server's
+				if server == nil { // no layer4 server listens there
 					delete(waited, fd)
 					continue
 				}
 				ln, err := copyListener(fd)
-				if err != nil { // most likely there still is no descriptor left
+				if err != nil { // most likely there is still no descriptor left
 					continue
 				}
 				logger.Error("connections are left waiting: caddy-l4 is slow to accept them, or has stopped because the process "+
@@ -73,8 +71,9 @@ func Watch(servers map[string]*layer4.Server, logger *zap.Logger) (stop func()) 
 	}
 }
 
-// listening finds the process's listening sockets among its descriptors, since neither Caddy
-// nor caddy-l4 tells them. It returns nil if no descriptor is left to look with.
+// listening returns the process's listening sockets. It looks through all descriptors, since neither
+// Caddy nor caddy-l4 tells which these are. It returns nil if no descriptor is left to read the
+// list.
 func listening() map[int]int {
 	files, err := os.ReadDir("/dev/fd")
 	if err != nil {
@@ -95,7 +94,7 @@ func isListening(fd int) bool {
 	return err == nil && listens != 0
 }
 
-// isWaiting reports whether a connection waits to be accepted.
+// isWaiting reports whether a connection at the listener waits to be accepted.
 func isWaiting(fd int) bool {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
@@ -132,7 +131,7 @@ func isAt(name unix.Sockaddr, addr caddy.NetworkAddress) bool {
 	var port int
 	switch name := name.(type) {
 	case *unix.SockaddrUnix:
-		path, _, _ := strings.Cut(addr.Host, "|") // permissions stand behind it
+		path, _, _ := strings.Cut(addr.Host, "|") // permissions follow
 		return addr.IsUnixNetwork() && name.Name == path
 	case *unix.SockaddrInet4:
 		ip, port = name.Addr[:], name.Port
@@ -156,7 +155,7 @@ func copyListener(fd int) (net.Listener, error) {
 	return net.FileListener(file)
 }
 
-// standIn does what a caddy-l4 server does, but goes on after an error.
+// standIn accepts and serves connections as a caddy-l4 server does, but goes on after an error.
 func standIn(ctx context.Context, ln net.Listener, server *layer4.Server, logger *zap.Logger) {
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	end := layer4.HandlerFunc(func(*layer4.Connection) error { return nil })
@@ -164,10 +163,10 @@ func standIn(ctx context.Context, ln net.Listener, server *layer4.Server, logger
 	for {
 		conn, err := ln.Accept()
 		switch {
-		case errors.Is(err, net.ErrClosed), errors.Is(err, unix.EINVAL): // EINVAL: it listens no longer
+		case errors.Is(err, net.ErrClosed), errors.Is(err, unix.EINVAL): // EINVAL: no longer a listener
 			return
 		case err != nil:
-			clock.Sleep(ctx, lookInterval)
+			clock.Sleep(ctx, checkInterval)
 		default:
 			go func() {
 				defer conn.Close()
