@@ -9,10 +9,11 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
+// Prefix is the start of each metric's name.
 const Prefix = "caddy_tcplock_"
 
-// metrics are what a lock counts as it happens; all else is read when somebody asks. They
-// have no label with the lock's name, which a reload may change: the collector adds it.
+// metrics are the metrics that a lock must count as things happen. The others are read at a scrape.
+// None has a label with the lock's name, since a reload may change it: the collector adds the label.
 type metrics struct {
 	wait, Hold      prometheus.Histogram
 	Hook            *prometheus.HistogramVec // by moment
@@ -24,7 +25,7 @@ type metrics struct {
 	Discarded       *prometheus.CounterVec // by direction
 }
 
-// The results of a hook.
+// The results of a hook: values of the label "result".
 const (
 	HookOK     = "ok"
 	HookFailed = "failed"
@@ -35,8 +36,9 @@ func newMetrics() *metrics {
 		return prometheus.HistogramOpts{
 			Name: Prefix + name, Help: help,
 			Buckets: []float64{.001, .005, .025, .1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600},
-			// 160 buckets of this factor are what lies between the threshold and 1024 s. Times
-			// that spread wider make them coarser; a reset would take the totals with it.
+			// 160 buckets of this factor cover the range from the threshold to 1024 s. Times
+			// outside make the buckets coarser. The histogram is never reset, which would
+			// lose the totals.
 			NativeHistogramBucketFactor:    1.1,
 			NativeHistogramZeroThreshold:   1.0 / 1024,
 			NativeHistogramMaxBucketNumber: 160,
@@ -62,9 +64,9 @@ func newMetrics() *metrics {
 	return m
 }
 
-// Expect makes the series that a config may have, so that the first count of each kind shows as an
-// increase: those of the moments that have hooks, and those of the workers, which have processes or
-// not.
+// Expect creates the series that may come from a config: for each moment that has hooks, and for
+// each of its workers, which have processes or not. So each series starts at 0, and Prometheus sees
+// its first count as an increase.
 func (m *metrics) Expect(moments iter.Seq[string], workers int, processes bool) {
 	for moment := range moments {
 		m.Hook.WithLabelValues(moment)
@@ -85,11 +87,12 @@ func (m *metrics) Expect(moments iter.Seq[string], workers int, processes bool) 
 	}
 }
 
+// Collectors returns all metrics of the lock that are counted here.
 func (m *metrics) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.wait, m.Hold, m.Hook, m.HookRuns, m.WorkerFailures, m.ServiceFailures, m.ServiceRestarts, m.EventsDropped, m.Discarded}
 }
 
-// The directions of bytes.
+// The directions of bytes: values of the label "direction".
 const (
 	FromClient = "in"
 	ToClient   = "out"

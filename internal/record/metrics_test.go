@@ -8,8 +8,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// A native histogram keeps its resolution for all times up to a quarter of an hour, loses
-// no more than half of it if there are much longer ones, and never forgets its total.
+// A native histogram keeps its resolution for all times up to a quarter of an hour. Much longer
+// times halve it at most, and the total is never lost.
 func TestNativeHistogram(t *testing.T) {
 	const observations = 10000
 	for _, test := range []struct {

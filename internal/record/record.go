@@ -1,5 +1,5 @@
-// Package record is what a lock remembers of its past: the last events and times in line, how its
-// connections have ended, and what its metrics count.
+// Package record keeps the history of a lock: its last events and waits, how its connections have
+// ended, and the counts of its metrics.
 package record
 
 import (
@@ -11,13 +11,13 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// Record is what a lock remembers of its past. It lives as long as the lock, across reloads.
+// Record is the history of one lock. It lives as long as the lock, across reloads.
 type Record struct {
 	*metrics
-	ended [len(status.Outcomes)]atomic.Uint64
+	ended [len(status.Outcomes)]atomic.Uint64 // by outcome
 
 	mu       sync.Mutex
-	waits    [keptWaits]time.Duration // of the last that were admitted, by their number
+	waits    [keptWaits]time.Duration // a ring: the wait of the nth admitted connection is at n%keptWaits
 	admitted uint64
 	events   []status.Event // the newest last
 }
@@ -26,13 +26,14 @@ const (
 	keptWaits  = 256
 	keptEvents = 50
 
-	lastFew     = 8                // of the kept events, a new one may count with one of these
-	mergeWithin = 10 * time.Second // if it comes so soon after it
+	mergeLast   = 8                // a new event may merge with one of so many last events,
+	mergeWithin = 10 * time.Second // if that is not older than this
 )
 
+// New returns an empty history.
 func New() *Record { return &Record{metrics: newMetrics()} }
 
-// CountEnd counts a connection that has ended.
+// CountEnd counts a connection that has ended. outcome must be one of status.Outcomes.
 func (r *Record) CountEnd(outcome string) {
 	r.ended[slices.Index(status.Outcomes[:], outcome)].Add(1)
 }
@@ -40,7 +41,7 @@ func (r *Record) CountEnd(outcome string) {
 // Ended returns how many connections have ended with the outcome status.Outcomes[i].
 func (r *Record) Ended(i int) uint64 { return r.ended[i].Load() }
 
-// ObserveWait keeps the time in line of a connection that was granted a slot.
+// ObserveWait records the time in line of a connection that was granted a slot.
 func (r *Record) ObserveWait(d time.Duration) {
 	r.wait.Observe(d.Seconds())
 	r.mu.Lock()
@@ -49,8 +50,8 @@ func (r *Record) ObserveWait(d time.Duration) {
 	r.mu.Unlock()
 }
 
-// WaitsSince returns the times in line of the connections that were granted a slot after the first
-// n, or of the last keptWaits of them, and how many there were in all.
+// WaitsSince returns the number of connections that were granted a slot so far, and the times in
+// line of those after the first n, or of the last keptWaits of them.
 func (r *Record) WaitsSince(n uint64) (waits []time.Duration, admitted uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,12 +64,12 @@ func (r *Record) WaitsSince(n uint64) (waits []time.Duration, admitted uint64) {
 	return waits, r.admitted
 }
 
-// KeepEvent keeps e. If it is like one of the last few, which is only seconds ago, the two
-// become one that counts both, so that a flood does not wash away all others.
+// KeepEvent keeps e. If one of the last events is like e and only seconds old, the two become one
+// event that counts both. Otherwise a flood of one kind would push all other events out.
 func (r *Record) KeepEvent(e status.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for n := len(r.events) - 1; n >= max(0, len(r.events)-lastFew); n-- {
+	for n := len(r.events) - 1; n >= max(0, len(r.events)-mergeLast); n-- {
 		if last := &r.events[n]; alike(last, &e) && e.Time.Sub(last.Time) < mergeWithin {
 			merge(&e, last)
 			r.events = append(slices.Delete(r.events, n, n+1), e)
@@ -82,8 +83,8 @@ func (r *Record) KeepEvent(e status.Event) {
 	r.events = append(r.events, e)
 }
 
-// leastMissed is the oldest event of the kind that there are most of. So events that come
-// again and again, however slowly, never wash away a rare one.
+// leastMissed returns the index of the oldest event of the most frequent kind. So events that come
+// again and again, however slowly, never push a rare one out.
 func (r *Record) leastMissed() int {
 	kinds := make(map[string]int)
 	most := 0
@@ -94,7 +95,7 @@ func (r *Record) leastMissed() int {
 	return slices.IndexFunc(r.events, func(e status.Event) bool { return kinds[e.Event] == most })
 }
 
-// Events returns them, the newest first.
+// Events returns the kept events, the newest first.
 func (r *Record) Events() []status.Event {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -103,7 +104,7 @@ func (r *Record) Events() []status.Event {
 	return events
 }
 
-// merge makes e, which is like before and came after it, stand for both.
+// merge makes e stand for both events. before is like e and older.
 func merge(e, before *status.Event) {
 	e.Count = max(1, before.Count) + 1
 	e.Bytes += before.Bytes
@@ -121,7 +122,7 @@ func keepSame[T comparable](value *T, other T) {
 	}
 }
 
-// alike reports whether two events differ only in their time and in the connection.
+// alike reports whether two events differ only in time and connection.
 func alike(e, other *status.Event) bool {
 	return e.Event == other.Event && e.Reason == other.Reason && e.Slot == other.Slot && e.Moment == other.Moment && e.Error == other.Error
 }

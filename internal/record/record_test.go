@@ -7,8 +7,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// Clients bring refusals about for two reasons by turns. What was before is still on the
-// list of events, and each reason is there once, with its count.
+// Many refusals, for two reasons in turn, become two events with a count. The older event is still
+// in the list.
 func TestRefusalsByTurns(t *testing.T) {
 	var r Record
 	r.KeepEvent(status.Event{Event: status.EventTimeout, Slot: 1})
@@ -27,8 +27,8 @@ func TestRefusalsByTurns(t *testing.T) {
 	}
 }
 
-// Events merge when they follow each other within seconds. What is not the same for all of
-// them is left out: one client is not named for all.
+// Events merge if they come within seconds of each other. A field that is not the same in all of
+// them is left out: no single client is named for all.
 func TestEventsMerge(t *testing.T) {
 	var r Record
 	at := time.Now()
@@ -49,8 +49,7 @@ func TestEventsMerge(t *testing.T) {
 	}
 }
 
-// A client that is refused now and then, too seldom for its refusals to merge, does not wash
-// a rarer event off the list.
+// Refusals that come too seldom to merge do not push a rarer event out of the list.
 func TestRareEventStays(t *testing.T) {
 	var r Record
 	at := time.Now()

@@ -7,7 +7,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// Waits sums up the times in line of the last connections that were granted a slot.
+// Waits returns percentiles of the times in line of the last connections that were granted a slot.
 func (r *Record) Waits() status.Waits {
 	waits, _ := r.WaitsSince(0)
 	if len(waits) == 0 {
@@ -23,7 +23,8 @@ func (r *Record) Waits() status.Waits {
 	}
 }
 
-// Percentile is the smallest of them that p of a hundred do not exceed, in seconds.
+// Percentile returns the pth percentile in seconds: the smallest value that p percent do not
+// exceed. There must be at least one value, and p is 1 to 100.
 func Percentile(sorted []time.Duration, p int) float64 {
 	return sorted[(len(sorted)*p+99)/100-1].Seconds()
 }
