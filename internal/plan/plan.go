@@ -1,4 +1,16 @@
-// Package plan forecasts how long the line of a lock will be, and the time in it.
+// Package plan forecasts how long the line of a lock will be, and how long connections will wait.
+//
+// It computes this from how many clients come and how long each holds a slot, by the formulas of
+// queueing theory. docs/capacity.md explains them to users.
+//
+// Clients come independently of each other, at a constant rate on average (Poisson). The hold time
+// is random too. If it is exponential, the model is M/M/c, or M/M/c/K if the line has a limit. For
+// other variabilities of the hold time there is no such formula. There the wait of a connection that
+// must wait is still taken to be exponential, but multiplied by the factor of Allen and Cunneen,
+// (1 + variability²) / 2.
+//
+// The length of the line follows from the wait, since the line is first in, first out: the
+// connections behind the one that gets a slot are those that came during its wait.
 package plan
 
 import (
@@ -6,64 +18,52 @@ import (
 	"sort"
 )
 
-// The plan: how long the line of a lock will be, and the time in it, from how many clients
-// come and how long each holds a slot. This is the arithmetic of queueing theory;
-// docs/capacity.md explains it to users.
-//
-// Clients come independently of each other, at one rate on average (Poisson). Time with a
-// slot is random too: exponential, which gives M/M/c, or M/M/c/K with a longest line. For
-// other variabilities of the hold time there is no such formula. There the time in line of
-// those who have to wait is taken to be exponential still, but longer or shorter by the
-// factor of Allen and Cunneen, (1 + variability²) / 2.
-//
-// The line's length follows from the time in it: since waiters go in the order in which
-// they came, those behind one who is let in are those who came while he waited.
-
-// Unlimited as the longest line of a plan means that the line has no limit of its own.
+// Unlimited as Plan.MaxWaiting means that the line has no limit.
 const Unlimited = -1
 
-// Plan is what a lock is to cope with, and how large it is.
+// Plan describes a lock and its load.
 type Plan struct {
-	Rate        float64 // connections that come, a second
+	Rate        float64 // connections that come, per second
 	Hold        float64 // seconds with a slot, on average
-	Variability float64 // of the hold time: its standard deviation by its mean; 1: exponential, 0: constant
+	Variability float64 // of the hold time: standard deviation / mean; 1: exponential, 0: constant
 	Slots       int
-	MaxWaiting  int // how many may stand in line, or Unlimited; if limited, the variability is 1
+	MaxWaiting  int // how many may wait, or Unlimited; if limited, Variability must be 1
 }
 
-// Load is the number of slots that would be busy on average if there were enough.
+// Load is the number of slots that would be busy on average if there were enough slots.
 func (p *Plan) Load() float64 { return p.Rate * p.Hold }
 
-// almost is how much of its slots' time a lock may need at most. With more, the line has an
-// end on paper only.
+// almost is the highest utilization at which the line counts as finite. Above it the line has an
+// end in theory, but is far too long in practice.
 const almost = 1 - 1e-6
 
-// Endless reports whether the line grows for ever.
+// Endless reports whether the line grows without end.
 func (p *Plan) Endless() bool {
 	return p.MaxWaiting == Unlimited && p.Load() >= almost*float64(p.Slots)
 }
 
-// Forecast is how a lock does in the long run.
+// Forecast is the state of a lock in the long run.
 type Forecast struct {
 	Slots           int     `json:"slots"`
-	Busy            float64 `json:"busy"`                        // how much of their time the slots have a holder, up to 1
-	GrowthPerMinute float64 `json:"growth_per_minute,omitempty"` // by how much the line grows if it does so for ever
-	Line            *Line   `json:"line,omitempty"`              // absent: it grows for ever
+	Busy            float64 `json:"busy"`                        // the share of time in which a slot has a holder, 0 to 1
+	GrowthPerMinute float64 `json:"growth_per_minute,omitempty"` // connections by which an endless line grows
+	Line            *Line   `json:"line,omitempty"`              // absent: the line grows without end
 }
 
-// Line is a line that has an end. Waits are in seconds, of those who are not refused.
+// Line describes a line that does not grow without end. The waits are those of connections that are
+// not refused.
 type Line struct {
-	Refused         float64 `json:"refused"`   // which part of those who come is refused, from 0 to 1
-	MustWait        float64 `json:"must_wait"` // which part of the others has to wait at all
+	Refused         float64 `json:"refused"`   // the share of all connections that is refused, 0 to 1
+	MustWait        float64 `json:"must_wait"` // the share of the others that must wait at all, 0 to 1
 	MeanWaitSeconds float64 `json:"mean_wait_seconds"`
 	P50WaitSeconds  float64 `json:"p50_wait_seconds"`
 	P90WaitSeconds  float64 `json:"p90_wait_seconds"`
 	P99WaitSeconds  float64 `json:"p99_wait_seconds"`
-	MeanWaiting     float64 `json:"mean_waiting"` // how many stand in line
-	P99Waiting      int     `json:"p99_waiting"`  // no more than that for 99 % of the time
+	MeanWaiting     float64 `json:"mean_waiting"` // the length of the line
+	P99Waiting      int     `json:"p99_waiting"`  // the line is no longer than this for 99 % of the time
 }
 
-// Forecast says how the lock will do.
+// Forecast computes the state of the lock in the long run.
 func (p Plan) Forecast() Forecast {
 	f := Forecast{Slots: p.Slots, Busy: 1}
 	if p.Endless() {
@@ -86,8 +86,8 @@ func (p Plan) Forecast() Forecast {
 	return f
 }
 
-// Meets reports whether 99 of 100 who come have a slot within so many seconds. Whoever is
-// refused has none.
+// Meets reports whether at least 99 of 100 connections get a slot within so many seconds. A refused
+// connection does not.
 func (p Plan) Meets(seconds float64) bool {
 	if p.Endless() {
 		return false
@@ -96,8 +96,8 @@ func (p Plan) Meets(seconds float64) bool {
 	return o.refused+o.later(seconds) <= 0.01
 }
 
-// SlotsFor returns the least number of slots with which the plan does well, and false if
-// not even the most that a lock may have are enough. More slots never do worse.
+// SlotsFor returns the smallest number of slots for which well returns true. It returns false if
+// even most slots are too few. well must not become false with more slots.
 func (p Plan) SlotsFor(well func(Plan) bool, most int) (slots int, ok bool) {
 	slots = 1 + sort.Search(most, func(i int) bool {
 		p.Slots = i + 1
@@ -106,27 +106,27 @@ func (p Plan) SlotsFor(well func(Plan) bool, most int) (slots int, ok bool) {
 	return slots, slots <= most
 }
 
-// outlook is the state of a lock as those who come find it. They find it as it is on
-// average, since they come independently of it.
+// outlook is the state of a lock as a new connection finds it. That is the average state, since
+// connections come independently of the state.
 type outlook struct {
 	Plan
-	refused, admitted float64 // parts of those who come; together 1
+	refused, admitted float64 // shares of all connections; together 1
 
-	// With a line that has no limit of its own: the part that has to wait, how long those
-	// do on average, and how much less likely a line is than one that is shorter by 1.
+	// For a line without a limit: the share that must wait, the mean wait of these in seconds,
+	// and the probability of a length, divided by that of the length before.
 	wait, meanWait, shrinks float64
 
-	// With one that has: the part that finds no slot free, i or more in line, and room;
-	// for i up to MaxWaiting, the last of which is 0.
+	// For a line with a limit: behind[i] is the share that finds no free slot, at least i in line,
+	// and room in the line. i goes up to MaxWaiting, for which it is 0.
 	behind []float64
 }
 
-// outlook is for a plan whose line is not endless.
+// outlook computes the state for a plan whose line is not endless.
 //
-// It counts the states up, n being those who hold or wait: of all states with up to n, full
-// is the part that n itself has. Up to the number of slots that is Erlang's recursion for
-// the loss of a lock without a line; the states of a line follow the same rule with a
-// constant factor. It never leaves the range from 0 to 1, however many states there are.
+// State n is that n connections hold a slot or wait. The loop goes up from n = 1. full is the
+// probability of state n, divided by that of all states up to n. Up to the number of slots this is
+// Erlang's recursion for the loss of a lock without a line. The states of the line follow the same
+// rule, with a constant factor. So each number stays between 0 and 1, however many states there are.
 func (p Plan) outlook() outlook {
 	o := outlook{Plan: p}
 	full, load := 1.0, p.Load()
@@ -143,7 +143,7 @@ func (p Plan) outlook() outlook {
 		o.shrinks = p.Rate * o.meanWait / (1 + p.Rate*o.meanWait)
 		return o
 	}
-	first := math.Log(full) // of the part that finds all slots busy and nobody in line
+	first := math.Log(full) // log of the share that finds all slots busy and the line empty
 	for range p.MaxWaiting {
 		o.admitted = 1 / (1 + busy*full)
 		first -= math.Log1p(busy * full)
@@ -157,14 +157,14 @@ func (p Plan) outlook() outlook {
 	return o
 }
 
-// later is the part of those who come that is not refused, and waits longer than t seconds.
+// later is the share of all connections that is not refused and waits longer than t seconds.
 func (o *outlook) later(t float64) (part float64) {
 	if o.behind == nil {
 		return o.wait * math.Exp(-t/o.meanWait)
 	}
-	// Whoever finds i in line waits until i + 1 have gone. As long as all slots are busy,
-	// the number of those who go in a time is Poisson: around mean, and next to never far
-	// from it.
+	// A connection that finds i in line waits until i + 1 slots came free. While all slots are
+	// busy, the number that come free in a time is Poisson. Terms far from the mean add nothing,
+	// so the sum starts at the mean and stops on each side once a term is below never.
 	const never = 1e-20
 	mean := t * float64(o.Slots) / o.Hold
 	if mean == 0 {
@@ -186,7 +186,7 @@ func (o *outlook) later(t float64) (part float64) {
 	return part
 }
 
-// waitOf is what p of a hundred of those who are admitted do not exceed, in seconds.
+// waitOf is the pth percentile of the wait of admitted connections, in seconds.
 func (o *outlook) waitOf(p float64) float64 {
 	others := (1 - p/100) * o.admitted
 	if o.later(0) <= others {
@@ -206,7 +206,7 @@ func (o *outlook) waitOf(p float64) float64 {
 	return high
 }
 
-// moreWaiting is the part of the time in which more than n wait.
+// moreWaiting is the share of the time in which more than n connections wait.
 func (o *outlook) moreWaiting(n int) float64 {
 	switch {
 	case o.behind == nil:
@@ -214,14 +214,15 @@ func (o *outlook) moreWaiting(n int) float64 {
 	case n >= o.MaxWaiting:
 		return 0
 	}
-	return o.behind[n+1] + o.refused // who is refused has found MaxWaiting of them
+	return o.behind[n+1] + o.refused // a refused connection has found MaxWaiting in line
 }
 
-// waitingOf is the length that the line does not exceed for p of a hundred of the time.
+// waitingOf is the length that the line does not exceed for p percent of the time.
 func (o *outlook) waitingOf(p float64) int {
 	return sort.Search(math.MaxInt32, func(n int) bool { return o.moreWaiting(n) <= 1-p/100 })
 }
 
+// meanWaiting is the mean length of the line.
 func (o *outlook) meanWaiting() (mean float64) {
 	if o.behind == nil {
 		return o.Rate * o.wait * o.meanWait

@@ -12,13 +12,13 @@ import (
 // mostSlots is more than a lock may have.
 const mostSlots = 1_000_000
 
-// about reports whether two figures are the same but for rounding.
+// about reports whether two figures are equal, except for rounding.
 func about(a, b, within float64) bool {
 	return math.Abs(a-b) <= within*max(math.Abs(a), math.Abs(b), 1e-300)
 }
 
-// exact is a lock's states by the definition, in fractions: the parts of the time in which
-// n hold or wait, for n up to slots and MaxWaiting.
+// exact computes the states of a lock from their definition, in exact fractions. State n is the
+// share of the time in which n connections hold a slot or wait.
 func exact(load *big.Rat, slots, maxWaiting int) []*big.Rat {
 	states, sum := []*big.Rat{big.NewRat(1, 1)}, big.NewRat(1, 1)
 	for n := 1; n <= slots+maxWaiting; n++ {
@@ -35,23 +35,22 @@ func exact(load *big.Rat, slots, maxWaiting int) []*big.Rat {
 
 func float(r *big.Rat) float64 { f, _ := r.Float64(); return f }
 
-// exactWait is the part that has to wait without a limit of the line (Erlang C), by its
-// definition.
+// exactWait computes the share that must wait (Erlang C) from its definition. The line has no limit.
 func exactWait(load *big.Rat, slots int) float64 {
-	states := exact(load, slots, 0) // the parts without a line; with one, the last is 1 / (1 - busy) as large
+	states := exact(load, slots, 0) // without a line; with one, the last is 1 / (1 - busy) times as large
 	last := new(big.Rat).Quo(states[slots], new(big.Rat).Sub(big.NewRat(1, 1), new(big.Rat).Quo(load, big.NewRat(int64(slots), 1))))
 	all := new(big.Rat).Sub(big.NewRat(1, 1), states[slots])
 	return float(new(big.Rat).Quo(last, all.Add(all, last)))
 }
 
-// The figures that textbooks have for the part that has to wait.
+// The share that must wait, as textbooks have it.
 func TestPlanTextbook(t *testing.T) {
 	for _, test := range []struct {
 		load  float64
 		slots int
 		wait  float64
 	}{
-		{.5, 1, 1. / 2}, // with one slot it is the load
+		{.5, 1, 1. / 2}, // with one slot it equals the load
 		{.9, 1, 9. / 10},
 		{1, 2, 1. / 3},
 		{2, 3, 4. / 9},
@@ -67,7 +66,7 @@ func TestPlanTextbook(t *testing.T) {
 	}
 }
 
-// Without a limit of the line, the figures are those of the definition, in fractions.
+// For a line without a limit, the figures equal those of the definition.
 func TestPlanExact(t *testing.T) {
 	for _, slots := range []int{1, 2, 3, 4, 7, 16, 50, 200} {
 		for _, busy := range []*big.Rat{big.NewRat(1, 100), big.NewRat(1, 2), big.NewRat(3, 4), big.NewRat(9, 10), big.NewRat(999, 1000)} {
@@ -90,7 +89,7 @@ func TestPlanExact(t *testing.T) {
 	}
 }
 
-// With one, too, be there more who come than the slots can serve or fewer.
+// So they do for a line with a limit, whether or not the slots can serve all connections.
 func TestPlanExactWithLimit(t *testing.T) {
 	for _, slots := range []int{1, 3, 16} {
 		for _, maxWaiting := range []int{0, 1, 2, 10, 60} {
@@ -130,7 +129,7 @@ func TestPlanExactWithLimit(t *testing.T) {
 	}
 }
 
-// atMost is the chance that no more than n events of a Poisson process come, with that mean.
+// atMost is the probability of at most n events in a Poisson process with this mean.
 func atMost(n int, mean float64) (chance float64) {
 	term := math.Exp(-mean)
 	for i := 0; i <= n; i++ {
@@ -140,7 +139,7 @@ func atMost(n int, mean float64) (chance float64) {
 	return chance
 }
 
-// anyPlan draws a plan of any size.
+// anyPlan draws a random plan of any size.
 func anyPlan(t *rapid.T) Plan {
 	p := Plan{
 		Hold:        math.Pow(10, rapid.Float64Range(-9, 9).Draw(t, "log hold")),
@@ -159,8 +158,8 @@ func anyPlan(t *rapid.T) Plan {
 	return p
 }
 
-// Whatever is asked: all figures are figures, parts are parts, and percentiles are in
-// order and are what they say.
+// For any plan, no figure is NaN or infinite, shares are between 0 and 1, and percentiles are in
+// order and are correct.
 func TestPlanFigures(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := anyPlan(t)
@@ -191,7 +190,7 @@ func TestPlanFigures(t *testing.T) {
 	})
 }
 
-// The mean wait, which comes from the length of the line, is that of the waits.
+// The mean wait, which is computed from the length of the line, is the mean of the waits.
 func TestPlanMeanOfWaits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := anyPlan(t)
@@ -214,8 +213,7 @@ func TestPlanMeanOfWaits(t *testing.T) {
 	})
 }
 
-// More slots never make it worse; the number that is said to be needed is enough, and one
-// less is not.
+// The number of slots that SlotsFor returns is enough, and one less is not.
 func TestPlanSlotsFor(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := anyPlan(t)
@@ -237,7 +235,7 @@ func TestPlanSlotsFor(t *testing.T) {
 	})
 }
 
-// A line without a limit is what a longer and longer one comes to.
+// With a very high limit of the line, the figures are those without a limit.
 func TestPlanLimitVanishes(t *testing.T) {
 	for _, slots := range []int{1, 5, 100} {
 		p := Plan{Rate: .9 * float64(slots), Hold: 1, Variability: 1, Slots: slots, MaxWaiting: Unlimited}

@@ -13,11 +13,11 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 )
 
-// The plan against the queue itself: clients come at random, hold their slots for as long
-// as chance says, and stand in line as the queue says. The queue reads no clock, so years
-// pass in a moment. The seeds are fixed: what is found here is the same each time.
+// These tests compare the plan with the real queue. Clients come at random times, hold their slots
+// for random times, and wait in the queue. The queue reads no clock, so years pass in a moment. The
+// seeds are fixed, so the result is the same each time.
 
-// happening is something that happens in a simulation.
+// happening is one event of a simulation.
 type happening struct {
 	at time.Time
 	do func()
@@ -39,24 +39,24 @@ func (h *happenings) Pop() any {
 type simulation struct {
 	Plan
 	holdTime func(*rand.Rand) float64 // of one client, 1 on average
-	patience time.Duration            // who has waited so long leaves; 0: nobody does
+	patience time.Duration            // a client that has waited so long leaves; 0: none leaves
 
 	random *rand.Rand
 	queue  *queue.Queue
 	now    time.Time
 	next   happenings
 
-	// What is seen, in the order in which they come or are admitted.
+	// The measurements: waits in the order of admission, the others in the order of arrival.
 	waits  []float64 // seconds
-	found  []float64 // how many are in line when one comes
-	denied []float64 // 1: refused, or has left; 0: came
+	found  []float64 // the length of the line that the client found
+	denied []float64 // 1: the client was refused or has left; 0: it got a slot or still waits
 }
 
 // Hold times, 1 on average.
 func exponential(r *rand.Rand) float64 { return -math.Log(1 - r.Float64()) }
 func constant(*rand.Rand) float64      { return 1 }
 
-// wild is mostly short and at times long, with a variability of 2.
+// wild is short mostly and long at times, with a variability of 2.
 func wild(r *rand.Rand) float64 {
 	const often = .5 + .3872983346207417 // √(3/5) / 2
 	if x := exponential(r); r.Float64() >= often {
@@ -70,7 +70,7 @@ func (s *simulation) in(seconds float64, do func()) {
 	heap.Push(&s.next, happening{s.now.Add(time.Duration(seconds * 1e9)), do})
 }
 
-// run lets so many clients come.
+// run simulates until so many clients have come.
 func (s *simulation) run(clients int) {
 	s.random = rand.New(rand.NewPCG(20, 12))
 	s.queue = queue.New(queue.Bounds{Limit: s.Slots, MaxWaiting: s.MaxWaiting})
@@ -112,8 +112,8 @@ func (s *simulation) admit(p *queue.Waiter) {
 	})
 }
 
-// estimate is what a figure is by chance, and its standard error: it is of batches of those
-// that came one after another, which are long enough to know little of each other.
+// estimate returns the mean of a figure over batches of values, and its standard error. Each batch
+// has consecutive values, and is long enough to be nearly independent of the others.
 func estimate(all []float64, figure func(batch []float64) float64) (mean, deviation float64) {
 	const batches = 25
 	n := len(all) / batches
@@ -151,8 +151,8 @@ func positive(all []float64) float64 {
 	return float64(n) / float64(len(all))
 }
 
-// Where the plan is exact, the queue does as it says, but for chance: to within four
-// standard errors, which are small themselves.
+// Where the plan is exact, it agrees with the queue to within four standard errors. The errors
+// themselves must be small.
 func TestPlanIsWhatTheQueueDoes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -204,12 +204,12 @@ func TestPlanIsWhatTheQueueDoes(t *testing.T) {
 	}
 }
 
-// For other variabilities it is near, as docs/capacity.md says.
+// For other variabilities the plan is approximate, as docs/capacity.md says.
 func TestPlanApproximates(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	type span struct{ least, most float64 } // the plan's figure by the queue's
+	type span struct{ least, most float64 } // the figure of the plan divided by that of the queue
 	for name, test := range map[string]struct {
 		holdTime    func(*rand.Rand) float64
 		variability float64
@@ -240,8 +240,7 @@ func TestPlanApproximates(t *testing.T) {
 	}
 }
 
-// With a wait_timeout, the part of those who have stood in line for so long and leave is
-// what docs/capacity.md says.
+// With a wait_timeout, the share of clients that leave after that time is as docs/capacity.md says.
 func TestPlanWaitTimeout(t *testing.T) {
 	for _, busy := range []float64{.7, .9} {
 		s := simulation{Plan: Plan{Rate: 4 * busy, Hold: 1, Variability: 1, Slots: 4, MaxWaiting: Unlimited}, holdTime: exponential, patience: 1500 * time.Millisecond}
