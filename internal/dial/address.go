@@ -7,7 +7,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// Address returns network and host of an address (host:port or unix//path) for net.Dial.
+// Address splits an address (host:port or unix//path) into the two arguments of net.Dial. It returns
+// an error if the address is not one that a client can connect to.
 func Address(address string) (network, host string, err error) {
 	a, err := caddy.ParseNetworkAddress(address)
 	if err != nil {
@@ -18,7 +19,7 @@ func Address(address string) (network, host string, err error) {
 	case "tcp", "tcp4", "tcp6":
 		ok = a.PortRangeSize() == 1 && a.StartPort > 0
 	case "unix":
-		// What stands behind a | are permissions, which are for listeners.
+		// After a | come permissions, which are for listeners only.
 		ok = a.Host != "" && !strings.Contains(a.Host, "|")
 	}
 	if !ok {

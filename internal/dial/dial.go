@@ -1,4 +1,4 @@
-// Package dial finds out whether a service is at an address, without disturbing it.
+// Package dial finds out whether a service is at an address, without harm to the service.
 package dial
 
 import (
@@ -17,34 +17,34 @@ const (
 	farewell = 100 * time.Millisecond
 )
 
-// ListenFor is how long a probe listens. Tests in which a forwarder must not be late set it
-// higher.
+// ListenFor is how long Await's probes listen, see Probe. Some tests set it higher, so that a slow
+// machine does not change their result.
 var ListenFor = 50 * time.Millisecond
 
-// Windows uses neither ECONNREFUSED nor ECONNRESET.
+// The errors of Windows, which uses neither ECONNREFUSED nor ECONNRESET.
 const (
 	wsaeConnReset   = syscall.Errno(10054)
 	wsaeConnRefused = syscall.Errno(10061)
 )
 
-var errCutShort = errors.New("it accepts connections, but the probe could not go on")
+var errCutShort = errors.New("it accepts connections, but the probe was cut short")
 
-var errNothingBehind = errors.New("it accepts connections and closes them at once: nothing stands behind it")
+var errNoService = errors.New("it accepts connections and closes them at once: there is no service behind it")
 
-// Probe returns nil if a service is at an address.
+// Probe returns nil if a service is at the address, and otherwise why not.
 //
-// It is not enough that the address accepts a connection: a forwarder, such as a container's
-// published port, also accepts when nothing stands behind it, and then closes at once.
-// So probe listens for a while, unless listen is 0. A service that sends something in that
-// time, or stays silent, is there.
+// It is not enough that the address accepts a connection. A forwarder, such as a container's
+// published port, also accepts when there is no service behind it, and then closes at once. So
+// Probe listens for a while, unless listen is 0. If the service sends something in that time, or
+// keeps the connection open, it is there.
 //
-// Then probe leaves like a client that has nothing to ask: it closes its side, gives the
-// service some time to close too, and closes. A reset would be faster, but the next call of a
-// plain server fails of it, and many servers do not survive that.
+// Then Probe leaves like a client that has nothing to ask: it closes its side, gives the service
+// some time to close too, and closes. A reset would be faster, but it makes the next call of a
+// simple server fail, and many servers do not survive that.
 func Probe(ctx context.Context, network, host string, listen time.Duration) error {
 	conn, err := (&net.Dialer{Timeout: timeout}).DialContext(ctx, network, host)
 	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, wsaeConnReset) {
-		return errNothingBehind // it was so fast that the connection was not seen to be open
+		return errNoService // the reset was faster than connect
 	}
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ func Probe(ctx context.Context, network, host string, listen time.Duration) erro
 		case ctx.Err() != nil:
 			return fmt.Errorf("%w: %w", errCutShort, context.Cause(ctx))
 		case !errors.Is(err, os.ErrDeadlineExceeded):
-			return errNothingBehind
+			return errNoService
 		}
 	}
 	_ = conn.(interface{ CloseWrite() error }).CloseWrite() // both TCP and unix connections have it
@@ -72,15 +72,15 @@ func Probe(ctx context.Context, network, host string, listen time.Duration) erro
 // readFor reads what comes within d and before ctx is done.
 func readFor(ctx context.Context, conn net.Conn, d time.Duration) (n int, err error) {
 	_ = conn.SetReadDeadline(time.Now().Add(d))
-	if ctx.Err() != nil { // our deadline may have overwritten the one that the end of ctx has set
+	if ctx.Err() != nil { // this deadline may have replaced the one set at the end of ctx
 		return 0, os.ErrDeadlineExceeded
 	}
 	return conn.Read(make([]byte, 4<<10))
 }
 
 // absent reports whether the error of a probe means that there is no service: nothing listens, or
-// nothing stands behind what listens. Other errors say nothing about that.
+// there is nothing behind the listener. Other errors tell nothing about that.
 func absent(network string, err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaeConnRefused) || errors.Is(err, errNothingBehind) ||
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaeConnRefused) || errors.Is(err, errNoService) ||
 		network == "unix" && errors.Is(err, fs.ErrNotExist)
 }

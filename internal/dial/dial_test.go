@@ -12,8 +12,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
-// listenLonger lets probes listen for so long that a service is never late, however slow
-// the machine is. It is of use where the service says something or closes.
+// listenLonger makes probes listen so long that a service is never late, however slow the machine
+// is. It is for services that send something or close, since only these end the wait.
 func listenLonger(t *testing.T) {
 	t.Helper()
 	before := ListenFor
@@ -21,8 +21,8 @@ func listenLonger(t *testing.T) {
 	t.Cleanup(func() { ListenFor = before })
 }
 
-// A plain server sees a client that closes its side and has nothing to ask: no reset, and
-// what it sends until it closes can be sent.
+// The server sees a client that closes its side and has nothing to ask. There is no reset, and the
+// server can still send before it closes.
 func TestProbeIsPolite(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {
 		for _, check := range []time.Duration{0, ListenFor} {
@@ -40,8 +40,8 @@ func TestProbeIsPolite(t *testing.T) {
 	}
 }
 
-// A server that greets its clients is known by that, and what it says does not turn the
-// probe's end into a reset.
+// A server that sends a greeting is a service. The greeting does not turn the end of the probe into
+// a reset.
 func TestProbeIsGreeted(t *testing.T) {
 	listenLonger(t)
 	ln := listenOn(t, "tcp")
@@ -59,7 +59,7 @@ func TestProbeIsGreeted(t *testing.T) {
 	}
 }
 
-// A server that does not close is not waited for.
+// Probe does not wait for a server that does not close.
 func TestProbeDoesNotWait(t *testing.T) {
 	ln := listenOn(t, "tcp")
 	done := probeOf(t, ln, ListenFor)
@@ -69,9 +69,9 @@ func TestProbeDoesNotWait(t *testing.T) {
 	}
 }
 
-// Nothing stands behind a forwarder that accepts and closes or resets at once. It is not
-// open, and it is closed. One that answers before it closes is a service. A
-// probe that does not listen cannot tell, unless the reset comes before the connection.
+// A forwarder that accepts and closes or resets at once has no service behind it: it is not Open,
+// and it is Closed. One that answers before it closes is a service. A probe that does not listen
+// cannot tell them apart, unless the reset is faster than connect.
 func TestProbeOfForwarder(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -99,7 +99,7 @@ func TestProbeOfForwarder(t *testing.T) {
 			t.Errorf("%s: found %v, expected nothing against it without listening", name, err)
 		}
 		err := <-probeOf(t, ln, ListenFor)
-		if c.open && err != nil || !c.open && !errors.Is(err, errNothingBehind) {
+		if c.open && err != nil || !c.open && !errors.Is(err, errNoService) {
 			t.Errorf("%s: found %v, expected a service: %v", name, err, c.open)
 		}
 		for _, what := range []string{Open, Closed} {
@@ -107,8 +107,8 @@ func TestProbeOfForwarder(t *testing.T) {
 			if want := c.open == (what == Open); want != (err == nil) {
 				t.Errorf("%s: wait %s: found %v, expected success: %v", name, what, err, want)
 			}
-			if err != nil && !c.open && what == Open && !strings.HasSuffix(err.Error(), errNothingBehind.Error()) {
-				t.Errorf("%s: found %v, expected that nothing stands behind it", name, err)
+			if err != nil && !c.open && what == Open && !strings.HasSuffix(err.Error(), errNoService.Error()) {
+				t.Errorf("%s: found %v, expected that there is no service behind it", name, err)
 			}
 		}
 	}
