@@ -1,5 +1,5 @@
-// Package clock waits, and knows the time: waits that something ends early, times on a wall clock
-// that was set, and a bound on how much happens in a time.
+// Package clock has helpers for time: waits that can end early, times that stay right when the wall
+// clock is set, and a limit on log lines for each interval.
 package clock
 
 import (
@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Sleep waits for d. It returns false if ctx was done before.
+// Sleep waits for d, not at all if d is 0 or less. It returns false if ctx is done before.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
@@ -22,14 +22,14 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// Until waits until done is true, but not after end. It looks every 10ms.
+// Until waits until done returns true, but no longer than until end. It calls done every 10ms.
 func Until(end time.Time, done func() bool) {
 	for !done() && time.Now().Before(end) {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// Wait waits until done is closed. It returns false if d was over before.
+// Wait waits until done is closed. It returns false if d is over before.
 func Wait(done <-chan struct{}, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -41,12 +41,13 @@ func Wait(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// Wall returns t as the wall clock would show it now. If the clock was set after t, by hand
-// or by NTP, t moves with it, so that now - t stays how long ago t was.
+// Wall returns t by the wall clock of now. If the clock was set after t, by hand or by NTP, t moves
+// with it, so that now - t is still the time that has passed. If t or now has no monotonic reading,
+// Wall returns t.
 func Wall(t, now time.Time) time.Time {
 	ago := now.Sub(t) // by the monotonic clock
 	if off := now.Round(0).Sub(t.Round(0)) - ago; off.Abs() < time.Second {
-		return t // to the nanosecond: a status that does not change must stay the same
+		return t // unchanged to the nanosecond: a status with it must stay equal if nothing happens
 	}
 	return now.Add(-ago).Round(time.Second)
 }

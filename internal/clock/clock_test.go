@@ -6,15 +6,15 @@ import (
 	"unsafe"
 )
 
-// setClock is t as if the wall clock had been set by so many seconds before it was read: only
-// the wall time differs, in its field of seconds, and the monotonic time is the same.
+// setClock returns t as if the wall clock had been set by so many seconds before t was read. Only
+// the seconds of the wall time change, and the monotonic time stays.
 func setClock(t time.Time, seconds int64) time.Time {
 	const secondsFrom = 30 // bits
 	*(*uint64)(unsafe.Pointer(&t)) += uint64(seconds << secondsFrom)
 	return t
 }
 
-// When the wall clock is set, what has begun keeps its age, and stands on the new clock.
+// When the wall clock is set, a time of the past keeps its age, and moves to the new clock.
 func TestWallWhenTheClockIsSet(t *testing.T) {
 	since := time.Now().Add(-90 * time.Second)
 	if now := time.Now(); Wall(since, now) != since {

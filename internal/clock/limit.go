@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// Limit bounds how many lines go to the log in each interval, so that the log does not become
-// the bottleneck in a flood. It reports how many lines it has dropped. (The sampler of zap
-// reports each dropped line when it drops it, and never their number.)
+// Limit limits the log lines in each interval, so that the log does not become the bottleneck in a
+// flood. It reports the number of dropped lines. (The sampler of zap cannot: it has a callback for
+// each dropped line only.)
 type Limit struct {
-	Most int               // lines in an interval
+	Most int               // lines in an interval; 0: none
 	Per  time.Duration     // the interval; 0: a second
 	Tell func(dropped int) // called at the end of an interval in which lines were dropped
 
 	mu      sync.Mutex
 	since   time.Time // the start of the interval
-	lines   int       // of the interval, written or not
-	dropped int       // and not reported yet
+	lines   int       // in the interval, written or dropped
+	dropped int       // not reported yet
 }
 
 // Allow reports whether one more line may be written.
@@ -37,7 +37,7 @@ func (l *Limit) Allow() bool {
 	return false
 }
 
-// Flush reports now how many lines were dropped.
+// Flush reports at once how many lines were dropped since the last report, if there are any.
 func (l *Limit) Flush() {
 	l.mu.Lock()
 	n := l.dropped
