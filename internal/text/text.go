@@ -1,5 +1,5 @@
-// Package text makes what comes from outside fit to be shown: on a terminal, in a log, in an event.
-// It also writes durations for people.
+// Package text makes text from outside safe to show on a terminal, in a log or in an event. It also
+// writes durations for people.
 package text
 
 import (
@@ -11,10 +11,9 @@ import (
 	"unicode/utf8"
 )
 
-// Printable replaces everything that is not a visible character by a question mark: control
-// characters, escape sequences, marks that turn the direction of writing. All text of the command
-// line passes here on its way out, so that nothing that comes from outside can move the cursor or
-// paint.
+// Printable replaces each character that is not visible with a question mark, except tabs: control
+// characters, escape sequences, marks that change the direction of writing. The commands print all
+// text through it, so that no text from outside can move the cursor or set colours.
 func Printable(s string) string {
 	seen := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError || r == '\t' }
 	if !slices.ContainsFunc([]rune(s), func(r rune) bool { return !seen(r) }) {
@@ -28,7 +27,7 @@ func Printable(s string) string {
 	}, s)
 }
 
-// Brief writes a duration for people: two units at most.
+// Brief writes a duration for people, in two units at most. A negative one is "0s".
 func Brief(d time.Duration) string {
 	switch {
 	case d <= 0:
@@ -49,18 +48,19 @@ func Brief(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
-// longestError is how many bytes of an error FirstLine keeps. An error may quote what a service
-// has sent, such as the names in its certificate.
+// longestError is how many bytes of an error FirstLine keeps. An error may quote a service at any
+// length, such as the names in its certificate.
 const longestError = 500
 
-// FirstLine is the part of an error that events and the status show: its first line, printable,
-// cut at longestError. The log has all of it.
+// FirstLine returns the part of an error that events and the status show: its first line, printable,
+// cut at 500 bytes. The log has the whole error.
 func FirstLine(err string) string {
 	line, _, _ := strings.Cut(err, "\n")
 	return Cut(Printable(line), longestError)
 }
 
-// Cut shortens s to so many bytes. It cuts between two characters, and puts … at the end.
+// Cut shortens s to at most so many bytes, of which there must be 3 at least. It cuts between two
+// characters and adds an ellipsis.
 func Cut(s string, most int) string {
 	if len(s) <= most {
 		return s
@@ -70,9 +70,9 @@ func Cut(s string, most int) string {
 	return s[:most] + "…"
 }
 
-// Tame replaces the characters that the log's encoders let through although they move the cursor of
-// a terminal or turn the direction of writing. (The encoders escape all control characters of
-// ASCII.)
+// Tame replaces the characters that the encoders of the log do not escape, although they move the
+// cursor of a terminal or change the direction of writing. (The encoders escape all control
+// characters of ASCII.)
 func Tame(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= '\x7f' && unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
