@@ -1,6 +1,7 @@
-// Package opts reads the blocks of a Caddyfile: a table says which options a block may have, and
-// what their values are. It checks arity, duplicates, surplus blocks and unknown names once for all
-// blocks. Every error names file and line, and says what was found and what is expected.
+// Package opts parses the blocks of a Caddyfile. A table tells which options a block may have, and
+// how to read their values. The package checks the number of arguments, duplicates, unexpected
+// blocks and unknown names for all tables in one place. Each error has the file and line, and says
+// what was found and what was expected.
 package opts
 
 import (
@@ -16,25 +17,24 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// Table is the table of what a Caddyfile block may contain.
+// Table has the options of a Caddyfile block, by name.
 type Table map[string]Option
 
-// Option says how to read one line of a block.
+// Option tells how to read one line of a block.
 type Option struct {
-	Min, Max int  // how many arguments
-	Repeat   bool // may stand more than once
+	Min, Max int  // the number of arguments
+	Repeat   bool // may occur more than once
 	Set      func(d *caddyfile.Dispenser, args []string) error
 
-	// Instead of min, max and set: it reads the line and its block itself, with the dispenser on
-	// the option's name. Its errors must say where.
+	// Own, if not nil, replaces Min, Max and Set. It reads the line and its block. The dispenser
+	// is on the option's name. The errors of Own must have file and line.
 	Own func(d *caddyfile.Dispenser) error
 }
 
-// One is an option with one argument, which must not be empty. parse reads it.
+// One is an option with one argument, which must not be empty. It stores what parse returns in dst.
 func One[T any](dst *T, parse func(string) (T, error)) Option {
 	return Option{Min: 1, Max: 1, Set: func(_ *caddyfile.Dispenser, args []string) error {
-		// Most likely a variable that is not set.
-		if args[0] == "" {
+		if args[0] == "" { // most likely an environment variable that is not set
 			return errors.New("found an empty argument, expected a value")
 		}
 		value, err := parse(args[0])
@@ -43,8 +43,8 @@ func One[T any](dst *T, parse func(string) (T, error)) Option {
 	}}
 }
 
-// Optional is one for an option that, when it is absent, means something other than its zero
-// value.
+// Optional is like One, for an option whose absence differs from its zero value: dst stays nil if
+// the option is absent.
 func Optional[T any](dst **T, parse func(string) (T, error)) Option {
 	value := new(T)
 	opt := One(value, parse)
@@ -56,11 +56,11 @@ func Optional[T any](dst **T, parse func(string) (T, error)) Option {
 	return opt
 }
 
-// Value reads s as the option's only argument, for what is not in a Caddyfile, such as a flag of
-// a command.
+// Value reads s as the option's only argument. It is for values that are not in a Caddyfile, such as
+// a flag of a command.
 func (opt Option) Value(s string) error { return opt.Set(nil, []string{s}) }
 
-// Flag is an option without arguments.
+// Flag is an option without arguments. It sets dst to true.
 func Flag(dst *bool) Option {
 	return Option{Set: func(*caddyfile.Dispenser, []string) error {
 		*dst = true
@@ -82,9 +82,9 @@ func Map(dst *map[string]string) Option {
 	}}
 }
 
-// Parse reads the block that follows d, if there is one. It calls check, if not nil, after each
-// option. For names that are not in the table it calls other, if not nil, with the dispenser on the
-// name.
+// Parse reads the block that follows d, if there is one. After each option it calls check, if that
+// is not nil. For a name that is not in the table it calls other, with the dispenser on the name; if
+// other is nil, such a name is an error.
 func (o Table) Parse(d *caddyfile.Dispenser, check func() error, other func(*caddyfile.Dispenser) error) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -138,7 +138,7 @@ func (opt Option) read(d *caddyfile.Dispenser, name string) error {
 	return nil
 }
 
-// None refuses arguments and a block after the name that d is on.
+// None returns an error if arguments or a block follow the name that d is on.
 func None(d *caddyfile.Dispenser) error { return Flag(new(bool)).read(d, d.Val()) }
 
 // opensBlock reports whether a block follows on the line whose arguments d has read.
@@ -154,7 +154,7 @@ func (opt Option) arity() string {
 	return fmt.Sprintf("%d to %d", opt.Min, opt.Max)
 }
 
-// Count is a number with a noun in the singular or plural.
+// Count writes a number with its noun, which is in the plural unless n is 1.
 func Count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
@@ -162,9 +162,7 @@ func Count(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// The values of options. Their errors say what was found and what is expected.
-
-// Text takes any value.
+// Text accepts any value. It is a parser for One and Optional, and so are Number and Duration.
 func Text(s string) (string, error) { return s, nil }
 
 // Number reads a whole number.
@@ -179,7 +177,7 @@ func Number(s string) (int, error) {
 	return n, nil
 }
 
-// Duration reads a duration with its unit.
+// Duration reads a duration, which must have a unit.
 func Duration(s string) (caddy.Duration, error) {
 	d, err := caddy.ParseDuration(s)
 	if err == nil {

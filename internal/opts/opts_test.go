@@ -9,8 +9,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// A small table decides what is read and what is refused: an error says what was found,
-// what was expected, and on which line; what is not given is not set.
+// A table reads its options and refuses everything else. An error has what was found, what was
+// expected, and the line. An option that is absent is not set.
 func TestOptions(t *testing.T) {
 	for _, test := range []struct{ name, input, want string }{
 		{"no block", "x", `"" unset false []`},
@@ -69,8 +69,8 @@ func readOptions(d *caddyfile.Dispenser) string {
 	return fmt.Sprintf("%q %s %v %v", word, given, on, pairs)
 }
 
-// dispense returns the tokens of input, without the checks that Caddy's parser makes
-// before a module sees them.
+// dispense returns the tokens of input, without the checks that Caddy's parser does before a module
+// gets them.
 func dispense(t *testing.T, input string) *caddyfile.Dispenser {
 	tokens, err := caddyfile.Tokenize([]byte(input), "Caddyfile")
 	if err != nil {
@@ -79,8 +79,8 @@ func dispense(t *testing.T, input string) *caddyfile.Dispenser {
 	return caddyfile.NewDispenser(tokens)
 }
 
-// Numbers and durations are read whole or not at all; a duration without its unit is
-// what people who come from TCPLock or nginx write, and has an answer of its own.
+// A number or duration with a wrong part is refused. Users of TCPLock or nginx write durations
+// without a unit, so that has its own error.
 func TestOptionValues(t *testing.T) {
 	for input, want := range map[string]string{
 		"0":   "0s",
