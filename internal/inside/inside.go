@@ -1,29 +1,29 @@
-// Package inside lets tests that look at tcplock from outside know what it tells no client, service
-// or operator: above all, when a connection stands in line, and that nothing is left over at the end.
+// Package inside shows black-box tests what clients, services and operators cannot see: above all,
+// when a connection is in line, and that nothing is left at the end of a test.
 package inside
 
 import "time"
 
-// Lock is a lock that is in use, also one that no config has any more.
+// Lock is a lock that is in use. It may be in no config any more, if it still has connections.
 type Lock struct {
 	Name                           string
 	Slots, Held, Waiting, LeftOver int
-	Clients                        int // those that it remembers for their bounds
+	Clients                        int // clients that the lock remembers for max_per_client
 }
 
-// View is what the tests need to see of the process, and two limits that they need to set.
+// View shows the state of the process to tests, and lets them set two limits.
 type View interface {
 	Locks() []Lock
-	Ending() int    // places of processes that have not ended, also of locks that are no more
-	Boards() int    // status pages that are in use
+	Ending() int    // processes that have not ended yet, also those of locks that are gone
+	Boards() int    // locks with an open status page
 	Counted() int   // connections that the budget of descriptors counts
-	Draining() int  // refused connections whose clients have still to take the end of the answer
-	Budget() string // what the budget of descriptors counts in all; "": nothing
+	Draining() int  // refused connections whose clients do not have the end of the answer yet
+	Budget() string // all that the budget of descriptors counts; "": nothing
 
-	// These set a limit for the time of a test.
+	// These set a limit. restore resets it.
 	SetDescriptorLimit(n int64) (restore func())
 	SetListenFor(d time.Duration) (restore func())
 }
 
-// Process is this process. The package tcplock sets it.
+// Process is the view of this process. Package tcplock sets it.
 var Process View
