@@ -2,16 +2,16 @@ package status
 
 import "time"
 
-// Process is a process that the lock runs.
+// Process is the process of a slot.
 type Process struct {
-	State       string         `json:"state"` // stopped, starting, ready, stopping, backing off
-	Since       time.Time      `json:"since"`
+	State       string         `json:"state"` // see ProcessStopped and the following
+	Since       time.Time      `json:"since"` // when this state began
 	PID         int            `json:"pid,omitempty"`
-	Connections int            `json:"connections"`           // that have reached it
-	Due         string         `json:"due,omitempty"`         // why it is restarted when its holder is gone
+	Connections int            `json:"connections"`           // how many have reached this process
+	Due         string         `json:"due,omitempty"`         // why it will be restarted once its holder has gone
 	Restarts    map[string]int `json:"restarts"`              // by reason
 	LastReason  string         `json:"last_reason,omitempty"` // of the last restart or stop
-	Failed      string         `json:"failed,omitempty"`      // why it could not start or keep running, until one is ready
+	Failed      string         `json:"failed,omitempty"`      // why the last one failed; absent once one is ready
 }
 
 // The states of a process.
@@ -20,10 +20,10 @@ const (
 	ProcessStarting   = "starting"
 	ProcessReady      = "ready"
 	ProcessStopping   = "stopping"
-	ProcessBackingOff = "backing off"
+	ProcessBackingOff = "backing off" // a pause before the next try to start it
 )
 
-// Why a process is restarted or, with the last two, stopped.
+// Why a process is restarted or, for the last two, stopped.
 const (
 	RestartEvery       = "every"
 	RestartInterval    = "interval"
@@ -37,4 +37,5 @@ const (
 	StopAsked          = "stop"
 )
 
+// RestartReasons has all reasons for a restart, each once.
 var RestartReasons = []string{RestartEvery, RestartInterval, RestartMemory, RestartHoldTimeout, RestartKicked, RestartExit, RestartRequest, RestartConfig}

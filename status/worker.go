@@ -1,18 +1,18 @@
 package status
 
-// Worker is what stands behind one slot.
+// Worker is the part of the service that belongs to one slot: an address, a process, or both.
 type Worker struct {
-	Slot    int      `json:"slot"`
+	Slot    int      `json:"slot"` // from 1
 	Address string   `json:"address,omitempty"`
-	State   string   `json:"state"` // up, stopped (its process is, until a connection comes), down (it could not be reached), removed (it finishes its holder), or unready (its process is)
-	Process *Process `json:"process,omitempty"`
+	State   string   `json:"state"`             // see WorkerUp and the following
+	Process *Process `json:"process,omitempty"` // absent: the lock starts no process
 }
 
 // The states of a worker.
 const (
 	WorkerUp      = "up"
-	WorkerStopped = "stopped"
-	WorkerUnready = "unready"
-	WorkerRemoved = "removed"
-	WorkerOut     = "down"
+	WorkerStopped = "stopped" // its process is stopped until a connection comes
+	WorkerUnready = "unready" // its process is not ready
+	WorkerRemoved = "removed" // its slot was removed, and its holder finishes
+	WorkerOut     = "down"    // it could not be reached
 )
