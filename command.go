@@ -28,25 +28,25 @@ func init() {
 		Usage: "--listen <port> --port <port> [--host <host>] [--slots <n>] [--hold-timeout <ms>] [...]",
 		Short: "Puts a FIFO lock in front of a TCP service",
 		Long: `
-Puts a lock in front of a TCP service, without a config file: at most --slots
-connections reach the service at once, the rest stand in line, first come,
-first served. In the short form of TCPLock (2012):
+Puts a lock in front of a TCP service, without a config file. At most --slots
+connections reach the service at once. The rest stand in line, first come, first
+served. In the short form of TCPLock (2012):
 
 	$ caddy tcplock -l 9000 -p 8100 -h localhost -n 1 -t 20000
 
-Note that -h is the host; without a value it shows this help. Durations are given with a unit (500ms, 20s, 1h);
-only --hold-timeout takes a bare number, for milliseconds.
+-h is the host. Without a value it shows this help. Durations have a unit (500ms,
+20s, 1h). Only --hold-timeout takes a number without one: milliseconds.
 
-Hooks and refuse handlers need a config file, see the tcplock handler. The
-admin API is off, so that the commands below do not reach this lock: they are
-for the locks of a Caddy that runs by a config file.
+Hooks and refuse handlers need a config file, see the tcplock handler. This lock
+has no admin API, so the commands below do not reach it. They are for the locks
+of a Caddy that runs with a config file.
 `,
 		CobraFunc: setUpCommand,
 	})
 }
 
-// commandLine is what the command tcplock was given: where to listen, where the
-// service is, and the lock in between.
+// commandLine is the parsed command line: where to listen, where the service is, and the
+// settings of the lock between them.
 type commandLine struct {
 	listen  string
 	to      string // or host and port
@@ -76,8 +76,9 @@ func setUpCommand(cmd *cobra.Command) {
 	}
 }
 
-// usageError names the flag as other errors do, and the way to help. -h is the host, but
-// without a value it asks for help, as with most programs.
+// usageError puts the flag's name before the error, as other errors have it, and the command
+// for help behind it. -h is the host, but without a value it shows the help, as it does in
+// most programs.
 func usageError(cmd *cobra.Command, err error) error {
 	var noValue *pflag.ValueRequiredError
 	if errors.As(err, &noValue) && noValue.GetFlag().Shorthand == "h" {
@@ -99,21 +100,21 @@ func (l *commandLine) define(fs *pflag.FlagSet) {
 	fs.FuncP("host", "h", "`host` of the service (default localhost)", opts.One(&l.host, host).Value)
 	fs.Func("to", "`address` of the service, host:port or unix/<path>, instead of --host and --port", opts.One(&l.to, address).Value)
 	fs.FuncP("slots", "n", "`number` of connections that may be at the service at once (default 1)", opts.One(&h.Slots, slots).Value)
-	fs.FuncP("hold-timeout", "t", "longest `duration` with a slot; a bare number is milliseconds (default none)", opts.One(&h.HoldTimeout, durationOrMillis).Value)
+	fs.FuncP("hold-timeout", "t", "longest `duration` with a slot; a number without a unit is milliseconds (default none)", opts.One(&h.HoldTimeout, durationOrMillis).Value)
 	fs.Func("max-waiting", "`number` of connections that may stand in line (default: what file descriptors allow)", opts.Optional(&h.MaxWaiting, opts.Number).Value)
 	fs.Func("wait-timeout", "longest `duration` in line (default none)", opts.One(&h.WaitTimeout, opts.Duration).Value)
-	fs.Func("linger", "`duration` a silent client may keep a slot after the service has closed (default "+defaultLinger.String()+")", opts.Optional(&h.Linger, opts.Duration).Value)
+	fs.Func("linger", "`duration` that a silent client may keep a slot after the service has closed (default "+defaultLinger.String()+")", opts.Optional(&h.Linger, opts.Duration).Value)
 	fs.Func("half-closed", "`keep` or drop waiters that have sent data and closed their side (default keep)", opts.One(&h.HalfClosed, opts.Text).Value)
-	fs.Func("settle", "`duration` of the pause before a slot is handed on (default none)", opts.One(&h.Settle, opts.Duration).Value)
-	fs.Func("drain", "`duration` holders may go on at shutdown (default "+defaultDrain.String()+")", opts.Optional(&h.Drain, opts.Duration).Value)
+	fs.Func("settle", "`duration` that a slot stays empty after each holder (default none)", opts.One(&h.Settle, opts.Duration).Value)
+	fs.Func("drain", "`duration` that holders may go on at shutdown (default "+defaultDrain.String()+")", opts.Optional(&h.Drain, opts.Duration).Value)
 	fs.Func("name", "`name` of the lock in logs and placeholders (default "+defaultName+")", opts.One(&h.Name, opts.Text).Value)
 	fs.BoolVarP(&l.debug, "debug", "v", false, "write the debug log")
-	// Cobra would add it with the shorthand -h.
+	// Otherwise cobra adds this flag with the shorthand -h.
 	fs.Bool("help", false, "show this help")
 }
 
-// config is what the command line says, as Caddy's config: it goes through the same
-// checks as one from a file.
+// config turns the command line into a Caddy config, so that it passes the same checks as a
+// config from a file.
 func (l *commandLine) config(args []string) (*caddy.Config, error) {
 	if len(args) > 0 {
 		return nil, fmt.Errorf("found %q, expected options, or one of the commands that --help lists", args[0])
@@ -148,7 +149,7 @@ func (l *commandLine) config(args []string) (*caddy.Config, error) {
 	return cfg, nil
 }
 
-// service is the address of the service.
+// service returns the address of the service.
 func (l *commandLine) service() (string, error) {
 	switch {
 	case l.to != "" && (l.host != "" || l.port != ""):
@@ -156,14 +157,14 @@ func (l *commandLine) service() (string, error) {
 	case l.to != "":
 		return l.to, nil
 	case l.port == "":
-		return "", errors.New("found neither --port nor --to, expected one of them: where the service is")
+		return "", errors.New("found neither --port nor --to, expected one of them, for the address of the service")
 	case l.host == "":
 		return net.JoinHostPort("localhost", l.port), nil
 	}
 	return net.JoinHostPort(l.host, l.port), nil
 }
 
-// runCaddy runs it until a signal ends the process.
+// runCaddy runs cfg until a signal ends the process.
 func runCaddy(cfg *caddy.Config) (int, error) {
 	caddy.TrapSignals()
 	if err := caddy.Run(cfg); err != nil {
@@ -172,7 +173,7 @@ func runCaddy(cfg *caddy.Config) (int, error) {
 	select {}
 }
 
-// The values flags take, beside those of options.
+// The parsers of values that only flags take.
 
 func port(s string) (string, error) {
 	if n, err := strconv.ParseUint(s, 10, 16); err != nil || n == 0 {
@@ -188,7 +189,7 @@ func host(s string) (string, error) {
 	return s, nil
 }
 
-// address is that of one socket for connections.
+// address parses the address of one stream socket.
 func address(s string) (string, error) {
 	a, err := caddy.ParseNetworkAddress(s)
 	switch {
@@ -212,7 +213,7 @@ func listenAddress(s string) (string, error) {
 	return addr, nil
 }
 
-// durationOrMillis takes milliseconds without a unit, as TCPLock did.
+// durationOrMillis takes a number without a unit as milliseconds, as TCPLock did.
 func durationOrMillis(s string) (caddy.Duration, error) {
 	if strings.Trim(s, "0123456789") == "" {
 		s += "ms"

@@ -30,46 +30,46 @@ import (
 // The exit codes of the commands that talk to a running Caddy, besides 0 and 1. Go and
 // Caddy have uses of their own for 2 and 3.
 const (
-	exitOutOfTime = 4 // what was waited for did not happen in the time given
-	exitResumed   = 5 // somebody resumed the lock that was to drain
-	exitTooSlow   = 6 // what was planned does not meet its target
+	exitOutOfTime = 4 // the time for the wait is over
+	exitResumed   = 5 // the lock did not stay paused until it was drained
+	exitTooSlow   = 6 // the planned slots are too few
 )
 
-// codedError ends the program with an exit code of its own.
+// codedError is an error with an exit code of its own.
 type codedError struct {
 	code int
 	error
 }
 
-// adminCommand is a command that asks the admin API of a running Caddy.
+// adminCommand is a command that uses the admin API of a running Caddy.
 type adminCommand struct {
 	use, short, long string
 
 	lock  lockArg
-	args  []string // what its other arguments are
+	args  []string // the other arguments, in words for errors
 	flags func(*pflag.FlagSet)
-	check func(args []string) error // what is wrong with arguments and flags; may be nil
+	check func(args []string) error // checks arguments and flags before Caddy is asked; may be nil
 	run   func(*call) error
 }
 
-// lockArg is whether a command is for one lock.
+// lockArg says whether a command takes the name of a lock.
 type lockArg int
 
 const (
 	lockNone  lockArg = iota
-	lockOne           // it is; if there is only one, the name may be left out
-	lockOrAll         // for one if that is named, or for all
+	lockOne           // one lock; if there is only one, the name may be left out
+	lockOrAll         // the named lock, or without a name: all, or none (plan)
 )
 
 // call is one run of an adminCommand.
 type call struct {
 	*cobra.Command
 	client *adminClient
-	lock   string // empty if it is for none, or for all
+	lock   string // empty: for no lock, or for all
 	args   []string
 }
 
-// say tells the user what was done.
+// say prints a line for the user. It replaces what cannot be printed in args.
 func (c *call) say(format string, args ...any) {
 	for i, arg := range args {
 		if words, ok := arg.(string); ok {
@@ -88,7 +88,7 @@ Caddy's default.`
 If there is only one lock, its name may be left out.`
 )
 
-// cobra makes it one of cobra's commands.
+// cobra returns a as a cobra command.
 func (a adminCommand) cobra() *cobra.Command {
 	long := strings.TrimSpace(a.long)
 	if a.lock == lockOne {
@@ -110,8 +110,8 @@ func (a adminCommand) cobra() *cobra.Command {
 		if !ok {
 			return err
 		}
-		// Only Caddy's wrapper hands on an exit code. It would write the error to
-		// Caddy's log, so it is written here.
+		// Only Caddy's wrapper sets an exit code. It would write the error to Caddy's log,
+		// so print it here.
 		cmd.PrintErrln(cmd.ErrPrefix(), coded.Error())
 		cmd.SilenceErrors = true
 		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
@@ -121,7 +121,7 @@ func (a adminCommand) cobra() *cobra.Command {
 	return cmd
 }
 
-// complete tells the shell the names of the locks.
+// complete returns the names of the locks, for completion in a shell.
 func (a adminCommand) complete(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	client, err := adminClientOf(cmd)
 	if a.lock == lockNone || len(args) > 0 || err != nil {
@@ -136,7 +136,7 @@ func (a adminCommand) complete(cmd *cobra.Command, args []string, _ string) ([]s
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// ask runs the command.
+// ask checks the command line, finds Caddy and the lock, and runs the command.
 func (a adminCommand) ask(cmd *cobra.Command, args []string) (err error) {
 	c := &call{Command: cmd, args: args}
 	switch surplus := len(args) - len(a.args); {
@@ -162,7 +162,7 @@ func (a adminCommand) ask(cmd *cobra.Command, args []string) (err error) {
 	return a.run(c)
 }
 
-// expected says what arguments there may be.
+// expected describes the arguments that the command takes.
 func (a adminCommand) expected() string {
 	what := slices.Clone(a.args)
 	if a.lock != lockNone {
@@ -174,19 +174,20 @@ func (a adminCommand) expected() string {
 	return strings.Join(what, " and ")
 }
 
-// adminClient asks the admin API of a running Caddy. Caddy's own caddycmd.AdminAPIRequest
-// would do it without any deadline, and tells the status of an answer only in a sentence.
+// adminClient is a client for the admin API of a running Caddy. Caddy's own
+// caddycmd.AdminAPIRequest has no deadline, and returns an error's status only as part of
+// a sentence.
 type adminClient struct {
-	address      string // as the user knows it
-	url          string // what to put before a path
+	address      string // as the user has written it
+	url          string // goes before a path
 	header       http.Header
 	http         http.Client
-	answerWithin time.Duration // how long a request may take that needs no time at Caddy
+	answerWithin time.Duration // bounds requests that Caddy answers at once
 	answers      answers
 	warn         func(text string) // called once if more than one process answers; may be nil
 }
 
-// adminClientOf is the client for the Caddy that a command's flags name.
+// adminClientOf returns a client for the Caddy that a command's flags name.
 func adminClientOf(cmd *cobra.Command) (*adminClient, error) {
 	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
 	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
@@ -206,13 +207,13 @@ func newAdminClient(address string) (*adminClient, error) {
 	}
 	c := &adminClient{address: address, url: "http://" + addr.JoinHostPort(0), answerWithin: 10 * time.Second}
 	if addr.IsUnixNetwork() {
-		c.url = "http://127.0.0.1" // whom Caddy expects by a socket file, and without an Origin
+		c.url = "http://127.0.0.1" // on a unix socket, Caddy expects this host and no Origin
 		addr.Host, _, _ = strings.Cut(addr.Host, "|")
 	} else {
 		c.header = http.Header{"Origin": {c.url}}
 	}
 	c.http.Transport = &http.Transport{
-		// A connection that is kept leads to one process, and would hide a second one.
+		// A kept connection always reaches the same process, and would hide a second Caddy.
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, c.answerWithin)
@@ -223,7 +224,7 @@ func newAdminClient(address string) (*adminClient, error) {
 	return c, nil
 }
 
-// lockPath is the path of a lock, or of a verb for it.
+// lockPath returns the path of a lock, or of one of its verbs.
 func lockPath(lock, verb string) string {
 	path := adminPath + "/" + url.PathEscape(lock)
 	if verb != "" {
@@ -232,14 +233,14 @@ func lockPath(lock, verb string) string {
 	return path
 }
 
-// get asks for what is at path, within answerWithin.
+// get requests path, and waits for the answer no longer than answerWithin.
 func (c *adminClient) get(ctx context.Context, path string, query url.Values, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, c.answerWithin)
 	defer cancel()
 	return c.do(ctx, http.MethodGet, path, query, into)
 }
 
-// verb does something to a lock that takes no time.
+// verb carries out a verb that Caddy answers at once, and returns the lock as it is afterwards.
 func (c *adminClient) verb(ctx context.Context, lock, verb string, query url.Values) (status.Lock, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.answerWithin)
 	defer cancel()
@@ -248,8 +249,8 @@ func (c *adminClient) verb(ctx context.Context, lock, verb string, query url.Val
 	return status, err
 }
 
-// do sends a request and reads the answer's JSON. Its errors are *adminError, or say
-// that Caddy cannot be reached.
+// do sends a request and decodes the answer's JSON. Its error is an *adminError, or says
+// that Caddy did not answer.
 func (c *adminClient) do(ctx context.Context, method, path string, query url.Values, into any) error {
 	uri := c.url + path
 	if len(query) > 0 {
@@ -273,18 +274,18 @@ func (c *adminClient) do(ctx context.Context, method, path string, query url.Val
 		return newAdminError(resp.StatusCode, body)
 	}
 	if err := json.Unmarshal(body, into); err != nil {
-		return fmt.Errorf("what answers at %s is not Caddy's admin API: %w", c.address, err)
+		return fmt.Errorf("found no JSON at %s, expected Caddy's admin API: %w", c.address, err)
 	}
 	c.noteAnswer(body)
 	return nil
 }
 
-// noteAnswer warns when more than one process answers. Each answer has the pid.
+// noteAnswer warns if more than one process answers. It knows them by the pid in each answer.
 func (c *adminClient) noteAnswer(body []byte) {
 	var from struct {
 		PID int `json:"pid"`
 	}
-	_ = json.Unmarshal(body, &from) // the answer of an older Caddy has none
+	_ = json.Unmarshal(body, &from) // an older version answers without a pid
 	c.answers.note(from.PID)
 	if text := c.answers.warning(c.address); text != "" && c.warn != nil {
 		c.warn(text)
@@ -292,10 +293,10 @@ func (c *adminClient) noteAnswer(body []byte) {
 	}
 }
 
-// unreachable says plainly why there was no answer.
+// unreachable returns an error that says why there was no answer.
 func (c *adminClient) unreachable(err error) error {
 	reason := err
-	if wrapped, ok := errors.AsType[*url.Error](err); ok { // names method and URL
+	if wrapped, ok := errors.AsType[*url.Error](err); ok { // it repeats method and URL
 		reason = wrapped.Err
 	}
 	switch {
@@ -307,7 +308,7 @@ func (c *adminClient) unreachable(err error) error {
 	return fmt.Errorf("found no answer from Caddy at %s: %w", c.address, reason)
 }
 
-// adminError is an answer that is an error.
+// adminError is an answer of the admin API with an error status.
 type adminError struct {
 	status  int
 	message string
@@ -327,7 +328,7 @@ func (e *adminError) Error() string {
 	return fmt.Sprintf("Caddy answered %d: %s", e.status, e.message)
 }
 
-// statusOf is the status of an answer that is an error, or 0.
+// statusOf returns the status of an adminError, and 0 for any other error.
 func statusOf(err error) int {
 	if answer, ok := errors.AsType[*adminError](err); ok {
 		return answer.status
@@ -335,20 +336,20 @@ func statusOf(err error) int {
 	return 0
 }
 
-// locks are all locks, with at most so many waiters each.
+// locks returns all locks, with at most so many waiters each.
 func (c *adminClient) locks(ctx context.Context, waiters int) ([]status.Lock, error) {
 	var answer struct {
 		Locks []status.Lock `json:"locks"`
 	}
 	err := c.get(ctx, adminPath, url.Values{"waiters": {strconv.Itoa(waiters)}}, &answer)
 	if statusOf(err) == http.StatusNotFound {
-		return nil, fmt.Errorf("the Caddy at %s knows no tcplock: it is a build without this plugin, or an older one", c.address)
+		return nil, fmt.Errorf("found no tcplock in the Caddy at %s: it was built without this plugin, or with an old version", c.address)
 	}
 	return answer.Locks, err
 }
 
-// lock is the name of the lock that the user means: the one he has named, or the only
-// one that there is.
+// lock returns the name of the lock that the user means: the named one if it exists, or
+// without a name the only lock.
 func (c *adminClient) lock(ctx context.Context, named string) (string, error) {
 	locks, err := c.locks(ctx, 0)
 	if err != nil {

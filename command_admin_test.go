@@ -19,18 +19,18 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// fakeAdmin is an admin API that answers as the test wants.
+// fakeAdmin is an admin API for tests.
 type fakeAdmin struct {
 	*httptest.Server
 
 	mu       sync.Mutex
 	busy     bool // answers nothing but 503
 	locks    []status.Lock
-	requests []string // method, path and query of all but the looks
+	requests []string // method, path and query, without those that list the locks
 }
 
-// newFakeAdmin starts one with these locks. Requests for other than looks are noted, and
-// get verbs' answer.
+// newFakeAdmin starts a fakeAdmin with these locks. verbs answers all requests but those that list
+// the locks.
 func newFakeAdmin(t *testing.T, verbs http.HandlerFunc, locks ...status.Lock) *fakeAdmin {
 	t.Helper()
 	f := &fakeAdmin{locks: locks}
@@ -67,7 +67,7 @@ func (f *fakeAdmin) asked() string {
 
 func (f *fakeAdmin) address() string { return f.Listener.Addr().String() }
 
-// answerJSON answers every request with this.
+// answerJSON answers every request with value.
 func answerJSON(value any) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(value) }
 }
@@ -121,8 +121,8 @@ func TestAdminCommandErrors(t *testing.T) {
 	}
 }
 
-// The lock that is meant: the one named, or the only one; else the error names those that
-// there are.
+// A command works on the named lock, or without a name on the only one. Otherwise the error lists
+// the locks.
 func TestLockIsMeant(t *testing.T) {
 	a, b := status.Lock{Name: "a"}, status.Lock{Name: "b"}
 	for _, test := range []struct {
@@ -159,7 +159,7 @@ func TestLockIsMeant(t *testing.T) {
 	}
 }
 
-// What goes wrong on the way to Caddy and at Caddy is said plainly.
+// The errors of the client say what went wrong, on the way to Caddy or at Caddy.
 func TestAdminClientErrors(t *testing.T) {
 	serve := func(status int, body string) string {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -183,8 +183,8 @@ func TestAdminClientErrors(t *testing.T) {
 		closed.Addr().String():                              "found no Caddy at ADDRESS: it is not running, or its admin API is off or elsewhere (see --address and --config)",
 		"unix/" + filepath.Join(t.TempDir(), "nothing"):     "found no Caddy at ADDRESS: it is not running, or its admin API is off or elsewhere (see --address and --config)",
 		silent.Addr().String():                              "found no answer from Caddy at ADDRESS within 100ms",
-		serve(200, "<html>"):                                "what answers at ADDRESS is not Caddy's admin API: invalid character '<' looking for beginning of value",
-		serve(404, `{"error":"resource not found"}`):        "the Caddy at ADDRESS knows no tcplock: it is a build without this plugin, or an older one",
+		serve(200, "<html>"):                                "found no JSON at ADDRESS, expected Caddy's admin API: invalid character '<' looking for beginning of value",
+		serve(404, `{"error":"resource not found"}`):        "found no tcplock in the Caddy at ADDRESS: it was built without this plugin, or with an old version",
 		serve(403, `{"error":"host not allowed: x\u001b"}`): "Caddy answered 403: host not allowed: x?",
 		serve(500, "no JSON"):                               "Caddy answered 500: no JSON",
 	} {
@@ -203,7 +203,7 @@ func TestAdminClientErrors(t *testing.T) {
 	}
 }
 
-// The manual has each command as its help has it, and each flag.
+// docs/commands.md has the syntax of each command as the help has it, and each flag.
 func TestCommandsDoc(t *testing.T) {
 	doc, err := os.ReadFile("docs/commands.md")
 	if err != nil {

@@ -8,19 +8,19 @@ import (
 	"sync"
 )
 
-// answers remembers which processes the last answers of an admin API came from. Caddy's admin
-// listener has SO_REUSEPORT, so that a second Caddy can listen on the same address. The system
-// deals the connections out to both, and each knows its own locks only.
+// answers remembers which processes gave the last answers of an admin API. Caddy's admin
+// listener has SO_REUSEPORT, so a second Caddy can listen on the same address. The system then
+// spreads the connections over both, and each knows its own locks only.
 type answers struct {
 	mu   sync.Mutex
-	pids []int // the last one last
+	pids []int // the newest last
 }
 
-// recentAnswers is how many count. After a restart of Caddy two processes have answered as well:
-// that is over when the new one has answered so many times.
+// recentAnswers is how many of the last answers count. After a restart of Caddy two processes
+// have answered too. The warning ends when the new one has answered so many times.
 const recentAnswers = 10
 
-// note adds an answer. An older Caddy tells no pid, so 0 says nothing.
+// note adds an answer. It ignores 0: an older version answers without a pid.
 func (a *answers) note(pid int) {
 	if pid == 0 {
 		return
@@ -31,7 +31,7 @@ func (a *answers) note(pid int) {
 	a.pids = a.pids[max(0, len(a.pids)-recentAnswers):]
 }
 
-// warning says that more than one process has answered; it is empty if only one has.
+// warning says that more than one process has answered. It is empty if only one has.
 func (a *answers) warning(address string) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -44,7 +44,7 @@ func (a *answers) warning(address string) string {
 	if len(pids) < 2 {
 		return ""
 	}
-	return fmt.Sprintf("two Caddys answer at %s (pid %s): either Caddy was restarted just now, or each runs on its own "+
-		"and this command reaches one or the other; end one of them, or give each an admin address of its own",
+	return fmt.Sprintf("two Caddys answer at %s (pid %s): either Caddy was restarted just now, or both run, "+
+		"and a command reaches one or the other; end one of them, or give each an admin address of its own",
 		address, strings.Join(pids, " and "))
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// processes is an admin API that answers for these processes in turn, the last one again and again.
+// processes starts an admin API that answers with these pids in turn, and then with the last one.
 func processes(t *testing.T, pids ...int) (address string) {
 	t.Helper()
 	var asked atomic.Int64
@@ -28,8 +28,8 @@ func processes(t *testing.T, pids ...int) (address string) {
 	return server.Listener.Addr().String()
 }
 
-// A command to which two processes answer says so, once, and which they are. It does not when all
-// answers come from one, or when an older Caddy tells no pid.
+// If two processes answer, a command says so once, with their pids. It says nothing if all answers
+// come from one process, or have no pid, as those of an older version.
 func TestTwoProcessesAnswer(t *testing.T) {
 	const lines = "drain a --wait\npause a\nrestart\nkick 7\nrun a activate\nstatus a\nstatus a --json"
 	for line := range strings.SplitSeq(lines, "\n") {
@@ -50,7 +50,7 @@ func TestTwoProcessesAnswer(t *testing.T) {
 	}
 }
 
-// The answers of a Caddy that has ended are forgotten after a while.
+// The warning ends when the new Caddy alone has answered for a while.
 func TestAnswersAreForgotten(t *testing.T) {
 	var a answers
 	for i, pid := range slices.Concat([]int{12}, slices.Repeat([]int{34}, recentAnswers)) {
@@ -62,18 +62,18 @@ func TestAnswersAreForgotten(t *testing.T) {
 	}
 }
 
-// top shows the warning while answers come, and takes it away when they come from one again.
+// top shows the warning while two processes answer, and removes it when only one does.
 func TestTopWarning(t *testing.T) {
-	shown := func(l looked) bool {
-		l.at = sampleTime
+	shown := func(p polled) bool {
+		p.at = sampleTime
 		top := topOf()
-		top.look(l)
+		top.update(p)
 		return strings.Contains(printed(top.view(80, 24)), "two Caddys")
 	}
-	if !shown(looked{warning: "two Caddys answer"}) {
+	if !shown(polled{warning: "two Caddys answer"}) {
 		t.Error("found no warning, expected one")
 	}
-	if shown(looked{}) {
+	if shown(polled{}) {
 		t.Error("found a warning, expected none")
 	}
 }

@@ -23,24 +23,25 @@ func drainCommand() *cobra.Command {
 	)
 	return adminCommand{
 		use:   "drain [<lock>] [--wait [--timeout <duration>]] [--for <duration>]",
-		short: "Pauses a lock, and waits until its last holder is gone",
+		short: "Pauses a lock, and waits until its last holder has ended",
 		long: `
-Pauses a lock; with --wait, the command is over when its last holder is gone, so
-that
+Pauses a lock. With --wait, it then waits until the last holder has ended. So this
+deploys while the service has no client:
 
 	$ caddy tcplock drain soffice --wait --timeout 60s && deploy && caddy tcplock resume soffice
 
-deploys when nobody is at the service. The lock stays paused in any case, also if
-the time is over: resume ends that, or --for, in case the script never gets there.
+The lock stays paused however the wait ends, also after --timeout. resume ends the
+pause. With --for it also ends by itself, in case the script dies before resume.
 
-Exit codes: 0, the last holder is gone; 1, it failed; 4, there were still holders
-after --timeout; 5, somebody resumed the lock meanwhile.
+Exit codes: 0, the last holder has ended; 1, the command failed; 4, there was
+still a holder after --timeout; 5, before the last holder had ended, the lock was
+resumed, its pause was over, or Caddy was restarted.
 
-The command goes on through a reload of the config.`,
+The wait goes on through a reload of the config.`,
 		lock: lockOne,
 		flags: func(fs *pflag.FlagSet) {
-			fs.BoolVar(&wait, "wait", false, "wait until the last holder is gone")
-			durationFlag(fs, &timeout, "timeout", "longest `duration` of the wait (default none)")
+			fs.BoolVar(&wait, "wait", false, "wait until the last holder has ended")
+			durationFlag(fs, &timeout, "timeout", "longest `duration` of the wait (default no limit)")
 			forFlag(fs, &pause)
 		},
 		check: func([]string) error {
@@ -54,7 +55,7 @@ The command goes on through a reload of the config.`,
 			if err != nil || !wait {
 				return err
 			}
-			d := drainage{status: found, timeout: time.Duration(timeout), look: func(ctx context.Context) (status status.Lock, err error) {
+			d := drainage{status: found, timeout: time.Duration(timeout), poll: func(ctx context.Context) (status status.Lock, err error) {
 				err = c.client.get(ctx, lockPath(c.lock, ""), url.Values{"waiters": {"0"}}, &status)
 				return status, err
 			}}
@@ -64,37 +65,37 @@ The command goes on through a reload of the config.`,
 			}
 			c.say("%s: drained after %s", c.lock, text.Brief(time.Since(begin)))
 			if n := d.status.LeftOver; n > 0 {
-				c.say("%s: still at the service without a slot: %s", c.lock, opts.Count(n, "connection"))
+				c.say("%s: %s left over: without a slot, and still open at the service", c.lock, opts.Count(n, "connection"))
 			}
 			return nil
 		},
 	}.cobra()
 }
 
-// drainage is the wait for the end of a paused lock's holders. It looks again and again
-// instead of asking the admin API to tell: a look pauses nothing, so that somebody's
-// resume is never overridden, and it does not matter that a reload closes connections.
+// drainage is the wait for the last holder of a paused lock. It polls, and does not use the
+// verb drain of the admin API. A reload of the config closes the verb's connection, and a
+// second request would pause the lock again, although an operator may have resumed it.
 type drainage struct {
-	status  status.Lock // of the last look
+	status  status.Lock // as last polled
 	timeout time.Duration
-	look    func(context.Context) (status.Lock, error)
+	poll    func(context.Context) (status.Lock, error)
 }
 
 const (
-	firstLook      = 50 * time.Millisecond // pause before the first look; then it doubles
-	slowestLook    = time.Second
-	unreachableFor = 10 * time.Second // after that nobody is expected to answer again
+	firstPoll      = 50 * time.Millisecond // time before the first poll; then it doubles
+	slowestPoll    = time.Second
+	unreachableFor = 10 * time.Second // after that without an answer, the wait fails
 )
 
-// wait returns nil when the last holder is gone, and no hook runs that must be alone.
+// wait returns nil when the last holder has ended, and no hook runs that must be alone.
 func (d *drainage) wait(ctx context.Context) error {
 	paused, begin := d.status.Paused, time.Now()
 	answered := begin
-	for pause := firstLook; ; pause = min(2*pause, slowestLook) {
+	for pause := firstPoll; ; pause = min(2*pause, slowestPoll) {
 		left := d.timeout - time.Since(begin)
 		switch p := d.status.Paused; {
 		case p == nil || !p.Since.Equal(paused.Since):
-			return &codedError{exitResumed, fmt.Errorf("%s: somebody resumed it, or Caddy was restarted, before the last holder was gone", d.status.Name)}
+			return &codedError{exitResumed, fmt.Errorf("%s: it was resumed, its pause was over, or Caddy was restarted, before the last holder had ended", d.status.Name)}
 		case d.status.Held == 0 && !d.status.Exclusive:
 			return nil
 		case d.timeout == 0:
@@ -102,7 +103,7 @@ func (d *drainage) wait(ctx context.Context) error {
 		case left <= 0:
 			there := opts.Count(d.status.Held, "holder")
 			if d.status.Held == 0 {
-				there = "hooks at work"
+				there = "a hook that must be alone"
 			}
 			return &codedError{exitOutOfTime, fmt.Errorf("%s: still %s after %s; it stays paused", d.status.Name, there, d.timeout)}
 		}
@@ -111,7 +112,7 @@ func (d *drainage) wait(ctx context.Context) error {
 			return ctx.Err()
 		case <-time.After(min(pause, left)):
 		}
-		status, err := d.look(ctx)
+		status, err := d.poll(ctx)
 		if err == nil {
 			answered, d.status = time.Now(), status
 		} else if time.Since(answered) > unreachableFor {

@@ -10,12 +10,12 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// The wait for a drained lock, on a fake clock: what each look finds, when it is over,
+// The wait for the last holder, on a fake clock: what each poll finds, when the wait ends, and
 // with which exit code.
 func TestDrainage(t *testing.T) {
 	const always = time.Hour
 	type span struct {
-		until  time.Duration // since the begin
+		until  time.Duration // since the beginning
 		held   int           // -1: none, but hooks that must be alone
 		paused bool
 		err    error
@@ -24,9 +24,9 @@ func TestDrainage(t *testing.T) {
 		timeout time.Duration
 		story   []span
 		code    int           // of the exit; 1 is any other error
-		after   time.Duration // at most slowestLook before the end
+		after   time.Duration // at most slowestPoll before the end
 	}{
-		"nobody holds":        {0, []span{{always, 0, true, nil}}, 0, 0},
+		"no holders":          {0, []span{{always, 0, true, nil}}, 0, 0},
 		"the last goes":       {0, []span{{5 * time.Second, 2, true, nil}, {always, 0, true, nil}}, 0, 5 * time.Second},
 		"then a hook runs":    {0, []span{{5 * time.Second, 2, true, nil}, {9 * time.Second, -1, true, nil}, {always, 0, true, nil}}, 0, 9 * time.Second},
 		"a hook stays":        {time.Minute, []span{{always, -1, true, nil}}, exitOutOfTime, time.Minute},
@@ -44,7 +44,7 @@ func TestDrainage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				begin := time.Now()
-				look := func(context.Context) (status.Lock, error) {
+				poll := func(context.Context) (status.Lock, error) {
 					found := status.Lock{Name: "a", Slots: 2, Now: time.Now()}
 					for _, s := range test.story {
 						if time.Since(begin) >= s.until {
@@ -58,11 +58,11 @@ func TestDrainage(t *testing.T) {
 					}
 					return found, errors.New("the story is over")
 				}
-				found, _ := look(t.Context())
+				found, _ := poll(t.Context())
 				if found.Paused == nil {
 					found.Paused = &status.Pause{Since: begin}
 				}
-				d := drainage{status: found, timeout: test.timeout, look: look}
+				d := drainage{status: found, timeout: test.timeout, poll: poll}
 				err := d.wait(t.Context())
 				code := 0
 				if coded, ok := errors.AsType[*codedError](err); ok {
@@ -73,7 +73,7 @@ func TestDrainage(t *testing.T) {
 				if code != test.code {
 					t.Errorf("got exit code %d, error %v, expected %d", code, err, test.code)
 				}
-				late := slowestLook
+				late := slowestPoll
 				if code == exitOutOfTime {
 					late = 0
 				}
@@ -85,14 +85,14 @@ func TestDrainage(t *testing.T) {
 	}
 }
 
-// A lock that was resumed and paused again between two looks has admitted others: the
-// wait is not for that pause.
+// A lock that was resumed and paused again between two polls may have admitted connections.
+// The new pause is not the one that the wait began with, so the wait ends.
 func TestDrainagePausedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		d := drainage{
 			status: status.Lock{Held: 1, Paused: &status.Pause{Since: begin}},
-			look: func(context.Context) (status.Lock, error) {
+			poll: func(context.Context) (status.Lock, error) {
 				return status.Lock{Held: 1, Paused: &status.Pause{Since: begin.Add(time.Millisecond)}}, nil
 			},
 		}

@@ -24,16 +24,16 @@ func planCommand() *cobra.Command {
 		use:   "plan [<lock>] [--rate <n>/s] [--hold <duration>] [--slots <n>] [--wait-p99 <duration>] [...]",
 		short: "Says how many slots a lock needs, and how long its line will be",
 		long: `
-Says how long clients will stand in line, from how many come and how long each
-holds a slot, provided that they come independently of each other:
+Says how long connections will stand in line, if so many come, and each holds a
+slot for so long. The forecast holds if they come independently of each other.
 
 	$ caddy tcplock plan --rate 3/s --hold 2s --slots 8 --wait-p99 10s
 
-With --wait-p99 it says how many slots are needed for that. It asks no Caddy,
-unless a lock is named: then it watches that one for a while, and --rate, --hold
-and --slots are by default what it finds there.
+With --wait-p99 it says how many slots are needed for that wait. Without a lock,
+plan asks no Caddy. With a lock, it watches that lock for a while, and takes from
+it what --rate, --hold and --slots do not say.
 
-Exit codes: 0, the slots are enough; 1, it failed; 6, they are too few.`,
+Exit codes: 0, the slots are enough; 1, the command failed; 6, they are too few.`,
 		lock:  lockOrAll,
 		flags: q.define,
 		check: func([]string) error { return q.check() },
@@ -63,12 +63,12 @@ Exit codes: 0, the slots are enough; 1, it failed; 6, they are too few.`,
 	}.cobra()
 }
 
-// question is what the user wants to know; nil and 0: not given.
+// question has what the user asks; nil and 0: not given.
 type question struct {
 	rate        float64
 	hold        caddy.Duration
 	slots       int
-	target      *caddy.Duration // what 99 of 100 are to wait at most
+	target      *caddy.Duration // the longest time that 99 of 100 should wait
 	variability *float64
 	maxWaiting  *int
 	watch       caddy.Duration
@@ -77,37 +77,37 @@ type question struct {
 
 func (q *question) define(fs *pflag.FlagSet) {
 	fs.Func("rate", "how many connections come: `n/s`, or n/m, or n/h", opts.One(&q.rate, rate).Value)
-	durationFlag(fs, &q.hold, "hold", "how long one holds a slot on average, a `duration`")
+	durationFlag(fs, &q.hold, "hold", "how long a connection holds a slot on average, a `duration`")
 	fs.Func("slots", "`number` of slots (default: as many as --wait-p99 needs)", opts.One(&q.slots, slots).Value)
-	fs.Func("wait-p99", "the `duration` that 99 of 100 are to stand in line at most", opts.Optional(&q.target, plannedWait).Value)
-	fs.Func("variability", "of the time with a slot, its standard deviation divided by its mean, a `number`; 0: all alike (default 1: exponential)", opts.Optional(&q.variability, variability).Value)
+	fs.Func("wait-p99", "longest `duration` that 99 of 100 connections should stand in line", opts.Optional(&q.target, plannedWait).Value)
+	fs.Func("variability", "standard deviation of the time with a slot, divided by its mean, a `number`; 0: the same for all (default 1: exponential)", opts.Optional(&q.variability, variability).Value)
 	fs.Func("max-waiting", "`number` of connections that may stand in line (default no limit)", opts.Optional(&q.maxWaiting, plannedLine).Value)
 	durationFlag(fs, &q.watch, "watch", "how long to watch the lock, a `duration` (default 1m)")
 	fs.BoolVar(&q.asJSON, "json", false, "print the figures as JSON")
 }
 
-// check says which flags do not go together.
+// check refuses flags that do not go together.
 func (q *question) check() error {
 	if q.variability != nil && q.maxWaiting != nil {
-		return errors.New("found --variability beside --max-waiting, expected one or the other: refusals are known for a variability of 1 only")
+		return errors.New("found --variability beside --max-waiting, expected one or the other: with --max-waiting, the formulas hold for a variability of 1 only")
 	}
 	return nil
 }
 
-// complete says what is missing.
+// complete refuses a question in which something is missing.
 func (q *question) complete() error {
 	switch {
 	case q.rate == 0:
 		return errors.New("found no --rate, expected how many connections come, such as 3/s, 90/m or 500/h")
 	case q.hold == 0:
-		return errors.New("found no --hold, expected how long one holds a slot on average, such as 2s")
+		return errors.New("found no --hold, expected how long a connection holds a slot on average, such as 2s")
 	case q.slots == 0 && q.target == nil:
 		return errors.New("found neither --slots nor --wait-p99, expected one of them or both")
 	}
 	return nil
 }
 
-// plan is what is asked about, with no number of slots yet.
+// plan returns the question as a plan, without a number of slots.
 func (q *question) plan() plan.Plan {
 	p := plan.Plan{Rate: q.rate, Hold: time.Duration(q.hold).Seconds(), Variability: 1, MaxWaiting: plan.Unlimited}
 	if q.variability != nil {
@@ -126,11 +126,11 @@ type planAnswer struct {
 	Variability   float64         `json:"variability"`
 	MaxWaiting    *int            `json:"max_waiting,omitempty"`
 	TargetSeconds *float64        `json:"wait_p99_seconds,omitempty"`
-	Load          float64         `json:"load"`                   // how many slots are busy on average if there are enough
-	Slots         int             `json:"slots,omitempty"`        // as asked
-	SlotsNeeded   int             `json:"slots_needed,omitempty"` // for the target if there is one, else for a line that has an end; absent: more than there may be
-	Enough        bool            `json:"enough"`                 // the slots are, or there could be enough
-	Forecasts     []plan.Forecast `json:"forecasts"`              // for these and for those needed
+	Load          float64         `json:"load"`                   // how many slots are busy on average, if there are enough
+	Slots         int             `json:"slots,omitempty"`        // as given
+	SlotsNeeded   int             `json:"slots_needed,omitempty"` // for the target, or without one for a line that does not grow for ever; absent: more than a lock may have
+	Enough        bool            `json:"enough"`                 // the given slots are enough; without them: a lock can have enough
+	Forecasts     []plan.Forecast `json:"forecasts"`              // for the given slots and the needed ones
 }
 
 func (q *question) answer() *planAnswer {
@@ -152,7 +152,7 @@ func (q *question) answer() *planAnswer {
 	a.Enough = ok && (q.slots == 0 || q.slots >= needed)
 	about := []int{q.slots, needed}
 	switch {
-	case q.slots == 0: // one less and one more show what a slot is worth
+	case q.slots == 0: // show one less and one more, to compare
 		about = []int{needed - 1, needed, needed + 1}
 	case a.Enough && q.target == nil:
 		about = []int{q.slots}
@@ -166,8 +166,8 @@ func (q *question) answer() *planAnswer {
 	return a
 }
 
-// advised is the forecast for the number of slots to take: those asked about, if they are
-// enough. It is nil where nothing is to be advised.
+// advised returns the forecast for the slots that plan recommends: the given ones if they are
+// enough, or the needed ones. It returns nil if there is nothing to recommend.
 func (a *planAnswer) advised() *plan.Forecast {
 	slots := a.Slots
 	if !a.Enough || slots == 0 {
@@ -181,7 +181,7 @@ func (a *planAnswer) advised() *plan.Forecast {
 	return nil
 }
 
-// lines are what the user reads.
+// lines returns the answer as text.
 func (a *planAnswer) lines() []textLine {
 	text := []string{fmt.Sprintf("%s, each with a slot for %s, keep %s busy on average.",
 		rateText(a.RatePerSecond), text.Brief(seconds(a.HoldSeconds)), figureOf(a.Load, "slot")), ""}
@@ -210,8 +210,8 @@ func (a *planAnswer) lines() []textLine {
 	return lines
 }
 
-// pace says how fast a line grows. A line whose slots are as fast as its clients come grows too, but
-// more and more slowly.
+// pace says how fast a line grows. If as many connections come as the slots can serve, the line
+// grows too, but more and more slowly.
 func pace(growth float64) string {
 	if growth < 0.01 {
 		return ", if slowly"
@@ -236,21 +236,22 @@ func (a *planAnswer) row(f *plan.Forecast) []span {
 	return spans
 }
 
-// advice says what to write into the Caddyfile.
+// advice returns the lines that say how many slots are needed, and what to write into the
+// Caddyfile.
 func (a *planAnswer) advice() (text []string) {
 	needed := opts.Count(a.SlotsNeeded, "slot")
 	switch {
 	case a.SlotsNeeded == 0:
 		text = append(text, fmt.Sprintf("A lock may have %d slots, and that is not enough.", maxSlots))
 	case !a.Enough && a.TargetSeconds == nil:
-		text = append(text, fmt.Sprintf("It takes %s for a line that has an end.", needed))
+		text = append(text, fmt.Sprintf("It takes %s for a line that does not grow for ever.", needed))
 	case a.TargetSeconds == nil:
 	case !a.Enough || a.Slots == 0:
 		text = append(text, fmt.Sprintf("It takes %s.", needed))
 	case a.Slots == a.SlotsNeeded:
-		text = append(text, fmt.Sprintf("%s will just do.", needed))
+		text = append(text, fmt.Sprintf("%s will be enough, and no fewer.", needed))
 	default:
-		text = append(text, fmt.Sprintf("%s will do, %d would be enough.", opts.Count(a.Slots, "slot"), a.SlotsNeeded))
+		text = append(text, fmt.Sprintf("%s will be enough, %d would be too.", opts.Count(a.Slots, "slot"), a.SlotsNeeded))
 	}
 	f := a.advised()
 	if f == nil {
@@ -264,12 +265,12 @@ func (a *planAnswer) advice() (text []string) {
 		fmt.Sprintf("\ttcplock %d {", f.Slots), fmt.Sprintf("\t\tmax_waiting %d", most), "\t}")
 }
 
-// verdict is an error if the slots are too few.
+// verdict returns an error if the slots are too few.
 func (a *planAnswer) verdict() error {
 	if a.Enough {
 		return nil
 	}
-	slots, expected := a.Slots, "a line that has an end"
+	slots, expected := a.Slots, "a line that does not grow for ever"
 	if slots == 0 {
 		slots = maxSlots
 	}
@@ -279,7 +280,7 @@ func (a *planAnswer) verdict() error {
 	return &codedError{exitTooSlow, fmt.Errorf("found %s to be too few, expected %s", opts.Count(slots, "slot"), expected)}
 }
 
-// The values of the flags.
+// The parsers of the flags' values.
 
 func rate(s string) (float64, error) {
 	number, unit, _ := strings.Cut(s, "/")
@@ -315,10 +316,10 @@ func plannedLine(s string) (int, error) {
 	return n, nil
 }
 
-// maxLine bounds the line that is planned. The process has descriptors for fewer.
+// maxLine bounds --max-waiting. A process has file descriptors for fewer connections.
 const maxLine = 1_000_000
 
-// figure writes a number for people.
+// figure formats a number with three digits.
 func figure(n float64) string {
 	switch {
 	case n >= 100:
@@ -329,7 +330,7 @@ func figure(n float64) string {
 	return strconv.FormatFloat(n, 'g', 3, 64)
 }
 
-// rateText writes a rate in the unit in which it is not less than 1.
+// rateText formats a rate in the smallest unit of time in which it is 1 or more.
 func rateText(perSecond float64) string {
 	switch {
 	case perSecond*60 < 1:
@@ -348,7 +349,7 @@ func figureOf(n float64, what string) string {
 	return text + " " + what
 }
 
-// percent writes a part of the whole; only nothing is 0%, and only all is 100%.
+// percent formats a part of the whole. It never rounds to 0% or 100%.
 func percent(part float64) string {
 	n := 100 * part
 	switch {

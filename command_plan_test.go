@@ -14,7 +14,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// The manual's commands print what stands there.
+// The commands in the manual print what the manual says.
 func TestCapacityDoc(t *testing.T) {
 	var doc []byte
 	for _, file := range []string{"docs/capacity.md", "docs/commands.md"} {
@@ -46,13 +46,12 @@ func TestCapacityDoc(t *testing.T) {
 	}
 }
 
-// A wrong command line is refused, with what was found and what is expected; so is one
-// that is not complete.
+// A wrong or incomplete command line is refused, with what was found and what is expected.
 func TestPlanCommandErrors(t *testing.T) {
 	const example = ", expected a rate such as 3/s, 90/m or 500/h"
 	for line, want := range map[string]string{
 		"":                                  "found no --rate, expected how many connections come, such as 3/s, 90/m or 500/h",
-		"--rate 3/s":                        "found no --hold, expected how long one holds a slot on average, such as 2s",
+		"--rate 3/s":                        "found no --hold, expected how long a connection holds a slot on average, such as 2s",
 		"--rate 3/s --hold 2s":              "found neither --slots nor --wait-p99, expected one of them or both",
 		"--rate 3":                          `--rate: found "3"` + example,
 		"--rate 3/d":                        `--rate: found "3/d"` + example,
@@ -72,9 +71,9 @@ func TestPlanCommandErrors(t *testing.T) {
 		"--max-waiting -1":                  `--max-waiting: found "-1", expected a whole number from 0 to 1000000`,
 		"--watch 0s":                        "--watch: found 0s, expected a duration of more than 0",
 		"a b":                               "found 2 arguments, expected a lock",
-		"--max-waiting 5 --variability 0":   "found --variability beside --max-waiting, expected one or the other: refusals are known for a variability of 1 only",
+		"--max-waiting 5 --variability 0":   "found --variability beside --max-waiting, expected one or the other: with --max-waiting, the formulas hold for a variability of 1 only",
 		"a --address 127.0.0.1:1 --slots 3": "found no Caddy at 127.0.0.1:1: it is not running, or its admin API is off or elsewhere (see --address and --config)",
-		"--rate 3/s --hold 2s --slots 4 --nobody": "unknown flag: --nobody",
+		"--rate 3/s --hold 2s --slots 4 --nothing": "unknown flag: --nothing",
 	} {
 		t.Run(line, func(t *testing.T) {
 			_, err := execute(append([]string{"plan"}, strings.Fields(line)...)...)
@@ -88,22 +87,22 @@ func TestPlanCommandErrors(t *testing.T) {
 	}
 }
 
-// What is said, and whether it is an error: by what was asked, and whether that is enough.
+// What plan says, and with which error, for slots that are enough, just enough and too few.
 func TestPlanVerdict(t *testing.T) {
 	target := func(d time.Duration) *float64 { s := d.Seconds(); return &s }
 	for line, test := range map[string]struct{ says, fails string }{
 		"--slots 8":                                    {"With a line of up to 13, fewer than 1 of 100 are refused:", ""},
-		"--slots 6":                                    {"With 6 slots the line grows for ever, if slowly.\nIt takes 7 slots for a line that has an end.\n", "found 6 slots to be too few, expected a line that has an end"},
-		"--slots 5":                                    {"With 5 slots the line grows for ever, by 30 a minute.\nIt takes 7 slots for a line that has an end.\n", "found 5 slots to be too few, expected a line that has an end"},
+		"--slots 6":                                    {"With 6 slots the line grows for ever, if slowly.\nIt takes 7 slots for a line that does not grow for ever.\n", "found 6 slots to be too few, expected a line that does not grow for ever"},
+		"--slots 5":                                    {"With 5 slots the line grows for ever, by 30 a minute.\nIt takes 7 slots for a line that does not grow for ever.\n", "found 5 slots to be too few, expected a line that does not grow for ever"},
 		"--slots 5 --max-waiting 3":                    {"With a line of up to 3, 24% are refused:", ""},
 		"--wait-p99 10s":                               {"It takes 7 slots.\nWith a line of up to 27, fewer than 1 of 100 are refused:", ""},
-		"--slots 7 --wait-p99 10s":                     {"7 slots will just do.\nWith a line of up to 27", ""},
-		"--slots 8 --wait-p99 10s":                     {"8 slots will do, 7 would be enough.\nWith a line of up to 13", ""},
+		"--slots 7 --wait-p99 10s":                     {"7 slots will be enough, and no fewer.\nWith a line of up to 27", ""},
+		"--slots 8 --wait-p99 10s":                     {"8 slots will be enough, 7 would be too.\nWith a line of up to 13", ""},
 		"--slots 7 --wait-p99 5s":                      {"It takes 8 slots.\nWith a line of up to 13", "found 7 slots to be too few, expected 99 of 100 to have a slot within 5s"},
-		"--slots 7 --wait-p99 5s --variability 0":      {"7 slots will just do.\nWith a line of up to 15", ""},
+		"--slots 7 --wait-p99 5s --variability 0":      {"7 slots will be enough, and no fewer.\nWith a line of up to 15", ""},
 		"--slots 8 --wait-p99 10s --max-waiting 3":     {"It takes 10 slots.\nWith a line of up to 3", "found 8 slots to be too few, expected 99 of 100 to have a slot within 10s"},
 		"--rate 1e9/s --wait-p99 10s":                  {"A lock may have 1000000 slots, and that is not enough.\n", "found 1000000 slots to be too few, expected 99 of 100 to have a slot within 10s"},
-		"--rate 1e9/s --slots 3":                       {"A lock may have 1000000 slots, and that is not enough.\n", "found 3 slots to be too few, expected a line that has an end"},
+		"--rate 1e9/s --slots 3":                       {"A lock may have 1000000 slots, and that is not enough.\n", "found 3 slots to be too few, expected a line that does not grow for ever"},
 		"--rate 180/m --slots 1000000":                 {"With a line of up to 1, fewer than 1 of 100 are refused:", ""},
 		"--rate 1e-9/s --slots 1 --max-waiting 0":      {"With a line of up to 0, <0.1% are refused:", ""},
 		"--rate 1e9/s --slots 1 --max-waiting 1000000": {"With a line of up to 1000000, >99.9% are refused:", ""},
@@ -148,14 +147,14 @@ func TestPlanWatch(t *testing.T) {
 		fails  string
 	}{
 		"steady": {func(*status.Lock, time.Duration) error { return nil }, ""},
-		"paused": {func(s *status.Lock, after time.Duration) error { s.Paused = &status.Pause{Since: s.Now}; return nil }, "found it paused, expected it to let clients through"},
+		"paused": {func(s *status.Lock, after time.Duration) error { s.Paused = &status.Pause{Since: s.Now}; return nil }, "found it paused, expected it to admit connections"},
 		"anew": {func(s *status.Lock, after time.Duration) error {
 			if after > 30*time.Second {
 				clear(s.Connections)
 			}
 			return nil
-		}, "found it started anew, expected it to last: watch it again"},
-		"nobody":   {func(s *status.Lock, _ time.Duration) error { s.Held = 0; clear(s.Connections); return nil }, "found 0 connections that came, 0 that left and 0 holders within 1m0s, expected some of each: watch it for longer"},
+		}, "found its counts reset, as by a restart of Caddy, expected them to go on: watch it again"},
+		"empty":    {func(s *status.Lock, _ time.Duration) error { s.Held = 0; clear(s.Connections); return nil }, "found 0 connections that came, 0 that left and 0 holders within 1m0s, expected some of each: watch it for longer"},
 		"no Caddy": {func(*status.Lock, time.Duration) error { return errors.New("found no Caddy") }, "found no Caddy"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -180,12 +179,12 @@ func TestPlanWatch(t *testing.T) {
 	}
 }
 
-// What the user says goes before what the lock says; who says all of it need not wait.
+// A flag goes before what the lock says. If the flags say all of it, plan does not watch the lock.
 func TestPlanOfLock(t *testing.T) {
 	status := status.Lock{Name: "a", Slots: 9}
 	api := newFakeAdmin(t, answerJSON(status), status)
 	out, err := execute("plan", "a", "--address", api.address(), "--rate", "3/s", "--hold", "2s", "--wait-p99", "10s")
-	if want := "9 slots will do, 7 would be enough."; err != nil || !strings.Contains(out, want) {
+	if want := "9 slots will be enough, 7 would be too."; err != nil || !strings.Contains(out, want) {
 		t.Errorf("error %v, found no %q in\n%s", err, want, out)
 	}
 	out, err = execute("plan", "a", "--address", api.address(), "--watch", "1ms", "--slots", "3")
@@ -194,5 +193,5 @@ func TestPlanOfLock(t *testing.T) {
 	}
 }
 
-// roughly reports whether two figures are the same but for a part of them.
+// roughly reports whether a and b differ by less than this part of b.
 func roughly(a, b, within float64) bool { return a > b*(1-within) && a < b*(1+within) }

@@ -12,21 +12,21 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// askLock fills in what the user has not said with what the lock is and does.
+// askLock takes from the lock what the user has not given.
 func (q *question) askLock(c *call) error {
-	look := func(ctx context.Context) (status status.Lock, err error) {
+	poll := func(ctx context.Context) (status status.Lock, err error) {
 		err = c.client.get(ctx, lockPath(c.lock, ""), url.Values{"waiters": {"0"}}, &status)
 		return status, err
 	}
 	if q.rate > 0 && q.hold > 0 {
-		status, err := look(c.Context())
+		status, err := poll(c.Context())
 		if q.slots == 0 {
 			q.slots = status.Slots
 		}
 		return err
 	}
 	c.PrintErrf("watching %s for %s\n", c.lock, time.Duration(q.watch))
-	found, err := watchLock(c.Context(), time.Duration(q.watch), look)
+	found, err := watchLock(c.Context(), time.Duration(q.watch), poll)
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.lock, err)
 	}
@@ -42,24 +42,23 @@ func (q *question) askLock(c *call) error {
 	return nil
 }
 
-// observed is what has been seen of a lock.
+// observed has what plan needs to know of a lock.
 type observed struct {
-	rate  float64       // connections that came, a second
+	rate  float64       // connections that came each second
 	hold  time.Duration // with a slot, on average
 	slots int
 }
 
-// manyLooks is how many looks make a picture, if there is time for so many.
+// watchLock polls a lock so many times, if the interval is not shorter than this.
 const (
-	manyLooks = 300
-	shortLook = 100 * time.Millisecond
+	watchPolls    = 300
+	leastInterval = 100 * time.Millisecond
 )
 
-// watchLock looks at a lock again and again. How long one holds a slot, with its hooks and
-// all, is told by Little's law: it is the mean number of holders, divided by how many
-// leave in a time.
-func watchLock(ctx context.Context, watch time.Duration, look func(context.Context) (status.Lock, error)) (*observed, error) {
-	first, err := look(ctx)
+// watchLock observes a lock for a while. The time with a slot, with hooks and settle, follows
+// from Little's law: the mean number of holders, divided by how many give up a slot each second.
+func watchLock(ctx context.Context, watch time.Duration, poll func(context.Context) (status.Lock, error)) (*observed, error) {
+	first, err := poll(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -68,22 +67,22 @@ func watchLock(ctx context.Context, watch time.Duration, look func(context.Conte
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-time.After(max(watch/manyLooks, shortLook)):
+		case <-time.After(max(watch/watchPolls, leastInterval)):
 		}
-		if last, err = look(ctx); err != nil {
+		if last, err = poll(ctx); err != nil {
 			return nil, err
 		}
 		held += last.Held
 		n++
 		if last.Paused != nil || last.Exclusive {
-			return nil, fmt.Errorf("found it %s, expected it to let clients through", lockState(&last).text)
+			return nil, fmt.Errorf("found it %s, expected it to admit connections", lockState(&last).text)
 		}
 	}
 	came := int64(arrivals(&last) - arrivals(&first))
 	left := int64(departures(&last) - departures(&first))
 	switch {
 	case came < 0 || left < 0:
-		return nil, fmt.Errorf("found it started anew, expected it to last: watch it again")
+		return nil, fmt.Errorf("found its counts reset, as by a restart of Caddy, expected them to go on: watch it again")
 	case came == 0 || left == 0 || held == 0:
 		return nil, fmt.Errorf("found %s that came, %d that left and %s within %s, expected some of each: watch it for longer",
 			opts.Count(int(came), "connection"), left, opts.Count(held, "holder"), watch)
@@ -96,7 +95,7 @@ func watchLock(ctx context.Context, watch time.Duration, look func(context.Conte
 	}, nil
 }
 
-// arrivals are all who have come.
+// arrivals returns how many connections have come.
 func arrivals(s *status.Lock) uint64 {
 	n := uint64(s.Held + s.Waiting)
 	for _, ended := range s.Connections {
@@ -105,7 +104,7 @@ func arrivals(s *status.Lock) uint64 {
 	return n
 }
 
-// departures are those who have left a slot.
+// departures returns how many connections have given up a slot.
 func departures(s *status.Lock) uint64 {
 	return s.Connections[status.Served] + s.Connections[status.HoldTimeout] + s.Connections[status.ServiceError] + s.Connections[status.HookFailed]
 }

@@ -17,22 +17,25 @@ func statusCommand() *cobra.Command {
 		use:   "status [<lock>] [--json]",
 		short: "Shows the locks of the running Caddy",
 		long: `
-Shows all locks, a line for each. With a lock named: its holders, its line, its
-workers and what has happened there last.
+Shows all locks, a line for each. With a name, it shows the lock's holders, its
+line, its workers and its last events.
 
-OLDEST is how long the first in line has been there, P50 and P99 are how long the
-last 256 that got a slot stood in line before. The other figures count
-connections that have ended since the lock exists: served; refused (refused_full,
-refused_paused, wait_timeout, hook_failed, shutdown); failed (hold_timeout,
-service_error); gone (client_gone, kicked). STATE is open, or
+OLDEST is how long the waiter that came first has been in line. P50 and P99 are
+the time in line that 50 and 99 of 100 did not exceed, of the last 256 connections
+that got a slot. The other figures count connections that have ended since the
+lock exists: served; refused (refused_full, refused_paused, wait_timeout,
+hook_failed, shutdown); failed (hold_timeout, service_error); gone (client_gone,
+kicked). STATE is open, or
 
 	failing         the activate hooks refuse connections
-	paused          until somebody resumes, or for the time that is left
-	hooks alone     nobody is admitted, while hooks run that must be alone
-	slow            the oldest waiter waits for more than 10s, and longer
-	                than any of the last 256 that got a slot
-	... down        workers could not be reached, or their process fails
-	... left over   connections that lost their slot and still hang at
+	paused          the lock admits no connection until it is resumed, or for
+	                the time that is left
+	hooks alone     the lock admits no connection while hooks run that must be
+	                alone, or wait to be alone
+	slow            the oldest waiter has been in line for more than 10s, and
+	                longer than any of the last 256 that got a slot
+	... down        the lock cannot reach these workers, or their process fails
+	... left over   connections that lost their slot and are still open at
 	                the service`,
 		lock: lockOrAll,
 		flags: func(fs *pflag.FlagSet) {
@@ -58,7 +61,7 @@ service_error); gone (client_gone, kicked). STATE is open, or
 	}.cobra()
 }
 
-// showJSON prints the answer of the admin API.
+// showJSON prints the answer of the admin API as it is.
 func showJSON(c *call) error {
 	path := adminPath
 	if c.lock != "" {
@@ -67,12 +70,12 @@ func showJSON(c *call) error {
 	var answer json.RawMessage
 	err := c.client.get(c.Context(), path, nil, &answer)
 	if err == nil {
-		fmt.Fprintf(c.OutOrStdout(), "%s\n", bytes.TrimSpace(answer)) // as it is: JSON has its own escapes
+		fmt.Fprintf(c.OutOrStdout(), "%s\n", bytes.TrimSpace(answer)) // JSON escapes what cannot be printed
 	}
 	return err
 }
 
-// locksLines are all locks, a line for each.
+// locksLines returns the table of all locks.
 func locksLines(locks []status.Lock) []textLine {
 	if len(locks) == 0 {
 		return []textLine{{{text: "no locks"}}}
@@ -84,10 +87,10 @@ func locksLines(locks []status.Lock) []textLine {
 	return t.lines(0)
 }
 
-// listedEvents is how many of the last events status shows; --json has more.
+// listedEvents is how many events status shows. --json has more.
 const listedEvents = 10
 
-// lockLines are one lock with all that it has.
+// lockLines returns one lock with its holders, waiters, workers and events.
 func lockLines(s *status.Lock) []textLine {
 	lines := locksLines([]status.Lock{*s})
 	if why := failingLines(s); why != nil {

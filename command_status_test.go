@@ -9,12 +9,12 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// sampleTime is when the locks of these tests look like that.
+// sampleTime is the time of the sample locks.
 var sampleTime = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 
 func ago(d time.Duration) time.Time { return sampleTime.Add(-d) }
 
-// sample is a lock with something of everything. Its first waiter tries to paint.
+// sample is a lock with something in each field. Its first waiter has a name of control characters.
 func sampleLocks() status.Lock {
 	until, most := sampleTime.Add(3*time.Minute), 50
 	return status.Lock{
@@ -76,7 +76,7 @@ func TestStatusText(t *testing.T) {
 	}
 }
 
-// A lock that nothing has happened at yet.
+// What status prints for a lock without connections and events.
 func TestStatusOfIdleLock(t *testing.T) {
 	s := status.Lock{Name: "a", Slots: 100}
 	want := `
@@ -85,7 +85,7 @@ a     0/100        0       -    -    -       0        0       0     0  open
 
 no holders
 
-nobody waits
+no waiters
 
 no events
 `
@@ -117,8 +117,8 @@ func TestLockState(t *testing.T) {
 	}
 }
 
-// status and top say why a lock is failing, as alarms, and let nothing of a command's output
-// paint.
+// status and top say why a lock is failing, as an alarm. No control character in a command's output
+// reaches the terminal.
 func TestStatusOfFailingLock(t *testing.T) {
 	s := sampleLocks()
 	s.Failing = &status.Failing{Since: ago(72 * time.Second), Connections: 1, Error: "exec sh: exit status 1: \x1b[2Jno printer"}
@@ -136,7 +136,7 @@ func TestStatusOfFailingLock(t *testing.T) {
 	}
 }
 
-// --json prints what the API has answered, letter by letter, for all locks and for one.
+// --json prints the answer of the admin API, to the letter, for all locks and for one.
 func TestStatusJSON(t *testing.T) {
 	const answer = `{"locks":[{"name":"a","field of a later version":1}]}`
 	api := newFakeAdmin(t, nil)

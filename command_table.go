@@ -10,27 +10,27 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
 
-// style is what a piece of text means. Whatever a style says, the text says too: there
-// are terminals without colours, and readers.
+// style is what a piece of text means. The text says the same, because some terminals have no
+// colours, and some users see none.
 type style int
 
 const (
 	stylePlain  style = iota
 	styleFaint        // less important, or out of date
 	styleStrong       // a title
-	styleNotice       // somebody should know
-	styleAlarm        // somebody should do something
+	styleNotice       // an operator should know
+	styleAlarm        // something fails
 
-	styleChosen style = 1 << 8 // added to another one: the row that keys work on
+	styleSelected style = 1 << 8 // added to another style: the selected row
 )
 
-// span is a piece of text that looks one way.
+// span is a piece of text with one style.
 type span struct {
 	text  string
 	style style
 }
 
-// textLine is one line of what is shown.
+// textLine is one line of output.
 type textLine []span
 
 func (l textLine) String() string {
@@ -41,22 +41,22 @@ func (l textLine) String() string {
 	return strings.TrimRight(sb.String(), " ")
 }
 
-// table is aligned by its contents.
+// table has columns that are as wide as their contents.
 type table struct {
 	columns []column
 	rows    [][]span
 }
 
-// column is one column of a table. It is left out if it is empty in every row.
+// column is a column of a table. lines leaves it out if it is empty in every row.
 type column struct {
 	title string
-	right bool // numbers end below each other
-	usual int  // its width where there is one to keep to, so that columns stay where they are
-	spare int  // where there is no room for all, the highest goes first; 0 stays
-	least int  // the width that it can do with, its text being cut with …; 0: it needs all
+	right bool // aligned to the right, as numbers are
+	usual int  // on a screen at least this wide, so that columns do not move with their contents
+	spare int  // on a narrow screen, the column with the highest goes first; 0: it stays
+	least int  // on a narrow screen, its text is cut with … to no less than this; 0: it is not cut
 }
 
-// row adds one. What cannot be printed is replaced here already, so that columns stay aligned.
+// row adds a row. It replaces what cannot be printed, before lines measures the columns.
 func (t *table) row(cells ...span) {
 	for i := range cells {
 		cells[i].text = text.Printable(cells[i].text)
@@ -67,8 +67,8 @@ func (t *table) row(cells ...span) {
 // gap is the space between two columns.
 const gap = 2
 
-// lines lays the table out: the title line, then a line for each row. They are as wide as
-// their contents are, or if width is not 0, for a screen of that width.
+// lines returns the title line and a line for each row. If width is 0, they are as wide as
+// their contents, or else they fit a screen of that width.
 func (t *table) lines(width int) []textLine {
 	widths := t.widths()
 	if width > 0 {
@@ -85,7 +85,7 @@ func (t *table) lines(width int) []textLine {
 	return lines
 }
 
-// widths are those of the columns' contents, 0 for one that is left out.
+// widths returns the widths of the columns' contents, 0 for an empty column.
 func (t *table) widths() []int {
 	widths := make([]int, len(t.columns))
 	for i, c := range t.columns {
@@ -99,8 +99,8 @@ func (t *table) widths() []int {
 	return widths
 }
 
-// fit widens columns to what they usually need, leaves out those that can be spared until the
-// rest fits, and cuts those that can do with less.
+// fit widens columns to their usual width. Then it leaves out columns until the rest fits, and
+// narrows those that have a least width.
 func (t *table) fit(widths []int, width int) {
 	narrow := func(i int) int {
 		if least := t.columns[i].least; least > 0 {
@@ -129,7 +129,7 @@ func (t *table) fit(widths []int, width int) {
 		needed -= gap + narrow(last)
 		widths[last] = 0
 	}
-	for i := range t.columns { // what is left goes to those that can do with less
+	for i := range t.columns { // narrowed columns get the room that is left
 		more := min(widths[i]-narrow(i), max(0, width-needed))
 		widths[i] = narrow(i) + more
 		needed += more
@@ -155,7 +155,7 @@ func (t *table) line(cells []span, widths []int) (l textLine) {
 	return l
 }
 
-// cut shortens a line to a width.
+// cut shortens a line to at most width characters.
 func (l textLine) cut(width int) textLine {
 	for i, s := range l {
 		n := utf8.RuneCountInString(s.text)
@@ -173,7 +173,7 @@ func (l textLine) cut(width int) textLine {
 	return l
 }
 
-// pad makes a line as wide as that.
+// pad fills a line with blanks to width characters.
 func (l textLine) pad(width int) textLine {
 	for _, s := range l {
 		width -= utf8.RuneCountInString(s.text)
@@ -181,7 +181,7 @@ func (l textLine) pad(width int) textLine {
 	return append(slices.Clip(l), span{text: strings.Repeat(" ", max(0, width))})
 }
 
-// plain is the line without what cannot be printed.
+// plain returns the line with what cannot be printed replaced.
 func (l textLine) plain() textLine {
 	l = slices.Clone(l)
 	for i := range l {
@@ -190,7 +190,7 @@ func (l textLine) plain() textLine {
 	return l
 }
 
-// with adds a style to a whole line.
+// with returns the line with a style added to all of it.
 func (l textLine) with(add style) textLine {
 	l = slices.Clone(l)
 	for i := range l {
@@ -210,7 +210,7 @@ func printLines(w io.Writer, lines []textLine) error {
 	return err
 }
 
-// seconds is a number of seconds as a duration.
+// seconds returns a number of seconds as a duration.
 func seconds(s float64) time.Duration {
 	return time.Duration(s * float64(time.Second))
 }

@@ -7,15 +7,15 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// printed is lines as plain text.
+// printed returns lines as plain text.
 func printed(lines []textLine) string {
 	var out strings.Builder
 	_ = printLines(&out, lines)
 	return out.String()
 }
 
-// Columns are as wide as their contents; empty ones are left out; what cannot be printed
-// is replaced.
+// Columns are as wide as their contents. Empty columns are left out. What cannot be printed is
+// replaced.
 func TestTable(t *testing.T) {
 	table := table{columns: []column{{title: "NAME"}, {title: "N", right: true}, {title: "EMPTY"}, {title: "LAST"}}}
 	table.row(span{text: "a"}, span{text: "1"}, span{}, span{text: "x\x1b[31my\u202e"})
@@ -30,8 +30,8 @@ longer  1000  größe
 	}
 }
 
-// On a narrow screen the columns that can be spared go, the highest first; a column that
-// can do with less is cut.
+// On a narrow screen columns are left out, the one with the highest spare first, and columns with a
+// least width are cut.
 func TestTableFits(t *testing.T) {
 	table := table{columns: []column{{title: "A"}, {title: "B", spare: 1}, {title: "C", usual: 4, spare: 2}, {title: "D", least: 3}}}
 	table.row(span{text: "aaaa"}, span{text: "bbbb"}, span{text: "c"}, span{text: "dddddddd"})
@@ -51,7 +51,7 @@ func TestTableFits(t *testing.T) {
 	}
 }
 
-// A long text in front leaves room for all that stands behind it.
+// A long text in the first column leaves room for the columns after it.
 func TestTableCutsLongNames(t *testing.T) {
 	table := table{columns: []column{{title: "NAME", least: 6}, {title: "N", right: true}, {title: "STATE", least: 4}}}
 	table.row(span{text: "a-name-of-some-length"}, span{text: "12"}, span{text: "open"})
@@ -68,7 +68,7 @@ func TestTableCutsLongNames(t *testing.T) {
 	}
 }
 
-// What a hostile server sends moves no cursor, wherever it stands in what is printed.
+// No control character that a hostile server sends reaches the terminal, in whatever field it is.
 func TestPrintedIsPlain(t *testing.T) {
 	const hostile, plain = "a\x1b[31m\u202eb\x07\n", "a?[31m?b??\n"
 	if got := printed([]textLine{{{text: hostile}}}); got != plain {

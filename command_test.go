@@ -85,8 +85,8 @@ func TestCommandErrors(t *testing.T) {
 	for line, want := range map[string]string{
 		"":                                "found no --listen, expected the port to listen on",
 		"-p 8100":                         "found no --listen, expected the port to listen on",
-		"-l 9000":                         "found neither --port nor --to, expected one of them: where the service is",
-		"-l 9000 -h localhost":            "found neither --port nor --to, expected one of them: where the service is",
+		"-l 9000":                         "found neither --port nor --to, expected one of them, for the address of the service",
+		"-l 9000 -h localhost":            "found neither --port nor --to, expected one of them, for the address of the service",
 		"-l 9000 --to a:1 -p 8100":        "found --to beside --host or --port, expected one or the other",
 		"-l 9000 --to a:1 -h b":           "found --to beside --host or --port, expected one or the other",
 		"-l 9000 -p 8100 more":            `found "more", expected options, or one of the commands that --help lists`,

@@ -26,13 +26,14 @@ func topCommand() *cobra.Command {
 		use:   "top [--interval <duration>] [--once]",
 		short: "Watches the locks of the running Caddy",
 		long: `
-Watches the locks in the terminal, and pauses, resumes and kicks by single keys;
-? lists them. It goes on when Caddy does not answer, and shows so.
+Shows all locks live in the terminal. Keys pause and resume a lock, kick its
+connections and restart its service; ? lists them. If Caddy does not answer, top
+says so and goes on asking.
 
-Where the output is no terminal, or with --once, it prints what status prints.`,
+With --once, or if the output is not a terminal, top prints the table of status.`,
 		flags: func(fs *pflag.FlagSet) {
-			durationFlag(fs, &interval, "interval", "`duration` from one look to the next (default 1s)")
-			fs.BoolVar(&once, "once", false, "look once, print it, and end")
+			durationFlag(fs, &interval, "interval", "`duration` between two looks at the locks (default 1s)")
+			fs.BoolVar(&once, "once", false, "look once, print the result, and end")
 		},
 		run: func(c *call) error {
 			c.client.answerWithin = topAnswer
@@ -45,10 +46,10 @@ Where the output is no terminal, or with --once, it prints what status prints.`,
 				err = screen.Init()
 			}
 			if err != nil {
-				return fmt.Errorf("this terminal cannot show it, --once can: %w", err)
+				return fmt.Errorf("found no terminal that top can use, expected one, or --once: %w", err)
 			}
 			defer screen.Fini()
-			c.client.warn = nil // the screen has a place for it
+			c.client.warn = nil // the screen shows the warning
 			inASCII(screen)
 			return watch(c, screen, time.Duration(interval))
 		},
@@ -56,11 +57,11 @@ Where the output is no terminal, or with --once, it prints what status prints.`,
 }
 
 const (
-	topAnswer  = 3 * time.Second // how long a look may take
-	topWaiters = 200             // how many waiters of each lock it gets
+	topAnswer  = 3 * time.Second // the longest wait for an answer
+	topWaiters = 200             // how many waiters of each lock top asks for
 )
 
-// printTop prints the table of status, once or again and again.
+// printTop prints the table of status, once or at each interval.
 func printTop(c *call, interval time.Duration, once bool) error {
 	for {
 		locks, err := c.client.locks(c.Context(), 0)
@@ -85,7 +86,7 @@ func printTop(c *call, interval time.Duration, once bool) error {
 	}
 }
 
-// watch shows the locks on the screen until the user has seen enough.
+// watch shows the locks on the screen until the user quits.
 func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	var helpers sync.WaitGroup
@@ -96,12 +97,12 @@ func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 	defer close(quit)
 	go screen.ChannelEvents(events, quit)
 
-	looks, again := make(chan looked), make(chan struct{}, 1)
+	polls, again := make(chan polled), make(chan struct{}, 1)
 	helpers.Go(func() {
 		for ctx.Err() == nil {
 			locks, err := c.client.locks(ctx, topWaiters)
 			select {
-			case looks <- looked{time.Now(), locks, err, c.client.answers.warning(c.client.address)}:
+			case polls <- polled{time.Now(), locks, err, c.client.answers.warning(c.client.address)}:
 			case <-ctx.Done():
 			}
 			select {
@@ -114,7 +115,7 @@ func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 
 	t := &top{address: c.client.address, interval: interval}
 	done := make(chan span)
-	var orders []*order // one after the other, in the order of the keys; the first is being carried out
+	var orders []*order // in the order of the keys; the first is being carried out, then the next
 	carryOutFirst := func() {
 		if len(orders) > 0 {
 			first := orders[0]
@@ -126,8 +127,8 @@ func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case l := <-looks:
-			t.look(l)
+		case p := <-polls:
+			t.update(p)
 		case note := <-done:
 			t.note, orders = note, orders[1:]
 			carryOutFirst()
@@ -142,8 +143,8 @@ func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 			case *tcell.EventResize:
 				screen.Sync()
 			case *tcell.EventKey:
-				order, over := t.key(event.Key(), event.Rune())
-				if over {
+				order, quit := t.key(event.Key(), event.Rune())
+				if quit {
 					return nil
 				}
 				if order == nil {
@@ -157,7 +158,7 @@ func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 	}
 }
 
-// carryOut does it, and tells what came of it.
+// carryOut sends an order to Caddy, and sends the result to done.
 func carryOut(ctx context.Context, client *adminClient, o *order, done chan<- span) {
 	_, err := client.verb(ctx, o.lock, o.verb, o.query)
 	note := span{text: o.lock + ": " + o.said}
@@ -170,7 +171,7 @@ func carryOut(ctx context.Context, client *adminClient, o *order, done chan<- sp
 	}
 }
 
-// inASCII says what stands for the view's other characters where there are none.
+// inASCII sets what a terminal without Unicode shows for the view's other characters.
 func inASCII(screen tcell.Screen) {
 	screen.RegisterRuneFallback('▸', ">")
 	screen.RegisterRuneFallback('…', "~")
@@ -197,13 +198,13 @@ func draw(screen tcell.Screen, t *top) {
 	screen.Show()
 }
 
-// tcellStyle says how a style looks on a terminal. Without colours (there are none, or
-// NO_COLOR is set) tcell would guess.
+// tcellStyle returns how a style looks on the terminal. Without colours (the terminal has none,
+// or NO_COLOR is set) it uses bold and reverse only: tcell would pick colours of its own.
 func tcellStyle(s style, colours bool) tcell.Style {
-	is, chosen := tcell.StyleDefault, s&styleChosen != 0
-	switch s &^ styleChosen {
+	is, selected := tcell.StyleDefault, s&styleSelected != 0
+	switch s &^ styleSelected {
 	case styleFaint:
-		is = is.Dim(!chosen)
+		is = is.Dim(!selected)
 	case styleStrong:
 		is = is.Bold(true)
 	case styleNotice:
@@ -214,5 +215,5 @@ func tcellStyle(s style, colours bool) tcell.Style {
 	if !colours {
 		is = is.Foreground(tcell.ColorDefault)
 	}
-	return is.Reverse(chosen)
+	return is.Reverse(selected)
 }

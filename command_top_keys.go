@@ -12,63 +12,63 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// top is what the command top knows and shows. Only one goroutine has it.
+// top is the state of the command top. Only one goroutine uses it.
 type top struct {
 	address  string // of Caddy
 	interval time.Duration
 
 	locks    []status.Lock
 	answered time.Time             // when Caddy answered last; zero: never
-	at       time.Time             // of the last look
-	err      error                 // why it has found nothing
-	warning  string                // of the answers, see adminClient; empty: none
-	pasts    map[string][]pastLook // of each lock, the newest last
+	at       time.Time             // of the last poll
+	err      error                 // of the last poll
+	warning  string                // see answers; empty: none
+	pasts    map[string][]pastPoll // of each lock, the newest last
 
-	lock       string             // that is chosen
-	connection *status.Connection // of this lock, that is chosen, or nil
-	question   *order             // carried out if the answer is yes
-	note       span               // what came of the last one
+	lock       string             // the selected one
+	connection *status.Connection // the selected one of this lock, or nil
+	question   *order             // carried out if the user answers yes
+	note       span               // the result of the last order
 	help       bool
 }
 
-// looked is what a look has found.
-type looked struct {
+// polled is the result of a poll.
+type polled struct {
 	at      time.Time
 	locks   []status.Lock
 	err     error
 	warning string
 }
 
-// order is what the user wants done to a lock.
+// order is a verb for a lock, as the user has asked by a key.
 type order struct {
 	lock, verb string
 	query      url.Values
-	said       string // when it is done
+	said       string // the note when it is done
 }
 
-// pastLook is one point of what a lock was like.
-type pastLook struct {
+// pastPoll has the counts of a lock at one poll.
+type pastPoll struct {
 	at      time.Time
 	ended   map[string]uint64 // by class
 	waiting int
 }
 
 const (
-	ratesOver = 10 * time.Second // rates are those of this time
-	keptLooks = 120
+	ratesOver = 10 * time.Second // rates are means over this time
+	keptPolls = 120
 )
 
-// look takes what a look has found. If Caddy did not answer, what it told before stays.
-func (t *top) look(l looked) {
-	t.at, t.err, t.warning = l.at, l.err, l.warning
-	if l.err != nil {
+// update takes the result of a poll. If Caddy did not answer, the locks stay as they were.
+func (t *top) update(p polled) {
+	t.at, t.err, t.warning = p.at, p.err, p.warning
+	if p.err != nil {
 		return
 	}
-	t.locks, t.answered = l.locks, l.at
-	pasts := make(map[string][]pastLook)
+	t.locks, t.answered = p.locks, p.at
+	pasts := make(map[string][]pastPoll)
 	for i := range t.locks {
 		s := &t.locks[i]
-		now := pastLook{s.Now, make(map[string]uint64), s.Waiting}
+		now := pastPoll{s.Now, make(map[string]uint64), s.Waiting}
 		for _, c := range classes {
 			now.ended[c.name] = sum(s.Connections, c.outcomes)
 		}
@@ -77,14 +77,15 @@ func (t *top) look(l looked) {
 			past = nil
 		}
 		past = append(past, now)
-		pasts[s.Name] = past[max(0, len(past)-keptLooks):]
+		pasts[s.Name] = past[max(0, len(past)-keptPolls):]
 	}
 	t.pasts = pasts
-	t.chooseAgain()
+	t.reselect()
 }
 
-// isAfter reports whether a lock has come to less than p: it is a new one of a new Caddy.
-func (p *pastLook) isAfter(now *pastLook) bool {
+// isAfter reports whether a count of now is less than that of p. Then now is of a new lock, as
+// after a restart of Caddy.
+func (p *pastPoll) isAfter(now *pastPoll) bool {
 	for class, n := range p.ended {
 		if n > now.ended[class] {
 			return true
@@ -93,14 +94,14 @@ func (p *pastLook) isAfter(now *pastLook) bool {
 	return false
 }
 
-// rates are how many connections of each class end in a second.
+// rates returns how many connections of each class end each second.
 func (t *top) rates(lock string) map[string]float64 {
 	rates, past := make(map[string]float64), t.pasts[lock]
 	if len(past) == 0 {
 		return rates
 	}
 	last := past[len(past)-1]
-	first, _ := slices.BinarySearchFunc(past, last.at.Add(-ratesOver), func(p pastLook, at time.Time) int { return p.at.Compare(at) })
+	first, _ := slices.BinarySearchFunc(past, last.at.Add(-ratesOver), func(p pastPoll, at time.Time) int { return p.at.Compare(at) })
 	if d := last.at.Sub(past[first].at).Seconds(); d > 0 {
 		for class, n := range last.ended {
 			rates[class] = float64(n-past[first].ended[class]) / d
@@ -109,16 +110,16 @@ func (t *top) rates(lock string) map[string]float64 {
 	return rates
 }
 
-// chooseAgain keeps what is chosen, as long as it is there. Nothing else takes the place
-// of a connection that has gone: a key might be on its way.
-func (t *top) chooseAgain() {
-	if t.chosen() == nil && len(t.locks) > 0 {
+// reselect keeps the selection as long as the selected lock or connection exists. It never
+// selects another connection by itself: the user may be about to press k.
+func (t *top) reselect() {
+	if t.selected() == nil && len(t.locks) > 0 {
 		t.lock, t.connection = t.locks[0].Name, nil
 	}
 	if t.connection == nil {
 		return
 	}
-	for _, c := range connections(t.chosen()) {
+	for _, c := range connections(t.selected()) {
 		if c.ID == t.connection.ID && c.Client == t.connection.Client {
 			t.connection = &c
 			return
@@ -130,8 +131,8 @@ func (t *top) chooseAgain() {
 	t.connection, t.question = nil, nil
 }
 
-// chosen is the chosen lock, or nil if there is none.
-func (t *top) chosen() *status.Lock {
+// selected returns the selected lock, or nil if there is none.
+func (t *top) selected() *status.Lock {
 	for i := range t.locks {
 		if t.locks[i].Name == t.lock {
 			return &t.locks[i]
@@ -140,14 +141,13 @@ func (t *top) chosen() *status.Lock {
 	return nil
 }
 
-// connections are a lock's, in the order in which they are shown.
+// connections returns a lock's connections in the order in which the view shows them.
 func connections(s *status.Lock) []status.Connection {
 	return slices.Concat(s.Holders, s.Waiters)
 }
 
-// key is what the user has typed. It returns what he wants done, and whether he wants to
-// see no more.
-func (t *top) key(key tcell.Key, r rune) (o *order, over bool) {
+// key handles a key. It returns an order for a lock, or nil, and whether the user quits.
+func (t *top) key(key tcell.Key, r rune) (o *order, quit bool) {
 	t.note = span{}
 	switch {
 	case key == tcell.KeyCtrlC:
@@ -164,13 +164,13 @@ func (t *top) key(key tcell.Key, r rune) (o *order, over bool) {
 	}
 	switch key {
 	case tcell.KeyUp:
-		t.chooseLock(-1)
+		t.selectLock(-1)
 	case tcell.KeyDown:
-		t.chooseLock(1)
+		t.selectLock(1)
 	case tcell.KeyTab, tcell.KeyRight:
-		t.chooseConnection(1)
+		t.selectConnection(1)
 	case tcell.KeyBacktab, tcell.KeyLeft:
-		t.chooseConnection(-1)
+		t.selectConnection(-1)
 	case tcell.KeyEscape:
 		t.connection = nil
 	case tcell.KeyRune:
@@ -186,9 +186,9 @@ func (t *top) key(key tcell.Key, r rune) (o *order, over bool) {
 	return nil, false
 }
 
-// command is a key that does something to the chosen lock.
+// command handles a key that is for the selected lock.
 func (t *top) command(r rune) *order {
-	s := t.chosen()
+	s := t.selected()
 	if s == nil || t.err != nil {
 		return nil
 	}
@@ -199,7 +199,7 @@ func (t *top) command(r rune) *order {
 		return &order{s.Name, "resume", nil, "resumed"}
 	case 'k':
 		if t.connection == nil {
-			t.note = span{text: "choose a connection first, by Tab"}
+			t.note = span{text: "select a connection first, with Tab"}
 			return nil
 		}
 		id := strconv.FormatUint(t.connection.ID, 10)
@@ -214,15 +214,15 @@ func (t *top) command(r rune) *order {
 	return nil
 }
 
-func (t *top) chooseLock(by int) {
+func (t *top) selectLock(by int) {
 	i := slices.IndexFunc(t.locks, func(s status.Lock) bool { return s.Name == t.lock })
 	if next := i + by; next >= 0 && next < len(t.locks) {
 		t.lock, t.connection = t.locks[next].Name, nil
 	}
 }
 
-func (t *top) chooseConnection(by int) {
-	s := t.chosen()
+func (t *top) selectConnection(by int) {
+	s := t.selected()
 	if s == nil {
 		return
 	}

@@ -14,14 +14,14 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// topOf is a top that has looked once.
+// topOf returns a top that has polled once.
 func topOf(locks ...status.Lock) *top {
 	t := &top{address: "localhost:2019", interval: time.Second}
-	t.look(looked{at: sampleTime, locks: locks})
+	t.update(polled{at: sampleTime, locks: locks})
 	return t
 }
 
-// screenOf is what it shows, as text.
+// screenOf returns the view as text.
 func screenOf(t *top, width, height int) string { return printed(t.view(width, height)) }
 
 // press types keys: letters, and ↑ ↓ → ← for the arrows.
@@ -103,42 +103,42 @@ func TestTopKeys(t *testing.T) {
 // Keys do nothing when Caddy does not answer.
 func TestTopKeysInVain(t *testing.T) {
 	top := topOf(status.Lock{Name: "a"})
-	top.look(looked{at: sampleTime, err: errors.New("refused")})
+	top.update(polled{at: sampleTime, err: errors.New("refused")})
 	if orders, _ := press(top, "p"); orders != nil {
 		t.Errorf("without an answer: got %v", orders)
 	}
 }
 
-// The chosen connection stays chosen wherever it goes; when it has ended none is, and a
-// question about it is withdrawn, so that the answer hits nobody else. After a restart of
-// Caddy the same id is somebody else.
-func TestTopChosenConnection(t *testing.T) {
+// The selected connection stays selected wherever it goes. When it has ended, none is selected,
+// and a question about it is withdrawn, so that the answer hits no other connection. After a
+// restart of Caddy the same id is another connection.
+func TestTopSelectedConnection(t *testing.T) {
 	lock := func(holder, waiter status.Connection) status.Lock {
 		return status.Lock{Name: "a", Slots: 1, Holders: []status.Connection{holder}, Waiters: []status.Connection{waiter}}
 	}
 	one, two, three := status.Connection{ID: 1, Client: "c1"}, status.Connection{ID: 2, Client: "c2"}, status.Connection{ID: 3, Client: "c3"}
 	top := topOf(lock(one, two))
 	press(top, "→→k")
-	top.look(looked{at: sampleTime, locks: []status.Lock{lock(two, three)}})
+	top.update(polled{at: sampleTime, locks: []status.Lock{lock(two, three)}})
 	if top.connection == nil || top.connection.ID != 2 || top.question == nil {
-		t.Fatal("connection 2 got its slot: it is not chosen any more")
+		t.Fatal("connection 2 got its slot: it is not selected any more")
 	}
-	top.look(looked{at: sampleTime, locks: []status.Lock{lock(status.Connection{ID: 2, Client: "another"}, three)}})
+	top.update(polled{at: sampleTime, locks: []status.Lock{lock(status.Connection{ID: 2, Client: "another"}, three)}})
 	if orders, _ := press(top, "y"); orders != nil || top.connection != nil {
-		t.Errorf("connection 2 has ended: it is still chosen, or was kicked: %v", orders)
+		t.Errorf("connection 2 has ended: it is still selected, or was kicked: %v", orders)
 	}
-	top.look(looked{at: sampleTime, locks: []status.Lock{{Name: "b"}}})
+	top.update(polled{at: sampleTime, locks: []status.Lock{{Name: "b"}}})
 	if orders, _ := press(top, "p"); fmt.Sprint(orders) != "[b pause]" {
 		t.Errorf("lock a is gone: got %v, expected a pause of b", orders)
 	}
 }
 
-// Rates are those of the last 10 seconds, and begin anew with a new Caddy.
+// Rates are means of the last 10 seconds, and start afresh after a restart of Caddy.
 func TestTopRates(t *testing.T) {
 	top, at := new(top), sampleTime
-	look := func(after time.Duration, served_, refused uint64) float64 {
+	poll := func(after time.Duration, served_, refused uint64) float64 {
 		at = at.Add(after)
-		top.look(looked{at: at, locks: []status.Lock{{Name: "a", Now: at, Connections: map[string]uint64{status.Served: served_, status.RefusedFull: refused}}}})
+		top.update(polled{at: at, locks: []status.Lock{{Name: "a", Now: at, Connections: map[string]uint64{status.Served: served_, status.RefusedFull: refused}}}})
 		return top.rates("a")["served"]
 	}
 	for i, step := range []struct {
@@ -150,20 +150,20 @@ func TestTopRates(t *testing.T) {
 		{time.Second, 1005, 5},
 		{time.Second, 1005, 2.5},
 		{8 * time.Second, 1055, 5.5},
-		{5 * time.Second, 1055, 0}, // no look but the last one is that young
+		{5 * time.Second, 1055, 0}, // of the last 10 seconds there is only the last poll
 		{10 * time.Second, 1055, 0},
 		{time.Second, 3, 0},
 		{time.Second, 10, 7},
 	} {
-		if got := look(step.after, step.served, 0); got != step.want {
-			t.Errorf("look %d: got %v a second, expected %v", i, got, step.want)
+		if got := poll(step.after, step.served, 0); got != step.want {
+			t.Errorf("poll %d: got %v a second, expected %v", i, got, step.want)
 		}
 	}
-	for range 2 * keptLooks {
-		look(time.Second, 10, 0)
+	for range 2 * keptPolls {
+		poll(time.Second, 10, 0)
 	}
-	if n := len(top.pasts["a"]); n != keptLooks {
-		t.Errorf("keeps %d looks, expected %d", n, keptLooks)
+	if n := len(top.pasts["a"]); n != keptPolls {
+		t.Errorf("keeps %d polls, expected %d", n, keptPolls)
 	}
 }
 
@@ -194,8 +194,8 @@ const sampleScreen = `
  ↑↓ lock  Tab connection  p pause  r resume  k kick  R restart  ? help  q quit
 `
 
-// What it shows on a small terminal, to the letter; and that it fits on any, without a
-// control character, whatever is chosen.
+// What the view shows on a small terminal, to the letter. It fits on any terminal, without a
+// control character, whatever is selected.
 func TestTopView(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -239,7 +239,7 @@ func TestTopView(t *testing.T) {
 	}
 }
 
-// The chosen connection is on the screen, wherever in the line it stands.
+// The selected connection is on the screen, wherever in the line it stands.
 func TestTopScrolls(t *testing.T) {
 	s := status.Lock{Name: "a", Slots: 1, Waiting: 1000}
 	for i := range 100 {
@@ -247,21 +247,21 @@ func TestTopScrolls(t *testing.T) {
 	}
 	top := topOf(s)
 	if screen := screenOf(top, 80, 24); !strings.Contains(screen, "... and 991 more") {
-		t.Errorf("found no count of those that are not shown:\n%s", screen)
+		t.Errorf("found no count of the waiters that are not shown:\n%s", screen)
 	}
 	for i := range 100 {
 		press(top, "→")
 		if screen := screenOf(top, 80, 24); !strings.Contains(screen, "▸") || !strings.Contains(screen, fmt.Sprintf(" c%d. ", i+1)) {
-			t.Fatalf("connection %d is chosen, and not shown:\n%s", i+1, screen)
+			t.Fatalf("connection %d is selected, and not shown:\n%s", i+1, screen)
 		}
 	}
 	if screen := screenOf(top, 80, 24); !strings.Contains(screen, "before, 900 after") {
-		t.Errorf("found no count of those that are not shown:\n%s", screen)
+		t.Errorf("found no count of the waiters that are not shown:\n%s", screen)
 	}
 }
 
-// The program itself on a simulated terminal: it shows a lock, carries out keys, shows
-// that Caddy does not answer and that it does again, fits itself to a new size, and ends.
+// top on a simulated terminal: it shows a lock, carries out keys, fits itself to a new size, says
+// that Caddy does not answer, goes on when it does again, and quits.
 func TestTopRuns(t *testing.T) {
 	api := newFakeAdmin(t, answerJSON(status.Lock{}), sampleLocks())
 	client, err := newAdminClient(api.address())
@@ -318,19 +318,19 @@ func TestTopRuns(t *testing.T) {
 	}
 }
 
-// Where there are no colours none is set: tcell would make up something for them.
+// Without colours no colour is set: tcell would pick colours of its own.
 func TestStylesWithoutColours(t *testing.T) {
 	for s := stylePlain; s <= styleAlarm; s++ {
 		if colour, _, _ := tcellStyle(s, false).Decompose(); colour != tcell.ColorDefault {
 			t.Errorf("style %d: got colour %v, expected none", s, colour)
 		}
-		if tcellStyle(s, true) == tcellStyle(s|styleChosen, true) {
-			t.Errorf("style %d looks the same when it is chosen", s)
+		if tcellStyle(s, true) == tcellStyle(s|styleSelected, true) {
+			t.Errorf("style %d looks the same when it is selected", s)
 		}
 	}
 }
 
-// contents is what stands on a simulated terminal.
+// contents returns the text on a simulated terminal.
 func contents(screen tcell.Screen) string {
 	width, height := screen.Size()
 	var out strings.Builder

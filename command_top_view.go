@@ -10,7 +10,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// view is what top shows on a screen of that size.
+// view returns the lines of a screen of that size.
 func (t *top) view(width, height int) []textLine {
 	if height < 1 {
 		return nil
@@ -20,7 +20,7 @@ func (t *top) view(width, height int) []textLine {
 	case t.help:
 		lines = append(lines, helpLines...)
 	case t.answered.IsZero():
-	case t.chosen() == nil:
+	case t.selected() == nil:
 		lines = append(lines, textLine{{text: " no locks in the config of this Caddy"}})
 	default:
 		const footer = 2
@@ -28,7 +28,7 @@ func (t *top) view(width, height int) []textLine {
 		body = append(body, nil)
 		body = append(body, t.lockHead(width, height < roomy)...)
 		body = append(body, t.lockBody(width, height-footer-len(lines)-len(body))...)
-		if t.err != nil { // it was so
+		if t.err != nil { // out of date
 			for i, l := range body {
 				body[i] = l.with(styleFaint)
 			}
@@ -57,7 +57,7 @@ func (t *top) header(width int) textLine {
 	return append(left, span{text: strings.Repeat(" ", space)}, span{right, styleFaint})
 }
 
-// trouble says that Caddy does not answer, or that two do.
+// trouble says that Caddy does not answer, or that two Caddys do.
 func (t *top) trouble() textLine {
 	switch {
 	case t.err == nil && t.warning == "":
@@ -72,7 +72,7 @@ func (t *top) trouble() textLine {
 	return textLine{{" " + since + t.err.Error(), styleAlarm}}
 }
 
-// footer is where the keys are, or what is to be answered, or what came of it.
+// footer shows the keys, or a question, or the result of the last order.
 func (t *top) footer() textLine {
 	switch {
 	case t.question != nil && t.connection != nil:
@@ -89,26 +89,25 @@ func (t *top) footer() textLine {
 	return l
 }
 
-// mark goes in front of the rows, and marks the chosen one.
+// mark stands before the selected row.
 const mark = "▸ "
 
-// rows are a table's title and those rows of it for which there is room, among them the
-// chosen one if there is one (chosen is its index, or -1). more is how many others there
-// are that the table does not have.
-func (t *table) window(width, height, chosen, more int) []textLine {
+// window returns a table's title and the rows that fit into height. They include the selected
+// row; selected is its index, or -1. more counts entries that the table does not have.
+func (t *table) window(width, height, selected, more int) []textLine {
 	all := t.lines(width - len(" ") - len("  "))
 	title, rows := all[0], all[1:]
 	first, last := 0, len(rows)
 	if len(rows)+min(more, 1) > height-1 {
 		fit := max(height-2, 1)
-		first = max(0, min(chosen-fit/2, len(rows)-fit))
+		first = max(0, min(selected-fit/2, len(rows)-fit))
 		last = min(first+fit, len(rows))
 	}
 	lines := []textLine{append(textLine{{text: "   "}}, title...)}
 	for i, row := range rows[first:last] {
-		if first+i == chosen {
+		if first+i == selected {
 			row = append(textLine{{text: " " + mark}}, row...)
-			lines = append(lines, row.pad(width).with(styleChosen))
+			lines = append(lines, row.pad(width).with(styleSelected))
 		} else {
 			lines = append(lines, append(textLine{{text: "   "}}, row...))
 		}
@@ -125,21 +124,21 @@ func (t *table) window(width, height, chosen, more int) []textLine {
 
 func (t *top) lockList(width, height int) []textLine {
 	table := locksTable()
-	chosen := -1
+	selected := -1
 	for i := range t.locks {
 		s := &t.locks[i]
 		table.row(lockRow(s, t.rates(s.Name))...)
 		if s.Name == t.lock {
-			chosen = i
+			selected = i
 		}
 	}
-	return table.window(width, height, chosen, 0)
+	return table.window(width, height, selected, 0)
 }
 
-// lockHead is the chosen lock in figures; where there is little room, without those that
-// the list has.
+// lockHead returns the figures of the selected lock. On a short screen, it leaves out those that
+// the list of locks has too.
 func (t *top) lockHead(width int, short bool) []textLine {
-	s := t.chosen()
+	s := t.selected()
 	rates := t.rates(s.Name)
 	ended := textLine{{text: " "}}
 	for _, c := range classes {
@@ -171,11 +170,11 @@ func (t *top) lockHead(width int, short bool) []textLine {
 	return append(lines, waits)
 }
 
-// levels are the heights of a picture of figures.
+// levels are the heights of the points of a plot.
 const levels = "▁▂▃▄▅▆▇█"
 
-// pastLine is a picture of how many stood in the chosen lock's line at the last looks, at
-// the end of a line that has so much room.
+// pastLine returns a plot of the length of the selected lock's line, one point for each poll. The
+// plot ends at the right of the room that it gets.
 func (t *top) pastLine(room int) textLine {
 	past := t.pasts[t.lock]
 	most := 0
@@ -183,7 +182,7 @@ func (t *top) pastLine(room int) textLine {
 		most = max(most, p.waiting)
 	}
 	label, scale := "waiting ", fmt.Sprintf(" max %d", most)
-	wide := min(room-len(label)-len(scale)-1, keptLooks)
+	wide := min(room-len(label)-len(scale)-1, keptPolls)
 	if wide < 20 || most == 0 {
 		return nil
 	}
@@ -196,7 +195,7 @@ func (t *top) pastLine(room int) textLine {
 	return textLine{{text: strings.Repeat(" ", 2+space)}, {label, styleFaint}, {text: picture.String()}, {scale, styleFaint}}
 }
 
-// allRestarts counts those of all the lock's processes; any is whether it has some.
+// allRestarts counts the restarts of all the lock's processes. any says whether it has processes.
 func allRestarts(s *status.Lock) (n int, any bool) {
 	for _, w := range s.Workers {
 		if w.Process != nil {
@@ -209,11 +208,10 @@ func allRestarts(s *status.Lock) (n int, any bool) {
 	return n, any
 }
 
-// lockBody are the chosen lock's lists, on wide screens side by side. What changes its
-// length all the time, the line, gets the room that is left by what does not, so that
-// nothing else moves.
+// lockBody returns the lists of the selected lock, side by side on a wide screen. The line changes
+// its length all the time. So it gets the room that the others leave, and they do not move.
 func (t *top) lockBody(width, height int) []textLine {
-	s := t.chosen()
+	s := t.selected()
 	holders, line, workers, events := holderSection(s), lineSection(s), workerSection(s), eventSection(s)
 	if len(s.Workers) == 0 {
 		workers = section{}
@@ -248,15 +246,16 @@ func (t *top) lockBody(width, height int) []textLine {
 }
 
 const (
-	wide       = 140 // columns from which on lists stand side by side
-	roomy      = 30  // lines from which on there is room for all
-	leastLines = 4   // of a list: an empty one, the titles, a row, how many more there are
+	wide       = 140 // so many columns or more: lists stand side by side
+	roomy      = 30  // so many lines or more: there is room for all figures
+	leastLines = 4   // of a list: an empty line, the titles, a row, how many more there are
 )
 
-// stack is lists one below the other.
+// stack is a column of lists.
 type stack []textLine
 
-// add puts a list below the others, and takes up exactly so many lines.
+// add puts a list below the others. It adds exactly height lines, or none if height is too small
+// or the list has nothing to show.
 func (s *stack) add(t *top, width int, part *section, height int) {
 	if height < 2 || part.none == "" && len(part.table.rows) == 0 {
 		return
@@ -269,37 +268,40 @@ func (s *stack) add(t *top, width int, part *section, height int) {
 	*s = (*s)[:end]
 }
 
-// height is how many lines it wants, with an empty one before it.
+// height returns how many lines the section needs, with an empty line before it.
 func (s *section) height() int {
 	return 2 + len(s.table.rows) + min(max(s.more, 0), 1)
 }
 
-func (s *section) window(width, height int, chosen *status.Connection) []textLine {
+func (s *section) window(width, height int, selected *status.Connection) []textLine {
 	if len(s.table.rows) == 0 {
 		return []textLine{{{"   " + s.none, styleFaint}}}
 	}
 	i := -1
-	if chosen != nil {
-		i = slices.Index(s.ids, chosen.ID)
+	if selected != nil {
+		i = slices.Index(s.ids, selected.ID)
 	}
 	return s.table.window(width, height, i, max(s.more, 0))
 }
 
 var helpLines = []textLine{
-	{{text: "   ↑ ↓             choose a lock"}},
-	{{text: "   Tab, Shift-Tab  choose one of its connections, also by → ←; Esc: none"}},
-	{{text: "   p               pause the lock: nobody is admitted, the line grows"}},
+	{{text: "   ↑ ↓             select a lock"}},
+	{{text: "   Tab, Shift-Tab  select one of its connections, also with → ←; Esc: none"}},
+	{{text: "   p               pause the lock: it admits no connection, the line grows"}},
 	{{text: "   r               resume it"}},
-	{{text: "   k               kick the chosen connection, after a question"}},
-	{{text: "   R               restart its service, between two clients of each slot"}},
+	{{text: "   k               kick the selected connection; top asks first"}},
+	{{text: "   R               restart the lock's service, between two clients of each slot"}},
 	{{text: "   q               quit"}},
 	nil,
-	{{text: "   SERVED, REFUSED, FAILED and GONE are those of the last 10 seconds; P50 and"}},
-	{{text: "   P99, how long the last 256 that got a slot stood in line before."}},
+	{{text: "   SERVED, REFUSED, FAILED and GONE are connections a second, over the last 10"}},
+	{{text: "   seconds. P50 and P99 are the time in line that 50 and 99 of 100 did not"}},
+	{{text: "   exceed, of the last 256 connections that got a slot."}},
 	nil,
 	{{text: "   failing         the activate hooks refuse connections"}},
-	{{text: "   slow            the oldest waiter waits for over 10s, and longer than any of"}},
-	{{text: "                   those 256 did"}},
-	{{text: "   hooks alone     nobody is admitted, while hooks run that must be alone"}},
-	{{text: "   left over       connections without a slot that still hang at the service"}},
+	{{text: "   slow            the oldest waiter has been in line for more than 10s, and"}},
+	{{text: "                   longer than any of those 256"}},
+	{{text: "   hooks alone     the lock admits no connection while hooks run that must be"}},
+	{{text: "                   alone, or wait to be alone"}},
+	{{text: "   left over       connections that lost their slot and are still open at the"}},
+	{{text: "                   service"}},
 }

@@ -28,10 +28,10 @@ func pauseCommand() *cobra.Command {
 	var pause caddy.Duration
 	return adminCommand{
 		use:   "pause [<lock>] [--for <duration>]",
-		short: "Admits nobody to a lock, for a time or until it is resumed",
+		short: "Pauses a lock, for a time or until it is resumed",
 		long: `
-Pauses a lock: nobody is admitted, holders stay, waiters keep their places, and
-the line grows. A pause survives a reload of the config, and ends with Caddy.`,
+Pauses a lock: it admits no connection, holders stay, the line grows, and waiters
+keep their places. A pause survives a reload of the config, and ends with Caddy.`,
 		lock:  lockOne,
 		flags: func(fs *pflag.FlagSet) { forFlag(fs, &pause) },
 		run: func(c *call) error {
@@ -46,8 +46,8 @@ func resumeCommand() *cobra.Command {
 		use:   "resume [<lock>]",
 		short: "Ends the pause of a lock",
 		long: `
-Ends the pause of a lock, however many have asked for it: those in line go on in
-their order.`,
+Ends the pause of a lock, however many commands have asked for it. The waiters go
+on in their order.`,
 		lock: lockOne,
 		run: func(c *call) error {
 			_, err := c.verb("resume", nil)
@@ -59,10 +59,9 @@ their order.`,
 func kickCommand() *cobra.Command {
 	return adminCommand{
 		use:   "kick [<lock>] <id>",
-		short: "Throws a connection out of a lock",
+		short: "Ends one connection",
 		long: `
-Throws out a connection, whether it holds a slot or stands in line. The command
-status shows its id.`,
+Ends one connection, a holder or a waiter. status and top show its id.`,
 		lock: lockOne,
 		args: []string{"the id of a connection"},
 		check: func(args []string) error {
@@ -95,16 +94,16 @@ func runCommand() *cobra.Command {
 		short: "Runs the hooks of a moment now",
 		long: `
 Runs the hooks that a lock has for a moment (activate, release, timeout, refuse,
-idle), whether they are due or not: when the holders are gone, with nobody
-admitted meanwhile. It is over when they are done.
+idle), whether they are due or not. It waits until there is no holder, and the
+lock admits no connection until the hooks are done.
 
-Exit codes: 0, they are done; 1, one has failed, or there are none; 4, there were
-still holders after --wait.`,
+Exit codes: 0, the hooks are done; 1, a hook has failed, or there are none; 4,
+there was still a holder after --wait, and no hook has run.`,
 		lock: lockOne,
 		args: []string{"a moment"},
 		flags: func(fs *pflag.FlagSet) {
 			slotFlag(fs, &slot, "run them for this slot's `worker` only")
-			durationFlag(fs, &wait, "wait", "how long to wait until the holders are gone (default no limit)")
+			durationFlag(fs, &wait, "wait", "longest `duration` of the wait for the holders (default no limit)")
 		},
 		run: func(c *call) error {
 			query := optionalQuery("wait", wait)
@@ -115,11 +114,11 @@ still holders after --wait.`,
 			var answer struct {
 				Hooks int `json:"hooks"`
 			}
-			// Hooks take their time, which Caddy bounds.
+			// No deadline here: hooks may take long, and Caddy bounds them.
 			err := c.client.do(c.Context(), http.MethodPost, lockPath(c.lock, "run"), query, &answer)
 			switch {
 			case statusOf(err) == http.StatusGatewayTimeout:
-				return &codedError{exitOutOfTime, fmt.Errorf("%s: there were still holders after %s, no hook has run", c.lock, time.Duration(wait))}
+				return &codedError{exitOutOfTime, fmt.Errorf("%s: there was still a holder after %s, no hook has run", c.lock, time.Duration(wait))}
 			case err != nil:
 				return err
 			}
@@ -135,11 +134,11 @@ func restartCommand() *cobra.Command {
 		use:   "restart [<lock>] [--slot <n>]",
 		short: "Restarts the service that a lock runs",
 		long: `
-Restarts the processes of a lock's service: each as soon as its slot has no
-holder. The command does not wait for that. A process that does not run, or is
-just being started, is left alone.`,
+Restarts the processes of a lock's own service, each as soon as its slot has no
+holder. The command does not wait for that. It leaves alone a process that is
+stopped, or is about to start or to stop.`,
 		lock:  lockOne,
-		flags: func(fs *pflag.FlagSet) { slotFlag(fs, &slot, "restart that of this slot only") },
+		flags: func(fs *pflag.FlagSet) { slotFlag(fs, &slot, "restart the process of this slot only") },
 		run: func(c *call) error {
 			query := url.Values{}
 			if slot > 0 {
@@ -159,8 +158,8 @@ just being started, is left alone.`,
 	}.cobra()
 }
 
-// restartText says when a process is restarted that somebody has asked to restart. One
-// that does not run, or is on its way up or down, is left alone.
+// restartText says when a process restarts after the command. A restart leaves alone a process
+// that is stopped, starting or stopping; then the text is its state.
 func restartText(s *status.Lock, w *status.Worker) string {
 	if w.Process.Due == "" {
 		return "is " + w.Process.State
@@ -173,7 +172,7 @@ func restartText(s *status.Lock, w *status.Worker) string {
 	return "restarts now"
 }
 
-// verb does something to the lock and says what the lock looks like then.
+// verb carries out a verb and prints the lock as it is afterwards.
 func (c *call) verb(verb string, query url.Values) (s status.Lock, err error) {
 	if s, err = c.client.verb(c.Context(), c.lock, verb, query); err == nil {
 		c.say("%s: %s; %d of %s held, %d waiting", c.lock, lockState(&s).text, s.Held, opts.Count(s.Slots, "slot"), s.Waiting)
@@ -184,7 +183,7 @@ func (c *call) verb(verb string, query url.Values) (s status.Lock, err error) {
 // The flags and parameters that several commands have.
 
 func forFlag(fs *pflag.FlagSet, d *caddy.Duration) {
-	durationFlag(fs, d, "for", "resume by itself after this `duration` (default: not by itself)")
+	durationFlag(fs, d, "for", "resume the lock by itself after this `duration` (default: not by itself)")
 }
 
 func durationFlag(fs *pflag.FlagSet, d *caddy.Duration, name, usage string) {

@@ -15,14 +15,13 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// How a lock looks to somebody in front of a terminal: the tables that the commands status
-// and top share.
+// The tables of the commands status and top.
 
-// classes are the outcomes that are shown as one figure.
+// classes are the groups of outcomes that the tables show as one figure.
 var classes = []struct {
 	name     string
 	style    style // of a rate other than 0
-	spare    int   // as in column
+	spare    int   // see column
 	outcomes []string
 }{
 	{"served", stylePlain, 2, []string{status.Served}},
@@ -48,7 +47,7 @@ func locksTable() table {
 	return t
 }
 
-// lockRow is a row of locksTable. With rates those are shown, and else the totals.
+// lockRow returns a row of locksTable. It shows the rates, or the totals if rates is nil.
 func lockRow(s *status.Lock, rates map[string]float64) []span {
 	oldest := span{text: "-"}
 	if s.Waiting > 0 {
@@ -85,7 +84,7 @@ func waitingOf(s *status.Lock) string {
 	return fmt.Sprintf("%d/%d", s.Waiting, *s.MaxWaiting)
 }
 
-// waitFigure is one of the figures of s.Waits.
+// waitFigure formats one of the figures of s.Waits.
 func waitFigure(s *status.Lock, figure float64) string {
 	if s.Waits.Count == 0 {
 		return "-"
@@ -112,13 +111,13 @@ func sum(counts map[string]uint64, of []string) (n uint64) {
 	return n
 }
 
-// isSlow reports whether the line is slower than it was: the oldest waiter has been there
-// for X.
+// lineIsSlow reports whether the oldest waiter has been in line for more than 10 seconds, and for
+// longer than any of the last connections that got a slot.
 func lineIsSlow(s *status.Lock) bool {
 	return s.Paused == nil && s.OldestWaitSeconds > max(10, s.Waits.MaxSeconds)
 }
 
-// lockState is what is out of the ordinary at a lock.
+// lockState returns what needs attention at a lock, or open.
 func lockState(s *status.Lock) span {
 	var what []string
 	seen := stylePlain
@@ -157,7 +156,7 @@ func lockState(s *status.Lock) span {
 	return span{strings.Join(what, ", "), seen}
 }
 
-// failingLines say why a lock's activate hooks refuse connections; none if they do not.
+// failingLines says why a lock's activate hooks refuse connections. It returns nil if they do not.
 func failingLines(s *status.Lock) []textLine {
 	f := s.Failing
 	if f == nil {
@@ -178,12 +177,12 @@ func workersDown(s *status.Lock) (n int) {
 // section is one of the lists of a lock.
 type section struct {
 	table table
-	none  string   // what to say when the table is empty
-	ids   []uint64 // of the connections in the rows, if they are connections
-	more  int      // how many there are beside those in the table
+	none  string   // stands in place of an empty table
+	ids   []uint64 // of the rows' connections, if they are connections; 0: a free slot
+	more  int      // how many entries the table does not have
 }
 
-// lines are the section's table.
+// lines returns the section's table.
 func (s *section) lines() []textLine {
 	if len(s.table.rows) == 0 {
 		return []textLine{{{text: s.none}}}
@@ -195,7 +194,7 @@ func (s *section) lines() []textLine {
 	return lines
 }
 
-// mostFree is how many slots a lock may have for those that are free to be listed.
+// mostFree is the highest number of slots of a lock for which its free slots are listed.
 const mostFree = 16
 
 func holderSection(s *status.Lock) section {
@@ -261,7 +260,7 @@ func lineSection(s *status.Lock) section {
 			span{text: priority},
 		)
 	}
-	return section{table: t, none: "nobody waits", ids: ids, more: s.Waiting - len(s.Waiters)}
+	return section{table: t, none: "no waiters", ids: ids, more: s.Waiting - len(s.Waiters)}
 }
 
 func workerSection(s *status.Lock) section {
@@ -312,7 +311,7 @@ func processCells(p *status.Process, now time.Time) []span {
 	}
 }
 
-// restarts says how many there were, and why.
+// restarts returns the restarts by reason.
 func restarts(p *status.Process) string {
 	var each []string
 	for _, reason := range slices.Sorted(maps.Keys(p.Restarts)) {

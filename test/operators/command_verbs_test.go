@@ -104,7 +104,7 @@ func TestCommandDrain(t *testing.T) {
 	waits := o.Command(t, "drain", "printer", "--wait")
 	waits.Prints(t, "1 of 1 slot held")
 	o.Exits(t, 0, "", "resume")
-	caddytest.Exits(t, waits, 5, `(?m)^Error: printer: somebody resumed it, `)
+	caddytest.Exits(t, waits, 5, `(?m)^Error: printer: it was resumed, `)
 
 	waits = o.Command(t, "drain", "printer", "--wait", "--timeout", "1h")
 	waits.Prints(t, "1 of 1 slot held")
@@ -123,7 +123,7 @@ func TestCommandDrainFor(t *testing.T) {
 	o := newOperated(t, "")
 	caddytest.Dial(t, o.addr)
 	o.service.Next(t)
-	o.Exits(t, 5, `(?m)^Error: printer: somebody resumed it, `, "drain", "--wait", "--for", "300ms")
+	o.Exits(t, 5, `(?m)^Error: printer: it was resumed, `, "drain", "--wait", "--for", "300ms")
 }
 
 // kick throws out a waiter and a holder.
@@ -156,7 +156,7 @@ func TestCommandRun(t *testing.T) {
 	o.Exits(t, 1, `^Error: Caddy answered 400: moment: found "idle", `, "run", "idle")
 	caddytest.Dial(t, o.addr)
 	o.service.Next(t)
-	o.Exits(t, 4, `^Error: printer: there were still holders after 100ms, no hook has run\n$`, "run", "activate", "--wait", "100ms")
+	o.Exits(t, 4, `^Error: printer: there was still a holder after 100ms, no hook has run\n$`, "run", "activate", "--wait", "100ms")
 }
 
 // Without Caddy each command fails, and says plainly why.
