@@ -26,9 +26,9 @@ func init() {
 	caddy.RegisterModule(new(AdminAPI))
 }
 
-// AdminAPI adds the locks to Caddy's admin API: what they look like, and what an operator
-// can do to them. It is there on Caddy's admin listener and nowhere else, and has nothing
-// to configure. docs/admin.md explains it.
+// AdminAPI adds the locks to Caddy's admin API: it shows them, and lets an operator pause,
+// resume and drain them, kick connections, run hooks and restart services. It is on Caddy's
+// admin listener and nowhere else, and has nothing to configure. docs/admin.md explains it.
 type AdminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -47,10 +47,9 @@ func (a *AdminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{{Pattern: adminPath, Handler: handler}, {Pattern: adminPath + "/", Handler: handler}}
 }
 
-// verb is something to be done to a lock. What it returns is the answer; nil stands for
-// the lock's status.
+// verb is an action on a lock. do returns the answer; nil stands for the lock's status.
 type verb struct {
-	parameters []string // others are refused
+	parameters []string // it takes these, and no others
 	do         func(ctx context.Context, l *lock, p *parameters) (any, error)
 }
 
@@ -63,7 +62,8 @@ var verbs = map[string]verb{
 	"restart": {[]string{"slot"}, adminRestart},
 }
 
-// defaultWaiters is how many waiters of a lock are listed, unless the request says it.
+// defaultWaiters is how many waiters of a lock are listed, unless the request has the parameter
+// waiters.
 const defaultWaiters = 1000
 
 func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
@@ -110,8 +110,8 @@ func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error 
 	if err != nil {
 		return err
 	}
-	// That the client goes is noticed only when the body has been read. After that, the
-	// admin server's read timeout would end the request's context.
+	// net/http notices that the client has gone only after the body has been read. From then on
+	// the admin server's read timeout would look the same, and end the request's context.
 	_, _ = io.Copy(io.Discard, r.Body)
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	result, err := verb.do(r.Context(), l, p)
@@ -124,7 +124,7 @@ func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error 
 	return answer(w, result)
 }
 
-// findLock finds a lock in force; whoever finds one has to exit it.
+// findLock returns the lock of that name. It enters the lock, so the caller must exit it.
 func findLock(name string) (*lock, error) {
 	var names []string
 	for _, l := range locksInForce() {
@@ -192,7 +192,7 @@ func adminRestart(_ context.Context, l *lock, p *parameters) (any, error) {
 	return nil, p.err
 }
 
-// within bounds ctx if d is more than 0.
+// within returns a copy of ctx that ends after d, if d is more than 0.
 func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if d > 0 {
 		return context.WithTimeout(ctx, d)
@@ -200,7 +200,7 @@ func within(ctx context.Context, d time.Duration) (context.Context, context.Canc
 	return context.WithCancel(ctx)
 }
 
-// parameters are those of a request. The first that is wrong is the error.
+// parameters has the query parameters of a request. err is for the first one that is wrong.
 type parameters struct {
 	values url.Values
 	err    error
@@ -264,7 +264,7 @@ func (p *parameters) note(name string, err error) {
 	}
 }
 
-// allow refuses methods that are not among these.
+// allow refuses all methods but these.
 func allow(w http.ResponseWriter, r *http.Request, methods ...string) error {
 	if slices.Contains(methods, r.Method) {
 		return nil
@@ -277,7 +277,7 @@ func apiError(status int, format string, args ...any) error {
 	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
 }
 
-// asAPIError gives the errors of a lock's verbs their status.
+// asAPIError gives an error of a lock's verb its HTTP status.
 func asAPIError(err error) error {
 	status := http.StatusInternalServerError
 	switch {
@@ -300,7 +300,7 @@ func answer(w http.ResponseWriter, value any) error {
 	return json.NewEncoder(w).Encode(value)
 }
 
-// answerListed answers with what the locks look like.
+// answerListed answers with the status of one lock or of all.
 func answerListed(w http.ResponseWriter, what listed) error {
 	raw, err := listings.answer(what)
 	if err != nil {

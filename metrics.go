@@ -10,21 +10,22 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// The metrics of all locks, on the registry of each config. docs/metrics.md explains
-// them. They belong to the locks, not to a config: so totals survive a reload, and are
-// forgotten with their lock. Labels are names from the config and words from this
-// package, never anything of a client's.
+// The metrics of all locks, on the registry of each config. docs/metrics.md explains them.
+// They belong to a lock, not to a config. So totals survive a reload, and end with their
+// lock. Labels are names from the config and words from this package. A client cannot choose
+// them.
 
-// collector collects the metrics of all locks there are.
+// collector collects the metrics of all locks.
 type collector struct{}
 
-// Describe says nothing: which locks there are is not known before they are asked.
+// Describe implements prometheus.Collector. It describes nothing: the metrics depend on the
+// locks at the time of each scrape.
 func (collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (collector) Collect(out chan<- prometheus.Metric) {
 	for _, l := range locksInForce() {
-		name := l.name() // one for all series: the next instant the lock may have another
+		name := l.name() // once for all series: a reload may rename the lock meanwhile
 		l.collect(name, out)
 		for _, c := range l.record.Collectors() {
 			prometheus.WrapCollectorWith(prometheus.Labels{"lock": name}, c).Collect(out)
@@ -34,14 +35,14 @@ func (collector) Collect(out chan<- prometheus.Metric) {
 
 var (
 	slotsDesc    = newDesc("slots", "Connections that may be at the service at once.", "lock")
-	heldDesc     = newDesc("held", "Connections that hold a slot.", "lock")
+	heldDesc     = newDesc("held", "Slots with a holder.", "lock")
 	waitingDesc  = newDesc("waiting", "Connections in line.", "lock")
-	oldestDesc   = newDesc("oldest_wait_seconds", "How long the one in line that came first has been there.", "lock")
-	leftOverDesc = newDesc("left_over", "Connections that lost their slot and still hang at the service.", "lock")
-	pausedDesc   = newDesc("paused", "1 if the lock is paused.", "lock")
+	oldestDesc   = newDesc("oldest_wait_seconds", "How long the waiter that came first has been in line, 0 if the line is empty.", "lock")
+	leftOverDesc = newDesc("left_over", "Connections that lost their slot and are still open at the service.", "lock")
+	pausedDesc   = newDesc("paused", "1 if the lock is paused and admits no connection.", "lock")
 	failingDesc  = newDesc("failing", "1 if the lock's activate hooks refuse connections.", "lock")
-	endedDesc    = newDesc("connections_total", "Connections that have ended.", "lock", "outcome")
-	workerUpDesc = newDesc("worker_up", "1 if the slot's worker may be given a connection.", "lock", "slot")
+	endedDesc    = newDesc("connections_total", "Connections that have ended, by outcome.", "lock", "outcome")
+	workerUpDesc = newDesc("worker_up", "1 if a connection may get the slot of this worker.", "lock", "slot")
 	readyDesc    = newDesc("service_ready", "1 if the slot's process is ready.", "lock", "slot")
 )
 
@@ -49,12 +50,13 @@ func newDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(record.Prefix+name, help, labels, nil)
 }
 
-// collect sends what is not counted as it happens.
+// collect sends the gauges, and the counts of connections by outcome. The record has the other
+// metrics.
 func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, append([]string{name}, labels...)...)
 	}
-	s := l.queue.Stats() // not a snapshot: that copies all holders while the line stands still
+	s := l.queue.Stats() // not Snapshot: that copies all holders under the queue's mutex
 	gauge(slotsDesc, float64(l.pool.slots()))
 	gauge(heldDesc, float64(s.Held))
 	gauge(waitingDesc, float64(s.Waiting))
@@ -70,7 +72,7 @@ func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 			continue
 		}
 		w := worker.status()
-		if w.State == status.WorkerRemoved { // it finishes its holder, and is not down
+		if w.State == status.WorkerRemoved { // it is not down: it only finishes its holder
 			continue
 		}
 		slot := strconv.Itoa(w.Slot)
