@@ -30,8 +30,8 @@ func (insideView) Ending() int {
 	return len(ends.last)
 }
 
-func (insideView) Boards() (n int) {
-	boards.Range(func(any, any) bool { n++; return true })
+func (insideView) Hubs() (n int) {
+	hubs.Range(func(any, any) bool { n++; return true })
 	return n
 }
 

@@ -123,7 +123,7 @@ func TestOldNameOfProcessIsFree(t *testing.T) {
 
 // What the status page has of the last minutes goes on under the new name.
 func TestStatusHistoryOfRenamedLock(t *testing.T) {
-	watched(t, func(s *hookStage, b *board) {
+	watched(t, func(s *hookStage, h *hub) {
 		s.until(500 * time.Millisecond)
 		s.comes("a", 20*time.Second)
 		synctest.Wait()
@@ -134,7 +134,7 @@ func TestStatusHistoryOfRenamedLock(t *testing.T) {
 		var told struct {
 			Locks map[string]struct{ Waiting []*float64 }
 		}
-		if err := json.Unmarshal([]byte(new(viewer).news(t, b)["history"]), &told); err != nil {
+		if err := json.Unmarshal([]byte(new(viewer).updates(t, h)["history"]), &told); err != nil {
 			t.Fatal(err)
 		}
 		waiting := told.Locks["new"].Waiting

@@ -11,18 +11,18 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// historyLength is how many samples of a lock are kept, one a second.
+// historyLength is how many samples of a lock are kept: one a second, for five minutes.
 const historyLength = 300
 
-// A sample is one second of a lock in figures.
+// sample has the figures of one second of a lock.
 type sample [figures]float32
 
 const (
 	sampleWaiting = iota // waiters at its end
-	sampleP50            // seconds in line of those who got a slot; NaN if nobody did
+	sampleP50            // seconds in line of the connections that got a slot; NaN: there were none
 	sampleP90
-	sampleEnded   // connections that ended, a second, but ...
-	sampleRefused // ... those that were refused
+	sampleEnded   // connections that ended a second, without those that were refused
+	sampleRefused // connections that were refused a second
 	figures
 )
 
@@ -30,48 +30,48 @@ var nan = float32(math.NaN())
 
 var figureNames = [figures]string{"waiting", "p50", "p90", "ended", "refused"}
 
-// history is how a lock looked in the last minutes.
+// history has the samples of a lock.
 type history struct {
 	lock    *lock
 	name    string                // the lock's, at the last sample
 	first   uint64                // the number of its first sample
 	samples [historyLength]sample // by number, in a ring
 
-	// What had been counted at the last sample.
+	// The counts at the last sample.
 	ended, refused uint64
-	admitted       uint64 // as WaitsSince counts
+	admitted       uint64 // see WaitsSince
 }
 
-// take takes a sample of all locks. A lock that is gone is forgotten.
-func (b *board) take(now time.Time, all []lockAt) {
-	seconds := float32(max(1, math.Round(now.Sub(b.sampled).Seconds())))
-	b.samples++
+// take takes a sample of all locks. It drops the history of a lock that is gone.
+func (h *hub) take(now time.Time, all []lockAt) {
+	seconds := float32(max(1, math.Round(now.Sub(h.sampled).Seconds())))
+	h.samples++
 	kept := make(map[*lock]*history, len(all))
 	latest := make(map[string]sample)
 	for _, at := range all {
-		h := b.histories[at.lock]
-		if h == nil {
-			h = &history{lock: at.lock, first: b.samples}
-			if b.sampled.IsZero() {
-				h.next(&at.Lock, 1) // what was before the first sample is not of its second
+		hist := h.histories[at.lock]
+		if hist == nil {
+			hist = &history{lock: at.lock, first: h.samples}
+			if h.sampled.IsZero() {
+				hist.next(&at.Lock, 1) // leaves out what was counted before the hub's first sample
 			}
 		}
-		next := h.next(&at.Lock, seconds)
-		h.samples[b.samples%historyLength] = next
-		h.name = at.Name
-		kept[at.lock] = h
+		next := hist.next(&at.Lock, seconds)
+		hist.samples[h.samples%historyLength] = next
+		hist.name = at.Name
+		kept[at.lock] = hist
 		if !next.quiet() {
 			latest[at.Name] = next
 		}
 	}
-	b.sampled, b.histories, b.past = now, kept, nil
-	b.latest = encoded(struct {
+	h.sampled, h.histories, h.past = now, kept, nil
+	h.latest = encoded(struct {
 		N     uint64            `json:"n"`
-		Locks map[string]sample `json:"locks"` // but those at which nothing happens
-	}{b.samples, latest})
+		Locks map[string]sample `json:"locks"` // without those at which nothing happens
+	}{h.samples, latest})
 }
 
-// next returns the sample since the one before.
+// next returns the sample of the time since the one before.
 func (h *history) next(s *status.Lock, seconds float32) (next sample) {
 	var ended, refused uint64
 	for outcome, n := range s.Connections {
@@ -94,7 +94,7 @@ func (h *history) next(s *status.Lock, seconds float32) (next sample) {
 	return next
 }
 
-// quiet reports whether nobody waited, came or went.
+// quiet reports whether no connection waited, came or ended.
 func (s sample) quiet() bool {
 	for _, value := range s {
 		if value > 0 { // NaN is not
@@ -104,12 +104,12 @@ func (s sample) quiet() bool {
 	return s[sampleP50] != s[sampleP50]
 }
 
-// MarshalJSON writes the figures in their order.
+// MarshalJSON implements json.Marshaler. It returns the figures as an array.
 func (s sample) MarshalJSON() ([]byte, error) {
 	return appendFigures(nil, s[:]), nil
 }
 
-// appendFigures writes them as JSON, to three decimals, without a value as null.
+// appendFigures appends values as a JSON array, rounded to three decimals. NaN becomes null.
 func appendFigures(to []byte, values []float32) []byte {
 	to = append(to, '[')
 	for i, value := range values {
@@ -125,21 +125,21 @@ func appendFigures(to []byte, values []float32) []byte {
 	return append(to, ']')
 }
 
-// history returns what a new viewer gets: the series of all locks, the oldest value first,
-// but those without any.
-func (b *board) history() []byte {
-	if b.past != nil {
-		return b.past
+// history returns what a new viewer gets: the series of each lock, the oldest value first. It
+// leaves out a series in which every value is 0.
+func (h *hub) history() []byte {
+	if h.past != nil {
+		return h.past
 	}
 	all := make(map[string]map[string]json.RawMessage)
 	values := make([]float32, 0, historyLength)
-	for _, h := range b.histories {
+	for _, hist := range h.histories {
 		series := make(map[string]json.RawMessage)
 		for i, figure := range figureNames {
 			values = values[:0]
 			some := false
-			for n := max(h.first, b.samples-min(b.samples, historyLength-1)); n <= b.samples; n++ {
-				value := h.samples[n%historyLength][i]
+			for n := max(hist.first, h.samples-min(h.samples, historyLength-1)); n <= h.samples; n++ {
+				value := hist.samples[n%historyLength][i]
 				values = append(values, value)
 				some = some || value > 0
 			}
@@ -148,13 +148,13 @@ func (b *board) history() []byte {
 			}
 		}
 		if len(series) > 0 {
-			all[h.name] = series
+			all[hist.name] = series
 		}
 	}
-	b.past = encoded(struct {
-		Page  string                                `json:"page"` // a viewer with another one should load it anew
+	h.past = encoded(struct {
+		Page  string                                `json:"page"` // a viewer with another version of the page loads it again
 		N     uint64                                `json:"n"`
 		Locks map[string]map[string]json.RawMessage `json:"locks"`
-	}{pageHash, b.samples, all})
-	return b.past
+	}{pageHash, h.samples, all})
+	return h.past
 }

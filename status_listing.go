@@ -9,33 +9,34 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// listing answers requests for what locks look like. A look stops the line of a lock for a
-// moment, and its JSON may have megabytes. So there is one look at a time, however many
-// ask: those that come while one is under way share the next one. An answer is never
-// older than its request, so that it shows what the same client has just done.
+// listing answers requests for the status of locks. A snapshot stops the line of a lock for a
+// moment, and its JSON may have megabytes. So listing takes one snapshot at a time, however
+// many requests come. Requests that come meanwhile share the next snapshot. An answer is never
+// older than its request, so it shows what the same client has done before.
 type listing struct {
 	mu   sync.Mutex
-	next map[listed]*answerToAll // those whose look has not begun yet
+	next map[listed]*answerToAll // the snapshots that have not begun yet
 
-	looking sync.Mutex // held over a look
+	taking sync.Mutex // held while a snapshot is taken
 }
 
 var listings = listing{next: make(map[listed]*answerToAll)}
 
-// listed is what is asked for: one lock, or all without a name, with so many waiters each.
+// listed is what a request asks for.
 type listed struct {
-	lock    *lock
-	waiters int
-	pid     int // to be told with the answer; 0, as on the status page: none
+	lock    *lock // nil: all locks
+	waiters int   // at most so many of each lock
+	pid     int   // goes into the answer; 0: none, as on the status page
 }
 
+// answerToAll is an answer that requests share.
 type answerToAll struct {
-	ready chan struct{} // closed when json and err are there
+	ready chan struct{} // closed when json and err are set
 	json  []byte
 	err   error
 }
 
-// answer returns the JSON of what is asked for, which all who ask at the same time share.
+// answer returns the JSON of what is asked for. Requests that come at the same time share it.
 func (l *listing) answer(what listed) ([]byte, error) {
 	l.mu.Lock()
 	a, underWay := l.next[what]
@@ -48,37 +49,38 @@ func (l *listing) answer(what listed) ([]byte, error) {
 		<-a.ready
 		return a.json, a.err
 	}
-	l.looking.Lock()
-	defer l.looking.Unlock()
+	l.taking.Lock()
+	defer l.taking.Unlock()
 	l.mu.Lock()
-	delete(l.next, what) // a request that comes from now on has to get a later look
+	delete(l.next, what) // a request that comes from now on must get a later snapshot
 	l.mu.Unlock()
-	a.look(what)
+	a.take(what)
 	return a.json, a.err
 }
 
-func (a *answerToAll) look(what listed) {
+// take takes the snapshot.
+func (a *answerToAll) take(what listed) {
 	defer close(a.ready)
 	defer func() {
-		if r := recover(); r != nil { // one request's trouble must not be that of all later ones
-			a.err = fmt.Errorf("panic while looking at the locks: %v\n%s", r, debug.Stack())
+		if r := recover(); r != nil { // otherwise all later requests would wait for ever
+			a.err = fmt.Errorf("panic in a snapshot of the locks: %v\n%s", r, debug.Stack())
 		}
 	}()
-	var seen any
+	var found any
 	if what.lock != nil {
 		status := what.lock.status(what.waiters)
 		status.PID = what.pid
-		seen = status
+		found = status
 	} else {
 		statuses := lockStatuses(what.waiters)
 		for i := range statuses {
 			statuses[i].PID = what.pid
 		}
-		seen = struct {
+		found = struct {
 			Locks []status.Lock `json:"locks"`
 			PID   int           `json:"pid,omitempty"`
 		}{statuses, what.pid}
 	}
-	a.json, a.err = json.Marshal(seen)
+	a.json, a.err = json.Marshal(found)
 	a.json = append(a.json, '\n')
 }

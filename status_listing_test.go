@@ -16,12 +16,12 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// However many ask at a time what the locks look like, they get one answer of one look,
-// and none that is older than what they have done before.
+// Requests that come at the same time share one snapshot. It is not older than what their clients
+// have done before.
 func TestListingIsShared(t *testing.T) {
 	l, leave := otherLock("listed")
 	defer leave()
-	listings.looking.Lock() // a look is under way
+	listings.taking.Lock() // a snapshot is under way
 	const many = 50
 	answers := make([][]byte, many)
 	var asking sync.WaitGroup
@@ -34,15 +34,15 @@ func TestListingIsShared(t *testing.T) {
 		return bytes.Count(stacks, []byte(".(*listing).answer(")) == many
 	})
 	l.record.CountEnd(status.Served)
-	listings.looking.Unlock()
+	listings.taking.Unlock()
 	asking.Wait()
 	for _, answer := range answers {
 		if &answer[0] != &answers[0][0] {
-			t.Fatal("found more than one look, expected one for all")
+			t.Fatal("found more than one snapshot, expected one for all")
 		}
 	}
 	if !bytes.Contains(answers[0], []byte(`"served":1`)) {
-		t.Errorf("found %s, expected one served before the look", answers[0])
+		t.Errorf("found %s, expected one served before the snapshot", answers[0])
 	}
 	l.record.CountEnd(status.Served)
 	if answer, err := listings.answer(listed{waiters: 10}); err != nil || !bytes.Contains(answer, []byte(`"served":2`)) || !json.Valid(answer) {
@@ -56,18 +56,18 @@ func TestListingIsShared(t *testing.T) {
 	}
 }
 
-// The first message to each viewer may be large; it is not copied for any of them.
+// The first message to a viewer may be large. All viewers share it, without a copy.
 func TestStatusFirstMessageIsShared(t *testing.T) {
 	for i := range 100 {
 		l, leave := otherLock(fmt.Sprint("lock", i))
 		defer leave()
 		gather(l, 50)
 	}
-	b := &board{cards: make(map[string]*card), changed: make(chan struct{}), histories: make(map[*lock]*history)}
-	v := b.enter()
-	defer b.leave()
+	h := &hub{snapshots: make(map[string]*snapshot), changed: make(chan struct{}), histories: make(map[*lock]*history)}
+	v := h.enter()
+	defer h.leave()
 	large := func() map[*byte]int {
-		message, _ := b.news(new(viewer))
+		message, _ := h.updates(new(viewer))
 		parts := make(map[*byte]int)
 		for _, part := range message {
 			if len(part) > 1000 {
@@ -76,7 +76,7 @@ func TestStatusFirstMessageIsShared(t *testing.T) {
 		}
 		return parts
 	}
-	_, _ = b.news(v)
+	_, _ = h.updates(v)
 	first, second := large(), large()
 	if len(first) < 100 {
 		t.Fatalf("found %d large parts, expected one for each of 100 locks", len(first))
@@ -88,7 +88,7 @@ func TestStatusFirstMessageIsShared(t *testing.T) {
 	}
 }
 
-// What a hand-off takes while so many ask all the time what the locks look like.
+// How long a hand-off takes while so many clients list the locks all the time.
 func BenchmarkHandOffWhileListed(b *testing.B) {
 	for _, asking := range []int{0, 1, 100} {
 		b.Run(fmt.Sprintf("asking=%d", asking), func(b *testing.B) {
@@ -111,7 +111,7 @@ func BenchmarkHandOffWhileListed(b *testing.B) {
 				start := time.Now()
 				l.queue.Release(p, start)
 				took = append(took, time.Since(start))
-				time.Sleep(100 * time.Microsecond) // as clients do not come without a pause either
+				time.Sleep(100 * time.Microsecond) // real clients do not come without a pause either
 				*p = queue.Waiter{Owner: p.Owner}
 				_, _ = l.queue.Join(p, time.Now())
 			}

@@ -28,18 +28,18 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("tcplock_status", httpcaddyfile.Before, "respond")
 }
 
-// StatusPage is an HTTP handler that serves a page on which all locks of the process can
-// be watched: who holds, who waits, how long, and what has happened. It is read-only.
+// StatusPage is an HTTP handler that serves a page with all locks of this Caddy: which
+// connections hold a slot, which wait, for how long, and what has happened. It is read-only.
 //
-// The page is one document that asks for nothing else than a stream of news, from the
-// same URL: a request that accepts text/event-stream gets the stream, one that accepts
-// application/json what the locks look like now, any other one the page. So it may stand
-// at any path. Whoever may see it sees the clients' addresses: put authentication in
-// front.
+// The page is one document. It requests nothing but a stream of updates, from the same URL. A
+// request that accepts text/event-stream gets the stream, one that accepts application/json
+// gets the locks as they are now, and any other one gets the page. So the page may be at any
+// path. A person who may see it sees the addresses of the clients, so put authentication in
+// front of it.
 type StatusPage struct {
-	board *board
-	ctx   context.Context // done when streams have to end
-	end   context.CancelFunc
+	hub *hub
+	ctx context.Context // done when the streams must end
+	end context.CancelFunc
 }
 
 // CaddyModule returns the Caddy module information.
@@ -58,23 +58,23 @@ func (*StatusPage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return opts.None(d)
 }
 
-// Provision joins the board.
+// Provision implements caddy.Provisioner.
 func (p *StatusPage) Provision(ctx caddy.Context) error {
-	p.board = enterBoard()
+	p.hub = enterHub()
 	p.ctx, p.end = context.WithCancel(ctx)
-	// A server that shuts down waits for its requests, and only then, maybe, the config
-	// is done.
+	// A server that shuts down waits for its requests. The config may end only after that, so
+	// its context would end the streams too late.
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		server.RegisterOnShutdown(p.end)
 	}
 	return nil
 }
 
-// Cleanup leaves the board.
+// Cleanup implements caddy.CleanerUpper.
 func (p *StatusPage) Cleanup() error {
-	if p.board != nil {
+	if p.hub != nil {
 		p.end()
-		exitBoard()
+		exitHub()
 	}
 	return nil
 }
@@ -85,10 +85,10 @@ const (
 	typeStream = "text/event-stream"
 )
 
-// ServeHTTP answers with the page, the stream or JSON.
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (p *StatusPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	h := w.Header()
-	h.Set("Content-Security-Policy", pagePolicy) // in place of the site's
+	h.Set("Content-Security-Policy", pagePolicy) // replaces a policy of the site
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
@@ -107,7 +107,7 @@ func (p *StatusPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyht
 	h.Set("Content-Type", asked)
 	switch asked {
 	case typeStream:
-		h.Set("X-Accel-Buffering", "no") // an nginx in front would hold it back
+		h.Set("X-Accel-Buffering", "no") // so that an nginx in front does not buffer it
 		if r.Method == http.MethodHead {
 			return nil
 		}
@@ -122,8 +122,8 @@ func (p *StatusPage) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyht
 	}
 }
 
-// preferred returns the media type that an Accept header likes best, the first of equals;
-// "" if it wants none of them.
+// preferred returns the offered media type that the Accept header prefers, the first of equals. It
+// returns "" if the header accepts none of them.
 func preferred(accept string, offered []string) (best string) {
 	if accept == "" {
 		return offered[0]
@@ -135,7 +135,7 @@ func preferred(accept string, offered []string) (best string) {
 			pattern, params, err := mime.ParseMediaType(wanted)
 			prefix, wild := strings.CutSuffix(pattern, "*")
 			if err != nil || pattern != media && pattern != "*/*" && !(wild && strings.HasPrefix(media, prefix)) || len(prefix) <= exact {
-				continue // the one that says it most exactly counts
+				continue // the most exact pattern decides
 			}
 			liked, exact = 1, len(prefix)
 			if q, found := params["q"]; found {
@@ -149,8 +149,8 @@ func preferred(accept string, offered []string) (best string) {
 	return best
 }
 
-// The page is put together once, and only its own script and style may work in it: what
-// a browser should ever be made to insert in it does nothing.
+// The page is assembled once. Its policy allows only its own script and style, so injected code
+// does nothing.
 var (
 	//go:embed status_page.html
 	pageFrame string
@@ -189,7 +189,7 @@ func assemblePage() (page []byte, policy string) {
 	}, "; ")
 }
 
-// sourceHash is how a policy names a script or style by its text.
+// sourceHash returns the hash by which a policy allows a script or style.
 func sourceHash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"

@@ -11,21 +11,21 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// The stream: server-sent events that tell a viewer what is new on the board. Nothing
-// is kept for a viewer: one that is slow gets, when it is ready for more, how things are
-// by then. These are the events, each with an object of JSON:
+// The stream: server-sent events that bring a viewer the updates of the hub. The hub queues
+// nothing for a viewer. A slow viewer gets the newest state when it can take more. These are
+// the events, each with a JSON object:
 //
 //	history  {"n":1234,"locks":{"<name>":{"waiting":[...],...}}}  once, at the beginning
-//	locks    {"now":"...","names":[...],"locks":[...]}            those that have changed
+//	locks    {"now":"...","names":[...],"locks":[...]}            the locks that have changed
 //	sample   {"n":1235,"locks":{"<name>":[...]}}                  every second
 
 const (
-	// A viewer that takes no byte for so long has gone, or may come again.
+	// A viewer that takes no byte for so long is dropped. The page connects again.
 	viewerPatience = 15 * time.Second
 	pieceSize      = 16 << 10
 )
 
-// patientWriter writes piece by piece, each with a deadline of its own.
+// patientWriter writes in pieces, and gives each piece a deadline of its own.
 type patientWriter struct {
 	to  io.Writer
 	out *http.ResponseController
@@ -43,22 +43,22 @@ func (w patientWriter) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// stream sends what is new to one viewer until it goes, or the config does.
+// stream sends updates to one viewer until it has gone or the config ends.
 func (p *StatusPage) stream(w http.ResponseWriter, r *http.Request) error {
-	v := p.board.enter()
-	if v == nil { // the page asks again
+	v := p.hub.enter()
+	if v == nil { // the page tries again
 		return caddyhttp.Error(http.StatusServiceUnavailable, fmt.Errorf("found %d viewers, expected no more", mostViewers))
 	}
-	defer p.board.leave()
+	defer p.hub.leave()
 	out := http.NewResponseController(w)
-	defer func() { _ = out.SetWriteDeadline(time.Time{}) }() // the connection may serve other requests
-	// What is large goes around the buffer. It is there for the small parts between, and
-	// because encode decides by the size of the first write whether to compress.
+	defer func() { _ = out.SetWriteDeadline(time.Time{}) }() // the connection may serve more requests
+	// The buffer joins small parts; large ones go around it. It also makes the first write large
+	// enough: encode decides by its size whether to compress.
 	message := bufio.NewWriter(patientWriter{w, out})
-	// How long to wait before the next attempt if the stream ends, as at a reload.
+	// How long a browser waits before it connects again, as after a reload.
 	_, _ = message.WriteString("retry: 250\n\n")
 	for {
-		parts, more := p.board.news(v)
+		parts, more := p.hub.updates(v)
 		for _, part := range parts {
 			_, _ = message.Write(part) // Flush returns the first error
 		}

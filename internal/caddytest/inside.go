@@ -42,8 +42,8 @@ func Counted() int { return inside.Process.Counted() }
 // Draining is how many refused connections are waited for to take the end of their answer.
 func Draining() int { return inside.Process.Draining() }
 
-// Boards counts the boards of status pages that are in use.
-func Boards() int { return inside.Process.Boards() }
+// Hubs counts the hubs of status pages that are in use.
+func Hubs() int { return inside.Process.Hubs() }
 
 // SetDescriptorLimit sets what the process may have for the time of a test. What the test before
 // has left to end is waited for, for a while: it would be taken away from another budget than

@@ -14,8 +14,8 @@ type Lock struct {
 // View shows the state of the process to tests, and lets them set two limits.
 type View interface {
 	Locks() []Lock
-	Ending() int    // processes that have not ended yet, also those of locks that are gone
-	Boards() int    // locks with an open status page
+	Ending() int    // places of processes that have not ended, also of locks that are no more
+	Hubs() int      // hubs of status pages that are in use
 	Counted() int   // connections that the budget of descriptors counts
 	Draining() int  // refused connections whose clients do not have the end of the answer yet
 	Budget() string // all that the budget of descriptors counts; "": nothing

@@ -141,25 +141,25 @@ func TestStatusPageJSON(t *testing.T) {
 	}
 }
 
-// A config may have a page and no lock, several pages, or be validated only. The board is
-// there as long as one of them is.
-func TestStatusPageBoard(t *testing.T) {
+// A config may have a page and no lock, several pages, or be validated only. There is one hub as
+// long as a config in use has a page.
+func TestStatusPageHub(t *testing.T) {
 	site := "http://" + caddytest.FreeAddr(t)
-	boards := func(want int) {
+	hubs := func(want int) {
 		t.Helper()
-		caddytest.Eventually(t, fmt.Sprint(want, " boards"), func() bool { return caddytest.Boards() == want })
+		caddytest.Eventually(t, fmt.Sprint(want, " hubs"), func() bool { return caddytest.Hubs() == want })
 	}
 	if err := caddy.Validate(caddytest.ParseConfig(t, caddytest.Global("")+site+" {\ntcplock_status\n}\n")); err != nil {
 		t.Fatal(err)
 	}
-	boards(0)
+	hubs(0)
 	caddytest.Load(t, caddytest.Global("")+site+" {\ntcplock_status /a\ntcplock_status /b\n}\n")
-	boards(1)
+	hubs(1)
 	if _, body := caddytest.Fetch(t, "GET", site+"/b", "application/json"); string(body) != `{"locks":[]}`+"\n" {
 		t.Errorf("found %q, expected no locks", body)
 	}
 	caddytest.Load(t, caddytest.Global("")+site+" {\nrespond hello\n}\n")
-	boards(0)
+	hubs(0)
 }
 
 // The manual's examples are what it says they are.

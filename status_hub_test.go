@@ -20,21 +20,21 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// watched plays a script with a board that looks at the stage's lock.
-func watched(t *testing.T, script func(s *hookStage, b *board)) {
+// watched plays a script with a hub that polls the stage's lock.
+func watched(t *testing.T, script func(s *hookStage, h *hub)) {
 	t.Helper()
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{MaxWaiting: new(1)})
-		b := newBoard()
-		defer func() { _ = b.Destruct() }()
-		script(s, b)
+		h := newHub()
+		defer func() { _ = h.Destruct() }()
+		script(s, h)
 	})
 }
 
-// news returns the events that v is told, by name.
-func (v *viewer) news(t *testing.T, b *board) map[string]string {
+// updates returns the events that v gets, by name.
+func (v *viewer) updates(t *testing.T, h *hub) map[string]string {
 	t.Helper()
-	message, _ := b.news(v)
+	message, _ := h.updates(v)
 	told := make(map[string]string)
 	for event := range strings.SplitSeq(strings.TrimSpace(string(bytes.Join(message, nil))), "\n\n") {
 		if name, data, ok := strings.Cut(strings.TrimPrefix(event, "event: "), "\ndata: "); ok {
@@ -47,15 +47,15 @@ func (v *viewer) news(t *testing.T, b *board) map[string]string {
 	return told
 }
 
-// a comes first, b waits 3 seconds for its end, c is refused meanwhile. Each second of
-// that is in the history, and what was before the board is not.
+// a comes first, b waits 3 seconds for its end, c is refused meanwhile. The history has each
+// second of that, and nothing from before the hub.
 func TestStatusHistory(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{MaxWaiting: new(1)})
 		s.comes("before", 0)
 		s.until(time.Second)
-		b := newBoard()
-		defer func() { _ = b.Destruct() }()
+		h := newHub()
+		defer func() { _ = h.Destruct() }()
 		at := func(ms int) { s.until(time.Second + time.Duration(ms)*time.Millisecond) }
 		at(500)
 		s.comes("a", 4*time.Second)
@@ -70,22 +70,22 @@ func TestStatusHistory(t *testing.T) {
 			`"p90":[null,0,null,null,null,3,null,null],` +
 			`"refused":[0,0,0,1,0,0,0,0],` +
 			`"waiting":[0,0,1,1,1,0,0,0]}}}`
-		if got := new(viewer).news(t, b)["history"]; !strings.HasSuffix(got, want) {
+		if got := new(viewer).updates(t, h)["history"]; !strings.HasSuffix(got, want) {
 			t.Errorf("found    %s\nexpected %s", got, want)
 		}
 	})
 }
 
-// Samples are kept for five minutes, and those of a lock that is gone, or has come again
-// as another one, are not kept at all.
+// Samples are kept for five minutes. Those of a lock that is gone are dropped, also if a new lock
+// has its name.
 func TestStatusHistoryForgets(t *testing.T) {
-	watched(t, func(s *hookStage, b *board) {
+	watched(t, func(s *hookStage, h *hub) {
 		past := func(lock string) []*float64 {
 			t.Helper()
 			var told struct {
 				Locks map[string]struct{ Waiting []*float64 }
 			}
-			if err := json.Unmarshal([]byte(new(viewer).news(t, b)["history"]), &told); err != nil {
+			if err := json.Unmarshal([]byte(new(viewer).updates(t, h)["history"]), &told); err != nil {
 				t.Fatal(err)
 			}
 			return told.Locks[lock].Waiting
@@ -96,11 +96,11 @@ func TestStatusHistoryForgets(t *testing.T) {
 		s.comes("b", 0)
 		s.until(400*time.Second + 100*time.Millisecond)
 		if got := past("stage"); len(got) != historyLength || *got[0] != 1 || *got[historyLength-1] != 0 {
-			t.Errorf("found %d samples, expected the last %d, from one with somebody in line on", len(got), historyLength)
+			t.Errorf("found %d samples, expected the last %d, the first one with a waiter", len(got), historyLength)
 		}
 		s.until(600*time.Second + 100*time.Millisecond)
 		if got := past("stage"); got != nil {
-			t.Errorf("found %d samples, expected none: nobody waited in the last %d", len(got), historyLength)
+			t.Errorf("found %d samples, expected none: no connection waited in the last %d", len(got), historyLength)
 		}
 
 		for i, want := range []int{3, 2} {
@@ -124,7 +124,7 @@ func TestStatusHistoryForgets(t *testing.T) {
 	})
 }
 
-// otherLock is a lock beside the stage's.
+// otherLock returns a lock beside the stage's.
 func otherLock(name string) (l *lock, leave func()) {
 	l = enterLock(name)
 	c := &claim{lock: l, defined: true}
@@ -136,23 +136,23 @@ func otherLock(name string) (l *lock, leave func()) {
 	}
 }
 
-// A viewer is told at once what there is, and then what changes, but not that time goes
-// by. Of bytes that flow it is told once a second.
-func TestStatusNews(t *testing.T) {
-	watched(t, func(s *hookStage, b *board) {
+// A viewer gets the locks at once, and then those that change. Time that passes is no change.
+// Bytes that flow are updated once a second.
+func TestStatusUpdates(t *testing.T) {
+	watched(t, func(s *hookStage, h *hub) {
 		s.comes("a", 20*time.Second)
 		s.comes("b", 20*time.Second)
 		s.until(10*time.Second + 100*time.Millisecond)
-		v := b.enter()
-		defer b.leave()
-		told := v.news(t, b)
+		v := h.enter()
+		defer h.leave()
+		told := v.updates(t, h)
 		if told["history"] == "" || !strings.Contains(told["locks"], `"names":["stage"]`) || !strings.Contains(told["locks"], `"client":"b"`) {
 			t.Errorf("found %v, expected history and lock", told)
 		}
 		wait := func(what string, want ...string) {
 			t.Helper()
-			time.Sleep(boardInterval)
-			told := v.news(t, b)
+			time.Sleep(pollInterval)
+			told := v.updates(t, h)
 			for _, event := range want {
 				if told[event] == "" {
 					t.Errorf("%s: found %v, expected %s", what, told, event)
@@ -182,14 +182,14 @@ func TestStatusNews(t *testing.T) {
 		_, leave := otherLock("other")
 		wait("another lock", "locks")
 		leave()
-		time.Sleep(boardInterval)
-		if told := v.news(t, b)["locks"]; !strings.Contains(told, `"names":["stage"],"locks":[]`) {
+		time.Sleep(pollInterval)
+		if told := v.updates(t, h)["locks"]; !strings.Contains(told, `"names":["stage"],"locks":[]`) {
 			t.Errorf("found %s, expected the other lock to be gone", told)
 		}
 	})
 }
 
-// holder is the stage's only holder.
+// holder returns the stage's only holder.
 func (s *hookStage) holder(t *testing.T) *waiter {
 	_, holders, _ := s.lock.queue.Snapshot(0)
 	if len(holders) != 1 {
@@ -198,19 +198,19 @@ func (s *hookStage) holder(t *testing.T) *waiter {
 	return holders[0].Owner.(*waiter)
 }
 
-// What a viewer gets of one lock is bounded, and of a thousand it is less of each.
-func TestStatusNewsBounded(t *testing.T) {
+// What a viewer gets of one lock is bounded. Of a thousand locks it gets less of each.
+func TestStatusUpdatesBounded(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 2 * shownSlots})
 		gather(s.lock, 10*shownSlots)
-		b := newBoard()
-		defer func() { _ = b.Destruct() }()
-		v := b.enter()
-		defer b.leave()
+		h := newHub()
+		defer func() { _ = h.Destruct() }()
+		v := h.enter()
+		defer h.leave()
 		seen := func() (lock status.Lock) {
 			t.Helper()
 			var told struct{ Locks []status.Lock }
-			if err := json.Unmarshal([]byte(v.news(t, b)["locks"]), &told); err != nil {
+			if err := json.Unmarshal([]byte(v.updates(t, h)["locks"]), &told); err != nil {
 				t.Fatal(err)
 			}
 			for _, l := range told.Locks {
@@ -228,14 +228,14 @@ func TestStatusNewsBounded(t *testing.T) {
 			_, leave := otherLock(fmt.Sprint("lock", i))
 			defer leave()
 		}
-		time.Sleep(boardInterval + boardInterval/2)
+		time.Sleep(pollInterval + pollInterval/2)
 		if l := seen(); len(l.Waiters) != waitersTogether/1001 {
 			t.Errorf("found %d waiters with 1001 locks, expected %d", len(l.Waiters), waitersTogether/1001)
 		}
 	})
 }
 
-// gather makes so many come to a lock, as the queue sees it.
+// gather puts n connections into the queue of a lock.
 func gather(l *lock, n int) {
 	for i := range n {
 		w := &waiter{lock: l, conn: &client.Conn{Address: fmt.Sprintf("192.0.2.1:%d", i)}}
@@ -264,36 +264,36 @@ func (w *stuckWriter) Write(p []byte) (int, error) {
 	return 0, os.ErrDeadlineExceeded
 }
 
-// A viewer that takes nothing more keeps nobody else from being told, and is given up in
-// the end; one that has gone is noticed.
+// A viewer that takes no more bytes does not delay the others, and is dropped in the end. A stream
+// ends with its config.
 func TestStatusStuckViewer(t *testing.T) {
-	watched(t, func(s *hookStage, b *board) {
+	watched(t, func(s *hookStage, h *hub) {
 		ctx, end := context.WithCancel(context.Background())
-		page := &StatusPage{board: b, ctx: ctx}
+		page := &StatusPage{hub: h, ctx: ctx}
 		gone := make(chan time.Duration, 1)
 		go func() {
 			_ = page.stream(&stuckWriter{ResponseRecorder: httptest.NewRecorder(), room: 2000}, httptest.NewRequest(http.MethodGet, "/", nil))
 			gone <- time.Since(s.start)
 		}()
-		v := b.enter()
-		defer b.leave()
-		v.news(t, b)
+		v := h.enter()
+		defer h.leave()
+		v.updates(t, h)
 		for n := 1; n < 60; n++ {
 			s.until(time.Duration(n)*time.Second + 100*time.Millisecond)
-			if told := v.news(t, b); told["sample"] == "" {
+			if told := v.updates(t, h); told["sample"] == "" {
 				t.Fatalf("second %d: found %v, expected a sample", n, told)
 			}
 		}
 		select {
 		case after := <-gone:
 			if after < viewerPatience || after > 50*time.Second {
-				t.Errorf("the stuck viewer was given up after %s", after)
+				t.Errorf("the stuck viewer was dropped after %s", after)
 			}
 		default:
 			t.Error("the stuck viewer is still there")
 		}
-		if b.viewers != 1 {
-			t.Errorf("found %d viewers, expected 1", b.viewers)
+		if h.viewers != 1 {
+			t.Errorf("found %d viewers, expected 1", h.viewers)
 		}
 
 		end()
@@ -303,8 +303,8 @@ func TestStatusStuckViewer(t *testing.T) {
 	})
 }
 
-// BenchmarkStatusLook is what a look costs with a viewer: of 1000 locks at which all
-// changes, and of one with 100000 waiters.
+// BenchmarkStatusLook measures a poll with a viewer: of 1000 locks that all change, and of one with
+// 100000 waiters.
 func BenchmarkStatusLook(b *testing.B) {
 	for _, c := range []struct{ locks, each int }{{1000, 10}, {1, 100_000}} {
 		b.Run(fmt.Sprintf("%d locks, %d each", c.locks, c.each), func(b *testing.B) {
@@ -315,18 +315,18 @@ func BenchmarkStatusLook(b *testing.B) {
 				gather(l, c.each)
 				all = append(all, l)
 			}
-			board := &board{cards: make(map[string]*card), changed: make(chan struct{})}
-			v := board.enter()
+			h := &hub{snapshots: make(map[string]*snapshot), changed: make(chan struct{})}
+			v := h.enter()
 			var message [][]byte
-			board.news(v)
+			h.updates(v)
 			for b.Loop() {
 				for _, l := range all {
 					l.record.CountEnd(status.Served)
 				}
-				board.tick(time.Now(), true)
-				message, _ = board.news(v)
+				h.tick(time.Now(), true)
+				message, _ = h.updates(v)
 			}
-			b.ReportMetric(float64(len(bytes.Join(message, nil))), "B/news")
+			b.ReportMetric(float64(len(bytes.Join(message, nil))), "B/message")
 		})
 	}
 }
