@@ -1,22 +1,22 @@
-// What the page knows, how it learns it, and when it draws it.
+// The state of the page, the stream that updates it, and when it is drawn.
 
 const cards = new Map(); // by the lock's name
 let names = [];          // of all locks, in order
-let clock;               // how much Caddy's clock is ahead of ours, in ms
+let clock;               // how far Caddy's clock is ahead of the browser's, in ms
 let taken;               // the number of the last sample
 let version;             // of this page
 const byId = id => document.getElementById(id);
 
 const now = () => (Date.now() + (clock ?? 0)) / 1000;
 
-// The stream. EventSource connects again by itself, as after a reload, but not after every
-// kind of failure, and it does not notice a peer that is silent.
+// The stream. EventSource connects again by itself, as after a reload. But it does not after
+// every failure, and it does not notice that a connection is silent.
 const silence = 5000, giveUp = 15000;
 let stream, last = Date.now(), since, lost = false;
 
 function connect() {
 	stream?.close();
-	stream = new EventSource(location.href); // the path alone may begin with two slashes, as a host does
+	stream = new EventSource(location.href); // not the path alone: one that begins with two slashes would be a host
 	last = Date.now();
 	for (const [event, hear] of Object.entries({ history, locks, sample })) {
 		stream.addEventListener(event, message => {
@@ -37,28 +37,28 @@ function watch() {
 }
 
 function live() {
-	lost = since !== undefined && Date.now() - since > 1000; // a reload takes less
+	lost = since !== undefined && Date.now() - since > 1000; // a reload of the config takes less
 	const state = lost ? 'lost' : version ? 'live' : 'wait';
 	set(byId('state'), 'data-state', state);
 	say(byId('live'), { lost: 'no connection to Caddy, trying again', live: 'live', wait: 'connecting' }[state]);
-	say(byId('lost'), lost ? age((Date.now() - since) / 1000) : ''); // not for those who hear the page, each second
+	say(byId('lost'), lost ? age((Date.now() - since) / 1000) : ''); // not in the status above: a screen reader would say it each second
 	document.body.toggleAttribute('data-lost', lost);
 	title();
 }
 
 // The events of the stream: see status_stream.go.
 
-function history(news) {
-	if (version && version !== news.page) renew(news.page);
-	version = news.page;
-	taken = news.n;
+function history(update) {
+	if (version && version !== update.page) renew(update.page);
+	version = update.page;
+	taken = update.n;
 	for (const card of cards.values()) for (const figure of figures) card.series[figure] = [];
-	past = news.locks;
+	past = update.locks;
 	for (const name of Object.keys(past)) recall(name);
 }
 
-// renew loads the page again, because Caddy has another one now. It does so once for each: behind
-// a balancer, two Caddys of different builds would have it load for ever.
+// renew loads the page again, because Caddy has another version of it now. It does so once for each
+// version: behind a load balancer with two versions of Caddy, the page would load for ever.
 function renew(page) {
 	const key = 'tcplock page';
 	if (sessionStorage.getItem(key) === page) return;
@@ -66,8 +66,9 @@ function renew(page) {
 	location.reload();
 }
 
-let past = {}; // of locks that are not known yet
+let past = {}; // the histories of locks that have no card yet
 
+// recall gives a lock's history to its card.
 function recall(name) {
 	const card = cards.get(name), series = past[name];
 	if (!card || !series) return;
@@ -76,34 +77,34 @@ function recall(name) {
 	for (const figure of figures) card.series[figure] = series[figure] ?? Array(length).fill(blank[figures.indexOf(figure)]);
 }
 
-// blank is the sample of a lock at which nothing happens. It is not sent.
+// blank is the sample of a lock at which nothing happens. Caddy does not send it.
 const blank = [0, null, null, 0, 0];
 
-function sample(news) {
-	const missed = Math.min(seconds, Math.max(0, news.n - taken - 1));
-	taken = news.n;
+function sample(update) {
+	const missed = Math.min(seconds, Math.max(0, update.n - taken - 1));
+	taken = update.n;
 	for (const [name, card] of cards) {
 		for (let i = 0; i < missed; i++) card.add(Array(figures.length).fill(null));
-		card.add(news.locks[name] ?? blank);
+		card.add(update.locks[name] ?? blank);
 	}
 	draw();
 }
 
-function locks(news) {
-	const ahead = Date.parse(news.now) - Date.now();
-	// The least delayed message tells best; a clock that was set tells anew.
+function locks(update) {
+	const ahead = Date.parse(update.now) - Date.now();
+	// The message with the least delay is the most exact. After a jump, one of the clocks was set.
 	if (clock === undefined || ahead > clock || ahead < clock - 5000) clock = ahead;
-	if (news.names) rename(news.names.sort());
-	for (const lock of news.locks) {
+	if (update.names) rename(update.names.sort());
+	for (const lock of update.locks) {
 		const card = cards.get(lock.name);
 		card.show(lock);
 		stale(card);
 	}
-	if (news.names) choose();
+	if (update.names) choose();
 	sum();
 }
 
-// rename makes the cards those of these locks, in this order.
+// rename adds and removes cards, so that there is one for each of these locks, in this order.
 function rename(all) {
 	const kept = new Set(all);
 	for (const [name, card] of cards) {
@@ -151,7 +152,7 @@ function title() {
 	if (document.title !== text) document.title = text;
 }
 
-// Drawing: once a frame at most and, of many, only what is in sight.
+// Drawing: at most once a frame. With many locks, only those in sight are drawn.
 
 const drawn = card => card.inSight || cards.size <= few;
 
@@ -181,7 +182,7 @@ function draw() {
 	for (const card of cards.values()) if (drawn(card)) stale(card);
 }
 
-// choose hides the locks that are not asked for.
+// choose hides the locks that do not match the filter and the choice.
 function choose() {
 	const text = byId('filter').value.trim().toLowerCase(), which = byId('which').value;
 	let shown = 0;
@@ -200,6 +201,6 @@ addEventListener('resize', draw);
 setInterval(() => {
 	watch();
 	if (byId('which').value !== 'all') choose();
-	draw(); // the times go on
+	draw(); // the times count on
 }, 1000);
 connect();

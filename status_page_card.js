@@ -1,7 +1,7 @@
-// A card is one lock on the page: a row that can be opened.
+// A card is one lock on the page: a row that opens.
 
-const few = 6; // with so many locks or fewer, all are open at first
-const latestEvents = 6; // the others have to be asked for
+const few = 6; // with so many locks or fewer, all cards are open at first
+const latestEvents = 6; // the earlier ones are folded
 const outcomes = ['served', 'service_error', 'client_gone', 'hold_timeout', 'kicked', 'refused_full', 'refused_paused', 'wait_timeout', 'hook_failed', 'shutdown'];
 
 class Card {
@@ -21,7 +21,7 @@ class Card {
 		this.element.addEventListener('toggle', () => stale(this));
 	}
 
-	// body is made when it is seen for the first time.
+	// body is made when the card is opened for the first time.
 	get body() {
 		if (this.picture) return this;
 		this.picture = new Picture();
@@ -41,14 +41,14 @@ class Card {
 		return this;
 	}
 
-	// show takes what Caddy has told of the lock.
+	// show takes the lock's state from Caddy.
 	show(lock) {
 		lock.at = Date.parse(lock.now) / 1000;
 		this.lock = lock;
 		this.told = true;
 	}
 
-	// add takes a sample, or what stands for one that was missed.
+	// add takes a sample, or nulls for one that was missed.
 	add(values) {
 		figures.forEach((figure, i) => {
 			const series = this.series[figure];
@@ -93,7 +93,7 @@ class Card {
 	}
 }
 
-// list makes parent's children as many as there are items, and draws each.
+// list gives parent one child for each item, and draws each.
 function list(parent, items, make, draw) {
 	while (parent.childElementCount > items.length) parent.lastChild.remove();
 	items.forEach((item, i) => {
@@ -102,7 +102,7 @@ function list(parent, items, make, draw) {
 	});
 }
 
-// marksOf says what an operator should know at first sight.
+// marksOf returns what an operator should see first.
 function marksOf(lock, now) {
 	const marks = [];
 	const mark = (text, kind = 'warn') => marks.push({ text, kind });
@@ -114,7 +114,7 @@ function marksOf(lock, now) {
 		const { since, until } = lock.paused;
 		mark(until ? `paused, resumes in ${age(Date.parse(until) / 1000 - now)}` : `paused for ${age(now - Date.parse(since) / 1000)}, until resumed`);
 	}
-	if (lock.exclusive) mark('nobody let in: a hook has the service to itself');
+	if (lock.exclusive) mark('no connection admitted: a hook has the service to itself');
 	if (lock.left_over) mark(`${number(lock.left_over)} left over at the service`, 'bad');
 	if (lock.held > lock.slots) mark(`${number(lock.held - lock.slots)} over, until they finish`);
 	if (lock.max_waiting > 0 && lock.waiting >= lock.max_waiting) mark('line full', 'bad');
@@ -126,13 +126,13 @@ function marksOf(lock, now) {
 	return marks;
 }
 
-// What an event is called, and how good it is.
+// The name of each event, and its colour.
 const eventWords = {
 	refused: ['refused', 'warn'],
 	timeout: ['hold_timeout', 'bad'],
 	hook_failed: ['hook failed', 'bad'],
 	idle: ['idle hooks', ''],
-	kicked: ['kicked out', 'warn'],
+	kicked: ['kicked', 'warn'],
 	paused: ['paused', 'warn'],
 	resumed: ['resumed', 'good'],
 	worker_down: ['worker down', 'bad'],
@@ -142,7 +142,7 @@ const eventWords = {
 	stopped: ['service stopped', ''],
 	failed: ['service failed', 'bad'],
 	left_over: ['left over', 'bad'],
-	discarded: ['bytes thrown away', 'warn'],
+	discarded: ['bytes discarded', 'warn'],
 	renamed: ['renamed', ''],
 };
 

@@ -1,5 +1,5 @@
-// The picture of a lock: a box for each slot, and the line in front of them, the first
-// one first. What stays keeps its shape, so that it can be seen to move up.
+// The picture of a lock: a box for each slot, and the line in front of the slots, the first waiter
+// first. A waiter keeps its shape while it waits, so that a viewer sees it move up.
 
 const gap = 10;
 const shown = { boxes: 24, fewBoxes: 12, slots: 128 };
@@ -50,8 +50,8 @@ class Picture {
 		this.grow(Math.max(area.height, bottom), width);
 	}
 
-	// grow makes room at once, and gives it up only when it has not been needed for a
-	// while: what stands below must not jump up and down with the line.
+	// grow makes room at once, and gives it up only after ten seconds without need. Otherwise
+	// everything below would jump up and down with the line.
 	grow(height, width) {
 		if (height >= this.height || width !== this.width) this.needed = Date.now();
 		if (height < this.height && width === this.width && Date.now() - this.needed < 10000) return;
@@ -110,11 +110,11 @@ class Picture {
 		say(this.rest, more > 0 ? `and ${number(more)} more behind them` : '');
 		set(this.rest, 'x', String(area.x));
 		set(this.rest, 'y', String(bottom + 18));
-		say(this.note, lock.waiting ? '' : 'nobody waits');
+		say(this.note, lock.waiting ? '' : 'no waiters');
 		set(this.note, 'x', String(area.x + (area.y ? 2 : 6)));
 		set(this.note, 'y', String(area.y + (area.y ? 4 : area.height / 2 + 4)));
 		const first = lock.waiters[0];
-		set(this.line, 'aria-label', first ? `${number(lock.waiting)} in line, the first is ${first.client}, for ${age(waited(first))}` : 'nobody waits');
+		set(this.line, 'aria-label', first ? `${number(lock.waiting)} in line, the first is ${first.client}, for ${age(waited(first))}` : 'no waiters');
 		if (!lock.waiting) return area.y + 12;
 		return bottom + (more > 0 ? 24 : 2);
 	}
@@ -125,7 +125,7 @@ class Picture {
 		if (!part) {
 			part = make();
 			part.move = (x, y) => {
-				// From one row to the next it jumps: it would cross all others.
+				// A waiter jumps to another row: on its way it would cross all others.
 				part.node.classList.toggle('jumps', part.y !== y);
 				part.node.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px)`;
 				part.y = y;
@@ -145,7 +145,7 @@ class Picture {
 	}
 }
 
-// slotsOf puts together what is known of each slot.
+// slotsOf returns the slots, each with its holder and its worker.
 function slotsOf(lock) {
 	const slots = [];
 	const slot = n => slots[n - 1] ??= { number: n };
@@ -155,14 +155,14 @@ function slotsOf(lock) {
 	return slots.filter(Boolean).map(s => ({ ...s, state: s.holder?.state ?? (s.worker && !['up', 'stopped'].includes(s.worker.state) ? s.worker.state : 'free') }));
 }
 
-// behind says what stands behind a slot: where, and in what state.
+// behind returns the address and the state of a slot's worker.
 function behind({ worker }) {
 	const p = worker?.process;
 	if (p?.failed) return [p.failed, ''];
 	return [worker?.address ?? '', p ? (p.due ? `restart due: ${p.due}` : p.state === 'ready' && p.connections ? `${number(p.connections)} served` : p.state) : ''];
 }
 
-// spoken is a slot in words, for a tooltip and for those who cannot see it.
+// spoken describes a slot in words, for a tooltip and for screen readers.
 function spoken(slot, now) {
 	const { holder } = slot;
 	const said = [`slot ${slot.number}`, slot.state];
@@ -241,7 +241,7 @@ function newDot() {
 	};
 }
 
-// fit cuts a text to what has room, in the middle: an address is told apart by its ends.
+// fit cuts a text in the middle, because addresses differ at their ends.
 function fit(text, room, font) {
 	let cut = text;
 	for (let most = text.length - 1; most > 4 && wide(cut, font) > room; most--) {

@@ -1,4 +1,4 @@
-// What comes from outside is only ever text: nothing here makes HTML of a string.
+// Texts from outside stay text: nothing on this page turns a string into HTML.
 
 const element = (name, attributes, ...children) => filled(document.createElement(name), attributes, children);
 const shape = (name, attributes, ...children) => filled(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
@@ -9,7 +9,7 @@ function filled(node, attributes, children) {
 	return node;
 }
 
-// Nothing is touched that has not changed, so that a quiet page costs nothing.
+// say and set change the document only if they must, so that a quiet page costs nothing.
 function say(node, text) {
 	if (node.textContent !== text) node.textContent = text;
 }
@@ -22,14 +22,14 @@ const grouped = new Intl.NumberFormat('en', { maximumFractionDigits: 1 });
 const number = n => grouped.format(n);
 const plural = (n, what) => `${number(n)} ${what}${n === 1 ? '' : 's'}`;
 
-// span writes a time in line that is over.
+// span formats a time that is over.
 function span(seconds) {
 	if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
 	if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
 	return age(seconds);
 }
 
-// age writes a time that goes on: in steps of a second.
+// age formats a time that goes on, in steps of a second.
 function age(seconds) {
 	const s = Math.max(0, Math.floor(seconds)), m = Math.floor(s / 60), h = Math.floor(m / 60), d = Math.floor(h / 24);
 	if (d) return `${d} d ${h % 24} h`;
@@ -38,7 +38,7 @@ function age(seconds) {
 	return `${s} s`;
 }
 
-// size writes a number of bytes, in the units of the commands.
+// size formats a number of bytes, in the units of the commands.
 function size(bytes) {
 	for (const unit of ['B', 'KiB', 'MiB', 'GiB']) {
 		if (bytes < 1023.5) return `${bytes < 9.95 && unit !== 'B' ? bytes.toFixed(1) : Math.round(bytes)} ${unit}`;
@@ -47,8 +47,8 @@ function size(bytes) {
 	return `${number(bytes)} TiB`;
 }
 
-// The plots of a lock. A series has one value for each of the last seconds, the newest
-// last; null where there is none. The first series of a plot has its area filled.
+// The plots of a lock. A series has one value for each of the last seconds, the newest last, and
+// null for a second without one. A plot fills the area under its first series.
 const seconds = 300;
 const figures = ['waiting', 'p50', 'p90', 'ended', 'refused'];
 const plots = [
@@ -83,7 +83,7 @@ class Plot {
 		}
 		const y = value => (52 - (high && 49 * value / high)).toFixed(1);
 		const now = lines.map((line, i) => {
-			const idle = !sparse && !drawn[i].some(Boolean); // a line along the ground says nothing
+			const idle = !sparse && !drawn[i].some(Boolean); // do not draw a line of zeros
 			set(this.paths[i], 'd', idle ? '' : trace(drawn[i], y, sparse ? 10 : 2));
 			set(this.keys[i].parentNode, 'class', idle ? 'key zero' : `key tone-${line.tone}`);
 			const value = drawn[i].findLast(value => value !== null);
@@ -93,7 +93,7 @@ class Plot {
 		});
 		const [first] = drawn;
 		if (!sparse) set(this.area, 'd', `M${x(first, 0)} 54${first.map((value, i) => `L${x(first, i)} ${y(value ?? 0)}`).join('')}L300 54Z`);
-		const range = low <= high ? `min ${write(low)}, max ${write(high)}` : 'nobody yet';
+		const range = low <= high ? `min ${write(low)}, max ${write(high)}` : 'none yet';
 		say(this.range, range);
 		set(this.svg, 'aria-label', `${what} in the last 5 minutes: ${now.join(', ')}, ${range}`);
 	}
@@ -101,8 +101,8 @@ class Plot {
 
 const x = (values, i) => seconds - values.length + i + 0.5;
 
-// trace draws through the values there are. A longer gap stays one; a value on its own is
-// a dot.
+// trace draws a line through the values. A gap of more than so many seconds stays empty, and a
+// value on its own is a dot.
 function trace(values, y, gap) {
 	let path = '', last = -Infinity;
 	values.forEach((value, i) => {
@@ -113,7 +113,7 @@ function trace(values, y, gap) {
 	return path;
 }
 
-// smooth returns the means of the last so many values, where one alone says little.
+// smooth returns the mean of each value and those before it, so many in all.
 function smooth(values, over) {
 	return values.map((value, i) => {
 		if (value === null) return null;

@@ -76,7 +76,7 @@ func TestColours(t *testing.T) {
 	}
 	p.media(t, "prefers-reduced-motion", "reduce")
 	if eval[bool](t, p, moving) {
-		t.Error("something moves for somebody who wants no motion")
+		t.Error("something moves for a user that wants no motion")
 	}
 }
 

@@ -32,7 +32,7 @@ func name(conn net.Conn) string { return conn.LocalAddr().String() }
 func TestQuickstart(t *testing.T) {
 	c := newCaddy(t, quickstart, "LOCK", "SERVICE")
 	p := open(t, c.url())
-	p.until(t, "nobody is there", says(".held b", "0 of 1")+" && "+says(".picture", "nobody waits"))
+	p.until(t, "the lock is empty", says(".held b", "0 of 1")+" && "+says(".picture", "no waiters"))
 
 	first := c.dial(t, "LOCK")
 	p.soon(t, "the first client holds", holds(name(first)))
@@ -51,7 +51,7 @@ func TestQuickstart(t *testing.T) {
 	p.soon(t, "the lock is paused", says(".marks", "paused, resumes in 59 min"))
 	p.until(t, "the pause among the events", says(".events", "paused"))
 	first.Close()
-	p.soon(t, "the slot is free and nobody is let in", says(".picture text", "slot 1 · free")+" && "+waits(1, name(second)))
+	p.soon(t, "the slot is free and no connection is admitted", says(".picture text", "slot 1 · free")+" && "+waits(1, name(second)))
 	c.admin(t, "POST", "/tcplock/locks/default/resume", nil)
 	p.soon(t, "the second client holds", holds(name(second))+" && "+waits(1, name(third)))
 	if eval[bool](t, p, says(".marks", "paused")) {

@@ -46,7 +46,7 @@ func TestPicture(t *testing.T) {
 	time.Sleep(*after)
 	p := open(t, c.url())
 	p.do(t, chromedp.EmulateViewport(1000, 640))
-	p.until(t, "somebody waits", `document.querySelectorAll('.tile').length > 3 && document.querySelectorAll('.connected').length > 1`)
+	p.until(t, "a connection waits", `document.querySelectorAll('.tile').length > 3 && document.querySelectorAll('.connected').length > 1`)
 	p.until(t, "a plot", `document.querySelectorAll('.plot path[d^=M]').length > 3`)
 	raw, err := chromedp.Run(p.ctx, chromedp.Screenshot(chromedp.CSS("body")))
 	if err != nil {
