@@ -15,11 +15,11 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
-
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
 func init() {
@@ -107,7 +107,7 @@ func (l *commandLine) define(fs *pflag.FlagSet) {
 	fs.Func("half-closed", "`keep` or drop waiters that have sent data and closed their side (default keep)", opts.One(&h.HalfClosed, opts.Text).Value)
 	fs.Func("settle", "`duration` that a slot stays empty after each holder (default none)", opts.One(&h.Settle, opts.Duration).Value)
 	fs.Func("drain", "`duration` that holders may go on at shutdown (default "+defaultDrain.String()+")", opts.Optional(&h.Drain, opts.Duration).Value)
-	fs.Func("name", "`name` of the lock in logs and placeholders (default "+defaultName+")", opts.One(&h.Name, opts.Text).Value)
+	fs.Func("name", "`name` of the lock in logs and placeholders (default "+status.DefaultName+")", opts.One(&h.Name, opts.Text).Value)
 	fs.BoolVarP(&l.debug, "debug", "v", false, "write the debug log")
 	// Otherwise cobra adds this flag with the shorthand -h.
 	fs.Bool("help", false, "show this help")

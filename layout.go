@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // layout is where the locks of a config stand, as the raw JSON tells: the locks behind each
@@ -110,7 +111,7 @@ func lockIn(value any) (name string, ok bool) {
 		return "", false
 	}
 	name, _ = handler["name"].(string)
-	return cmp.Or(name, defaultName), true
+	return cmp.Or(name, status.DefaultName), true
 }
 
 func (y *layout) note(name string, at spot) {

@@ -14,14 +14,13 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
-
 	// The plugin is of use only together with caddy-l4's handlers and matchers,
 	// so that building Caddy with this one module is enough.
 	_ "github.com/mholt/caddy-l4"
-
 	// The steps that come with the plugin.
 	_ "github.com/seed-4dbef00f/caddy-tcplock/hook/emit"
 	_ "github.com/seed-4dbef00f/caddy-tcplock/hook/wait"
@@ -129,7 +128,7 @@ func (h *Handler) refuseHandlers() []json.RawMessage { return h.RefuseRaw }
 // lockName is the name of the handler's lock.
 func (h *Handler) lockName() string {
 	if h.Name == "" {
-		return defaultName
+		return status.DefaultName
 	}
 	return h.Name
 }

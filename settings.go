@@ -94,7 +94,6 @@ type Settings struct {
 
 // Names and bounds of the settings.
 const (
-	defaultName = "default"
 	maxSlots    = 1_000_000
 	maxPriority = 1000
 	maxAge      = 24 * time.Hour

@@ -5,6 +5,9 @@ package status
 
 import "time"
 
+// DefaultName is the name of a lock whose handler has no name.
+const DefaultName = "default"
+
 // Lock is the state of one lock at one moment.
 type Lock struct {
 	Name string    `json:"name"`
