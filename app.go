@@ -12,6 +12,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/listen"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
 )
 
 // App keeps together what the tcplock handlers of one config say of their locks. Caddy
@@ -21,7 +22,7 @@ import (
 // a lock's limits must not change for a config that is refused half-way.
 type App struct {
 	claims  map[string]*claim
-	places  places
+	places  place.Places
 	found   sync.Once // see findLocks
 	unnamed bool      // there is a handler without a name
 	ctx     caddy.Context
@@ -33,7 +34,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID: "tcplock",
 		New: func() caddy.Module {
-			return &App{claims: make(map[string]*claim), places: newPlaces()}
+			return &App{claims: make(map[string]*claim), places: place.New()}
 		},
 	}
 }
@@ -78,10 +79,10 @@ func (a *App) register(ctx caddy.Context, h *Handler) (*claim, error) {
 func (a *App) findLocks() {
 	a.found.Do(func() {
 		for name, c := range a.claims {
-			c.listen = a.places.layout.addresses(name)
-			c.to = a.places.layout.leadsTo(name, c.settings.Workers)
+			c.listen = a.places.Layout.Addresses(name)
+			c.to = a.places.Layout.LeadsTo(name, c.settings.Workers)
 		}
-		locks.assign(a.claims, a.places.layout.listen)
+		locks.assign(a.claims, a.places.Layout.Listen)
 	})
 }
 
@@ -94,7 +95,7 @@ func (a *App) Start() error {
 			return fmt.Errorf("lock %s: no handler of this config says what it is: give one of those that have this name its settings (tcplock 1 { name %s })", name, name)
 		}
 	}
-	return listen.Elsewhere(newAddresses(a.places.layout.listen))
+	return listen.Elsewhere(newAddresses(a.places.Layout.Listen))
 }
 
 // Handle implements caddyevents.Handler: all apps of the config have started, and it
@@ -104,7 +105,7 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 		return nil // not Caddy's own
 	}
 	a.findLocks()
-	warnOfOldLocks(a.claims, a.places.layout.listen, a.ctx.Logger())
+	warnOfOldLocks(a.claims, a.places.Layout.Listen, a.ctx.Logger())
 	for _, name := range slices.Sorted(maps.Keys(a.claims)) { // in an order, for the log
 		c := a.claims[name]
 		c.lock.push(c)

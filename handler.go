@@ -8,6 +8,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -83,7 +84,7 @@ func serve(h *holder, cx *layer4.Connection, next layer4.Handler) (outcome strin
 	err = next.Handle(cx)
 	result := try.Classify(err)
 	if outcome = h.finish(result, err); outcome == status.Served && err == nil && !result.Used {
-		err = errNotTerminal
+		err = place.ErrNotTerminal
 	}
 	return outcome, err
 }

@@ -14,9 +14,9 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"go.uber.org/zap"
 	// The plugin is of use only together with caddy-l4's handlers and matchers,
 	// so that building Caddy with this one module is enough.
@@ -91,7 +91,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	app := loaded.(*App)
-	if err := app.places.check(ctx.Modules(), h.logger); err != nil {
+	if err := app.places.Check(ctx.Modules(), h.logger); err != nil {
 		return err
 	}
 	if h.RefuseRaw != nil {
@@ -122,8 +122,8 @@ func (h *Handler) check() error {
 	return h.Settings.check()
 }
 
-// refuseHandlers implements refuser.
-func (h *Handler) refuseHandlers() []json.RawMessage { return h.RefuseRaw }
+// RefuseHandlers implements refuser.
+func (h *Handler) RefuseHandlers() []json.RawMessage { return h.RefuseRaw }
 
 // lockName is the name of the handler's lock.
 func (h *Handler) lockName() string {

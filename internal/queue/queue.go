@@ -341,7 +341,7 @@ func (q *Queue) vacate(w *Waiter) {
 	}
 }
 
-// passOn returns the waiter that goes on after a holder has gone, nil if none does.
+// place.passOn returns the waiter that goes on after a holder has gone, nil if none does.
 func (q *Queue) passOn(now time.Time) *Waiter {
 	if len(q.exclusives) > 0 {
 		return q.exclusive()

@@ -1,4 +1,4 @@
-package tcplock
+package place
 
 import (
 	"cmp"
@@ -12,13 +12,14 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
+
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// layout is where the locks of a config stand, as the raw JSON tells: the locks behind each
+// Layout is where the locks of a config stand, as the raw JSON tells: the locks behind each
 // listen address, the order in which a connection comes to them, and where it leads after them.
-type layout struct {
-	listen  map[string][]string  // names of locks, by address
+type Layout struct {
+	Listen  map[string][]string  // names of locks, by address
 	orders  map[lockOrder]string // and the first place in the config that has the order
 	to      map[string][]string  // the addresses that the proxy handlers behind a lock dial, by its name
 	checked map[string][]string  // those of them whose health their proxy checks, until a warning has named them
@@ -39,9 +40,9 @@ func (s spot) in(part string) spot {
 	return s
 }
 
-func newLayout() layout {
-	return layout{
-		listen:  make(map[string][]string),
+func newLayout() Layout {
+	return Layout{
+		Listen:  make(map[string][]string),
 		orders:  make(map[lockOrder]string),
 		to:      make(map[string][]string),
 		checked: make(map[string][]string),
@@ -50,7 +51,7 @@ func newLayout() layout {
 
 // readApp reads what an app's servers have of locks. It must be read when the first handler
 // of the app is provisioned, as places.check says.
-func (y *layout) readApp(app caddy.Module) error {
+func (y *Layout) readApp(app caddy.Module) error {
 	switch app := app.(type) {
 	case *layer4.App:
 		for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
@@ -64,7 +65,7 @@ func (y *layout) readApp(app caddy.Module) error {
 	return y.checkOrders()
 }
 
-func (y *layout) readServer(name string, listen []string, config any) {
+func (y *Layout) readServer(name string, listen []string, config any) {
 	raw, err := json.Marshal(config)
 	var value any
 	if err == nil && json.Unmarshal(raw, &value) == nil { // Caddy refuses what is no JSON when it loads it
@@ -76,7 +77,7 @@ func (y *layout) readServer(name string, listen []string, config any) {
 // handlers, a connection that has come through a lock holds it in those that follow, and in
 // all that they contain. A connection that is refused does not hold the lock whose refuse
 // handlers it gets, but all before it.
-func (y *layout) read(value any, at spot) {
+func (y *Layout) read(value any, at spot) {
 	switch value := value.(type) {
 	case []any:
 		for _, v := range value {
@@ -114,10 +115,10 @@ func lockIn(value any) (name string, ok bool) {
 	return cmp.Or(name, status.DefaultName), true
 }
 
-func (y *layout) note(name string, at spot) {
+func (y *Layout) note(name string, at spot) {
 	for _, address := range at.listen {
-		if !slices.Contains(y.listen[address], name) {
-			y.listen[address] = append(y.listen[address], name)
+		if !slices.Contains(y.Listen[address], name) {
+			y.Listen[address] = append(y.Listen[address], name)
 		}
 	}
 	if slices.Contains(at.held, name) {
@@ -131,7 +132,7 @@ func (y *layout) note(name string, at spot) {
 }
 
 // noteProxy notes where connections that hold these locks get to, if value is a proxy handler.
-func (y *layout) noteProxy(value map[string]any, held []string) {
+func (y *Layout) noteProxy(value map[string]any, held []string) {
 	if value["handler"] != "proxy" || len(held) == 0 {
 		return
 	}
@@ -160,9 +161,9 @@ func addNew(list, more []string) []string {
 	return list
 }
 
-// leadsTo returns the addresses that a lock's connections are proxied to. Placeholders of the worker
+// LeadsTo returns the addresses that a lock's connections are proxied to. Placeholders of the worker
 // stand for the workers.
-func (y *layout) leadsTo(lock string, workers []string) (all []string) {
+func (y *Layout) LeadsTo(lock string, workers []string) (all []string) {
 	for _, address := range y.to[lock] {
 		if strings.Contains(address, "{l4.tcplock.worker") {
 			all = addNew(all, workers)
@@ -173,10 +174,10 @@ func (y *layout) leadsTo(lock string, workers []string) (all []string) {
 	return all
 }
 
-// addresses returns those that lead to a lock.
-func (y *layout) addresses(lock string) (all []string) {
-	for _, address := range slices.Sorted(maps.Keys(y.listen)) {
-		if slices.Contains(y.listen[address], lock) {
+// Addresses returns those that lead to a lock.
+func (y *Layout) Addresses(lock string) (all []string) {
+	for _, address := range slices.Sorted(maps.Keys(y.Listen)) {
+		if slices.Contains(y.Listen[address], lock) {
 			all = append(all, address)
 		}
 	}
@@ -209,7 +210,7 @@ func addressesOf(listen []string) (all []string) {
 // checkOrders refuses locks that connections take in different orders: each of two
 // connections could hold the lock that the other one waits for, and with more locks it is
 // the same in a circle.
-func (y *layout) checkOrders() error {
+func (y *Layout) checkOrders() error {
 	inner := make(map[string][]string)
 	for o := range y.orders {
 		inner[o.outer] = append(inner[o.outer], o.inner)

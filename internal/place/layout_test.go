@@ -1,4 +1,4 @@
-package tcplock
+package place
 
 import (
 	"slices"

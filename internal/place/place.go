@@ -1,4 +1,6 @@
-package tcplock
+// Package place says where in a config a lock may stand, and what its place tells: the addresses that
+// lead to it, the order of locks on a way, and the services behind it.
+package place
 
 import (
 	"encoding/json"
@@ -22,7 +24,7 @@ var (
 		"with the main chain, which would be stopped and cut as well; put tcplock into the main chain")
 	errUDP = errors.New("tcplock cannot stand on a UDP server: a UDP client has no end but a timeout, " +
 		"and one that waits in line would stop the packets of all others; use a TCP server")
-	errNotTerminal = errors.New("tcplock must be followed, in the same route, by a handler that uses the " +
+	ErrNotTerminal = errors.New("tcplock must be followed, in the same route, by a handler that uses the " +
 		"connection up (proxy, echo ...): otherwise its slot would be given back before the service is reached")
 )
 
@@ -32,24 +34,24 @@ var passOn = []string{"postgres_tls", "proxy_protocol", "tcplock", "tee", "throt
 // hideEnd are those of them whose connection has no CloseWrite.
 var hideEnd = []string{"proxy_protocol", "tee", "throttle"}
 
-// places are those of one config at which its locks stand.
-type places struct {
-	layout layout
+// Places are those of one config at which its locks stand.
+type Places struct {
+	Layout Layout
 	seen   map[caddy.Module]bool // they have been checked
 }
 
-func newPlaces() places { return places{layout: newLayout(), seen: make(map[caddy.Module]bool)} }
+func New() Places { return Places{Layout: newLayout(), seen: make(map[caddy.Module]bool)} }
 
-// refuser is a handler of ours, which has handlers for refused connections.
-type refuser interface{ refuseHandlers() []json.RawMessage }
+// Refuser is a handler of ours, which has handlers for refused connections.
+type Refuser interface{ RefuseHandlers() []json.RawMessage }
 
-// check refuses the places in a config at which a lock would not hold, or
+// Check refuses the places in a config at which a lock would not hold, or
 // would stop more than its own connection. modules are those that lead to the handler,
 // itself at the end. Only Caddy's module tree tells a handler where it stands; the raw
 // configs in it are there until all modules of their route are loaded, so the first
 // handler sees all that there is to see in a place, and those after it need not look: of
 // a thousand, each would look at a thousand.
-func (p *places) check(modules []caddy.Module, logger *zap.Logger) error {
+func (p *Places) Check(modules []caddy.Module, logger *zap.Logger) error {
 	if err := p.checkPlace(modules[0], logger); err != nil {
 		return err
 	}
@@ -59,7 +61,7 @@ func (p *places) check(modules []caddy.Module, logger *zap.Logger) error {
 	return p.checkPlace(modules[max(0, len(modules)-2)], logger)
 }
 
-func (p *places) checkPlace(place caddy.Module, logger *zap.Logger) error {
+func (p *Places) checkPlace(place caddy.Module, logger *zap.Logger) error {
 	if p.seen[place] {
 		return nil
 	}
@@ -82,24 +84,24 @@ func (p *places) checkPlace(place caddy.Module, logger *zap.Logger) error {
 		return checkRoutes(place.Routes, logger)
 	case *l4subroute.Handler:
 		return checkRoutes(place.Routes, logger)
-	case refuser:
-		return checkTerminal(place.refuseHandlers(), logger)
+	case Refuser:
+		return checkTerminal(place.RefuseHandlers(), logger)
 	}
 	return nil
 }
 
 // readLayout reads where the locks of an app stand, and warns of proxies behind them that go past
 // them.
-func (p *places) readLayout(app caddy.Module, logger *zap.Logger) error {
-	if err := p.layout.readApp(app); err != nil {
+func (p *Places) readLayout(app caddy.Module, logger *zap.Logger) error {
+	if err := p.Layout.readApp(app); err != nil {
 		return err
 	}
-	for _, lock := range slices.Sorted(maps.Keys(p.layout.checked)) {
+	for _, lock := range slices.Sorted(maps.Keys(p.Layout.checked)) {
 		logger.Warn("the active health checks of a proxy behind tcplock connect to the service past the lock, also while a connection has the slot; "+
 			"set no health_checks.active there (health_interval, health_port, health_timeout in the Caddyfile)",
-			zap.String("lock", lock), zap.Strings("upstreams", p.layout.checked[lock]))
+			zap.String("lock", lock), zap.Strings("upstreams", p.Layout.checked[lock]))
 	}
-	clear(p.layout.checked)
+	clear(p.Layout.checked)
 	return nil
 }
 
@@ -166,7 +168,7 @@ func checkTerminal(handlers []json.RawMessage, logger *zap.Logger) error {
 		}
 	}
 	if locked {
-		return errNotTerminal
+		return ErrNotTerminal
 	}
 	if hidden != "" {
 		logger.Warn("tcplock stands before a handler that hides from it that the service has closed its side: linger has no "+
