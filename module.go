@@ -16,11 +16,14 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
-	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
+
 	// The plugin is of use only together with caddy-l4's handlers and matchers,
 	// so that building Caddy with this one module is enough.
 	_ "github.com/mholt/caddy-l4"
+
 	// The steps that come with the plugin.
 	_ "github.com/seed-4dbef00f/caddy-tcplock/hook/emit"
 	_ "github.com/seed-4dbef00f/caddy-tcplock/hook/wait"
