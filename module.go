@@ -26,6 +26,7 @@ import (
 
 	// The steps that come with the plugin.
 	_ "github.com/seed-4dbef00f/caddy-tcplock/hook/emit"
+	_ "github.com/seed-4dbef00f/caddy-tcplock/hook/exec"
 	_ "github.com/seed-4dbef00f/caddy-tcplock/hook/wait"
 )
 

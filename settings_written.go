@@ -38,13 +38,6 @@ func (s Service) written() Service {
 	return s
 }
 
-// WriteDefaults implements hook.DefaultWriter.
-func (s *ExecStep) WriteDefaults() {
-	if !s.Detach {
-		s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultExecTimeout))
-	}
-}
-
 // differences names the settings in which two differ.
 func differences(a, b []byte) string {
 	var one, other map[string]json.RawMessage

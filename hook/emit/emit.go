@@ -150,6 +150,11 @@ func (s *Step) emit(ctx context.Context, m hook.Moment) (err error) {
 	return nil
 }
 
+// WriteDefaults implements hook.DefaultWriter.
+func (s *Step) WriteDefaults() {
+	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultEmitTimeout))
+}
+
 // UnmarshalCaddyfile reads
 //
 //	emit <event> {
@@ -176,8 +181,3 @@ var (
 	_ caddyfile.Unmarshaler = (*Step)(nil)
 	_ caddyevents.Handler   = (*startSignal)(nil)
 )
-
-// WriteDefaults implements hook.DefaultWriter.
-func (s *Step) WriteDefaults() {
-	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultEmitTimeout))
-}

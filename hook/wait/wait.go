@@ -81,6 +81,12 @@ func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 	return err
 }
 
+// WriteDefaults implements hook.DefaultWriter.
+func (s *Step) WriteDefaults() {
+	s.For = cmp.Or(s.For, dial.Open)
+	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultWaitTimeout))
+}
+
 // UnmarshalCaddyfile reads
 //
 //	wait <address> [open|closed] {
@@ -109,9 +115,3 @@ var (
 	_ caddy.Provisioner     = (*Step)(nil)
 	_ caddyfile.Unmarshaler = (*Step)(nil)
 )
-
-// WriteDefaults implements hook.DefaultWriter.
-func (s *Step) WriteDefaults() {
-	s.For = cmp.Or(s.For, dial.Open)
-	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultWaitTimeout))
-}

@@ -1,6 +1,6 @@
 //go:build unix
 
-package tcplock
+package exec
 
 import (
 	"context"
@@ -70,7 +70,7 @@ func TestExecConfig(t *testing.T) {
 // A command that is not there is worth a warning when the config is loaded, and an
 // error when it is to run.
 func TestExecNotFound(t *testing.T) {
-	for _, s := range []*ExecStep{
+	for _, s := range []*Step{
 		{Command: "no-such-command-here"},
 		{Command: "/no/such/command"},
 		{Command: "./no-such-command", Dir: t.TempDir()},
@@ -85,7 +85,7 @@ func TestExecNotFound(t *testing.T) {
 			t.Errorf("%s: found %v, expected not found", s.Command, err)
 		}
 	}
-	s := &ExecStep{Command: "true", Dir: "/no/such/directory"}
+	s := &Step{Command: "true", Dir: "/no/such/directory"}
 	provisionExec(t, s)
 	err := s.Run(t.Context(), someMoment)
 	if want := "exec true: dir: found no directory /no/such/directory"; err == nil || err.Error() != want {
@@ -99,7 +99,7 @@ func TestExecDir(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "where"), []byte("#!/bin/sh\npwd -P\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	logs := runExec(t, &ExecStep{Command: "./where", Dir: dir})
+	logs := runExec(t, &Step{Command: "./where", Dir: dir})
 	if n := logs.FilterLevelExact(zapcore.WarnLevel).Len(); n != 0 {
 		t.Errorf("found %d warnings, expected 0", n)
 	}
@@ -116,7 +116,7 @@ func TestExecDir(t *testing.T) {
 // looks at it.
 func TestExecArguments(t *testing.T) {
 	t.Setenv("TCPLOCK_TEST_TEXT", `two words; $(false) "`)
-	logs := runExec(t, &ExecStep{Command: "printf", Args: []string{
+	logs := runExec(t, &Step{Command: "printf", Args: []string{
 		`<%s>`, `a b`, `"'`, `; false`, "$(false)`false`", "*", "", "x\ny", `\{}`,
 		"{env.TCPLOCK_TEST_TEXT}", "{l4.tcplock.reason}-{l4.tcplock.slot}",
 	}})
@@ -130,7 +130,7 @@ func TestExecArguments(t *testing.T) {
 // A command sees Caddy's environment, the moment, and what the config adds, which wins.
 func TestExecEnvironment(t *testing.T) {
 	t.Setenv("TCPLOCK_TEST_INHERITED", "yes")
-	logs := runExec(t, &ExecStep{
+	logs := runExec(t, &Step{
 		Command: "env",
 		Env:     map[string]string{"DISPLAY_OF": "{l4.tcplock.name}:{l4.tcplock.slot}", "TCPLOCK_REASON": "mine"},
 	})
@@ -160,7 +160,7 @@ func TestExecTimeout(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	s := &ExecStep{Command: "sh", Args: []string{"-c", "sleep 1000 & echo $$ $!; wait"}, Timeout: caddy.Duration(2 * time.Second)}
+	s := &Step{Command: "sh", Args: []string{"-c", "sleep 1000 & echo $$ $!; wait"}, Timeout: caddy.Duration(2 * time.Second)}
 	logs := provisionExec(t, s)
 	err := s.Run(t.Context(), someMoment)
 	if err == nil || !strings.HasPrefix(err.Error(), "exec sh: not done after its timeout of 2s, killed") {
@@ -176,7 +176,7 @@ func TestExecTimeout(t *testing.T) {
 // A hook that has to end takes its command along.
 func TestExecCancelled(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pids")
-	s := &ExecStep{Command: "sh", Args: []string{"-c", `sleep 1000 & echo $$ $! > "$1.new"; mv "$1.new" "$1"; wait`, "", file}}
+	s := &Step{Command: "sh", Args: []string{"-c", `sleep 1000 & echo $$ $! > "$1.new"; mv "$1.new" "$1"; wait`, "", file}}
 	logs := provisionExec(t, s)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
@@ -202,7 +202,7 @@ func TestExecCancelled(t *testing.T) {
 // and leaves no zombie.
 func TestExecDetach(t *testing.T) {
 	dir := t.TempDir()
-	s := &ExecStep{Command: "sh", Dir: dir, Detach: true, Args: []string{"-c",
+	s := &Step{Command: "sh", Dir: dir, Detach: true, Args: []string{"-c",
 		"head -c 1000000 /dev/zero && echo $$ > pid.new && mv pid.new pid; while ! test -e go; do sleep 0.05; done"}}
 	logs := provisionExec(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -228,7 +228,7 @@ func TestExecDetach(t *testing.T) {
 	}
 }
 
-func provisionExec(t *testing.T, s *ExecStep) *observer.ObservedLogs {
+func provisionExec(t *testing.T, s *Step) *observer.ObservedLogs {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
 	if err := s.provision(zap.New(core)); err != nil {
@@ -238,7 +238,7 @@ func provisionExec(t *testing.T, s *ExecStep) *observer.ObservedLogs {
 }
 
 // runExec runs a step that is to succeed.
-func runExec(t *testing.T, s *ExecStep) *observer.ObservedLogs {
+func runExec(t *testing.T, s *Step) *observer.ObservedLogs {
 	t.Helper()
 	logs := provisionExec(t, s)
 	if err := s.Run(t.Context(), someMoment); err != nil {

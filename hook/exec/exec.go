@@ -1,4 +1,5 @@
-package tcplock
+// Package exec is a step of hooks that runs a command.
+package exec
 
 import (
 	"cmp"
@@ -21,10 +22,10 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(new(ExecStep))
+	caddy.RegisterModule(new(Step))
 }
 
-// ExecStep runs a command and fails unless it ends with status 0. There is no shell:
+// Step runs a command and fails unless it ends with status 0. There is no shell:
 // each argument reaches the command as it stands, as one argument.
 //
 // The command's environment is Caddy's own but for NOTIFY_SOCKET, WATCHDOG_* and LISTEN_*,
@@ -37,7 +38,7 @@ func init() {
 // The command runs in a process group of its own. When it fails or is killed, whatever
 // it has started in that group is killed with it (on Windows only when it is killed);
 // what it leaves behind when it ends well goes on.
-type ExecStep struct {
+type Step struct {
 	// The command: a path, or a name to be looked up in Caddy's PATH. A relative path
 	// starts from dir. No placeholders. Required.
 	Command string `json:"command"`
@@ -68,20 +69,20 @@ type ExecStep struct {
 const defaultExecTimeout = time.Minute
 
 // CaddyModule returns the Caddy module information.
-func (*ExecStep) CaddyModule() caddy.ModuleInfo {
+func (*Step) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "layer4.tcplock.hooks.exec",
-		New: func() caddy.Module { return new(ExecStep) },
+		New: func() caddy.Module { return new(Step) },
 	}
 }
 
 // Provision checks the step. A command that is not there is no error yet: it may come
 // later, with a mount or an installation.
-func (s *ExecStep) Provision(ctx caddy.Context) error {
+func (s *Step) Provision(ctx caddy.Context) error {
 	return s.provision(ctx.Logger())
 }
 
-func (s *ExecStep) provision(logger *zap.Logger) error {
+func (s *Step) provision(logger *zap.Logger) error {
 	s.logger = logger
 	if err := s.check(); err != nil {
 		return err
@@ -98,7 +99,7 @@ func (s *ExecStep) provision(logger *zap.Logger) error {
 	return nil
 }
 
-func (s *ExecStep) check() error {
+func (s *Step) check() error {
 	if err := proc.CheckCommand(s.Command); err != nil {
 		return err
 	}
@@ -125,7 +126,7 @@ func (s *ExecStep) check() error {
 }
 
 // Run implements Step.
-func (s *ExecStep) Run(ctx context.Context, m hook.Moment) error {
+func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("exec %s: not started: %w", s.Command, context.Cause(ctx))
 	}
@@ -141,7 +142,7 @@ func (s *ExecStep) Run(ctx context.Context, m hook.Moment) error {
 	return nil
 }
 
-func (s *ExecStep) prepare(m hook.Moment) (*exec.Cmd, error) {
+func (s *Step) prepare(m hook.Moment) (*exec.Cmd, error) {
 	if s.Dir != "" {
 		// Looked at here because the error of a start names the command only.
 		if info, err := os.Stat(s.Dir); err != nil || !info.IsDir() {
@@ -169,8 +170,15 @@ func (s *ExecStep) prepare(m hook.Moment) (*exec.Cmd, error) {
 }
 
 // fields leaves the arguments out: they may hold secrets from the environment.
-func (s *ExecStep) fields(m hook.Moment) []zap.Field {
+func (s *Step) fields(m hook.Moment) []zap.Field {
 	return []zap.Field{zap.String("lock", m.Lock), zap.String("moment", m.On), zap.Int("slot", m.Slot), zap.String("command", s.Command)}
+}
+
+// WriteDefaults implements hook.DefaultWriter.
+func (s *Step) WriteDefaults() {
+	if !s.Detach {
+		s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultExecTimeout))
+	}
 }
 
 // UnmarshalCaddyfile reads
@@ -181,7 +189,7 @@ func (s *ExecStep) fields(m hook.Moment) []zap.Field {
 //	    env     <name> <value>    # repeatable
 //	    detach
 //	}
-func (s *ExecStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (s *Step) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	args := d.RemainingArgs()
 	if len(args) == 0 {
@@ -201,8 +209,8 @@ func (s *ExecStep) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Interface guards
 var (
-	_ hook.Step             = (*ExecStep)(nil)
-	_ hook.DefaultWriter    = (*ExecStep)(nil)
-	_ caddy.Provisioner     = (*ExecStep)(nil)
-	_ caddyfile.Unmarshaler = (*ExecStep)(nil)
+	_ hook.Step             = (*Step)(nil)
+	_ hook.DefaultWriter    = (*Step)(nil)
+	_ caddy.Provisioner     = (*Step)(nil)
+	_ caddyfile.Unmarshaler = (*Step)(nil)
 )

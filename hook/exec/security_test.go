@@ -1,6 +1,6 @@
 //go:build unix
 
-package tcplock
+package exec
 
 import (
 	"fmt"
@@ -24,7 +24,7 @@ import (
 func TestPlaceholderValueIsText(t *testing.T) {
 	t.Setenv("TCPLOCK_TEST_SECRET", "secret")
 	t.Setenv("TCPLOCK_TEST_VALUE", "{env.TCPLOCK_TEST_SECRET} {l4.tcplock.name}\n--option")
-	logs := runExec(t, &ExecStep{
+	logs := runExec(t, &Step{
 		Command: "sh", Args: []string{"-c", `printf '<%s>' "$#" "$1" "$VALUE"`, "sh", "{env.TCPLOCK_TEST_VALUE}"},
 		Env: map[string]string{"VALUE": "{env.TCPLOCK_TEST_VALUE}"},
 	})
@@ -48,7 +48,7 @@ func TestCommandInheritsNoDescriptor(t *testing.T) {
 	defer conn.Close()
 	// The shell looks by itself; a command in it would have descriptors of its own.
 	const list = `for fd in 0 1 2 3 4 5 6 7 8 9; do if (: >&$fd) 2>/dev/null; then printf "$fd "; fi; done; read line || printf "no input"`
-	logs := runExec(t, &ExecStep{Command: "sh", Args: []string{"-c", list}})
+	logs := runExec(t, &Step{Command: "sh", Args: []string{"-c", list}})
 	if got := strings.TrimPrefix(ended(t, logs)["output"].(string), "0 "); got != "1 2 no input" {
 		t.Errorf("found %q open, expected the output only", got)
 	}
@@ -58,7 +58,7 @@ func TestCommandInheritsNoDescriptor(t *testing.T) {
 // reaches a terminal that the log is shown in.
 func TestCommandCannotPaint(t *testing.T) {
 	testkit.WantTextOnly(t, func(t *testing.T, script string, logger *zap.Logger) {
-		step := &ExecStep{Command: "sh", Args: []string{"-c", script}}
+		step := &Step{Command: "sh", Args: []string{"-c", script}}
 		if err := step.provision(logger); err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +75,7 @@ func TestCommandParent(t *testing.T) {
 	if pid == "" {
 		return
 	}
-	step := &ExecStep{Command: "/bin/sh", Args: []string{"-c", `echo $$ >"$1.new"; mv "$1.new" "$1"; exec sleep 1000`, "sh", pid}}
+	step := &Step{Command: "/bin/sh", Args: []string{"-c", `echo $$ >"$1.new"; mv "$1.new" "$1"; exec sleep 1000`, "sh", pid}}
 	_ = step.provision(zap.NewNop())
 	_ = step.Run(t.Context(), someMoment)
 }
@@ -105,7 +105,7 @@ func TestEnvironmentReachesCommands(t *testing.T) {
 	const show = `test "$1" = secret || exit 9; test "$TCPLOCK_TEST_TOKEN" = secret && echo has it`
 	for value, want := range map[string]string{"{env.TCPLOCK_TEST_TOKEN}": "has it", "": ""} {
 		env := map[string]string{"TCPLOCK_TEST_TOKEN": value}
-		logs := runExec(t, &ExecStep{Command: "sh", Args: []string{"-c", show + "; true", "sh", "{env.TCPLOCK_TEST_TOKEN}"}, Env: env})
+		logs := runExec(t, &Step{Command: "sh", Args: []string{"-c", show + "; true", "sh", "{env.TCPLOCK_TEST_TOKEN}"}, Env: env})
 		if got := strings.TrimSpace(ended(t, logs)["output"].(string)); got != want {
 			t.Errorf("value %q: found %q, expected %q", value, got, want)
 		}
@@ -121,9 +121,9 @@ func TestEnvironmentReachesCommands(t *testing.T) {
 // take a descriptor of its own for one of Caddy's sockets. What the config sets counts.
 func TestCommandKnowsNoServiceManager(t *testing.T) {
 	testkit.WantServiceManagerHidden(t, func(script string, env map[string]string) {
-		runExec(t, &ExecStep{Command: "sh", Args: []string{"-c", script}, Env: env})
+		runExec(t, &Step{Command: "sh", Args: []string{"-c", script}, Env: env})
 	})
 	testkit.WantServiceManagerHidden(t, func(script string, env map[string]string) {
-		runExec(t, &ExecStep{Command: "sh", Args: []string{"-c", script}, Env: env, Detach: true})
+		runExec(t, &Step{Command: "sh", Args: []string{"-c", script}, Env: env, Detach: true})
 	})
 }

@@ -1,14 +1,11 @@
 //go:build unix
 
-package tcplock
+package exec
 
 import (
-	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,7 +20,7 @@ import (
 // The error of a failed command carries its status and the first line of its output, the log all
 // of that output and the connection that it ran for.
 func TestExecFails(t *testing.T) {
-	s := &ExecStep{Command: "sh", Args: []string{"-c", "echo first; echo no display >&2; exit 3"}}
+	s := &Step{Command: "sh", Args: []string{"-c", "echo first; echo no display >&2; exit 3"}}
 	logs := provisionExec(t, s)
 	err := s.Run(t.Context(), someMoment)
 	if want := "exec sh: exit status 3: first"; err == nil || err.Error() != want {
@@ -47,32 +44,10 @@ func TestExecFails(t *testing.T) {
 	}
 }
 
-// The error takes the first line of the output that is not empty, without what moves a cursor,
-// and no more than 200 bytes of it. An output that is empty adds nothing.
-func TestExecErrorLine(t *testing.T) {
-	long := strings.Repeat("é", 150)
-	for printed, want := range map[string]string{
-		"":                            "exit status 1",
-		" \n\t\n":                     "exit status 1",
-		"\n  no printer \r\nsecond\n": "exit status 1: no printer",
-		"a\x1b[2Jb\u202ec\xff":        "exit status 1: a?[2Jb?c?",
-		long:                          "exit status 1: " + long[:196] + "…",
-	} {
-		o := new(proc.Output)
-		_, _ = o.Write([]byte(printed))
-		if got := o.Explain(errors.New("exit status 1")).Error(); got != want {
-			t.Errorf("%q: found %q, expected %q", printed, got, want)
-		}
-		if err := o.Explain(nil); err != nil {
-			t.Errorf("%q: found %v of a command that went well, expected no error", printed, err)
-		}
-	}
-}
-
 // Out of a long output the log gets the first 8 KiB and the last whole lines, and no
 // memory goes into the rest, gigabytes of it.
 func TestExecOutputBounded(t *testing.T) {
-	s := &ExecStep{Command: "sh", Args: []string{"-c", "echo start; head -c 1073741824 /dev/zero; echo; echo out of paper; exit 1"}}
+	s := &Step{Command: "sh", Args: []string{"-c", "echo start; head -c 1073741824 /dev/zero; echo; echo out of paper; exit 1"}}
 	logs := provisionExec(t, s)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -97,37 +72,9 @@ func TestExecOutputBounded(t *testing.T) {
 	}
 }
 
-// However the output is cut into pieces, the same is kept of it. Nothing of it is kept
-// twice: the end is that of what did not fit.
-func TestExecOutputPieces(t *testing.T) {
-	const line = "0123456789\n"
-	for _, test := range []struct {
-		size    int
-		end     string
-		dropped int64
-	}{
-		{8192, "", 0},
-		{8195, "89", 3},
-		{11000, strings.TrimSpace(strings.Repeat(line, 23)), 11000 - 8192},
-	} {
-		text := bytes.Repeat([]byte(line), 1000)[:test.size]
-		for _, piece := range []int{1, 7, 255, 256, 257, 8191, 8192, 8193, test.size} {
-			o := new(proc.Output)
-			for piece := range slices.Chunk(text, piece) {
-				_, _ = o.Write(piece)
-			}
-			first, end, dropped := o.Result()
-			if first != string(text[:8192]) || dropped != test.dropped || end != test.end {
-				t.Errorf("%d bytes in pieces of %d: found %d bytes kept, %d dropped and end %q, expected 8192, %d and %q",
-					test.size, piece, len(first), dropped, end, test.dropped, test.end)
-			}
-		}
-	}
-}
-
 // What a failed command has left behind is killed before its output is waited for.
 func TestExecFailedLeavesNothing(t *testing.T) {
-	s := &ExecStep{Command: "sh", Args: []string{"-c", "sleep 1000 & echo $!; exit 1"}}
+	s := &Step{Command: "sh", Args: []string{"-c", "sleep 1000 & echo $!; exit 1"}}
 	logs := provisionExec(t, s)
 	if err := s.Run(t.Context(), someMoment); err == nil {
 		t.Error("found no error, expected exit status 1")
@@ -145,7 +92,7 @@ func TestExecDaemonLeft(t *testing.T) {
 		t.Skip("takes seconds")
 	}
 	dir := t.TempDir()
-	s := &ExecStep{Command: "sh", Dir: dir, Args: []string{"-c",
+	s := &Step{Command: "sh", Dir: dir, Args: []string{"-c",
 		"(while ! test -e go; do sleep 0.05; done; echo hello && echo yes > survived) & echo $!"}}
 	logs := provisionExec(t, s)
 	start := time.Now()
