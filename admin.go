@@ -173,7 +173,7 @@ func adminRun(ctx context.Context, l *lock, p *parameters) (any, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	hooks := l.inForce.Load().hooks
+	hooks := l.current.Load().hooks
 	if len(hooks[on]) == 0 {
 		return nil, apiError(http.StatusBadRequest, "moment: found %q, expected one that lock %s has hooks for: %s",
 			on, l.name(), cmp.Or(strings.Join(slices.Sorted(maps.Keys(hooks)), ", "), "(there is none)"))

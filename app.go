@@ -21,7 +21,7 @@ import (
 // It is an app because an app is told when its config has started and when it is gone:
 // a lock's limits must not change for a config that is refused half-way.
 type App struct {
-	claims  map[string]*claim
+	configs map[string]*config
 	places  place.Places
 	found   sync.Once // see findLocks
 	unnamed bool      // there is a handler without a name
@@ -34,7 +34,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID: "tcplock",
 		New: func() caddy.Module {
-			return &App{claims: make(map[string]*claim), places: place.New()}
+			return &App{configs: make(map[string]*config), places: place.New()}
 		},
 	}
 }
@@ -55,7 +55,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 
 // register adds a handler to the claim on its lock, and refuses one that contradicts
 // the handlers before it.
-func (a *App) register(ctx caddy.Context, h *Handler) (*claim, error) {
+func (a *App) register(ctx caddy.Context, h *Handler) (*config, error) {
 	if h.Name == "" {
 		if a.unnamed {
 			return nil, fmt.Errorf("found a second tcplock without a name: name each, or name both alike to share one lock")
@@ -63,10 +63,10 @@ func (a *App) register(ctx caddy.Context, h *Handler) (*claim, error) {
 		a.unnamed = true
 	}
 	name := h.lockName()
-	c := a.claims[name]
+	c := a.configs[name]
 	if c == nil {
-		c = &claim{name: name, find: a.findLocks}
-		a.claims[name] = c
+		c = &config{name: name, assign: a.findLocks}
+		a.configs[name] = c
 	}
 	if h.Name != "" && h.Settings.empty() {
 		return c, nil // it joins
@@ -78,11 +78,11 @@ func (a *App) register(ctx caddy.Context, h *Handler) (*claim, error) {
 // whichever comes first.
 func (a *App) findLocks() {
 	a.found.Do(func() {
-		for name, c := range a.claims {
+		for name, c := range a.configs {
 			c.listen = a.places.Layout.Addresses(name)
 			c.to = a.places.Layout.LeadsTo(name, c.settings.Workers)
 		}
-		locks.assign(a.claims, a.places.Layout.Listen)
+		locks.assign(a.configs, a.places.Layout.Listen)
 	})
 }
 
@@ -90,7 +90,7 @@ func (a *App) findLocks() {
 // where another process does: caddy validate beside a running Caddy only provisions a config,
 // and is not refused. What the locks are changes later, see Handle.
 func (a *App) Start() error {
-	for name, c := range a.claims {
+	for name, c := range a.configs {
 		if !c.defined {
 			return fmt.Errorf("lock %s: no handler of this config says what it is: give one of those that have this name its settings (tcplock 1 { name %s })", name, name)
 		}
@@ -105,10 +105,10 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 		return nil // not Caddy's own
 	}
 	a.findLocks()
-	warnOfOldLocks(a.claims, a.places.Layout.Listen, a.ctx.Logger())
-	for _, name := range slices.Sorted(maps.Keys(a.claims)) { // in an order, for the log
-		c := a.claims[name]
-		c.lock.push(c)
+	warnOfOldLocks(a.configs, a.places.Layout.Listen, a.ctx.Logger())
+	for _, name := range slices.Sorted(maps.Keys(a.configs)) { // in an order, for the log
+		c := a.configs[name]
+		c.lock.activate(c)
 	}
 	if app, err := a.ctx.AppIfConfigured("layer4"); err == nil {
 		a.unwatch = listen.Watch(app.(*layer4.App).Servers, a.ctx.Logger())
@@ -133,8 +133,8 @@ func (a *App) Cleanup() error {
 	if a.unwatch != nil {
 		a.unwatch()
 	}
-	for _, c := range a.claims {
-		c.lock.pop(c)
+	for _, c := range a.configs {
+		c.lock.deactivate(c)
 		c.lock.exit()
 	}
 	return nil

@@ -13,10 +13,10 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
-// claim is what one config wants of a lock.
-type claim struct {
+// config is what one config wants of a lock.
+type config struct {
 	name     string   // of the lock, in this config
-	find     func()   // gives the claims of the config their locks, see assign; nil: this one has it
+	assign   func()   // gives the claims of the config their locks, see assign; nil: this one has it
 	lock     *lock    // set by find, as listen and to are; use enter until the config has started
 	listen   []string // the addresses that lead to the lock in this config
 	to       []string // the addresses that its connections are proxied to
@@ -33,7 +33,7 @@ type claim struct {
 }
 
 // define makes a handler's settings those of the claim, or compares them with those it has.
-func (c *claim) define(ctx caddy.Context, s Settings, logger *zap.Logger) error {
+func (c *config) define(ctx caddy.Context, s Settings, logger *zap.Logger) error {
 	raw, err := json.Marshal(s.written())
 	if err != nil {
 		return err
@@ -64,6 +64,6 @@ func (c *claim) define(ctx caddy.Context, s Settings, logger *zap.Logger) error 
 	return nil
 }
 
-func (c *claim) logTo(logger *zap.Logger) {
+func (c *config) logTo(logger *zap.Logger) {
 	c.logger, c.access, c.hookLog = logger, logger.Named("access"), logger.Named("hook")
 }

@@ -60,10 +60,10 @@ func BenchmarkConnection(b *testing.B) {
 			h := &Handler{Name: b.Name(), logger: zap.NewNop()}
 			l := enterLock(h.Name)
 			defer l.exit()
-			h.claim = &claim{lock: l, defined: true, settings: settings, events: events.(*caddyevents.App)}
-			h.claim.logTo(log)
-			l.push(h.claim)
-			defer l.pop(h.claim)
+			h.config = &config{lock: l, defined: true, settings: settings, events: events.(*caddyevents.App)}
+			h.config.logTo(log)
+			l.activate(h.config)
+			defer l.deactivate(h.config)
 			run(b, func(cx *layer4.Connection) error { return h.Handle(cx, answer) })
 		}
 	}

@@ -50,12 +50,12 @@ func TestStalledLog(t *testing.T) {
 	}
 	log := stallingCore{Core: zapcore.NewNopCore(), line: "it is left over", stalled: make(chan struct{}), goOn: make(chan struct{})}
 	l := enterLock(t.Name())
-	c := &claim{lock: l, defined: true, events: events.(*caddyevents.App), settings: Settings{HoldTimeout: caddy.Duration(time.Millisecond)}}
+	c := &config{lock: l, defined: true, events: events.(*caddyevents.App), settings: Settings{HoldTimeout: caddy.Duration(time.Millisecond)}}
 	c.logTo(zap.New(log))
-	l.push(c)
+	l.activate(c)
 	defer l.exit()
-	defer l.pop(c)
-	h := &Handler{Name: t.Name(), logger: zap.NewNop(), claim: c}
+	defer l.deactivate(c)
+	h := &Handler{Name: t.Name(), logger: zap.NewNop(), config: c}
 
 	wedged, done := make(chan struct{}), make(chan struct{})
 	client, server := net.Pipe()

@@ -77,7 +77,7 @@ func (l *lock) pause(d time.Duration) (ended <-chan struct{}) {
 	}
 	l.pauses.now = p
 	l.queue.Pause()
-	l.happened(status.Event{Event: status.EventPaused, Reason: reason})
+	l.publish(status.Event{Event: status.EventPaused, Reason: reason})
 	return p.ended
 }
 
@@ -99,7 +99,7 @@ func (l *lock) endPause(p *pause) {
 	l.pauses.mu.Unlock()
 	l.idle.again()
 	grant(woken...)
-	l.happened(status.Event{Event: status.EventResumed})
+	l.publish(status.Event{Event: status.EventResumed})
 }
 
 // drain pauses the lock and waits until the last holder is gone, or for ctx.
@@ -128,7 +128,7 @@ func (l *lock) kick(id uint64) error {
 	switch {
 	case waited:
 		l.noteIdle()
-		l.happened(status.Event{Event: status.EventKicked, Connection: id, Client: w.conn.Address})
+		l.publish(status.Event{Event: status.EventKicked, Connection: id, Client: w.conn.Address})
 	case w.state() == status.StateEnding:
 		return errUnknownConnection // its client is cut already
 	default:
@@ -167,7 +167,7 @@ func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err er
 			return 0, queue.ErrClosed
 		}
 	}
-	hooks := l.inForce.Load().hooks[on] // there may have been a reload
+	hooks := l.current.Load().hooks[on] // there may have been a reload
 	for _, m := range l.momentsNow(on, slot) {
 		for _, h := range hooks {
 			l.schedule.Book(h, time.Now())

@@ -15,17 +15,17 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// happened tells of an event those who look at the lock, and those who have subscribed to
+// publish tells of an event those who look at the lock, and those who have subscribed to
 // it. It does not wait for them, and may be called with any mutex held but the record's.
 // A connection may come before its config has started to the end: until then the events
 // app still takes subscriptions, without a mutex, and must not be asked.
-func (l *lock) happened(e status.Event) {
+func (l *lock) publish(e status.Event) {
 	e.Time = time.Now()
 	e.Error = text.FirstLine(e.Error)
 	if e.Event != status.EventActivated && e.Event != status.EventReleased {
 		l.record.KeepEvent(e)
 	}
-	if claim := l.inForce.Load(); claim != nil && claim.started.Load() && claim.events.ShouldEmit(status.EventPrefix+e.Event) {
+	if claim := l.current.Load(); claim != nil && claim.started.Load() && claim.events.ShouldEmit(status.EventPrefix+e.Event) {
 		l.emitter.add(l, claim, e)
 	}
 }
@@ -41,14 +41,14 @@ type emitter struct {
 }
 
 type pendingEvent struct {
-	claim *claim
-	event status.Event
+	config *config
+	event  status.Event
 }
 
 // mostPending is how many events wait for slow handlers; more are dropped, and counted.
 const mostPending = 1000
 
-func (m *emitter) add(l *lock, c *claim, e status.Event) {
+func (m *emitter) add(l *lock, c *config, e status.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if full := len(m.pending) >= mostPending; full {
@@ -78,7 +78,7 @@ func (m *emitter) run(l *lock) {
 		next := m.pending[0]
 		m.pending = m.pending[1:]
 		m.mu.Unlock()
-		next.claim.emit(l, next.event)
+		next.config.emit(l, next.event)
 	}
 }
 
@@ -90,7 +90,7 @@ func (m *emitter) idle() bool {
 }
 
 // emit waits for the event's handlers.
-func (c *claim) emit(l *lock, e status.Event) {
+func (c *config) emit(l *lock, e status.Event) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.logger.Error("event handler panicked", zap.String("event", e.Event), zap.Error(fmt.Errorf("%v\n%s", r, debug.Stack())))
@@ -140,5 +140,5 @@ func (l *lock) noteProcess(e processEvent) {
 	if e.err != nil {
 		event.Error = e.err.Error()
 	}
-	l.happened(event)
+	l.publish(event)
 }

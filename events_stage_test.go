@@ -31,13 +31,13 @@ func TestEventsBeforeStart(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.load(Settings{})
-		s.handler.claim.started.Store(false)
+		s.handler.config.started.Store(false)
 		s.lock.pause(0)
 		synctest.Wait()
 		if len(heard.names) > 0 {
 			t.Errorf("found events %v, expected none before the start", heard.names)
 		}
-		s.handler.claim.started.Store(true)
+		s.handler.config.started.Store(true)
 		s.lock.resume()
 		synctest.Wait()
 		if len(heard.names) != 1 {

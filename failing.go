@@ -66,14 +66,14 @@ func (f *failings) keep(keys map[string]bool) {
 }
 
 // activates reports whether the config has the activate hook with this key.
-func (c *claim) activates(key string) bool {
+func (c *config) activates(key string) bool {
 	return slices.ContainsFunc(c.hooks[hook.Activate], func(h *hook.Hook) bool { return h.Key() == key })
 }
 
 // failing returns what is wrong with the activate hooks, nil if nothing is. A connection may
 // still be refused by a hook that a reload has taken away: that does not count.
 func (l *lock) failing() *failing {
-	if now := l.failings.now.Load(); now != nil && l.inForce.Load().activates(now.hook) {
+	if now := l.failings.now.Load(); now != nil && l.current.Load().activates(now.hook) {
 		return now
 	}
 	return nil

@@ -15,7 +15,7 @@ import (
 // Handle takes a connection through the lock: into the line, through the activate
 // hooks, to the next handler, and out again.
 func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error) {
-	w := newWaiter(h.claim.enter(), cx)
+	w := newWaiter(h.config.enter(), cx)
 	defer w.leave()
 	defer func() {
 		if r := recover(); r != nil {
@@ -57,7 +57,7 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 
 // checkConnection refuses a connection that must not even join.
 func (h *Handler) checkConnection(cx *layer4.Connection, w *waiter) (refused bool, err error) {
-	if err := w.lock.provide(h.claim); err != nil {
+	if err := w.lock.activateFirst(h.config); err != nil {
 		return true, err
 	}
 	if err := w.checkNesting(); err != nil {
@@ -77,7 +77,7 @@ func (h *Handler) checkConnection(cx *layer4.Connection, w *waiter) (refused boo
 // operator can end the holder: the first of them does, see holder.
 func serve(h *holder, cx *layer4.Connection, next layer4.Handler) (outcome string, err error) {
 	h.connect()
-	if d := time.Duration(h.waiter.lock.inForce.Load().settings.HoldTimeout); d > 0 {
+	if d := time.Duration(h.waiter.lock.current.Load().settings.HoldTimeout); d > 0 {
 		defer time.AfterFunc(d, h.onHoldTimeout).Stop()
 	}
 	try := h.waiter.conn.Begin(cx)

@@ -77,7 +77,7 @@ func newHolder(w *waiter, slot int) *holder {
 // that costs the service something, and after what takes time.
 func (h *holder) activate() (outcome string) {
 	w := h.waiter
-	config := w.lock.inForce.Load()
+	config := w.lock.current.Load()
 	check := time.Duration(config.settings.WorkerCheck)
 	switch {
 	case w.kicked.Load(): // before it knew that it had been granted a slot
@@ -112,7 +112,7 @@ func (h *holder) connect() {
 	h.phase, h.connectedAt = phaseConnected, time.Now()
 	h.mu.Unlock()
 	w.conn.Serve(&h.firstSign)
-	w.lock.happened(w.event(status.EventActivated, ""))
+	w.lock.publish(w.event(status.EventActivated, ""))
 }
 
 // Reached implements client.Observer: the next handler has used the connection for the first time.
@@ -214,7 +214,7 @@ func (h *holder) onHoldTimeout() {
 	}
 	w := h.waiter
 	w.log(zapcore.WarnLevel, "hold_timeout is over, client cut")
-	w.lock.happened(w.event(status.EventTimeout, ""))
+	w.lock.publish(w.event(status.EventTimeout, ""))
 	w.trip.held = time.Since(h.connectedAt)
 	w.conn.Cut()
 	_ = w.lock.runHooks(hook.Timeout, h)
@@ -274,7 +274,7 @@ func (h *holder) beginRelease(outcome string) {
 		w.trip.held = cmp.Or(w.trip.held, time.Since(h.connectedAt))
 		w.lock.record.Hold.Observe(w.trip.held.Seconds())
 	}
-	config := w.lock.inForce.Load()
+	config := w.lock.current.Load()
 	settle := time.Duration(config.settings.Settle)
 	if settle == 0 && len(config.hooks[hook.Release]) == 0 {
 		h.release(outcome)
@@ -316,9 +316,9 @@ func (h *holder) release(outcome string) {
 	h.mu.Unlock()
 	if isAbandoned {
 		w.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
-		w.lock.happened(w.event(status.EventLeftOver, outcome))
+		w.lock.publish(w.event(status.EventLeftOver, outcome))
 	}
-	w.lock.happened(w.event(status.EventReleased, outcome))
+	w.lock.publish(w.event(status.EventReleased, outcome))
 	w.exit()
 }
 

@@ -56,7 +56,7 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 		script(s)
 		s.ended.Wait()
 		synctest.Wait()
-		s.lock.pop(s.handler.claim)
+		s.lock.deactivate(s.handler.config)
 		s.lock.exit()
 		s.lock.pool.stop() // they have been told, and are not waited for
 		if n := s.lock.users.Load(); n > 0 {
@@ -67,16 +67,16 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 
 // load puts settings in force, as a config does that has started.
 func (s *hookStage) load(settings Settings, hooks ...*hook.Hook) {
-	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*hook.Hook), events: s.events}
+	c := &config{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*hook.Hook), events: s.events}
 	c.logTo(zap.NewNop())
 	for _, h := range hooks {
 		c.hooks[h.On] = append(c.hooks[h.On], h)
 	}
-	s.lock.push(c)
-	if s.handler.claim != nil {
-		s.lock.pop(s.handler.claim)
+	s.lock.activate(c)
+	if s.handler.config != nil {
+		s.lock.deactivate(s.handler.config)
 	}
-	s.handler.claim = c
+	s.handler.config = c
 }
 
 // hook completes a hook: its steps are not from JSON, but their names are.

@@ -104,7 +104,7 @@ func (c *idleClock) next() (next *hook.Hook) {
 
 // noteIdle begins an idle period if no connection holds or waits any more.
 func (l *lock) noteIdle() {
-	if len(l.inForce.Load().hooks[hook.Idle]) == 0 {
+	if len(l.current.Load().hooks[hook.Idle]) == 0 {
 		return
 	}
 	if visits, quiet := l.queue.Quiet(); quiet {
@@ -125,7 +125,7 @@ func (l *lock) idleNow() {
 	}
 	visits, _ := l.queue.Quiet() // a connection may have come and gone without a call of noteIdle
 	if h := l.idle.take(visits); h != nil {
-		l.happened(status.Event{Event: status.EventIdle, Moment: hook.Idle, Reason: "for " + time.Duration(h.IdleFor).String()})
+		l.publish(status.Event{Event: status.EventIdle, Moment: hook.Idle, Reason: "for " + time.Duration(h.IdleFor).String()})
 		if due, _ := l.schedule.Due(h, time.Now()); due {
 			_ = l.runHook(h, hook.Moment{On: hook.Idle, Lock: l.name()}, p)
 		}

@@ -19,10 +19,10 @@ func BenchmarkGiveBackWithIdleHook(b *testing.B) {
 		b.Run(fmt.Sprintf("clients=%d", n), func(b *testing.B) {
 			l := enterLock(b.Name())
 			defer l.exit()
-			c := &claim{lock: l, defined: true, hooks: map[string][]*hook.Hook{hook.Idle: {{On: hook.Idle, IdleFor: caddy.Duration(time.Hour)}}}}
+			c := &config{lock: l, defined: true, hooks: map[string][]*hook.Hook{hook.Idle: {{On: hook.Idle, IdleFor: caddy.Duration(time.Hour)}}}}
 			c.logTo(zap.NewNop())
-			l.push(c)
-			defer l.pop(c)
+			l.activate(c)
+			defer l.deactivate(c)
 			var places []queue.Waiter
 			l.queue, places = lineOfClients(n)
 			first, next, spare := &places[0], 1, new(queue.Waiter)

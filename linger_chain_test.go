@@ -25,14 +25,14 @@ func TestShortestLingerForLateReader(t *testing.T) {
 	locked := func(name string, linger time.Duration) *Handler {
 		d := caddy.Duration(linger)
 		l := enterLock(name)
-		c := &claim{lock: l, defined: true, settings: Settings{Linger: &d}, events: events}
+		c := &config{lock: l, defined: true, settings: Settings{Linger: &d}, events: events}
 		c.logTo(zap.NewNop())
-		l.push(c)
+		l.activate(c)
 		t.Cleanup(func() {
-			l.pop(c)
+			l.deactivate(c)
 			l.exit()
 		})
-		return &Handler{Name: name, logger: zap.NewNop(), claim: c}
+		return &Handler{Name: name, logger: zap.NewNop(), config: c}
 	}
 	for _, lingers := range [][2]time.Duration{{long, 0}, {0, long}} {
 		outer, inner := locked("outer", lingers[0]), locked("inner", lingers[1])

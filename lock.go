@@ -39,10 +39,10 @@ type lock struct {
 	// never gets here, so it changes nothing. Caddy may still drop a config after that:
 	// then pop puts the one before back in force. So nothing that belongs to a config on
 	// this list is forgotten before that config is popped.
-	mu      sync.Mutex
-	claims  []*claim
-	inForce atomic.Pointer[claim]
-	told    string // what the log says of its place, see tellPlace
+	mu         sync.Mutex
+	configs    []*config
+	current    atomic.Pointer[config]
+	lastLogged string // what the log says of its place, see tellPlace
 
 	idle   idleClock
 	pauses pauses
@@ -67,33 +67,33 @@ func (l *lock) Destruct() error {
 	return nil
 }
 
-// push puts c in force, whose apps have all started.
-func (l *lock) push(c *claim) {
+// activate puts c in force, whose apps have all started.
+func (l *lock) activate(c *config) {
 	defer l.tellPlace()
 	defer l.tellRename(l.name())
 	c.started.Store(true)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.claims = append(l.claims, c)
+	l.configs = append(l.configs, c)
 	l.forgetHooks()
 	l.apply(c)
 }
 
-// pop takes c off, wherever it stands. The last one's settings stay in force for those
+// deactivate takes c off, wherever it stands. The last one's settings stay in force for those
 // who are still there.
-func (l *lock) pop(c *claim) {
+func (l *lock) deactivate(c *config) {
 	defer l.tellPlace()
 	defer l.tellRename(l.name())
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.claims = slices.DeleteFunc(l.claims, func(other *claim) bool { return other == c })
-	if len(l.claims) == 0 {
+	l.configs = slices.DeleteFunc(l.configs, func(other *config) bool { return other == c })
+	if len(l.configs) == 0 {
 		visits, _ := l.queue.Quiet()
 		l.idle.use(nil, visits)
 		return
 	}
 	l.forgetHooks()
-	if newest := l.claims[len(l.claims)-1]; newest != l.inForce.Load() {
+	if newest := l.configs[len(l.configs)-1]; newest != l.current.Load() {
 		l.apply(newest)
 	}
 }
@@ -101,7 +101,7 @@ func (l *lock) pop(c *claim) {
 // forgetHooks forgets what the lock knows of hooks that no config has any more. l.mu is held.
 func (l *lock) forgetHooks() {
 	keys := make(map[string]bool)
-	for _, c := range l.claims {
+	for _, c := range l.configs {
 		for _, hooks := range c.hooks {
 			for _, h := range hooks {
 				keys[h.Key()] = true
@@ -117,7 +117,7 @@ func (l *lock) forgetHooks() {
 func (l *lock) tellRename(before string) {
 	if now := l.name(); now != before {
 		l.logger().Info("lock renamed", zap.String("lock", now), zap.String("before", before))
-		l.happened(status.Event{Event: status.EventRenamed, Reason: "before: " + before})
+		l.publish(status.Event{Event: status.EventRenamed, Reason: "before: " + before})
 	}
 }
 
@@ -125,31 +125,31 @@ func (l *lock) tellRename(before string) {
 // last line says the same. It is called as tellRename is.
 func (l *lock) tellPlace() {
 	l.mu.Lock()
-	if len(l.claims) == 0 {
-		l.told = "" // if the lock comes back, the log says so
+	if len(l.configs) == 0 {
+		l.lastLogged = "" // if the lock comes back, the log says so
 		l.mu.Unlock()
 		return
 	}
-	c, slots := l.claims[len(l.claims)-1], l.pool.slots()
+	c, slots := l.configs[len(l.configs)-1], l.pool.slots()
 	place := fmt.Sprint(c.listen, c.to, slots)
-	same := place == l.told
-	l.told = place
+	same := place == l.lastLogged
+	l.lastLogged = place
 	l.mu.Unlock()
 	if !same {
 		c.logger.Info("lock listens", zap.String("lock", l.name()), zap.Strings("listen", c.listen), zap.Strings("to", c.to), zap.Int("slots", slots))
 	}
 }
 
-// provide puts c in force if nothing is: a connection may come before the config has
+// activateFirst puts c in force if nothing is: a connection may come before the config has
 // started to the end, or after it has been removed.
-func (l *lock) provide(c *claim) error {
-	if l.inForce.Load() != nil {
+func (l *lock) activateFirst(c *config) error {
+	if l.current.Load() != nil {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.inForce.Load() != nil:
+	case l.current.Load() != nil:
 	case !c.defined: // the config is about to be refused
 		return fmt.Errorf("lock %s has no settings", l.name())
 	default:
@@ -159,8 +159,8 @@ func (l *lock) provide(c *claim) error {
 }
 
 // apply puts c's settings in force. l.mu is held.
-func (l *lock) apply(c *claim) {
-	l.inForce.Store(c)
+func (l *lock) apply(c *config) {
+	l.current.Store(c)
 	settings := &c.settings
 	l.sockets.SetSlots(settings.slots())
 	b := queue.Bounds{
@@ -197,7 +197,7 @@ func (l *lock) giveBack(p *queue.Waiter) {
 	l.noteIdle()
 }
 
-func (l *lock) logger() *zap.Logger { return l.inForce.Load().logger }
+func (l *lock) logger() *zap.Logger { return l.current.Load().logger }
 
 // owner is the owner of a queue's waiter, if it wants to hear what becomes of it. The lock calls it
 // without the queue's mutex, and it must not block: that of a waiting connection is a wake-up.
@@ -229,7 +229,7 @@ func (l *lock) shutDown() {
 	// From here on nobody is admitted. To ask before that would miss a connection that comes
 	// in between.
 	vacant := l.queue.Vacant()
-	claim := l.inForce.Load()
+	claim := l.current.Load()
 	if claim == nil {
 		return // nobody has been here
 	}

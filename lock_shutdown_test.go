@@ -21,9 +21,9 @@ func TestShutDownMissesNoConnection(t *testing.T) {
 		l.refusals.Tell = func(int) {}
 		l.ctx, l.cancel = context.WithCancel(context.Background())
 		drain := caddy.Duration(time.Hour)
-		c := &claim{lock: l, settings: Settings{Drain: &drain}}
+		c := &config{lock: l, settings: Settings{Drain: &drain}}
 		c.logTo(zap.NewNop())
-		l.inForce.Store(c)
+		l.current.Store(c)
 
 		// The shutdown and the connection queue up for the mutex, in this order. A mutex for
 		// which goroutines have waited for more than 1 ms is handed from one to the next, so

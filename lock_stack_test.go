@@ -17,13 +17,13 @@ import (
 // overlay puts settings in force on top of those in force, as a config does whose apps have
 // started. drop takes them off again, as Caddy does if something fails after that.
 func (s *hookStage) overlay(settings Settings, hooks ...*hook.Hook) (drop func()) {
-	c := &claim{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*hook.Hook), events: s.events}
+	c := &config{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*hook.Hook), events: s.events}
 	c.logTo(zap.NewNop())
 	for _, h := range hooks {
 		c.hooks[h.On] = append(c.hooks[h.On], h)
 	}
-	s.lock.push(c)
-	return func() { s.lock.pop(c) }
+	s.lock.activate(c)
+	return func() { s.lock.deactivate(c) }
 }
 
 // A config with other hooks comes into force, and is dropped. The hooks of the config before
@@ -75,7 +75,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 			defer l.mu.Unlock()
 			counts := l.schedule.Snapshot()[every.Key()]
 			return []any{b, stats, free, l.pool.slots(), counts, l.idle.since, l.idle.visits, len(l.idle.ran), *l.pauses.status(),
-				fds.Process.ServiceSockets(), l.inForce.Load() == s.handler.claim, len(l.claims)}
+				fds.Process.ServiceSockets(), l.current.Load() == s.handler.config, len(l.configs)}
 		}
 		before := look()
 		for _, settings := range []Settings{

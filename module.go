@@ -66,7 +66,7 @@ type Handler struct {
 	RefuseRaw []json.RawMessage `json:"refuse,omitempty" caddy:"namespace=layer4.handlers inline_key=handler"`
 
 	logger  *zap.Logger
-	claim   *claim
+	config  *config
 	refusal layer4.Handler // nil: close the connection
 }
 
@@ -109,7 +109,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		}
 		h.refusal = handlers.Compile()
 	}
-	h.claim, err = app.register(ctx, h)
+	h.config, err = app.register(ctx, h)
 	return err
 }
 

@@ -19,7 +19,7 @@ import (
 // not optional ends an activation; at other moments nothing would be saved by that,
 // and the rest of the hooks run.
 func (l *lock) runHooks(on string, holder *holder) error {
-	hooks := l.inForce.Load().hooks[on]
+	hooks := l.current.Load().hooks[on]
 	if len(hooks) == 0 {
 		return nil
 	}
@@ -74,11 +74,11 @@ func (l *lock) runHook(h *hook.Hook, m hook.Moment, p *queue.Waiter) error {
 		zap.String("client", m.Client),
 		zap.Duration("duration", took),
 	}
-	logger := l.inForce.Load().hookLog
+	logger := l.current.Load().hookLog
 	if err != nil {
 		l.schedule.Owe(h)
 		l.record.HookRuns.WithLabelValues(m.On, record.HookFailed).Inc()
-		l.happened(status.Event{Event: status.EventHookFailed, Slot: m.Slot, Worker: m.Worker, Connection: m.Connection, Client: m.Client, Moment: m.On, Reason: m.Reason, Error: err.Error()})
+		l.publish(status.Event{Event: status.EventHookFailed, Slot: m.Slot, Worker: m.Worker, Connection: m.Connection, Client: m.Client, Moment: m.On, Reason: m.Reason, Error: err.Error()})
 		logger.Error("hook failed", append(fields, zap.Error(err))...)
 		return err
 	}
@@ -131,17 +131,17 @@ func (w *waiter) endExclusive() {
 	grant(woken...)
 }
 
-// refused runs the refuse hooks in the background: a client that is refused has waited
+// runRefuseHooks runs the refuse hooks in the background: a client that is refused has waited
 // long enough, and holds no slot that would bound how many run at once. So one refusal
 // at a time runs them; the others only count.
-func (l *lock) refused(w *waiter) {
-	if len(l.inForce.Load().hooks[hook.Refuse]) == 0 {
+func (l *lock) runRefuseHooks(w *waiter) {
+	if len(l.current.Load().hooks[hook.Refuse]) == 0 {
 		return
 	}
 	m := w.refusal(hook.Refuse)
 	var due []*hook.Hook
 	free := l.refusing.CompareAndSwap(false, true)
-	for _, h := range l.inForce.Load().hooks[hook.Refuse] {
+	for _, h := range l.current.Load().hooks[hook.Refuse] {
 		if now, _ := l.schedule.Due(h, time.Now()); now {
 			due = append(due, h)
 		}

@@ -35,7 +35,7 @@ type poolLock interface {
 	in(slot int)                // the slot may be granted again
 	name() string
 	logger() *zap.Logger
-	happened(status.Event)
+	publish(status.Event)
 	noteUnreachable(slot int)
 	noteProcess(processEvent)
 }
@@ -139,7 +139,7 @@ func (w *worker) down(err error) {
 	w.mu.Unlock()
 	w.pool.lock.noteUnreachable(w.slot)
 	if first {
-		w.pool.lock.happened(status.Event{Event: status.EventWorkerDown, Slot: w.slot, Worker: w.address, Error: err.Error()})
+		w.pool.lock.publish(status.Event{Event: status.EventWorkerDown, Slot: w.slot, Worker: w.address, Error: err.Error()})
 	}
 	w.pool.lock.logger().Warn("worker cannot be reached, left out",
 		zap.String("lock", w.pool.lock.name()),
@@ -157,7 +157,7 @@ func (w *worker) gotThrough() {
 	w.failed = 0
 	w.mu.Unlock()
 	if up {
-		w.pool.lock.happened(status.Event{Event: status.EventWorkerUp, Slot: w.slot, Worker: w.address})
+		w.pool.lock.publish(status.Event{Event: status.EventWorkerUp, Slot: w.slot, Worker: w.address})
 	}
 }
 
@@ -172,7 +172,7 @@ func (w *worker) restored() {
 	w.end(outDown)
 	w.mu.Unlock()
 	if up {
-		w.pool.lock.happened(status.Event{Event: status.EventWorkerUp, Slot: w.slot, Worker: w.address})
+		w.pool.lock.publish(status.Event{Event: status.EventWorkerUp, Slot: w.slot, Worker: w.address})
 	}
 }
 

@@ -274,7 +274,7 @@ func (s *poolStage) connect(slot, worker string, c guest, hooked bool) (over <-c
 	return nil, nil
 }
 
-func (s *poolStage) service() bool { return s.lock.inForce.Load().settings.Service != nil }
+func (s *poolStage) service() bool { return s.lock.current.Load().settings.Service != nil }
 
 func (s *poolStage) leave(c guest) {
 	s.mu.Lock()

@@ -22,7 +22,7 @@ func TestWorkersAreReadOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("TCPLOCK_TEST_PORTS", "8101-8102")
-	c := &claim{name: "pool"}
+	c := &config{name: "pool"}
 	h := &Handler{Settings: Settings{Workers: []string{"127.0.0.1:{env.TCPLOCK_TEST_PORTS}"}}, logger: zap.NewNop()}
 	if err := c.define(ctx, h.Settings, h.logger); err != nil {
 		t.Fatal(err)

@@ -95,7 +95,7 @@ func (l *lock) exit() {
 // name is the lock's name in the config in force. Before a config is in force, it is the
 // name that the lock was made for.
 func (l *lock) name() string {
-	if c := l.inForce.Load(); c != nil && c.name != "" {
+	if c := l.current.Load(); c != nil && c.name != "" {
 		return c.name
 	}
 	return l.firstName
@@ -104,9 +104,9 @@ func (l *lock) name() string {
 // enter returns the claim's lock with one user more, for a connection. The claim's config
 // may have ended, and its lock with it: then the connection gets the lock that has the name
 // now.
-func (c *claim) enter() *lock {
-	if c.find != nil {
-		c.find()
+func (c *config) enter() *lock {
+	if c.assign != nil {
+		c.assign()
 	}
 	if c.lock.enter() {
 		return c.lock
@@ -117,7 +117,7 @@ func (c *claim) enter() *lock {
 // assign gives each claim of a config its lock. claims has them by the name of the lock, listen
 // the names of the locks behind each listen address of the config. All handlers of the config
 // have to be provisioned before that, because only all names together tell which lock is renamed.
-func (r *registry) assign(claims map[string]*claim, listen map[string][]string) {
+func (r *registry) assign(claims map[string]*config, listen map[string][]string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	named := make(map[string]*lock)
@@ -140,10 +140,10 @@ func (r *registry) assign(claims map[string]*claim, listen map[string][]string) 
 // renamed if its name has gone from the config, and a listen address that led to it leads to
 // a name that there was not before. It must be clear which lock gets which name: one of each
 // at the address, and no other address says otherwise. named has all locks by name.
-func renamed(named map[string]*lock, claims map[string]*claim, listen map[string][]string) map[string]*lock {
+func renamed(named map[string]*lock, claims map[string]*config, listen map[string][]string) map[string]*lock {
 	gone := make(map[string][]*lock) // by address
 	for name, l := range named {
-		if c := l.inForce.Load(); c != nil && claims[name] == nil {
+		if c := l.current.Load(); c != nil && claims[name] == nil {
 			for _, address := range c.listen {
 				gone[address] = append(gone[address], l)
 			}
@@ -187,12 +187,12 @@ func configured(some []*lock) []*lock {
 func (l *lock) configured() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.claims) > 0
+	return len(l.configs) > 0
 }
 
 // locksInForce returns all locks that have settings, by name.
 func locksInForce() []*lock {
-	all := slices.DeleteFunc(locks.list(), func(l *lock) bool { return l.inForce.Load() == nil })
+	all := slices.DeleteFunc(locks.list(), func(l *lock) bool { return l.current.Load() == nil })
 	slices.SortFunc(all, func(a, b *lock) int { return strings.Compare(a.name(), b.name()) })
 	return all
 }
@@ -208,7 +208,7 @@ func newAddresses(listen map[string][]string) map[string]string {
 		if !l.configured() { // the addresses of a former config are open no longer
 			continue
 		}
-		for _, address := range l.inForce.Load().listen {
+		for _, address := range l.current.Load().listen {
 			delete(fresh, address)
 		}
 	}
@@ -218,14 +218,14 @@ func newAddresses(listen map[string][]string) map[string]string {
 // warnOfOldLocks warns of locks that still have connections while an address that led to
 // them leads to another lock now, where they are not renamed: both serve that address until
 // the old one is empty. It is called before the config is in force.
-func warnOfOldLocks(claims map[string]*claim, listen map[string][]string, logger *zap.Logger) {
+func warnOfOldLocks(claims map[string]*config, listen map[string][]string, logger *zap.Logger) {
 	for _, old := range locksInForce() {
 		s := old.queue.Stats()
 		leftOver := old.leftOver.Load()
 		if s.Held == 0 && s.Waiting == 0 && leftOver == 0 {
 			continue
 		}
-		for _, address := range old.inForce.Load().listen {
+		for _, address := range old.current.Load().listen {
 			if lock := newcomer(claims, listen[address], address, old); lock != "" {
 				logger.Warn("listen address leads to another lock now, and its former lock still has connections: until they end, both locks may let connections through to one service",
 					zap.String("address", address), zap.String("lock", lock), zap.String("former_lock", old.name()),
@@ -237,7 +237,7 @@ func warnOfOldLocks(claims map[string]*claim, listen map[string][]string, logger
 
 // newcomer returns the name of a lock to which the address leads only now. here has the locks to
 // which it leads. It returns "" if there is none, or if the address still leads to the old lock.
-func newcomer(claims map[string]*claim, here []string, address string, old *lock) (name string) {
+func newcomer(claims map[string]*config, here []string, address string, old *lock) (name string) {
 	for _, here := range here {
 		c := claims[here]
 		if c == nil {
@@ -246,7 +246,7 @@ func newcomer(claims map[string]*claim, here []string, address string, old *lock
 		if c.lock == old {
 			return ""
 		}
-		if before := c.lock.inForce.Load(); before == nil || !slices.Contains(before.listen, address) {
+		if before := c.lock.current.Load(); before == nil || !slices.Contains(before.listen, address) {
 			name = here
 		}
 	}

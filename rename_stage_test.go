@@ -15,11 +15,11 @@ import (
 
 // rename puts settings in force under another name.
 func (s *hookStage) rename(name string, settings Settings) {
-	c := &claim{lock: s.lock, name: name, defined: true, settings: settings, events: s.events}
+	c := &config{lock: s.lock, name: name, defined: true, settings: settings, events: s.events}
 	c.logTo(zap.NewNop())
-	s.lock.push(c)
-	s.lock.pop(s.handler.claim)
-	s.handler.claim = c
+	s.lock.activate(c)
+	s.lock.deactivate(s.handler.config)
+	s.handler.config = c
 }
 
 // nothingAwaited makes sure that of the lock's processes, under whichever name, none is waited for.
@@ -87,7 +87,7 @@ func TestOldNameOfProcessIsFree(t *testing.T) {
 		if other == s.lock {
 			t.Fatal("found the renamed lock under its old name")
 		}
-		c := &claim{lock: other, name: "stage", defined: true, settings: service(Service{}, "a:1"), events: s.events}
+		c := &config{lock: other, name: "stage", defined: true, settings: service(Service{}, "a:1"), events: s.events}
 		c.logTo(zap.NewNop())
 		startedAs := func() (names []string) {
 			s.mu.Lock()
@@ -104,7 +104,7 @@ func TestOldNameOfProcessIsFree(t *testing.T) {
 			}
 			return before(spec, id, logger)
 		}
-		other.push(c)
+		other.activate(c)
 		starting = before
 		s.until(9500 * time.Millisecond)
 		if got := startedAs(); len(got) != 1 {
@@ -114,7 +114,7 @@ func TestOldNameOfProcessIsFree(t *testing.T) {
 		if got := startedAs(); len(got) != 3 {
 			t.Errorf("found processes %v, expected one more of each lock", got)
 		}
-		other.pop(c)
+		other.deactivate(c)
 		other.exit()
 		s.expect(`2s x at 1 a:1`)
 	})
@@ -228,9 +228,9 @@ func TestRegistryConcurrent(t *testing.T) {
 func TestConnectionAfterItsConfig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := new(App).CaddyModule().New().(*App)
-		c := &claim{find: a.findLocks, name: "late", defined: true}
+		c := &config{assign: a.findLocks, name: "late", defined: true}
 		c.logTo(zap.NewNop())
-		a.claims["late"] = c
+		a.configs["late"] = c
 		if err := a.Cleanup(); err != nil { // of a config that has failed
 			t.Fatal(err)
 		}

@@ -33,7 +33,7 @@ func (l *lock) status(most int) status.Lock {
 		Slots:      l.pool.slots(),
 		Held:       stats.Held,
 		Waiting:    stats.Waiting,
-		MaxWaiting: l.inForce.Load().settings.MaxWaiting,
+		MaxWaiting: l.current.Load().settings.MaxWaiting,
 
 		OldestWaitSeconds: stats.OldestWait(now).Seconds(),
 

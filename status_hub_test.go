@@ -127,11 +127,11 @@ func TestStatusHistoryForgets(t *testing.T) {
 // otherLock returns a lock beside the stage's.
 func otherLock(name string) (l *lock, leave func()) {
 	l = enterLock(name)
-	c := &claim{lock: l, defined: true}
+	c := &config{lock: l, defined: true}
 	c.logTo(zap.NewNop())
-	l.push(c)
+	l.activate(c)
 	return l, func() {
-		l.pop(c)
+		l.deactivate(c)
 		l.exit()
 	}
 }

@@ -32,9 +32,9 @@ func (w *waiter) log(level zapcore.Level, msg string) {
 		zap.Uint64("connection", w.trip.id))
 }
 
-// tellEnd says how the connection has ended, when nothing is left of it: Handle is done
+// reportEnd says how the connection has ended, when nothing is left of it: Handle is done
 // and its slot is given back. Until then bytes may still be thrown away.
-func (w *waiter) tellEnd() {
+func (w *waiter) reportEnd() {
 	if w.trip.outcome == "" {
 		return // it did not even join
 	}
@@ -55,7 +55,7 @@ func (w *waiter) tellDiscarded() {
 		w.lock.record.Discarded.WithLabelValues(direction).Add(float64(n))
 		e := w.event(status.EventDiscarded, direction)
 		e.Bytes = n
-		w.lock.happened(e)
+		w.lock.publish(e)
 	}
 	count(record.FromClient, w.conn.Traffic.DiscardedIn.Load())
 	count(record.ToClient, w.conn.Traffic.DiscardedOut.Load())
@@ -77,7 +77,7 @@ func (l *lock) tellDiscards(dropped int) {
 
 // logEnd writes the connection's line into the log.
 func (w *waiter) logEnd() {
-	logger := w.lock.inForce.Load().access
+	logger := w.lock.current.Load().access
 	if !logger.Core().Enabled(zapcore.InfoLevel) {
 		return
 	}
@@ -102,6 +102,6 @@ func (w *waiter) logEnd() {
 const refusalsLogged = 50
 
 func (l *lock) tellRefusals(dropped int) {
-	l.inForce.Load().access.Info("connections ended without a slot, and without a line of their own: there were too many",
+	l.current.Load().access.Info("connections ended without a slot, and without a line of their own: there were too many",
 		zap.String("lock", l.name()), zap.Int("connections", dropped))
 }

@@ -78,7 +78,7 @@ func (w *waiter) checkNesting() error {
 // join asks for a slot. It returns "" when the connection stands in line or holds a slot,
 // else why it does neither.
 func (w *waiter) join(priority int) (outcome string) {
-	s := &w.lock.inForce.Load().settings
+	s := &w.lock.current.Load().settings
 	w.waitTimeout, w.conn.Input.Drop = time.Duration(s.WaitTimeout), s.HalfClosed == halfClosedDrop
 	w.conn.LingerFor(s.linger())
 	if !w.countClient() {
@@ -170,7 +170,7 @@ func (w *waiter) throwOut(slot int, reason string) {
 	} else {
 		w.conn.Cut() // activate, which comes next, ends it
 	}
-	w.lock.happened(status.Event{Event: status.EventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.Address, Reason: reason})
+	w.lock.publish(status.Event{Event: status.EventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.Address, Reason: reason})
 }
 
 // state is what the connection does with its slot.
@@ -204,8 +204,8 @@ func (w *waiter) refuse(outcome string, answer func() error) error {
 	}
 	w.conn.MarkUsed()
 	w.trip.refused = outcome
-	w.lock.happened(w.event(status.EventRefused, outcome))
-	w.lock.refused(w)
+	w.lock.publish(w.event(status.EventRefused, outcome))
+	w.lock.runRefuseHooks(w)
 	if answer == nil {
 		return nil
 	}
@@ -311,7 +311,7 @@ func (w *waiter) leave() {
 // exit lets go of the lock when the last user of it for this connection is done.
 func (w *waiter) exit() {
 	if w.users.Add(-1) == 0 {
-		w.tellEnd()
+		w.reportEnd()
 		w.lock.exit()
 	}
 }
