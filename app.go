@@ -53,7 +53,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return events.(*caddyevents.App).On("started", a)
 }
 
-// register adds a handler to the claim on its lock, and refuses one that contradicts
+// register adds a handler to what the config wants of its lock, and refuses one that contradicts
 // the handlers before it.
 func (a *App) register(ctx caddy.Context, h *Handler) (*config, error) {
 	if h.Name == "" {
@@ -74,7 +74,7 @@ func (a *App) register(ctx caddy.Context, h *Handler) (*config, error) {
 	return c, c.define(ctx, h.Settings, h.logger)
 }
 
-// findLocks gives each claim its lock. The first connection does it, or the start of the config,
+// findLocks gives each config of a lock its lock. The first connection does it, or the start of the config,
 // whichever comes first.
 func (a *App) findLocks() {
 	a.found.Do(func() {

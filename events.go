@@ -25,8 +25,8 @@ func (l *lock) publish(e status.Event) {
 	if e.Event != status.EventActivated && e.Event != status.EventReleased {
 		l.record.KeepEvent(e)
 	}
-	if claim := l.current.Load(); claim != nil && claim.started.Load() && claim.events.ShouldEmit(status.EventPrefix+e.Event) {
-		l.emitter.add(l, claim, e)
+	if c := l.current.Load(); c != nil && c.started.Load() && c.events.ShouldEmit(status.EventPrefix+e.Event) {
+		l.emitter.add(l, c, e)
 	}
 }
 
@@ -96,7 +96,7 @@ func (c *config) emit(l *lock, e status.Event) {
 			c.logger.Error("event handler panicked", zap.String("event", e.Event), zap.Error(fmt.Errorf("%v\n%s", r, debug.Stack())))
 		}
 	}()
-	// The claim's context names the origin, but is done after a reload, and the lock's
+	// The config's context names the origin, but is done after a reload, and the lock's
 	// before the last things happen.
 	origin := c.ctx
 	origin.Context = context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())

@@ -229,11 +229,11 @@ func (l *lock) shutDown() {
 	// From here on nobody is admitted. To ask before that would miss a connection that comes
 	// in between.
 	vacant := l.queue.Vacant()
-	claim := l.current.Load()
-	if claim == nil {
+	c := l.current.Load()
+	if c == nil {
 		return // nobody has been here
 	}
-	drained := clock.Wait(vacant, claim.settings.drain())
+	drained := clock.Wait(vacant, c.settings.drain())
 	last := time.Now().Add(lastGrace)
 	if !drained {
 		l.cancel()

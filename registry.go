@@ -101,9 +101,8 @@ func (l *lock) name() string {
 	return l.firstName
 }
 
-// enter returns the claim's lock with one user more, for a connection. The claim's config
-// may have ended, and its lock with it: then the connection gets the lock that has the name
-// now.
+// enter returns the lock with one user more, for a connection. The config may have ended, and
+// its lock with it: then the connection gets the lock that has the name now.
 func (c *config) enter() *lock {
 	if c.assign != nil {
 		c.assign()
@@ -114,18 +113,18 @@ func (c *config) enter() *lock {
 	return enterLock(c.name)
 }
 
-// assign gives each claim of a config its lock. claims has them by the name of the lock, listen
-// the names of the locks behind each listen address of the config. All handlers of the config
-// have to be provisioned before that, because only all names together tell which lock is renamed.
-func (r *registry) assign(claims map[string]*config, listen map[string][]string) {
+// assign gives each config its lock. configs are those of one Caddy config, by the name of the
+// lock; listen has the names of the locks behind each listen address. All handlers of the Caddy
+// config must be provisioned before: only all names together tell which lock is renamed.
+func (r *registry) assign(configs map[string]*config, listen map[string][]string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	named := make(map[string]*lock)
 	for l := range r.all {
 		named[l.name()] = l
 	}
-	renamed := renamed(named, claims, listen)
-	for name, c := range claims {
+	renamed := renamed(named, configs, listen)
+	for name, c := range configs {
 		c.lock = named[name]
 		if c.lock == nil {
 			c.lock = renamed[name]
@@ -140,10 +139,10 @@ func (r *registry) assign(claims map[string]*config, listen map[string][]string)
 // renamed if its name has gone from the config, and a listen address that led to it leads to
 // a name that there was not before. It must be clear which lock gets which name: one of each
 // at the address, and no other address says otherwise. named has all locks by name.
-func renamed(named map[string]*lock, claims map[string]*config, listen map[string][]string) map[string]*lock {
+func renamed(named map[string]*lock, configs map[string]*config, listen map[string][]string) map[string]*lock {
 	gone := make(map[string][]*lock) // by address
 	for name, l := range named {
-		if c := l.current.Load(); c != nil && claims[name] == nil {
+		if c := l.current.Load(); c != nil && configs[name] == nil {
 			for _, address := range c.listen {
 				gone[address] = append(gone[address], l)
 			}
@@ -155,7 +154,7 @@ func renamed(named map[string]*lock, claims map[string]*config, listen map[strin
 	}
 	pairs, names, old := make(map[pair]bool), make(map[string]int), make(map[*lock]int)
 	for address, here := range listen {
-		fresh := slices.DeleteFunc(slices.Clone(here), func(name string) bool { return named[name] != nil || claims[name] == nil })
+		fresh := slices.DeleteFunc(slices.Clone(here), func(name string) bool { return named[name] != nil || configs[name] == nil })
 		before := configured(gone[address])
 		if len(fresh) != 1 || len(before) != 1 {
 			continue
@@ -218,7 +217,7 @@ func newAddresses(listen map[string][]string) map[string]string {
 // warnOfOldLocks warns of locks that still have connections while an address that led to
 // them leads to another lock now, where they are not renamed: both serve that address until
 // the old one is empty. It is called before the config is in force.
-func warnOfOldLocks(claims map[string]*config, listen map[string][]string, logger *zap.Logger) {
+func warnOfOldLocks(configs map[string]*config, listen map[string][]string, logger *zap.Logger) {
 	for _, old := range locksInForce() {
 		s := old.queue.Stats()
 		leftOver := old.leftOver.Load()
@@ -226,7 +225,7 @@ func warnOfOldLocks(claims map[string]*config, listen map[string][]string, logge
 			continue
 		}
 		for _, address := range old.current.Load().listen {
-			if lock := newcomer(claims, listen[address], address, old); lock != "" {
+			if lock := newcomer(configs, listen[address], address, old); lock != "" {
 				logger.Warn("listen address leads to another lock now, and its former lock still has connections: until they end, both locks may let connections through to one service",
 					zap.String("address", address), zap.String("lock", lock), zap.String("former_lock", old.name()),
 					zap.Int("holders", s.Held), zap.Int("waiters", s.Waiting), zap.Int64("left_over", leftOver))
@@ -237,9 +236,9 @@ func warnOfOldLocks(claims map[string]*config, listen map[string][]string, logge
 
 // newcomer returns the name of a lock to which the address leads only now. here has the locks to
 // which it leads. It returns "" if there is none, or if the address still leads to the old lock.
-func newcomer(claims map[string]*config, here []string, address string, old *lock) (name string) {
+func newcomer(configs map[string]*config, here []string, address string, old *lock) (name string) {
 	for _, here := range here {
-		c := claims[here]
+		c := configs[here]
 		if c == nil {
 			continue
 		}

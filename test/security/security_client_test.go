@@ -116,7 +116,7 @@ func TestSilentHandshake(t *testing.T) {
 	caddytest.ExpectClosed(t, silent)
 }
 
-// A client claims to be somebody else. It is believed unless the config rejects that: in
+// A client configs to be somebody else. It is believed unless the config rejects that: in
 // caddy-l4, an allow list alone keeps nobody out, of which tcplock warns.
 func TestSpoofedProxyHeader(t *testing.T) {
 	for _, c := range []struct{ name, options, want string }{

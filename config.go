@@ -16,7 +16,7 @@ import (
 // config is what one config wants of a lock.
 type config struct {
 	name     string   // of the lock, in this config
-	assign   func()   // gives the claims of the config their locks, see assign; nil: this one has it
+	assign   func()   // gives each lock of the Caddy config its lock, see assign; nil: this one has it
 	lock     *lock    // set by find, as listen and to are; use enter until the config has started
 	listen   []string // the addresses that lead to the lock in this config
 	to       []string // the addresses that its connections are proxied to
@@ -32,7 +32,7 @@ type config struct {
 	started  atomic.Bool // all apps of the config have started
 }
 
-// define makes a handler's settings those of the claim, or compares them with those it has.
+// define takes over a handler's settings, or compares them with those of the handler before.
 func (c *config) define(ctx caddy.Context, s Settings, logger *zap.Logger) error {
 	raw, err := json.Marshal(s.written())
 	if err != nil {
