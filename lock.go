@@ -24,35 +24,47 @@ type lock struct {
 	firstName string       // see name
 	users     atomic.Int64 // see registry
 
-	queue    *queue.Queue
-	pool     pool
-	schedule hook.Schedule
-	failings failings
+	queue *queue.Queue
+	pool  pool
+	configStack
+	hookState
 
-	record   *record.Record
-	emitter  emitter
-	refusals clock.Limit // of the log lines of those who never held a slot
-	discards clock.Limit // of warnings of bytes that were thrown away
+	record  *record.Record
+	emitter emitter
+	logLimits
 
-	// The configs whose apps have all started, the newest last: it is the one in force.
-	// During a reload there are two for a while. A config that fails while its apps start
-	// never gets here, so it changes nothing. Caddy may still drop a config after that:
-	// then pop puts the one before back in force. So nothing that belongs to a config on
-	// this list is forgotten before that config is popped.
+	idle     idleClock
+	pauses   pauses
+	sockets  fds.Sockets     // to the service, for the budget of descriptors
+	handling atomic.Int64    // connections in Handle
+	leftOver atomic.Int64    // connections whose slot was handed on without them
+	ctx      context.Context // done when hooks must end
+	cancel   context.CancelFunc
+}
+
+// configStack has the configs whose apps have all started, the newest last: it is the one in
+// force. During a reload there are two for a while. A config that fails while its apps start
+// never gets here, so it changes nothing. Caddy may still drop a config after that: then
+// deactivate puts the one before back in force. So the lock forgets nothing that belongs to a
+// config on this list.
+type configStack struct {
 	mu         sync.Mutex
 	configs    []*config
 	current    atomic.Pointer[config]
-	lastLogged string // what the log says of its place, see tellPlace
+	lastLogged string // what the log says of the lock's place, see tellPlace
+}
 
-	idle   idleClock
-	pauses pauses
+// hookState is what hooks need to know of the past.
+type hookState struct {
+	schedule hook.Schedule
+	failings failings
+	refusing atomic.Bool // refuse hooks are running
+}
 
-	sockets  fds.Sockets     // to the service, for the budget of descriptors
-	handling atomic.Int64    // connections in Handle
-	refusing atomic.Bool     // refuse hooks are running
-	leftOver atomic.Int64    // connections whose slot was handed on without them
-	ctx      context.Context // done when hooks have to end
-	cancel   context.CancelFunc
+// logLimits keep a flood out of the log.
+type logLimits struct {
+	refusals clock.Limit // of the lines of connections that never had a slot
+	discards clock.Limit // of the warnings of discarded bytes
 }
 
 // Destruct ends a lock that has no user any more. It waits for nothing, because Caddy lets no
