@@ -10,8 +10,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Each promise in docs/reliability.md names tests that are there, and the commands that run
-// just these.
+// Each promise in docs/reliability.md names tests that exist, and the commands that run exactly
+// these.
 func TestReliabilityDoc(t *testing.T) {
 	page, err := os.ReadFile("../../docs/reliability.md")
 	if err != nil {

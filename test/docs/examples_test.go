@@ -23,7 +23,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// examples says how each folder of examples/ is driven.
+// examples maps each folder of examples/ to its test.
 var examples = map[string]func(t *testing.T){
 	"http-with-busy-page": driveHTTP,
 	"libreoffice":         func(t *testing.T) { caddytest.LoadExample(t, "libreoffice", caddytest.FreeAddr(t)) }, // driven in e2e/services
@@ -35,8 +35,7 @@ var examples = map[string]func(t *testing.T){
 	"tls":                 driveTLS,
 }
 
-// None of the examples is only shown: each is formatted, explained,
-// valid as it is, and does over real sockets what it promises.
+// Each example is formatted, explained and valid, and keeps over real sockets what it promises.
 func TestExamples(t *testing.T) {
 	caddytest.Slow(t)
 	folders, err := os.ReadDir("../../examples")
@@ -109,13 +108,12 @@ func driveMonitoring(t *testing.T) {
 	}
 }
 
-// A printer gets one job at a time, whole, in the order in which they came, and a pause
-// after each, although the clients closed their side and went long before their turn.
+// A printer gets one job at a time, whole, in the order in which they came, and a pause after
+// each. The clients have closed their side and gone long before their turn.
 func drivePrinter(t *testing.T) { caddytest.PrintJobs(t, caddytest.PrintAndGo) }
 
-// Of three clients of a slow app the first is being served and the second waits; the
-// third gets the busy page at once, whole, by whatever host name it asked. The first
-// two are served in the end.
+// Of three clients of a slow app the first is served and the second waits. The third gets the
+// busy page at once, whole, under any host name. The first two are served in the end.
 func driveHTTP(t *testing.T) {
 	goOn := make(chan struct{})
 	app := caddytest.NewService(t, func(conn *net.TCPConn) {
@@ -189,8 +187,8 @@ func driveQuickstart(t *testing.T) {
 	caddytest.Expect(t, second, "two")
 }
 
-// A client has its handshake when it comes and is served when its turn comes. Who fails
-// the handshake, or leaves the line after it, never reaches the service.
+// A client completes its handshake when it comes, and is served when its turn comes. A client
+// that fails the handshake, or leaves the line after it, never reaches the service.
 func driveTLS(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr, storage := caddytest.LoadExample(t, "tls", svc.Addr)
@@ -236,8 +234,8 @@ func driveTLS(t *testing.T) {
 	}
 }
 
-// handshake connects by TLS, trusting Caddy's own CA and nobody else. Caddy makes the
-// certificate in the background when it starts.
+// handshake connects with TLS, and trusts only Caddy's own CA. Caddy makes the certificate in
+// the background when it starts.
 func handshake(t *testing.T, addr, storage string) *tls.Conn {
 	t.Helper()
 	var client *tls.Conn

@@ -1,4 +1,4 @@
-// Package docs_test compares the documentation and the examples with what they are about.
+// Package docs_test compares the documentation and the examples with the program.
 package docs_test
 
 import (

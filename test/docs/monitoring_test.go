@@ -13,8 +13,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Nothing asks for a metric or a label that docs/metrics.md does not name, the examples
-// there are of what they stand beside, and the dashboard shows each metric.
+// docs/metrics.md, the alerts and the dashboard use only metrics and labels that
+// docs/metrics.md names. Each example in the manual is of its own metric, and the dashboard
+// shows each metric.
 func TestMonitoringNames(t *testing.T) {
 	docs := caddytest.ReadMetricDocs(t)
 	shown := strings.Join(caddytest.DashboardQueries(t), "\n")
@@ -91,7 +92,7 @@ func eachStops(t *testing.T) {
 	}
 }
 
-// docs/metrics.md names exactly what a Caddy serves, and how much of it.
+// docs/metrics.md names exactly the metrics that Caddy serves, and how many series there are.
 func TestMetricsServed(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()

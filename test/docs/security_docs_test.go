@@ -11,7 +11,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Each sentence of docs/security.md has tests beside it, and they are there.
+// Each sentence of docs/security.md has tests beside it, and these tests exist.
 func TestSecurityDoc(t *testing.T) {
 	tests := make(map[string]bool)
 	err := filepath.WalkDir(caddytest.Root, func(path string, _ fs.DirEntry, err error) error {

@@ -12,9 +12,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// What a client says when its slot has been handed on reaches no service. It is counted, to
-// the byte, in the log, an event and a metric, whatever stands before tcplock, and a warning
-// says what to do, once. That the client says goodbye in TLS is no loss.
+// What a client sends after its slot has been handed on reaches no service. It is counted, to
+// the byte, in the log, an event and a metric, whatever stands before tcplock. A warning says
+// once what to do. The end of a TLS session does not count.
 func TestDiscardedBytesAreCounted(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -61,7 +61,7 @@ func TestDiscardedBytesAreCounted(t *testing.T) {
 				events := discardedEvents(t, "default")
 				var warnings []map[string]any
 				for _, line := range lines("", 0) {
-					if line["bytes"] != nil { // others are about the config
+					if line["bytes"] != nil { // the other warnings are about the config
 						warnings = append(warnings, line)
 					}
 				}
@@ -92,8 +92,8 @@ func discardedEvents(t *testing.T, lock string) (events []status.Event) {
 	return events
 }
 
-// A client goes in the middle of the answer. What the service still says to it, while it is
-// heard out, is counted as well; there is nothing to be warned of.
+// A client goes in the middle of the answer. What the service still sends, while tcplock reads
+// on, is counted too. There is no warning.
 func TestDiscardedAnswerIsCounted(t *testing.T) {
 	piece := bytes.Repeat([]byte("answer "), 10_000)
 	svc := caddytest.NewService(t, func(conn *net.TCPConn) {

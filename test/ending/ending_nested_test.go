@@ -9,8 +9,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Two locks stand on one connection's way, with different lingers. The shorter one holds for
-// both, in whatever order they stand: the service has closed, and the client stays, silent.
+// A connection goes through two locks with different lingers. The service has closed, and the
+// client stays silent. The shorter linger holds for both locks, in either order.
 func TestShortestLingerOfTwoLocks(t *testing.T) {
 	if caddytest.Apart(t) {
 		return

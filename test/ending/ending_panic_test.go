@@ -11,9 +11,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A connection of a handler before tcplock panics when the lock looks whether a waiter
-// has gone. It leaves the line, or the slot that it is granted in the same moment: the
-// others are served.
+// A connection of a handler before tcplock panics when the lock checks whether a waiter has
+// gone. The waiter leaves the line, or the slot that it gets in the same moment. The other
+// clients are served.
 func TestPanicInLine(t *testing.T) {
 	if caddytest.Apart(t) {
 		return
@@ -50,11 +50,11 @@ func TestPanicInLine(t *testing.T) {
 	}
 }
 
-// looks tells that the lock looks, and then to go on.
+// looks hears that the lock checks a client, and lets it go on.
 var looks = make(chan struct{})
 
-// brittle is a layer4 handler, and the connection that it hands on: its Read panics when
-// the lock looks whether the client has sent something, which reads one byte.
+// brittle is a layer4 handler, and the connection that it hands on. Its Read panics when the
+// lock checks whether the client has sent something, which reads one byte.
 type brittle struct{ net.Conn }
 
 func init() { caddy.RegisterModule(brittle{}) }

@@ -21,9 +21,9 @@ var lingers = []struct{ name, option string }{
 	{"linger 0", "linger 0"},
 }
 
-// A service that has just as many connections to give as the lock has slots refuses
-// nobody, in 500 short connections from 16 clients, whoever ends them and however: the
-// next connection comes only when the last one is closed on both sides.
+// A service that takes no more connections than the lock has slots refuses none, in 500 short
+// connections from 16 clients, whichever side ends them and however. So the next connection
+// comes only when the last one is closed on both sides.
 func TestServiceAtItsLimitRefusesNobody(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -59,8 +59,8 @@ func TestServiceAtItsLimitRefusesNobody(t *testing.T) {
 	}
 }
 
-// shortConversation answers a line, and closes at once if it starts with "quit", else
-// when the client has closed its side.
+// shortConversation answers a line. It closes at once if the line starts with "quit", and
+// otherwise when the client has closed its side.
 func shortConversation(conn *net.TCPConn) {
 	r := bufio.NewReader(conn)
 	line, err := r.ReadString('\n')
@@ -88,15 +88,15 @@ func converse(t *testing.T, addr string, i int) {
 	case 1: // the client closes its side
 		_ = conn.CloseWrite()
 		caddytest.ExpectEOF(t, conn)
-	case 2: // the client breaks it off
+	case 2: // the client resets the connection
 		_ = conn.SetLinger(0)
 	}
-	conn.Close() // which in case 3 is all
+	conn.Close() // case 3 is only this
 }
 
 // The service replies, closes its side and reads on. The end reaches the client, whatever
-// stands before tcplock, and what the client says after that reaches the service. (A
-// client that hangs up only when the service has done so would never learn of it.)
+// stands before tcplock, and what the client sends after that reaches the service. (A client
+// may wait for the end before it hangs up. It must learn of it.)
 func TestEndReachesClient(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -122,10 +122,9 @@ func TestEndReachesClient(t *testing.T) {
 	}
 }
 
-// A service replies and closes its side. The first client stays connected and silent, and
-// takes its time to read. After linger the second is served, not before that, and not
-// before the proxy has closed its side of the connection to the service. The first still
-// reads the whole of its reply then, and its end.
+// A service replies and closes its side. The first client stays connected and silent, and reads
+// slowly. The second is served after linger, and not before. The proxy has closed its
+// connection to the service by then. The first client still reads its whole reply, and its end.
 func TestSilentClientLosesSlotAfterLinger(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -167,8 +166,8 @@ func TestSilentClientLosesSlotAfterLinger(t *testing.T) {
 	}
 }
 
-// With linger 0 the slot is handed on the moment the service closes: ten clients that
-// stay connected and silent hold nobody up.
+// With linger 0 the slot is handed on as soon as the service closes. Ten clients that stay
+// connected and silent delay no other client.
 func TestLingerZeroWaitsForNobody(t *testing.T) {
 	svc := caddytest.NewService(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "reply") })
 	addr := caddytest.LockServer(t, "tcplock {\nlinger 0\n}", svc.Addr)
@@ -185,8 +184,8 @@ func TestLingerZeroWaitsForNobody(t *testing.T) {
 	}
 }
 
-// A sink half-closes at once and reads on. A client that sends for much longer than
-// linger, a little at a time, is not cut.
+// A sink half-closes at once and reads on. A client that sends a little at a time, for much
+// longer than linger, is not cut.
 func TestTricklingClientIsNotCut(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -210,9 +209,9 @@ func TestTricklingClientIsNotCut(t *testing.T) {
 	}
 }
 
-// The sink is slow: it half-closes, and then takes nothing for much longer than linger.
-// A client that has more to send than the sockets hold is not silent, it is held up: it
-// is not cut either.
+// The sink is slow: it half-closes, and then reads nothing for much longer than linger. A
+// client that has more to send than the sockets hold is blocked, not silent. It is not cut
+// either.
 func TestClientHeldUpBySinkIsNotCut(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -234,8 +233,8 @@ func TestClientHeldUpBySinkIsNotCut(t *testing.T) {
 	}
 }
 
-// A TLS record is 16 KB. A client that takes much longer than linger to send one is not
-// silent, although the layer above the socket has nothing to show for it until the end.
+// A TLS record is 16 KB. A client that takes much longer than linger to send one is not silent,
+// although the layer above the socket gets no byte until the record is complete.
 func TestSlowTLSRecordIsNotCut(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -272,8 +271,8 @@ func (w *slowWriter) Write(b []byte) (n int, err error) {
 	return n, err
 }
 
-// halfClosingSink is a service that closes its side at once, reads to the end after a
-// while, and says how much that was.
+// halfClosingSink is a service that closes its side at once, reads to the end after a while,
+// and returns how many bytes that were.
 func halfClosingSink(after time.Duration) (serve func(*net.TCPConn), got chan int) {
 	got = make(chan int, 1)
 	return func(conn *net.TCPConn) {
@@ -284,8 +283,8 @@ func halfClosingSink(after time.Duration) (serve func(*net.TCPConn), got chan in
 	}, got
 }
 
-// The service is down: twenty clients in line are closed one after the other, and none of
-// them takes the slot along. When the service is up, the next client is served.
+// The service is down. Twenty clients in line are closed one after the other, and none of them
+// keeps the slot. When the service is up, the next client is served.
 func TestServiceDown(t *testing.T) {
 	service := caddytest.FreeAddr(t)
 	addr := caddytest.LockServer(t, "tcplock", service)
@@ -304,8 +303,8 @@ func TestServiceDown(t *testing.T) {
 	caddytest.ExpectServed(t, addr)
 }
 
-// The service breaks off each of twenty connections. Each client is closed, and the slot
-// goes on to the next.
+// The service resets each of twenty connections. Each client is closed, and the slot goes to
+// the next.
 func TestServiceResets(t *testing.T) {
 	svc := caddytest.NewService(t, func(conn *net.TCPConn) {
 		_, _ = conn.Read(make([]byte, 5))
@@ -329,8 +328,8 @@ func TestServiceResets(t *testing.T) {
 	}
 }
 
-// Twenty clients in line reset their connection while they are served. The service gets
-// to know, and the slot goes on to the next.
+// Twenty clients reset their connection while they are served. The service learns of it, and
+// the slot goes to the next.
 func TestClientResetsWhileServed(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.LockServer(t, "tcplock", svc.Addr)
@@ -353,8 +352,8 @@ func TestClientResetsWhileServed(t *testing.T) {
 	}
 }
 
-// The handler after tcplock panics. Caddy lives on, the clients concerned are closed, and
-// each gives its slot back: the next one in line is served.
+// The handler after tcplock panics. Caddy goes on, these clients are closed, and each releases
+// its slot: the next waiter is served.
 func TestPanicGivesSlotBack(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.LockServer(t, "tcplock 2\ntest_panic", svc.Addr)

@@ -15,10 +15,10 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A client sends a request and then more than the service cares to read. The service
-// replies with 5 MB and closes without reading the rest. The reply arrives whole, at a
-// client that reads slowly as well: the end of it is still on its way when the proxy is
-// done, and a close with the client's surplus unread would destroy it.
+// A client sends a request, and then more than the service reads. The service replies with 5 MB
+// and closes without reading the rest. The reply arrives whole, also at a client that reads
+// slowly. Its end is still on its way when the proxy is done: a close with unread bytes of the
+// client would destroy it.
 func TestBigReplyArrivesWholeDespiteSurplus(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -56,8 +56,8 @@ func TestBigReplyArrivesWholeDespiteSurplus(t *testing.T) {
 	}
 }
 
-// unacknowledged is how much of what was written to conn the other side's system does
-// not have yet.
+// unacknowledged returns how many bytes written to conn the other side's system does not have
+// yet.
 func unacknowledged(conn *net.TCPConn) (n int) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

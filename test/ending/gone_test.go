@@ -10,15 +10,15 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A client goes while the service answers it, or is cut. A service that says the rest and
-// closes soon does not see the next client before that: it may have no more connections to
-// give than the lock has slots.
+// A client goes while the service answers it, or is cut. A service that sends the rest and
+// closes soon does not see the next client before that. It may accept no more connections than
+// the lock has slots.
 func TestServiceEndsAfterItsClientHasGone(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}
-	const grace = 200 * time.Millisecond // for which it is heard out
+	const grace = 200 * time.Millisecond // so long tcplock reads what the service still sends
 	for _, way := range []struct {
 		name, option string
 		goes         func(t *testing.T, c *net.TCPConn, addr string)
@@ -38,7 +38,7 @@ func TestServiceEndsAfterItsClientHasGone(t *testing.T) {
 		t.Run(way.name, func(t *testing.T) {
 			svc := caddytest.NewService(t, nil)
 			addr := caddytest.LockServer(t, "tcplock {\n"+way.option+"\n}", svc.Addr)
-			timely := 0 // rounds in which the service was as quick as it has to be
+			timely := 0 // rounds in which the service closed in time
 			for round := 0; timely < 3; round++ {
 				if round == 50 {
 					t.Fatalf("the machine is too slow: the service has not once ended within %s", grace)
@@ -81,7 +81,7 @@ func TestServiceEndsAfterItsClientHasGone(t *testing.T) {
 	}
 }
 
-// A service that talks on for ever to a client that has gone does not keep the slot.
+// A service that sends for ever to a client that has gone does not keep the slot.
 func TestServiceIsNotHeardOutForEver(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, "tcplock", svc.Addr)

@@ -10,9 +10,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Clients of a lock that stands before tls. The service closes its side: the client that
-// stays, silent, loses its slot after linger, and nothing of the reply that is on its way
-// is lost, although it has sent more than the service has read.
+// Clients of a lock that stands before tls. The service closes its side. A client that stays
+// silent loses its slot after linger. Nothing of the reply on its way is lost, although the
+// client has sent more than the service has read.
 func TestServicesEndShowsThroughTLS(t *testing.T) {
 	reply := bytes.Repeat([]byte("reply "), 800_000)
 	svc := caddytest.NewService(t, func(c *net.TCPConn) {
@@ -33,7 +33,7 @@ func TestServicesEndShowsThroughTLS(t *testing.T) {
 }
 
 // The same lock, with a client that goes on sending after the service has closed its side:
-// it is heard out.
+// tcplock passes on all of it.
 func TestHalfClosedThroughTLS(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	w := caddytest.Way{Name: "tls", Tls: true}

@@ -16,7 +16,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// expectHook makes sure that this hook is the next to run, and is held up.
+// expectHook makes sure that this hook runs next, and holds it up.
 func expectHook(t *testing.T, hooks <-chan caddytest.Hook, on, reason string, connection uint64) caddytest.Hook {
 	t.Helper()
 	select {
@@ -39,10 +39,10 @@ func expectLeftOver(t *testing.T, want int) {
 	})
 }
 
-// A service neither answers nor closes. After hold_timeout, and not before that, also if
-// the client has gone long ago, the client is cut, and the timeout and release hooks run,
-// one after the other. The next client gets to the service only when they have ended, but
-// then it does, although the proxy still waits for the service to let go of the first.
+// A service neither answers nor closes. After hold_timeout, and not before, the client is cut,
+// also if it has gone long ago. The timeout and release hooks run, one after the other. The
+// next client gets to the service when they have ended, although the proxy still waits for the
+// service to close the first connection.
 func TestHoldTimeoutFreesWedgedService(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -107,8 +107,8 @@ func TestHoldTimeoutFreesWedgedService(t *testing.T) {
 	}
 }
 
-// Three connections get stuck one after the other. Each is counted until the service lets
-// go of it, in whatever order it does.
+// Three connections get stuck one after the other. Each is counted until the service closes it,
+// in whatever order.
 func TestLeftOversAreCounted(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -130,9 +130,9 @@ func TestLeftOversAreCounted(t *testing.T) {
 	}
 }
 
-// What a timeout hook is for: it makes the service let go. The proxy returns while the
-// hook still runs, and that does not give the slot back, neither before the hook's end
-// nor a second time. Nothing is left over.
+// A timeout hook makes the service close the connection. The proxy returns while the hook still
+// runs. That releases the slot neither before the hook has ended nor a second time. Nothing is
+// left over.
 func TestTimeoutHookEndsConnection(t *testing.T) {
 	hooks, letGo := caddytest.HoldHooks()
 	defer letGo()
@@ -156,8 +156,7 @@ func TestTimeoutHookEndsConnection(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// A timeout hook fails, or panics. The release hook runs nevertheless, and the slot is
-// handed on.
+// A timeout hook fails, or panics. The release hook still runs, and the slot is handed on.
 func TestTimeoutHookFails(t *testing.T) {
 	for name, fail := range map[string]func() error{
 		"error": func() error { return errors.New("test") },
@@ -188,9 +187,9 @@ func TestTimeoutHookFails(t *testing.T) {
 	}
 }
 
-// Four hundred connections through four slots, which end shortly before and after
-// hold_timeout is over, or just then. Whoever is first, the release hook runs once for each, after the timeout hook
-// if that has run; then all slots are there again, and no more than that.
+// Four hundred connections through four slots end shortly before hold_timeout, shortly after
+// it, or just then. Whichever end comes first, the release hook runs once for each, after the
+// timeout hook if that has run. Then all slots are free again, and no more than that.
 func TestHoldTimeoutMeetsEnd(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -245,8 +244,8 @@ func TestHoldTimeoutMeetsEnd(t *testing.T) {
 	caddytest.Fill(t, addr, "default", slots, 2)
 }
 
-// A service that lets go of a client that was cut, if only after a while, never sees the
-// next one beside it, and nothing is left over.
+// A service that closes the connection of a cut client, if only after a while, never sees the
+// next client beside it, and nothing is left over.
 func TestTimeoutServiceLetsGo(t *testing.T) {
 	const clients = 5
 	svc := caddytest.NewService(t, func(conn *net.TCPConn) {
@@ -270,8 +269,8 @@ func TestTimeoutServiceLetsGo(t *testing.T) {
 	}
 }
 
-// Between a holder's end, however it ended, and the next activation the service has its
-// pause. It begins after the hooks. A pause of none is none.
+// Between a holder's end, however it ended, and the next activation the service gets its pause,
+// settle. It begins after the hooks. With settle 0 there is no pause.
 func TestSettle(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -320,7 +319,7 @@ func TestSettle(t *testing.T) {
 	}
 }
 
-// While one slot settles, the other one can be had.
+// While one slot settles, the other one is free.
 func TestSettleIsTheSlotsOwn(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

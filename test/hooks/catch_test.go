@@ -8,8 +8,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// hookServer is caddytest.LockServer with events that are caught and refused clients that are told
-// why.
+// hookServer is caddytest.LockServer with a handler for events, and with refuse handlers that
+// tell a client why it is refused.
 func hookServer(t *testing.T, slots int, options, service string) string {
 	t.Helper()
 	caddytest.Catch(t)
@@ -18,7 +18,7 @@ func hookServer(t *testing.T, slots int, options, service string) string {
 	return addr
 }
 
-// caughtHook waits for a hook to emit want, which is: the event, then values of its data.
+// caughtHook waits until a hook has emitted want: the event, and then values of its data.
 func caughtHook(t *testing.T, want string, values ...string) *caddytest.Caught {
 	t.Helper()
 	c := caddytest.NextHook(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// awaitEnd is a layer4 handler, test_await_end, that passes a client on when the client has
-// closed its side. So the lock meets a client that has surely gone.
+// awaitEnd is a layer4 handler, test_await_end. It passes a client on when the client has
+// closed its side. So the lock gets a client that has certainly gone.
 type awaitEnd struct{}
 
 var passedOn atomic.Int64 // clients that have come through
@@ -101,8 +101,9 @@ func TestGoneClientsDoNotCount(t *testing.T) {
 	}
 }
 
-// A client goes while another hook runs for it. It was counted before that, and is not any
-// more: the hook that is due for every second client runs for the third of those that stay.
+// A client goes while another hook runs for it. It was counted before, and now does not count
+// any more: the hook that is due for every second client runs for the third of the clients that
+// stay.
 func TestClientThatGoesDuringHookDoesNotCount(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := hookServer(t, 1, "on activate {\nevery 2\nemit restart\n}\non activate emit start", svc.Addr)
@@ -135,9 +136,9 @@ func TestClientThatGoesDuringHookDoesNotCount(t *testing.T) {
 	serve(5, true)
 }
 
-// A client that connects and closes may go so late that the proxy has connected to the service
-// already. It does not count either, since neither side has said a word. A client of a service
-// that stays silent counts if the client has spoken, or if hold_timeout has ended it.
+// A client that connects and closes may go so late that the proxy has already connected to the
+// service. It does not count either, since neither side has sent a byte. If a service stays
+// silent, a client counts if it has sent something, or if hold_timeout has ended it.
 func TestMuteClientsDoNotCount(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	var ran atomic.Int64

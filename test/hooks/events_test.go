@@ -9,8 +9,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Whoever subscribes hears what happens at a lock, with its data; a slow handler holds up
-// nobody.
+// Subscribers get the lock's events, with their data. A slow handler delays no connection.
 func TestEvents(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -31,7 +30,7 @@ func TestEvents(t *testing.T) {
 	caddytest.Send(t, second, "two")
 	caddytest.InLine(t, "default", 1, 1)
 	caddytest.ExpectClosed(t, caddytest.Dial(t, addr))
-	caddytest.ExpectClosed(t, first) // although the listener still has the first event
+	caddytest.ExpectClosed(t, first) // although the handler is still busy with the first event
 	caddytest.Expect(t, second, "two")
 	second.Close()
 	caddytest.InLine(t, "default", 0, 0)
@@ -57,8 +56,8 @@ func TestEvents(t *testing.T) {
 		"tcplock_resumed connection=0 slot=0 reason= moment=",
 	}
 	got := caddytest.Hears(t, len(want), "connection", "slot", "reason", "moment")
-	// The slot of one and the activation of the next are told by two goroutines, and so are
-	// a kick and what comes of it.
+	// Two goroutines publish the release of one connection and the activation of the next, and
+	// so it is with a kick and the end that it causes.
 	if slices.Sort(got); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
 		t.Errorf("heard\n%s\nexpected\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
@@ -83,8 +82,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// A handler that never ends costs events, which are counted, and no connection; when it
-// has ended, events are heard again.
+// A handler that never ends costs events, which are counted, but no connection. When it has
+// ended, handlers get events again.
 func TestEventsDropped(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.FreeAddr(t)
@@ -115,8 +114,8 @@ func TestEventsDropped(t *testing.T) {
 	}
 }
 
-// A worker that cannot be reached is told of once, and each time counted; and so is that
-// it can be again.
+// An unreachable worker is published once, and each failure is counted. That it is reachable
+// again is published too.
 func TestEventsOfWorkers(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

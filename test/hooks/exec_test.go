@@ -20,7 +20,7 @@ import (
 // command is a command that a test writes, and its directory.
 type command struct{ path, dir string }
 
-// newCommand writes a command, for the shell if it does not name another interpreter;
+// newCommand writes a command, a shell script unless text names another interpreter. It writes
 // none if text is empty.
 func newCommand(t *testing.T, text string) command {
 	t.Helper()
@@ -46,15 +46,15 @@ func (c command) write(t *testing.T, text string) {
 	}
 }
 
-// lines is what a file in the command's directory contains.
+// lines returns the lines of a file in the command's directory.
 func (c command) lines(file string) []string {
 	text, _ := os.ReadFile(filepath.Join(c.dir, file))
 	return strings.Split(strings.TrimSpace(string(text)), "\n")
 }
 
-// Seven clients come one after the other, and every third time a command notes that it
-// has run. The service reads the notes the moment it accepts a connection: what the
-// command has done for that connection is there.
+// Seven clients come one after the other. For every third, a command notes that it has run. The
+// service reads the notes as soon as it accepts a connection, so the command must have run
+// before.
 func TestActivateCommandEveryThird(t *testing.T) {
 	c := newCommand(t, `echo "$TCPLOCK_CONNECTION" >> notes`)
 	svc := caddytest.NewService(t, func(conn *net.TCPConn) { _, _ = fmt.Fprint(conn, c.lines("notes")) })
@@ -67,9 +67,8 @@ func TestActivateCommandEveryThird(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with a command, it costs one connection, which is refused; the next
-// one in line, for which the command has been mended, is served. Nothing that it has
-// started is left.
+// A command that fails in any way costs one connection, which is refused. The next waiter, for
+// which the command is mended, is served. Nothing that the command has started is left.
 func TestCommandThatFails(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -115,7 +114,7 @@ func TestCommandThatFails(t *testing.T) {
 	}
 }
 
-// expectDead makes sure that the processes are gone which the command has noted, if any.
+// expectDead makes sure that the processes that the command has noted are gone.
 func expectDead(t *testing.T, c command) {
 	t.Helper()
 	for _, word := range strings.Fields(strings.Join(c.lines("pids"), " ")) {
@@ -130,8 +129,8 @@ func expectDead(t *testing.T, c command) {
 	}
 }
 
-// Commands at other moments fail as well. No client notices: the one that stays too long
-// is cut, the one that finds the line full is refused, and the slot goes on.
+// Commands at other moments fail too. No client notices: hold_timeout cuts one, the full line
+// refuses another, and the slot goes on.
 func TestCommandsThatFailAtOtherMoments(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -163,10 +162,10 @@ func TestCommandsThatFailAtOtherMoments(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// Commands at four moments of one config. The first client is served, the second stays
-// too long, the third finds the line full, and the fourth is served: the commands run in
-// the order in which that comes about, with all that is to be known in their environment,
-// and nothing else under these names.
+// Commands at four moments of one config. The first client is served, the second is cut by
+// hold_timeout, the third finds the line full, and the fourth is served. The commands run in
+// this order. Their environment has all facts about the connection, and nothing else under
+// these names.
 func TestCommandsInOrder(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

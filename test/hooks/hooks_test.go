@@ -12,9 +12,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// While the activate hook runs the service sees nothing of the client, although that has
-// sent its request; when the hook is done the service gets all of it. The second hook
-// runs after the first, and so do its steps.
+// While the activate hook runs, the service sees nothing of the client, although the client has
+// sent its request. When the hook is done, the service gets all of it. The second hook runs
+// after the first, and so do its steps.
 func TestActivateHookComesBeforeService(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := hookServer(t, 1, "on activate {\nemit first\nemit second\n}\non activate emit third", svc.Addr)
@@ -32,11 +32,10 @@ func TestActivateHookComesBeforeService(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// The hook is for every third. It fails for the first connection, and for the next one,
-// for which it is due again: both are refused, and told so, the service sees nothing of
-// them, and the release hook runs for them. The line behind them goes on: the third is
-// served with the hook. The two that were refused do not count, so the hook is due again
-// for the sixth.
+// The hook is for every third connection. It fails for the first, and for the next, for which
+// it is due again. Both are refused with the reason, the service sees nothing of them, and the
+// release hook runs for them. The line goes on: the third is served with the hook. The two
+// refused connections do not count, so the hook is due again for the sixth.
 func TestFailedActivateHookRefusesItsConnection(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := hookServer(t, 1, "on activate {\nevery 3\nemit restart\n}\non release emit clean", svc.Addr)
@@ -90,8 +89,8 @@ func TestOptionalHookFails(t *testing.T) {
 	clients.Wait()
 }
 
-// The holder has gone, and the release hook runs: its slot is not handed on before the
-// hook is done, whether it fails or not.
+// The holder has gone, and the release hook runs. The slot is not handed on before the hook is
+// done, whether it fails or not.
 func TestReleaseHookComesBeforeNextActivation(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := hookServer(t, 1, "on release emit clean\non activate emit start", svc.Addr)
@@ -117,9 +116,8 @@ func TestReleaseHookComesBeforeNextActivation(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// hold_timeout is over, and the service is wedged. The client is cut, the timeout hook
-// and then the release hook run with the slot still held, and only then the next client
-// is activated.
+// hold_timeout is over, and the service hangs. The client is cut. The timeout hook and then the
+// release hook run while the slot is still held, and only then the next client is activated.
 func TestTimeoutHookComesBeforeNextActivation(t *testing.T) {
 	caddytest.Slow(t)
 	svc := caddytest.NewService(t, nil)
@@ -146,9 +144,9 @@ func TestTimeoutHookComesBeforeNextActivation(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// Clients are refused while the refuse hook runs for the first of them. None waits for
-// it, and it does not run a second time meanwhile; when it is done, the next one that is
-// refused makes it run again.
+// Clients are refused while the refuse hook runs for the first of them. None waits for the
+// hook, and it does not run a second time meanwhile. When it is done, the next refused client
+// makes it run again.
 func TestRefuseHookKeepsNobodyWaiting(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := hookServer(t, 1, "max_waiting 0\non refuse emit busy", svc.Addr)
@@ -183,9 +181,9 @@ func TestRefuseHookKeepsNobodyWaiting(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// Nobody is there for a while: the idle hook runs. A client that comes meanwhile waits
-// for its end, and is served. While it is there, however long, the hook does not run; when
-// it has gone it runs once more, and only once.
+// The lock is empty for a while: the idle hook runs. A client that comes meanwhile waits until
+// the hook has ended, and is served. While it holds its slot, however long, the hook does not
+// run. When it has gone, the hook runs once more, and only once.
 func TestIdleHookRunsBetweenClients(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -213,8 +211,8 @@ func TestIdleHookRunsBetweenClients(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// Sixty clients rush through three slots, and every tenth needs the service for itself:
-// while that hook runs the service has no connection, and gets none. Everybody is served.
+// Sixty clients rush through three slots, and every tenth needs an exclusive hook. While that
+// hook runs, the service has no connection, and gets none. All clients are served.
 func TestExclusiveHookIsAlone(t *testing.T) {
 	const clients, every = 60, 10
 	svc := caddytest.NewService(t, caddytest.Echo)
@@ -263,8 +261,8 @@ func TestHooksOfTwoSlotsOverlap(t *testing.T) {
 	clients.Wait()
 }
 
-// A hook restarts a service behind a forwarder, which accepts all the time, and closes at
-// once while the service is not there. The client is held until it is.
+// A hook restarts a service behind a forwarder. The forwarder always accepts, and closes at
+// once while the service is down. The client is held until the service is up.
 func TestWaitBehindForwarder(t *testing.T) {
 	t.Cleanup(caddytest.SetListenFor(caddytest.Patience))
 	var there atomic.Bool

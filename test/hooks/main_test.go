@@ -1,4 +1,5 @@
-// Package hooks_test is about hooks: when they run, what they do, and what follows if they fail.
+// Package hooks_test is about hooks: when they run, what they do, and what happens if they
+// fail.
 package hooks_test
 
 import (

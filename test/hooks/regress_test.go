@@ -7,8 +7,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A hook emits an event of the name that Caddy gives to its own when a config has started.
-// The config it belongs to has been replaced meanwhile, and does not come back for that.
+// A hook emits an event with the name that Caddy uses when a config has started. The hook's
+// config has been replaced meanwhile, and the event does not bring it back.
 func TestEmitStartedChangesNothing(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := hookServer(t, 1, "on activate {\nemit held_up\nemit started\n}", svc.Addr)
@@ -24,7 +24,7 @@ func TestEmitStartedChangesNothing(t *testing.T) {
 	conn.Close()
 }
 
-// A client whose address is a path that it chose itself: neither an argument nor the
+// A client on a unix socket chooses the path that is its address. Neither an argument nor the
 // environment of a command shows it.
 func TestChosenAddressReachesNoCommand(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)

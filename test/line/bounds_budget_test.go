@@ -11,10 +11,11 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// The tests here have ten descriptors for connections, and look how many may come.
+// In these tests the process has ten descriptors for connections. They count how many
+// connections may come.
 
-// thenRefused makes sure that so many may come to the one lock, one of which gets its slot,
-// and no more.
+// thenRefused makes sure that the lock takes exactly so many connections, one of which gets its
+// slot.
 func thenRefused(t *testing.T, addr, lock string, held, waiting int) {
 	t.Helper()
 	for i := range waiting {
@@ -42,7 +43,8 @@ func TestNestedLocksCountOnce(t *testing.T) {
 	caddytest.InLine(t, "outer", 0, 0)
 }
 
-// Four hold a slot when slots are lowered to one. Two descriptors each leave two.
+// Four connections hold a slot when slots are lowered to one. With two descriptors each, they
+// leave two.
 func TestLoweredSlotsStayInBudget(t *testing.T) {
 	t.Cleanup(caddytest.SetDescriptorLimit(64 + 10)) // when Caddy has stopped
 	svc := caddytest.NewService(t, nil)
@@ -56,8 +58,8 @@ func TestLoweredSlotsStayInBudget(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// The service keeps a connection that has lost its slot, and the next one has a socket to it
-// as well: that leaves six in line.
+// The service keeps a connection that has lost its slot, and the next one has a socket to the
+// service too. That leaves six in line.
 func TestLeftOverStaysInBudget(t *testing.T) {
 	t.Cleanup(caddytest.SetDescriptorLimit(64 + 10)) // when Caddy has stopped
 	svc := caddytest.NewService(t, nil)
@@ -79,7 +81,7 @@ func TestLeftOverStaysInBudget(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// The command of a hook that runs has two descriptors, which leave seven connections.
+// The command of a running hook takes two descriptors, which leave seven connections.
 func TestRunningHookIsInBudget(t *testing.T) {
 	t.Cleanup(caddytest.SetDescriptorLimit(64 + 10)) // when Caddy has stopped
 	svc := caddytest.NewService(t, nil)
@@ -114,8 +116,8 @@ func busyServer(t *testing.T) (addr string, busy *caddytest.Service) {
 	return addr, busy
 }
 
-// A hundred clients are refused, get their answer and its end, and do not close. Each of them
-// gets it, and so does each that comes then and closes at once.
+// A hundred clients are refused, get their answer and its end, and do not close. So does each
+// client that comes then and closes at once.
 func TestRefusedClientsThatDoNotClose(t *testing.T) {
 	addr, _ := busyServer(t)
 	var slow []*net.TCPConn
@@ -137,8 +139,8 @@ func TestRefusedClientsThatDoNotClose(t *testing.T) {
 	}
 }
 
-// Clients that say nothing take all places at the refuse handlers. After a second those that
-// come get their answer, each in place of one that has been silent longest.
+// Silent clients take all places at the refuse handlers. After a second, new clients get their
+// answer, each in place of the client that has been silent longest.
 func TestRefusedClientsThatAreSilent(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -150,7 +152,7 @@ func TestRefusedClientsThatAreSilent(t *testing.T) {
 		silent = append(silent, caddytest.Dial(t, addr))
 		caddytest.Eventually(t, "it is at the busy service", func() bool { now, _, _ := busy.Counts(); return now == i+1 })
 	}
-	time.Sleep(1100 * time.Millisecond) // they are sure of their place for a second
+	time.Sleep(1100 * time.Millisecond) // each keeps its place for a second
 	for range 50 {
 		expectRefused(t, addr, "busy!")
 	}
@@ -160,7 +162,7 @@ func TestRefusedClientsThatAreSilent(t *testing.T) {
 		t.Errorf("the silent client that came last: found %v, expected it to be left alone", err)
 	}
 	if _, most, _ := busy.Counts(); most > refusalsAt1024+refusalsAt1024/4 {
-		t.Errorf("the busy service had %d at a time, expected at most %d and those that were just cut", most, refusalsAt1024)
+		t.Errorf("the busy service had %d at a time, expected at most %d, with those just cut", most, refusalsAt1024)
 	}
 	for _, conn := range silent {
 		conn.Close()

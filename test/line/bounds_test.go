@@ -9,10 +9,10 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// One client holds the slot and as many wait as may. The next one is refused at once, and
-// so are those after it: the refuse handlers get them, or they are closed. When a waiter
-// has gone its place can be had again, and all who wait are served. Of the few descriptors
-// there are here the refused ones keep none.
+// One client holds the slot, and the line is full. The next client is refused at once, and so
+// are those after it: the refuse handlers get them, or they are closed. When a waiter has gone,
+// its place is free again, and all waiters are served. There are few descriptors, and the
+// refused clients keep none.
 func TestFullLineRefusesTheNext(t *testing.T) {
 	caddytest.Slow(t)
 	t.Cleanup(caddytest.SetDescriptorLimit(64 + 16)) // when Caddy has stopped
@@ -48,8 +48,8 @@ func TestFullLineRefusesTheNext(t *testing.T) {
 	}
 }
 
-// expectRefused makes sure that a client that says hello gets this answer and its end; no
-// answer is an end that may be a reset.
+// expectRefused makes sure that a client that says hello gets this answer and its end. Without
+// an answer, the end may be a reset.
 func expectRefused(t *testing.T, addr, answer string) {
 	t.Helper()
 	conn := caddytest.Dial(t, addr)
@@ -63,16 +63,16 @@ func expectRefused(t *testing.T, addr, answer string) {
 	caddytest.ExpectEOF(t, conn)
 }
 
-// answerBusy is what a service does that gets the refused ones.
+// answerBusy is a service for refused clients.
 func answerBusy(conn *net.TCPConn) {
 	_, _ = io.ReadFull(conn, make([]byte, len("hello")))
 	_, _ = io.WriteString(conn, "busy!")
 }
 
-// The process has 64 descriptors for all else and ten for connections, and the line may
-// be longer than that. Two for the holder of each of the locks and one for each waiter,
-// that makes eight connections in the two locks together. The ninth is refused, at
-// either lock. When a waiter has gone, its place can be had at the other lock.
+// The process has 64 descriptors for everything else and ten for connections. The lines may be
+// longer. Each lock needs two for a holder and one for each waiter, so the two locks together
+// take eight connections. The ninth is refused at either lock. When a waiter has gone, its
+// place is free at the other lock.
 func TestLocksShareTheDescriptors(t *testing.T) {
 	t.Cleanup(caddytest.SetDescriptorLimit(64 + 10)) // when Caddy has stopped
 	svc := caddytest.NewService(t, nil)
@@ -88,7 +88,7 @@ func TestLocksShareTheDescriptors(t *testing.T) {
 	expectRefused(t, b, "")
 	clients[1].Close()
 	caddytest.InLine(t, "a", 1, 3)
-	caddytest.Eventually(t, "it is out of the budget", func() bool { return caddytest.Counted() == 7 }) // and not only of the line
+	caddytest.Eventually(t, "it is out of the budget", func() bool { return caddytest.Counted() == 7 }) // not only out of the line
 	clients = append(clients, caddytest.Dial(t, b))
 	caddytest.InLine(t, "b", 1, 3)
 	expectRefused(t, a, "")

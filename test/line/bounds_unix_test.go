@@ -21,11 +21,10 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A process with few descriptors, and two hundred clients at once, three times. Nobody is
-// served before enough of them have been closed. Then everybody else is served, one at a
-// time, or refused, be it by a second service that takes as long: a burst is accepted
-// faster than the lock can count it, so that descriptors may run out for a moment.
-// Afterwards all is as before.
+// A process with few descriptors and two hundred clients at once, three times. None is served
+// before enough of them have been closed. Then all others are served, one at a time, or
+// refused, also by a second service that takes as long. A burst is accepted faster than the
+// lock can count it, so descriptors may run out for a moment. Afterwards all is as before.
 func TestBurstWithFewDescriptors(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
@@ -67,15 +66,15 @@ func TestBurstWithFewDescriptors(t *testing.T) {
 	}
 }
 
-// burst sends two hundred clients, and opens the gate when those have been closed who are
-// too many for the descriptors.
+// burst sends two hundred clients. It opens the gate when the clients that are too many for the
+// descriptors have been closed.
 func burst(t *testing.T, addr string, descriptors int, gate chan struct{}) {
 	t.Helper()
 	open := sync.OnceFunc(func() { close(gate) })
 	defer open()
 	const burst = 200
-	// One connection has two descriptors; or, with refuse handlers, three are in the lock
-	// and sixteen with these.
+	// One connection has two descriptors. With refuse handlers, three connections are in the
+	// lock and sixteen with these handlers.
 	admitted := max(descriptors-64-1, 3+16)
 	var clients sync.WaitGroup
 	var closed, served atomic.Int32
@@ -102,17 +101,17 @@ func burst(t *testing.T, addr string, descriptors int, gate chan struct{}) {
 	}
 	caddytest.Eventually(t, "clients are refused", func() bool { return int(closed.Load()) >= burst-admitted })
 	if n := served.Load(); n > 0 {
-		t.Errorf("%d clients were served by a service that serves nobody", n)
+		t.Errorf("%d clients were served by a service that serves none", n)
 	}
 	open()
 	clients.Wait()
 	t.Logf("%d served, %d closed", served.Load(), closed.Load())
 }
 
-// caddy-l4 has stopped accepting on all its listeners. After a while connections are
-// accepted again, also those that have waited since then, and go the way they would have
-// gone. The sockets of others are left alone, on other ports and on the same one. A
-// reload ends it, and leaves nothing behind.
+// caddy-l4 has stopped accepting on all its listeners. After a while connections are accepted
+// again, also those that have waited since then, and take their usual way. Sockets of other
+// programs are left alone, on other ports and on the same one. A reload ends this, and leaves
+// nothing behind.
 func TestStandIn(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -149,7 +148,7 @@ func TestStandIn(t *testing.T) {
 		_ = other.SetDeadline(time.Now().Add(caddytest.Patience))
 		conn, err := other.Accept()
 		if err != nil {
-			t.Fatalf("somebody else has accepted the connection: %v", err)
+			t.Fatalf("another listener has accepted the connection: %v", err)
 		}
 		caddytest.Expect(t, conn, "hello")
 		conn.Close()
@@ -160,7 +159,7 @@ func TestStandIn(t *testing.T) {
 	}
 }
 
-// accepting names the goroutines in which caddy-l4 accepts connections.
+// accepting returns the goroutines in which caddy-l4 accepts connections.
 func accepting() (goroutines []string) {
 	stacks := make([]byte, 4<<20)
 	for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
@@ -175,8 +174,8 @@ func without(all, some []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
 }
 
-// listen.Elsewhere listens there where nobody accepts; what the system does not have is
-// left out.
+// listen.Elsewhere listens where no listener accepts. What the system does not have is left
+// out.
 func listenElsewhere(t *testing.T, addrs ...string) (listeners []*net.TCPListener) {
 	t.Helper()
 	for _, addr := range addrs {
@@ -214,8 +213,8 @@ func expectEcho(t *testing.T, conn net.Conn) {
 	conn.Close()
 }
 
-// stopAccepting takes all descriptors away from the process for as long as it takes one
-// client at each address to make caddy-l4 stop there. It returns these clients.
+// stopAccepting takes all descriptors away from the process, until one client at each address
+// has made caddy-l4 stop there. It returns these clients.
 func stopAccepting(t *testing.T, addrs, loops []string) (clients []net.Conn) {
 	t.Helper()
 	var files []*os.File
@@ -257,7 +256,7 @@ func stopAccepting(t *testing.T, addrs, loops []string) (clients []net.Conn) {
 	return clients
 }
 
-// socketFor makes a socket that is not connected yet, and tells where it is to connect.
+// socketFor returns a socket that is not connected yet, and the address for it.
 func socketFor(t *testing.T, addr string) (fd int, to unix.Sockaddr) {
 	t.Helper()
 	family := unix.AF_INET

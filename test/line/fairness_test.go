@@ -22,7 +22,7 @@ func from(t *testing.T, source, addr, data string) net.Conn {
 	return conn
 }
 
-// fairWays are how the lock learns of two clients, a and b, each of which has two addresses
+// fairWays are the ways in which the lock knows two clients, a and b. Each has two addresses
 // that count as one.
 var fairWays = []struct {
 	name, before string
@@ -34,8 +34,8 @@ var fairWays = []struct {
 	{"IPv6 networks", caddytest.AllowProxy, caddytest.Proxied, [2]string{"2001:db8:0:1::1", "2001:db8:0:1:ffff::9"}, [2]string{"2001:db8:0:2::1", "2001:db8:0:2::2"}},
 }
 
-// A client with many connections may have one slot at a time. Those that would be its
-// second are passed over, and go on in their order; another client's go before them.
+// A client with many connections may have one slot at a time. Its further connections are
+// passed over, and go on in their order later. Another client's connections go before them.
 func TestMaxPerClient(t *testing.T) {
 	for _, way := range fairWays {
 		t.Run(way.name, func(t *testing.T) {
@@ -67,8 +67,8 @@ func TestMaxPerClient(t *testing.T) {
 	}
 }
 
-// A client may have two connections in line, and is refused at its third; another client
-// has two of its own. One that leaves the line makes room.
+// A client may have two connections in line, and is refused at its third. Another client has
+// two of its own. A connection that leaves the line makes room.
 func TestMaxWaitingPerClient(t *testing.T) {
 	for _, way := range fairWays {
 		t.Run(way.name, func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestMaxWaitingPerClient(t *testing.T) {
 	}
 }
 
-// A reload bounds the clients who are there already, and another one lets them go again.
+// A reload bounds the clients that are there already, and another reload lifts the bounds.
 func TestMaxPerClientReloaded(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)
@@ -140,8 +140,8 @@ func TestMaxPerClientReloaded(t *testing.T) {
 	noClients(t)
 }
 
-// A client whose worker is down has its share while it is tried, and gives it up when it is
-// back in line: its connections are served one by one, in order.
+// A client holds its share while its connection tries a worker that is down, and gives it up
+// when the connection is back in line. Its connections are served one by one, in order.
 func TestMaxPerClientAndWorkerDown(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)

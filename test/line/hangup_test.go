@@ -15,9 +15,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Clients that leave the line for good never reach the service. They leave it at once,
-// at its head, in its middle and at its end, while the slot stays held; those that stay
-// are served in their order. It is so whatever stands before tcplock.
+// Clients that leave the line for good never reach the service. They leave at once, at the head
+// of the line, in its middle and at its end, while the slot stays held. The clients that stay
+// are served in their order. This holds whatever stands before tcplock.
 func TestWhoLeavesTheLineIsGone(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -79,9 +79,9 @@ func TestWhoLeavesTheLineIsGone(t *testing.T) {
 	}
 }
 
-// Thirty print clients send their job and half-close while they stand in line, jobs from
-// 1 KB to 2 MB, more than the sockets hold. All arrive whole and in order, and each
-// client gets its answer. It is so whatever stands before tcplock.
+// Thirty print clients send their job and half-close while they stand in line, with jobs from 1
+// KB to 2 MB, more than the sockets hold. All jobs arrive whole and in order, and each client
+// gets its answer. This holds whatever stands before tcplock.
 func TestHalfClosedJobs(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -142,7 +142,7 @@ func TestHalfClosedJobs(t *testing.T) {
 	}
 }
 
-// lineStays makes sure that for a moment nobody leaves the line, or joins it.
+// lineStays makes sure that for a moment no connection leaves the line, or joins it.
 func lineStays(t *testing.T) {
 	t.Helper()
 	_, _, before, _ := caddytest.LockStats("default")
@@ -153,8 +153,8 @@ func lineStays(t *testing.T) {
 	}
 }
 
-// A client that has sent its job and gone altogether, without a wait for an answer, has
-// its job printed whole, as it would have without a lock.
+// A client has sent its job and closed, without waiting for an answer. Its job is printed
+// whole, as it would be without a lock.
 func TestJobOfClientThatHasGone(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, "tcplock {\nlinger 0\n}", svc.Addr)
@@ -178,8 +178,8 @@ func TestJobOfClientThatHasGone(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// Twenty clients send as much as their sockets take while they stand in line. It stays
-// in the sockets: the process does not grow. When their turn comes all of it arrives.
+// Twenty clients send as much as their sockets take while they stand in line. The bytes stay in
+// the sockets, and the process does not grow. When their turn comes, all of it arrives.
 func TestFloodStaysInSockets(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -228,7 +228,7 @@ func TestFloodStaysInSockets(t *testing.T) {
 	}
 }
 
-// memory is what the process uses for data and stacks.
+// memory returns how much the process uses for data and stacks.
 func memory() int64 {
 	runtime.GC()
 	var stats runtime.MemStats
@@ -236,8 +236,8 @@ func memory() int64 {
 	return int64(stats.HeapAlloc + stats.StackInuse)
 }
 
-// A client that goes away while its activate hook runs does not reach the service,
-// unless it has sent a job and the lock keeps half-closed clients. The next one is served.
+// A client goes while its activate hook runs. It does not reach the service, unless it has sent
+// a job and the lock keeps half-closed clients. The next client is served.
 func TestClientThatGoesDuringActivateHook(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

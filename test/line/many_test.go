@@ -11,7 +11,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Each handler looked at all servers of the config, and a thousand took seconds.
+// What a lock costs does not grow with the number of locks: no handler searches all servers of
+// the config.
 func TestLockCostsTheSameAmongMany(t *testing.T) {
 	allocations := func(locks int) uint64 {
 		var servers strings.Builder
@@ -33,8 +34,8 @@ func TestLockCostsTheSameAmongMany(t *testing.T) {
 	}
 }
 
-// The file descriptors are used up by the line. Who comes then still gets to the refuse
-// handlers, which need one descriptor more.
+// The line has used up the file descriptors. A new client still gets to the refuse handlers,
+// which need one descriptor more.
 func TestRefuseHandlersAtDescriptorLimit(t *testing.T) {
 	t.Cleanup(caddytest.SetDescriptorLimit(64 + 10)) // when Caddy has stopped
 	svc := caddytest.NewService(t, nil)

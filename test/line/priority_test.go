@@ -27,8 +27,8 @@ func priorities(t *testing.T, service, settings string, priorities ...int) (addr
 	return addrs
 }
 
-// Clients come by three servers with priorities of their own to one lock. The higher one
-// goes first, and within one priority who came first; who has the slot keeps it.
+// Clients come to one lock by three servers with different priorities. The higher priority goes
+// first, and within one priority the waiter that came first. A holder keeps its slot.
 func TestPriorities(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addrs := priorities(t, svc.Addr, "linger 0", 0, 10, -5)
@@ -46,9 +46,9 @@ func TestPriorities(t *testing.T) {
 	caddytest.NeverTwo(t, svc)
 }
 
-// One with a low priority has been in line for longer than its lack of it is worth: with
-// an age of 300ms, 10 of priority are 3 seconds. So it goes before one with a high priority
-// who has just come, but after one who came soon after it. Without an age it goes last.
+// A waiter with a low priority has been in line long enough to make up for it. With an age of
+// 300ms, 10 priority points are 3 seconds. So it goes before a waiter with a high priority that
+// has just come, but after one that came soon after it. Without an age it goes last.
 func TestPriorityAge(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -79,8 +79,7 @@ func TestPriorityAge(t *testing.T) {
 	}
 }
 
-// A reload gives the servers other priorities. Who stands in line keeps the one it came
-// with.
+// A reload gives the servers other priorities. A waiter keeps the priority with which it came.
 func TestPrioritiesReloaded(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	config := func(addrs []string, first, second int) string {
@@ -103,8 +102,8 @@ func TestPrioritiesReloaded(t *testing.T) {
 	caddytest.InLine(t, "shared", 0, 0)
 }
 
-// The worker of one with a high priority is down. It is back in line at its place: before
-// those with a lower one, and before those who came after it.
+// A connection with a high priority gets a worker that is down. It goes back to its place in
+// line: before waiters with a lower priority, and before those that came after it.
 func TestPriorityBackInLine(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -119,7 +118,7 @@ func TestPriorityBackInLine(t *testing.T) {
 		caddytest.InLine(t, "shared", min(i+1, 2), max(0, i-1))
 	}
 	at := svc.Gets(t, 0)
-	for range 4 { // then it is left out for long enough
+	for range 4 { // then the worker is left out for long enough
 		close(caddytest.NextCall(t, tries, "activate", 2).GoOn)
 	}
 	caddytest.InLine(t, "shared", 1, 3)

@@ -12,9 +12,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A client sends its job, closes and goes. Its system forgets the connection, by default
-// after a minute, and answers with a reset when the lock's asks whether it is still there.
-// The job is served all the same, however long it has to wait.
+// A client sends its job, closes and goes. Its system forgets the connection, by default after
+// a minute. When the lock's system then checks whether the client is still there, the answer is
+// a reset. The job is still served, however long it has to wait.
 func TestJobOfForgottenClient(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

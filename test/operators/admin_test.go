@@ -17,8 +17,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// The admin API tells who holds, who waits, at which position and since when; and what a
-// wrong request has found and should have.
+// The admin API shows the holders and the waiters, their positions and times. A wrong request
+// gets an error with what was found and what was expected.
 func TestAdminStatus(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr, other := caddytest.FreeAddr(t), caddytest.FreeAddr(t)
@@ -116,8 +116,9 @@ func TestAdminStatus(t *testing.T) {
 	}
 }
 
-// Paused, nobody is admitted, and who finds the line full is told so; a pause survives a
-// reload and shows. Waiters keep their places, and go on in order.
+// A paused lock admits no connection, and a connection that finds the line full is refused with
+// this reason. A pause survives a reload and shows. Waiters keep their places, and go on in
+// order.
 func TestAdminPause(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.FreeAddr(t)
@@ -137,7 +138,7 @@ func TestAdminPause(t *testing.T) {
 	third := caddytest.Dial(t, addr)
 	caddytest.Expect(t, third, "refused_paused")
 	if _, _, total := svc.Counts(); total != 0 {
-		t.Errorf("found %d at the service, expected nobody in a pause", total)
+		t.Errorf("found %d at the service, expected none in a pause", total)
 	}
 
 	caddytest.Load(t, a.In(caddytest.LockConfig(addr, "tcplock {\nmax_waiting 3\n}", svc.Addr)))
@@ -153,8 +154,8 @@ func TestAdminPause(t *testing.T) {
 	caddytest.Expect(t, second, "two")
 }
 
-// A drain's request may take longer than the admin server's read timeout, and answers when
-// the last holder is gone.
+// A request to drain may take longer than the admin server's read timeout. It answers when the
+// last holder has ended.
 func TestAdminDrain(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -170,12 +171,12 @@ func TestAdminDrain(t *testing.T) {
 	const readTimeout = 10 * time.Second // of Caddy's admin server
 	time.AfterFunc(readTimeout+time.Second, func() { holder.Close() })
 	if s := caddytest.Asks[status.Lock](t, a, "POST", "/tcplock/locks/default/drain?wait=1m"); s.Held != 0 || s.Paused == nil {
-		t.Errorf("found %d held and pause %+v, expected nobody, and a pause", s.Held, s.Paused)
+		t.Errorf("found %d held and pause %+v, expected no holder, and a pause", s.Held, s.Paused)
 	}
 }
 
-// Who is kicked is cut. The slot of one whose service does not let go of it is handed on
-// all the same, and what is left over shows until it has ended.
+// A kicked holder is cut. Its slot is handed on even if the service does not close, and the
+// connection shows as left over until it has ended.
 func TestAdminKick(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -215,8 +216,8 @@ func TestAdminKick(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// Who is kicked on its way back into line, because its worker is down, is out: its end is
-// the kick's, not that it has left.
+// A connection is kicked on its way back into line, because its worker is down. Its outcome is
+// kicked, not client_gone.
 func TestAdminKickBetweenWorkers(t *testing.T) {
 	dead := caddytest.FreeAddr(t)
 	addr := caddytest.FreeAddr(t)
@@ -234,8 +235,8 @@ func TestAdminKickBetweenWorkers(t *testing.T) {
 	caddytest.Eventually(t, "its end is counted", func() bool { return a.Lock(t, "default").Connections["kicked"] == 1 })
 }
 
-// An operator who gives up a run that still waits for the holders does not hold up the line,
-// whatever the request's body.
+// A request to run hooks is given up while it still waits for the holders. The line goes on,
+// whatever the request's body is.
 func TestAdminRunGivenUp(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.FreeAddr(t)
@@ -264,8 +265,8 @@ func TestAdminRunGivenUp(t *testing.T) {
 	caddytest.Expect(t, second, "two")
 }
 
-// After a reload that has removed workers the others have the slots that they had, which is
-// how an operator names them; one that is removed is there as long as it has its holder.
+// After a reload that has removed workers, the others keep the numbers of their slots, by which
+// an operator names them. A removed worker keeps its slot as long as it has its holder.
 func TestAdminSlotsAfterReload(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -320,7 +321,7 @@ func TestAdminSlotsAfterReload(t *testing.T) {
 	a.Refuses(t, "POST", "/tcplock/locks/default/run?moment=release&slot=2", 400, "slot: found 2, expected one that lock default has")
 }
 
-// Each answer says which process it is from: the list, a lock, and what the verbs answer.
+// Each answer has the pid of its process: the list, a lock, and the answers of verbs.
 func TestAnswersHavePID(t *testing.T) {
 	config, a := caddytest.WithAdmin(t, caddytest.LockConfig(caddytest.FreeAddr(t), "tcplock {\non release test_call\n}", caddytest.NewService(t, caddytest.Echo).Addr))
 	call := func(hook.Moment) error { return nil }

@@ -14,14 +14,14 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// TCPLock's own command line runs a lock: the second of two clients gets to the service
-// only when the first has been cut, after as many milliseconds as -t says. An interrupt
-// ends the program, with success.
+// TCPLock's own command line runs a lock. The second of two clients gets to the service only
+// when the first has been cut, after as many milliseconds as -t says. An interrupt ends the
+// program with success.
 func TestCommandRuns(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
 	const hold = 3 * time.Second
-	caddytest.Caddy(t) // before an address is chosen: it takes a while
+	caddytest.Caddy(t) // makes the program before an address is chosen, because that takes a while
 	svc, addr := caddytest.NewService(t, caddytest.Echo), caddytest.FreeAddr(t)
 	caddy := caddytest.StartCommand(t, "-l", caddytest.PortOf(t, addr), "-p", caddytest.PortOf(t, svc.Addr), "-h", "127.0.0.1",
 		"-n", "1", "-t", strconv.FormatInt(hold.Milliseconds(), 10))
@@ -46,8 +46,8 @@ func TestCommandRuns(t *testing.T) {
 	}
 }
 
-// --help tells about the command although -h is the host there; so do the word help and
-// a -h without a host. Caddy's own help knows the command too.
+// --help shows the help of the command, although -h is the host. So do the word help, and -h
+// without a host. Caddy's own help lists the command too.
 func TestCommandHelp(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{{"--help"}, {"help"}, {"-h"}, {"-l", "9000", "-h"}} {
@@ -67,8 +67,8 @@ func TestCommandHelp(t *testing.T) {
 	}
 }
 
-// What is wrong ends the program with an error: an unknown flag, a missing one, and
-// what only shows when Caddy runs, an address that is taken.
+// Errors end the program: an unknown flag, a missing flag, and one that only shows when Caddy
+// runs, a taken address.
 func TestCommandFails(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

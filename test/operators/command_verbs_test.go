@@ -15,10 +15,10 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// The commands against the admin API, as an operator or a script runs them: the program
-// itself, with its output and its exit code, and a real Caddy.
+// The commands as an operator or a script runs them: the program itself with its output and
+// exit code, and a real Caddy.
 
-// operated is a Caddy with one lock, printer, in front of a service that is served by hand.
+// operated is a Caddy with one lock, printer, and a service that the test serves by hand.
 type operated struct {
 	caddytest.Admin
 	service *caddytest.Service
@@ -26,10 +26,10 @@ type operated struct {
 	options string
 }
 
-// newOperated starts it. options are those of the lock.
+// newOperated starts one. options are those of the lock.
 func newOperated(t *testing.T, options string) *operated {
 	t.Helper()
-	caddytest.Caddy(t) // takes its time, which would be somebody's in line
+	caddytest.Caddy(t) // makes the program now: later, that time would count as time in line
 	o := &operated{service: caddytest.NewService(t, nil), addr: caddytest.FreeAddr(t), options: options}
 	caddyfile, admin := caddytest.WithAdmin(t, o.config())
 	o.Admin = admin
@@ -41,7 +41,7 @@ func (o *operated) config() string {
 	return caddytest.LockConfig(o.addr, "tcplock 1 {\nname printer\n"+o.options+"\n}", o.service.Addr)
 }
 
-// status shows who holds and who waits, for all locks and for one, and as JSON.
+// status shows the holders and the waiters, for all locks and for one, and as JSON.
 func TestCommandStatus(t *testing.T) {
 	o := newOperated(t, "max_waiting 5")
 	holder := caddytest.Dial(t, o.addr)
@@ -69,7 +69,7 @@ func TestCommandStatus(t *testing.T) {
 	o.Exits(t, 1, `^Error: found no lock "plotter", expected one of: printer\n$`, "status", "plotter")
 }
 
-// pause lets nobody through until resume does, or its time is over.
+// pause admits no connection until resume, or until its time is over.
 func TestCommandPause(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -89,7 +89,7 @@ func TestCommandPause(t *testing.T) {
 	o.Exits(t, 1, `^Error: found no lock "plotter", expected one of: printer\n$`, "pause", "plotter")
 }
 
-// drain --wait is over when the last holder is gone, with an exit code for each end.
+// drain --wait ends when the last holder has ended. Each way to end has its exit code.
 func TestCommandDrain(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -118,7 +118,7 @@ func TestCommandDrain(t *testing.T) {
 	o.service.Leave(o.service.Next(t))
 }
 
-// A pause that ends by itself before the last holder has gone is somebody's resume.
+// If a pause ends by itself before the last holder has ended, drain ends as after a resume.
 func TestCommandDrainFor(t *testing.T) {
 	o := newOperated(t, "")
 	caddytest.Dial(t, o.addr)
@@ -126,7 +126,7 @@ func TestCommandDrainFor(t *testing.T) {
 	o.Exits(t, 5, `(?m)^Error: printer: it was resumed, `, "drain", "--wait", "--for", "300ms")
 }
 
-// kick throws out a waiter and a holder.
+// kick ends a waiter and a holder.
 func TestCommandKick(t *testing.T) {
 	o := newOperated(t, "")
 	holder := caddytest.Dial(t, o.addr)
@@ -143,7 +143,7 @@ func TestCommandKick(t *testing.T) {
 	o.Exits(t, 1, `^Error: printer: found no connection 99, expected one that holds a slot or waits\n$`, "kick", "99")
 }
 
-// run runs a moment's hooks when nobody holds, and tells how it went.
+// run runs a moment's hooks when there is no holder, and prints the result.
 func TestCommandRun(t *testing.T) {
 	caddytest.Slow(t)
 	ran := filepath.Join(t.TempDir(), "ran")
@@ -159,7 +159,7 @@ func TestCommandRun(t *testing.T) {
 	o.Exits(t, 4, `^Error: printer: there was still a holder after 100ms, no hook has run\n$`, "run", "activate", "--wait", "100ms")
 }
 
-// Without Caddy each command fails, and says plainly why.
+// Without Caddy each command fails, and says why.
 func TestCommandWithoutCaddy(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
@@ -169,8 +169,8 @@ func TestCommandWithoutCaddy(t *testing.T) {
 	}
 }
 
-// The address comes from a config file as well; without one, from Caddy's default, which
-// CADDY_ADMIN sets.
+// The address may come from a config file. Without one it is Caddy's default, which CADDY_ADMIN
+// sets.
 func TestCommandAddress(t *testing.T) {
 	o := newOperated(t, "")
 	file := filepath.Join(t.TempDir(), "Caddyfile")
@@ -190,7 +190,7 @@ func TestCommandUnixSocket(t *testing.T) {
 	caddytest.Admin{Addr: socket.Addr + "|0200"}.Exits(t, 0, `(?m)^printer `, "status")
 }
 
-// top prints what status prints where its output is no terminal: once, or again and again
+// If its output is not a terminal, top prints what status prints, once, or at each interval
 // while Caddy comes and goes.
 func TestCommandTopPlain(t *testing.T) {
 	o := newOperated(t, "")

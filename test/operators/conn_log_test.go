@@ -8,7 +8,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Each connection has one line in the log, at its end, that says what became of it.
+// Each connection has one line in the log, at its end, with its outcome.
 func TestConnectionLog(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.FreeAddr(t)
@@ -75,7 +75,8 @@ func TestConnectionLog(t *testing.T) {
 	}
 }
 
-// The lines of connections can be silenced, alone and with all that is no warning.
+// The config can turn off the lines of connections, alone or together with all lines that are
+// no warnings.
 func TestConnectionLogSilenced(t *testing.T) {
 	for _, options := range []string{"exclude layer4.handlers.tcplock.access", "level WARN"} {
 		t.Run(options, func(t *testing.T) {
@@ -99,8 +100,8 @@ func TestConnectionLogSilenced(t *testing.T) {
 	}
 }
 
-// A flood of refusals has some lines a second, and a line that counts the others: nobody
-// is left out.
+// A flood of refusals has some lines a second, and a line that counts the others. So each
+// connection is logged or counted.
 func TestConnectionLogFlood(t *testing.T) {
 	caddytest.Slow(t)
 	svc := caddytest.NewService(t, caddytest.Echo)

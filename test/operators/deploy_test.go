@@ -10,8 +10,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// The line of a deploy script: it deploys when nobody holds, and resumes; when there is
-// still a holder it does not.
+// The line of a deploy script deploys when there is no holder, and then resumes. While there is
+// a holder, it does not deploy.
 func TestDeployScript(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

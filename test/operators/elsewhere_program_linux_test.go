@@ -10,8 +10,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A second Caddy on the address of a lock is refused, as the command tcplock and by a config file;
-// the first one goes on. To validate that config beside the first one works.
+// A second Caddy on the address of a lock is refused, as the command tcplock and with a config
+// file. The first one goes on. It is possible to validate that config beside the first one.
 func TestSecondCaddyOnAddress(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
@@ -36,7 +36,8 @@ func TestSecondCaddyOnAddress(t *testing.T) {
 	caddytest.Expect(t, client, "hello")
 }
 
-// Two Caddys share an admin address. A command that asks again and again says so, with their pids.
+// Two Caddys share an admin address. A command that asks more than once says so, with their
+// pids.
 func TestTwoCaddysAtAdminAddress(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
@@ -60,8 +61,8 @@ func TestTwoCaddysAtAdminAddress(t *testing.T) {
 	}
 }
 
-// A reload that lets a lock listen where another process does is refused as well, and the config
-// before it stays. What this process listens on already is no reason to refuse.
+// A reload with a lock on an address of another process is refused too, and the config before
+// it stays. An address on which this process listens already is fine.
 func TestReloadToAddressOfAnother(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

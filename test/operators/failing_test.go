@@ -22,13 +22,13 @@ func findsPrinter(file string) string {
 	return fmt.Sprintf(`on activate exec sh -c "test -e %s && exit; echo; echo '  cannot find printer' >&2; echo bye; exit 1"`, file)
 }
 
-// refused sends a client to the lock that its activate hook refuses.
+// refused sends a client to the lock, whose activate hook refuses it.
 func (o *operated) refused(t *testing.T) {
 	t.Helper()
 	caddytest.ExpectClosed(t, caddytest.Dial(t, o.addr))
 }
 
-// served sends a client to the lock that reaches the service, and ends it.
+// served sends a client to the lock. It reaches the service, and ends.
 func (o *operated) served(t *testing.T) {
 	t.Helper()
 	client := caddytest.Dial(t, o.addr)
@@ -37,8 +37,8 @@ func (o *operated) served(t *testing.T) {
 	caddytest.InLine(t, "printer", 0, 0)
 }
 
-// A lock whose activate hook refuses each connection says so everywhere: since when, how many, and the
-// first line that the command printed. The next success ends that.
+// A lock whose activate hook refuses each connection says so everywhere: since when, how many,
+// and the first line that the command printed. The next success ends this.
 func TestFailingLockSaysSo(t *testing.T) {
 	printer := filepath.Join(t.TempDir(), "printer")
 	o := newOperated(t, findsPrinter(printer))
@@ -53,7 +53,7 @@ func TestFailingLockSaysSo(t *testing.T) {
 	if f.Error != noPrinter {
 		t.Errorf("found the error %q, expected %q", f.Error, noPrinter)
 	}
-	const rounded = 10 * time.Millisecond // and how much the clock may be slewed
+	const rounded = 10 * time.Millisecond // also allows for a clock that is being adjusted
 	if f.Since.Before(begin.Add(-rounded)) || f.Since.After(first.Add(rounded)) {
 		t.Errorf("found failing since %s, expected since the first refusal, from %s to %s", f.Since, begin, first)
 	}
@@ -71,8 +71,9 @@ func TestFailingLockSaysSo(t *testing.T) {
 	o.Exits(t, 0, `(?m)^printer .* open$`, "status")
 }
 
-// A failing lock stays so through a reload that keeps the hook, and ends with the hook. When the
-// hook comes back, the lock starts anew. An operator's run of the hook ends it as well.
+// A failing lock stays failing through a reload that keeps the hook. Without the hook it is not
+// failing any more, also when the hook comes back. If an operator runs the hook with success,
+// that ends it too.
 func TestFailingLockAndReload(t *testing.T) {
 	printer := filepath.Join(t.TempDir(), "printer")
 	o := newOperated(t, findsPrinter(printer))
@@ -109,8 +110,8 @@ func TestFailingLockAndReload(t *testing.T) {
 	isFailing(t, o.Admin, 1)
 }
 
-// A connection whose hook a reload has taken away meanwhile may still be refused by it. That does
-// not make the lock failing.
+// A connection may be refused by a hook that a reload has removed meanwhile. That does not make
+// the lock failing.
 func TestNotFailingByFormerHook(t *testing.T) {
 	o := newOperated(t, "")
 	caddytest.Catch(t)
@@ -125,7 +126,7 @@ func TestNotFailingByFormerHook(t *testing.T) {
 	o.served(t)
 }
 
-// With two slots, a hook that failed runs again for one of them, and is not due for the other
+// With two slots, a failed hook runs again for one of them, and is not due for the other
 // meanwhile. That the other connection gets through is no success of the hook.
 func TestFailingUntilTheHookHasRun(t *testing.T) {
 	svc, addr := caddytest.NewService(t, caddytest.Echo), caddytest.FreeAddr(t)
@@ -159,8 +160,8 @@ func TestFailingUntilTheHookHasRun(t *testing.T) {
 	isFailing(t, a, 0)
 }
 
-// A lock is not failing because of an optional hook, nor when an operator ends a connection whose
-// hook waits to be alone.
+// An optional hook does not make a lock failing. Nor does an operator who kicks a connection
+// while its hook waits to be alone.
 func TestNotFailing(t *testing.T) {
 	o := newOperated(t, "on activate {\noptional\nexec false\n}")
 	o.served(t)
@@ -185,7 +186,7 @@ func TestNotFailing(t *testing.T) {
 	isFailing(t, o.Admin, 0)
 }
 
-// isFailing expects that so many connections were refused; 0: the lock is not failing.
+// isFailing makes sure that so many connections were refused; 0: that the lock is not failing.
 func isFailing(t *testing.T, a caddytest.Admin, connections uint64) *status.Failing {
 	t.Helper()
 	f := a.Lock(t, "printer").Failing

@@ -15,8 +15,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// The metrics say what the service and the clients saw; totals survive a reload, with
-// another handler and another lock as well, and go with their lock.
+// The metrics say what the service and the clients saw. Totals survive a reload that changes
+// the handler and adds a lock, and end with their lock.
 func TestMetrics(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr, second := caddytest.FreeAddr(t), caddytest.FreeAddr(t)
@@ -111,7 +111,7 @@ func TestMetrics(t *testing.T) {
 	})
 }
 
-// Prometheus gets native histograms if it asks for them, and classic ones in any case.
+// Prometheus gets native histograms if it asks for them, and classic ones always.
 func TestMetricsNativeHistogram(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.FreeAddr(t)
@@ -150,8 +150,8 @@ func TestMetricsNativeHistogram(t *testing.T) {
 	}
 }
 
-// A connection that was let through to a worker that could not be reached, and then was
-// turned away, has not been at the service since.
+// A connection gets a slot whose worker is unreachable, goes back into line, and is refused. It
+// counts as never having been at the service.
 func TestMetricsOfTurnedAwayAfterWorkerDown(t *testing.T) {
 	addr := caddytest.FreeAddr(t)
 	config, a := caddytest.WithAdmin(t, caddytest.LockConfig(addr, "tcplock {\nworkers "+caddytest.FreeAddr(t)+"\non activate test_call\n}", "{l4.tcplock.worker}"))

@@ -18,12 +18,12 @@ import (
 )
 
 // A lock under load, as the plan has it: clients come at random, and hold their slots at
-// random. The command finds out from outside how many come and how long they stay, and
-// what it foretells is what the lock measures.
+// random. The command observes how many come and how long they hold, and its forecast is what
+// the lock measures.
 //
-// In some hundred clients there is much chance, and a busy machine makes holds longer than
-// they are meant to be. So the forecast is that for what was found, not what was meant, and
-// the bounds are wide: they catch a wrong formula or unit, not a wrong digit.
+// With some hundred clients chance is large, and on a busy machine holds take longer than they
+// should. So the forecast is compared with what was observed, and the bounds are wide. They
+// catch a wrong formula or unit, not a wrong digit.
 func TestPlanOfLockUnderLoad(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -33,7 +33,7 @@ func TestPlanOfLockUnderLoad(t *testing.T) {
 		rate, slots = 30., 4
 		hold        = 100 * time.Millisecond
 	)
-	svc := caddytest.NewService(t, func(conn *net.TCPConn) { // serves for as long as the client says
+	svc := caddytest.NewService(t, func(conn *net.TCPConn) { // holds each client for as long as it says
 		line := make([]byte, 12)
 		if _, err := io.ReadFull(conn, line); err == nil {
 			micros, _ := strconv.Atoi(strings.TrimSpace(string(line)))
@@ -44,7 +44,7 @@ func TestPlanOfLockUnderLoad(t *testing.T) {
 	config, a := caddytest.WithAdmin(t, caddytest.LockConfig(addr, fmt.Sprintf("tcplock %d {\nlinger 0\n}", slots), svc.Addr))
 	caddytest.Load(t, config)
 
-	caddytest.Caddy(t) // before the clock runs
+	caddytest.Caddy(t) // makes the program before the clock runs
 	stop := make(chan struct{})
 	var clients sync.WaitGroup
 	var came int
@@ -92,7 +92,7 @@ func TestPlanOfLockUnderLoad(t *testing.T) {
 	mustWait := 1 - metric(`wait_seconds_bucket{lock="default",le="0.001"}`)/admitted
 	meanHold := metric(`hold_seconds_sum{lock="default"}`) / admitted
 	foretold := askPlan(t, "--rate", fmt.Sprintf("%g/s", admitted/took), "--hold", fmt.Sprintf("%.9fs", meanHold), "--slots", strconv.Itoa(slots))
-	t.Logf("%d came in %.1f s: %.1f/s of %.1f ms each, of whom %.2f waited, %.1f ms on average; seen %+v; foretold %+v",
+	t.Logf("%d came in %.1f s: %.1f/s of %.1f ms each, %.2f of them waited, %.1f ms on average; seen %+v; foretold %+v",
 		came, took, admitted/took, 1000*meanHold, mustWait, 1000*meanWait, seen, foretold)
 
 	near := func(what string, found, expected, factor float64) {
@@ -102,7 +102,7 @@ func TestPlanOfLockUnderLoad(t *testing.T) {
 		}
 	}
 	if int(admitted) != came || seen.Slots != slots {
-		t.Errorf("found that %g were admitted to %d slots, expected all %d who came, and %d", admitted, seen.Slots, came, slots)
+		t.Errorf("found that %g were admitted to %d slots, expected all %d that came, and %d", admitted, seen.Slots, came, slots)
 	}
 	near("rate", seen.Rate, admitted/took, 1.6)
 	near("hold time", seen.Hold, meanHold, 1.6)

@@ -18,8 +18,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// The page works under a policy that lets nothing but its own script and style work, and
-// asks for nothing but itself: whatever policy the site has set before, and at any path.
+// The page works under a policy that allows only its own script and style, and it requests
+// nothing but itself. This holds at any path, and whatever policy the site has set before.
 func TestStatusPagePolicy(t *testing.T) {
 	for name, directives := range map[string]string{
 		"alone":           "tcplock_status",
@@ -52,8 +52,7 @@ func TestStatusPagePolicy(t *testing.T) {
 	}
 }
 
-// wantPolicy makes sure that the policy is a strict one, by which the page's own script
-// and style do work.
+// wantPolicy makes sure that the policy is strict, and allows the page's own script and style.
 func wantPolicy(t *testing.T, policies []string, page []byte) {
 	t.Helper()
 	hash := func(tag string) string {
@@ -78,8 +77,8 @@ func wantPolicy(t *testing.T, policies []string, page []byte) {
 	}
 }
 
-// Who asks gets what it says it takes; the page, if that is as good. Nothing can be
-// changed here.
+// A request gets the type that it accepts, and the page if it prefers no other type. It can
+// change nothing.
 func TestStatusPageNegotiation(t *testing.T) {
 	_, url := caddytest.PageServer(t, "127.0.0.1:1", "tcplock_status")
 	const page, stream, snapshot = "text/html; charset=utf-8", "text/event-stream", "application/json"
@@ -119,7 +118,7 @@ func TestStatusPageNegotiation(t *testing.T) {
 	}
 }
 
-// The snapshot has what the locks look like at that moment.
+// The JSON has the locks as they are at that moment.
 func TestStatusPageJSON(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr, url := caddytest.PageServer(t, svc.Addr, "tcplock_status")
@@ -162,7 +161,7 @@ func TestStatusPageHub(t *testing.T) {
 	hubs(0)
 }
 
-// The manual's examples are what it says they are.
+// The examples in the manual work as it says.
 func TestStatusPageManual(t *testing.T) {
 	raw, err := os.ReadFile("../../docs/status.md")
 	if err != nil {

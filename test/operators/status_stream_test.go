@@ -19,13 +19,13 @@ func h2c(t *testing.T) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// Whoever comes or goes at the lock is told to all viewers within a second, by HTTP/1.1,
-// compressed, and by HTTP/2.
+// All viewers learn within a second that a connection has come or gone, over HTTP/1.1,
+// compressed, and over HTTP/2.
 func TestStatusStream(t *testing.T) {
 	caddytest.Slow(t)
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr, site := caddytest.FreeAddr(t), caddytest.FreeAddr(t)
-	// A server of a Caddyfile does not speak HTTP/2 without TLS unless it is told to.
+	// A server in a Caddyfile speaks HTTP/2 without TLS only if the config says so.
 	caddytest.Load(t, strings.Replace(caddytest.PageConfig(addr, svc.Addr, site, "encode {\nmatch header Content-Type text/*\n}\ntcplock_status"), "{\n", "{\nservers {\nprotocols h1 h2c\n}\n", 1))
 	caddytest.LeakCheck(t)
 	url := "http://" + site + "/"
@@ -45,7 +45,7 @@ func TestStatusStream(t *testing.T) {
 		start := time.Now()
 		for name, v := range viewers {
 			v.Knows(t, "default", held, waiting)
-			if late := time.Since(start); late > caddytest.Patience/4 { // a look is due each 250ms
+			if late := time.Since(start); late > caddytest.Patience/4 { // a poll is due each 250ms
 				t.Errorf("%s: told %s after %s, expected within a second", name, what, late)
 			}
 		}
@@ -59,7 +59,7 @@ func TestStatusStream(t *testing.T) {
 		if lock.Holders[0].Client != first.LocalAddr().String() || lock.Waiters[0].Client != second.LocalAddr().String() {
 			t.Errorf("%s: found %+v, expected %s to hold and %s to wait", name, lock, first.LocalAddr(), second.LocalAddr())
 		}
-		v.Until(t, "samples with somebody in line", func() bool { n := len(v.Samples["default"]); return n > 0 && v.Samples["default"][n-1] == 1 })
+		v.Until(t, "samples with a waiter", func() bool { n := len(v.Samples["default"]); return n > 0 && v.Samples["default"][n-1] == 1 })
 	}
 	first.Close()
 	told("that one went", 1, 0)
@@ -70,8 +70,8 @@ func TestStatusStream(t *testing.T) {
 	}
 }
 
-// A reload ends the streams, and who comes again gets the past as if nothing had been; a
-// lock that comes or goes with the config is told.
+// A reload ends the streams. A viewer that connects again gets the history without a gap, and
+// learns of a lock that the config has added or removed.
 func TestStatusStreamReload(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -108,7 +108,7 @@ func TestStatusStreamReload(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// Caddy's end does not wait for viewers, though no grace_period says how long it may.
+// Caddy ends without waiting for viewers, although no grace_period bounds the wait.
 func TestStatusStreamStop(t *testing.T) {
 	t.Parallel()
 	site, dir := caddytest.FreeAddr(t), t.TempDir()

@@ -22,8 +22,8 @@ func wrapped(addr, options, routes string) string {
 // greet makes sure that the HTTP server answers.
 func greet(t *testing.T, addr string) {
 	t.Helper()
-	// When caddy-l4 hands a connection on to the HTTP server it goes on to read the
-	// connection's figures, and to use its buffer: races of its own.
+	// When caddy-l4 hands a connection on to the HTTP server, it still reads the connection's
+	// figures and uses its buffer. These data races are caddy-l4's own.
 	if info, _ := debug.ReadBuildInfo(); slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 		return
 	}
@@ -38,9 +38,9 @@ func greet(t *testing.T, addr string) {
 	}
 }
 
-// One port serves HTTP, and clients that send a number come to a service behind a lock.
-// They are served first come, first served, and never more than the limit says, which two
-// reloads change. HTTP clients do not wait for them.
+// One port serves HTTP, and clients that send a number go to a service behind a lock. They are
+// served first come, first served, and never more at once than the limit says. Two reloads
+// change the limit. HTTP clients do not wait for them.
 func TestListenerWrapper(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)
@@ -65,9 +65,9 @@ func TestListenerWrapper(t *testing.T) {
 	l.Finish(t)
 }
 
-// In a listener wrapper, what nothing takes goes on to the HTTP server, out of the lock's
-// sight. What has come by tcplock does not: it is closed, the log says why, and the slot
-// is given back.
+// In a listener wrapper, a connection that no route takes goes on to the HTTP server, where the
+// lock cannot see it. A connection that has come through tcplock does not go on: it is closed,
+// the log says why, and the slot is released.
 func TestNobodyTakesConnectionInListenerWrapper(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	option, logged := caddytest.LogFile(t)
@@ -93,7 +93,7 @@ func TestNobodyTakesConnectionInListenerWrapper(t *testing.T) {
 	caddytest.Expect(t, caddytest.DialSend(t, addr, "abc"), "abc")
 }
 
-// In a listener wrapper too, a route that would give the slot back too early is refused.
+// In a listener wrapper too, a route that would release the slot too early is refused.
 func TestListenerWrapperRefused(t *testing.T) {
 	const want = "tcplock must be followed, in the same route, by a handler that uses the connection up"
 	err := caddytest.TryLoad(t, wrapped(caddytest.FreeAddr(t), "", "route {\ntcplock\n}\nroute {\necho\n}"))

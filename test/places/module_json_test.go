@@ -8,9 +8,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Two handlers of one lock that mean the same are the same, however it is written: with
-// defaults written out, in another order, with durations as numbers or strings, with empty
-// lists.
+// Two handlers of one lock with the same settings are equal, in whatever form: with defaults
+// written out, in another order, with durations as numbers or strings, with empty lists.
 func TestHandlersThatMeanTheSame(t *testing.T) {
 	service := caddytest.NewService(t, caddytest.Echo)
 	for _, test := range []struct{ name, one, other string }{

@@ -11,8 +11,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A config with locks that connections take in different orders is refused, and the error
-// tells the locks, the orders and the places. With one order it is accepted.
+// A config in which connections take locks in different orders is refused. The error names the
+// locks, the orders and the places. With one order the config is accepted.
 func TestOrderOfLocks(t *testing.T) {
 	lock := func(names ...string) (list string) {
 		for _, name := range names {
@@ -53,7 +53,7 @@ func TestOrderOfLocks(t *testing.T) {
 	}
 }
 
-// One order in a server of layer4 and the other one in a listener wrapper: refused as well.
+// One order in a layer4 server and the other in a listener wrapper is refused too.
 func TestOrderOfLocksInListenerWrapper(t *testing.T) {
 	config := wrapped(caddytest.FreeAddr(t), "layer4 {\n"+caddytest.FreeAddr(t)+" {\nroute {\n"+caddytest.Named("a", 1)+"\n"+caddytest.Named("b", 1)+"\necho\n}\n}\n}",
 		"@number regexp [0-9]+ 3\nroute @number {\n"+caddytest.Named("b", 1)+"\n"+caddytest.Named("a", 1)+"\necho\n}")

@@ -39,7 +39,7 @@ func withHeaderAndTLS(t *testing.T, addr, data string) net.Conn {
 	return shakeHands(caddytest.DialSend(t, addr, caddytest.ProxyHeader), data)
 }
 
-// shakeHands begins a handshake, and sends data when it is through: that may be when the
+// shakeHands begins a handshake, and sends data when it is complete. That may be only when the
 // client has got its slot.
 func shakeHands(conn net.Conn, data string) net.Conn {
 	secure := tls.Client(conn, &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
@@ -47,9 +47,8 @@ func shakeHands(conn net.Conn, data string) net.Conn {
 	return secure
 }
 
-// Wherever tcplock stands, ten clients go through two slots, first come, first served, and
-// each of them can talk to the service as long as it has its slot. It is so as well when a
-// reload comes between.
+// In each place, ten clients go through two slots, first come, first served. Each of them can
+// talk to the service as long as it has its slot. This also holds with a reload in between.
 func TestPlaces(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -86,8 +85,8 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// Two servers share a lock by its name, whether the second says nothing else or the same
-// as the first. Clients that come to one and to the other stand in one line.
+// Two servers share a lock by its name, whether the second has no other setting or the same
+// settings as the first. Clients of both stand in one line.
 func TestLockSharedByServers(t *testing.T) {
 	for _, second := range []string{"", "linger 0\nwait_timeout 1h"} {
 		t.Run(fmt.Sprintf("%q", second), func(t *testing.T) {
@@ -108,8 +107,8 @@ func TestLockSharedByServers(t *testing.T) {
 	}
 }
 
-// A connection goes through one lock, and then through another one: it has its slot of the
-// first while it waits for the second. At the service there is never more than one.
+// A connection goes through one lock, and then through another one. It keeps its slot of the
+// first while it waits for the second. The service never has more than one connection.
 func TestTwoLocksOnOneWay(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, "tcplock 3 {\nname outer\nlinger 0\n}\ntcplock {\nname inner\nlinger 0\n}", svc.Addr)
@@ -134,7 +133,7 @@ func TestTwoLocksOnOneWay(t *testing.T) {
 }
 
 // A connection that has a slot of a lock and comes to the same lock again would wait for
-// itself. It is closed, and the log says why; the lock is not wedged by that.
+// itself. It is closed, the log says why, and the lock goes on.
 func TestSameLockTwiceOnOneWay(t *testing.T) {
 	for name, route := range map[string]string{
 		"in the same route":   "tcplock 2 {\nname same\n}\ntcplock {\nname same\n}\nproxy %s",
@@ -162,8 +161,8 @@ func TestSameLockTwiceOnOneWay(t *testing.T) {
 	}
 }
 
-// Who finds the main service taken goes to a spare one, behind a lock of its own with a
-// line of its own. Neither service ever has more than one connection.
+// A connection that finds the main service taken goes to a spare one, behind a lock and a line
+// of its own. Neither service ever has more than one connection.
 func TestOverflowLock(t *testing.T) {
 	svc, spare := caddytest.NewService(t, nil), caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, fmt.Sprintf("tcplock {\nname main\nlinger 0\nmax_waiting 0\nrefuse {\ntcplock {\nname overflow\nlinger 0\n}\nproxy %s\n}\n}", spare.Addr), svc.Addr)
@@ -185,8 +184,8 @@ func TestOverflowLock(t *testing.T) {
 	main.Finish(t)
 }
 
-// Nothing after tcplock takes the connection, which only shows when it is there. It is
-// closed, the log says why, and the slot is given back.
+// No handler after tcplock takes the connection, which only shows when a connection comes. It
+// is closed, the log says why, and the slot is released.
 func TestNobodyTakesConnection(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	option, logged := caddytest.LogFile(t)
@@ -203,8 +202,8 @@ func TestNobodyTakesConnection(t *testing.T) {
 	caddytest.Expect(t, conn, caddytest.Number(7))
 }
 
-// Where a lock would not hold, or would stop others, the config is refused, and says why.
-// (The plainest cases are in testdata/adapt.)
+// In a place where a lock would not hold, or would stop other connections, the config is
+// refused with the reason. (The plainest cases are in testdata/adapt.)
 func TestPlacesRefused(t *testing.T) {
 	const (
 		udp         = "tcplock cannot stand on a UDP server"

@@ -6,7 +6,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A variable of the config's own has the lock's name. Placeholders work all the same.
+// A variable of the config has the lock's name. The placeholders still work.
 func TestVariableNamedTcplock(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.LockServer(t, "tcplock {\nlinger 0\n}\nvars tcplock x\nvars y {l4.tcplock.slot}", svc.Addr)

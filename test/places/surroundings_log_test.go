@@ -11,7 +11,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// saying returns those of the log's lines that have this in their message.
+// saying returns the lines of the log that have this in their message.
 func saying(lines []map[string]any, text string) (those []map[string]any) {
 	for _, line := range lines {
 		if strings.Contains(line["msg"].(string), text) {
@@ -21,8 +21,8 @@ func saying(lines []map[string]any, text string) (those []map[string]any) {
 	return those
 }
 
-// Settings of caddy-l4 that do not go together with a lock are warned of when the config is loaded,
-// and nothing is said without cause.
+// When a config is loaded, the log warns of settings of caddy-l4 that do not go together with a
+// lock. There is no warning without cause.
 func TestWarningsAtLoad(t *testing.T) {
 	const checks = "proxy 127.0.0.1:1 {\nhealth_interval 1h\n}"
 	for name, test := range map[string]struct {
@@ -63,8 +63,8 @@ func TestWarningsAtLoad(t *testing.T) {
 	}
 }
 
-// When a lock comes into force, one line says where it listens, where it leads, and how many slots it
-// has. So does a reload that changes one of them, and no other.
+// When a lock becomes active, one line in the log says where it listens, where it leads, and
+// how many slots it has. So does a reload that changes one of these, and no other reload.
 func TestLockListensLine(t *testing.T) {
 	one, two := caddytest.FreeAddr(t), caddytest.FreeAddr(t)
 	const servers = "layer4 {"

@@ -13,11 +13,12 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// How a worker that is down is found out: by the proxy, or by a check before.
+// The two ways in which the lock learns that a worker is down: from the proxy, or from a check
+// before it.
 var checks = map[string]string{"found by the proxy": "", "found by a check": "worker_check 5s"}
 
-// Of three workers one is down. Its client is not lost, nor what it has sent: it gets the
-// next worker that is free, or comes free. When the worker is up it is served again.
+// Of three workers one is down. Its client is not lost, nor what the client has sent: it gets
+// the next free worker. When the worker is up again, it serves clients again.
 func TestWorkerDownIsSkipped(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -54,8 +55,8 @@ func TestWorkerDownIsSkipped(t *testing.T) {
 	}
 }
 
-// While a client finds out that its worker is down others come. When it has, it stands
-// before them, and the next worker that comes free is its own.
+// While a client finds its worker down, others come. Then it stands before them, and gets the
+// next worker that becomes free.
 func TestWorkerDownKeepsPlace(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -69,7 +70,7 @@ func TestWorkerDownKeepsPlace(t *testing.T) {
 	p := &pool{addr: addr}
 	p.come(t, 0, 3, 2)
 	at := svc.Gets(t, 0)
-	for range 4 { // then it is left out for long enough
+	for range 4 { // then the worker is left out for long enough
 		close(caddytest.NextCall(t, tries, "activate", 2).GoOn)
 	}
 	caddytest.InLine(t, "default", 1, 3)
@@ -82,8 +83,8 @@ func TestWorkerDownKeepsPlace(t *testing.T) {
 	caddytest.NeverTwo(t, svc)
 }
 
-// Nobody is at the worker. The line stands, those who leave it leave it, and when the
-// worker comes up it serves all the others, in order, with what they have sent.
+// The only worker is down. The line stands still, and waiters may leave it. When the worker
+// comes up, it serves all the others, in order, with what they have sent.
 func TestAllWorkersDown(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -113,8 +114,8 @@ func TestAllWorkersDown(t *testing.T) {
 	}
 }
 
-// Nobody is at any of the workers, over TCP and over unix sockets. The one that comes up
-// serves all. (Not in order: each of the first three has been at another worker.)
+// All workers are down, over TCP and over unix sockets. The one that comes up serves all
+// clients. (Not in order: each of the first three has tried another worker.)
 func TestOneOfManyComesUp(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -143,8 +144,8 @@ func TestOneOfManyComesUp(t *testing.T) {
 	}
 }
 
-// All workers are down for longer than the clients may wait. Each is refused when its time
-// in line is over, whatever has been tried meanwhile, and is told so.
+// All workers are down for longer than the clients may wait. Each is refused with the reason
+// when its time in line is over, whatever workers it has tried meanwhile.
 func TestWaitTimeoutWhileWorkersAreDown(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -170,17 +171,17 @@ func TestWaitTimeoutWhileWorkersAreDown(t *testing.T) {
 	}
 }
 
-// The only worker is down. It is left out for half a second, then for twice as long each
-// time, and then tried with one client: the first in line. When that has got through, all
-// begins anew.
+// The only worker is down. It is left out for half a second, then for twice as long each time,
+// and then the first waiter tries it. When a client has got through, the times begin at half a
+// second again.
 func TestWorkerLeftOutTwiceAsLong(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}
 	type try struct {
-		who string
-		at  time.Time // by the hook's clock: this test may be slow to hear of it
+		client string
+		at     time.Time // by the hook's clock: the test may hear of it late
 	}
 	tries := make(chan try, 100)
 	call := func(m hook.Moment) error {
@@ -196,12 +197,12 @@ func TestWorkerLeftOutTwiceAsLong(t *testing.T) {
 		t.Helper()
 		select {
 		case try := <-tries:
-			if try.who != client.LocalAddr().String() {
-				t.Errorf("%s was tried, expected %s, the first in line", try.who, client.LocalAddr())
+			if try.client != client.LocalAddr().String() {
+				t.Errorf("%s was tried, expected %s, the first in line", try.client, client.LocalAddr())
 			}
 			return try.at
 		case <-time.After(caddytest.Patience):
-			t.Fatal("nobody was tried")
+			t.Fatal("no client tried the worker")
 			return time.Time{}
 		}
 	}
@@ -231,8 +232,8 @@ func TestWorkerLeftOutTwiceAsLong(t *testing.T) {
 	client.Close()
 }
 
-// The check comes before the hooks: of a worker that is down they hear nothing, and at one
-// that is up there is first a connection without a word.
+// The check comes before the hooks. No hook runs for a worker that is down, and a worker that
+// is up first sees a connection without data.
 func TestWorkerCheckComesFirst(t *testing.T) {
 	hooks, letGo := caddytest.HoldHooks()
 	defer letGo()
@@ -251,8 +252,8 @@ func TestWorkerCheckComesFirst(t *testing.T) {
 	caddytest.NeverTwo(t, svc)
 }
 
-// A worker that takes the connection and resets it is not down: it has got its client.
-// Nobody else gets that client, and the worker gets the next one at once.
+// A worker that accepts the connection and resets it is not down: it has got its client. No
+// other worker gets that client, and the worker gets the next client at once.
 func TestWorkerThatBreaksIsNotDown(t *testing.T) {
 	for name, check := range checks {
 		t.Run(name, func(t *testing.T) {
@@ -272,8 +273,8 @@ func TestWorkerThatBreaksIsNotDown(t *testing.T) {
 	}
 }
 
-// What stands between the lock and the proxy looks at what the client has sent, and then
-// the worker is down. The worker that gets the client next gets all of it.
+// A handler between the lock and the proxy peeks at what the client has sent, and then the
+// worker is down. The next worker gets all of it.
 func TestWorkerDownBehindMatcher(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)
@@ -289,8 +290,8 @@ func TestWorkerDownBehindMatcher(t *testing.T) {
 	caddytest.ExpectEOF(t, client)
 }
 
-// Who is refused may come to the same lock again, as a last chance: it is not its second
-// slot, since it has none. It is at the end of the line then.
+// A refused connection may come to the same lock again, as a last chance. It has no slot, so
+// this is not its second. It goes to the end of the line.
 func TestRefusedJoinsSameLock(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -327,9 +328,9 @@ func TestWorkerDownIsLogged(t *testing.T) {
 	logged(t, fmt.Sprintf(`"worker":"%s","for":0.5`, down))
 }
 
-// What stands between the lock and the proxy has read what the client has sent first, a
-// PROXY header, and then the worker is down. That is gone, so the client cannot go to
-// another worker as if nothing had been: it gets its end at once. The worker is left out.
+// A handler between the lock and the proxy has read the first bytes, a PROXY header, and then
+// the worker is down. These bytes are gone, so the client cannot go to another worker: it is
+// closed at once. The worker is left out.
 func TestWorkerDownWhenClientHasBeenRead(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// reload puts other workers in force: those with these numbers.
+// reload loads a config with the workers of these numbers.
 func (p *pool) reload(t *testing.T, workers ...int) {
 	t.Helper()
 	var addrs []string
@@ -25,10 +25,9 @@ func (p *pool) reload(t *testing.T, workers ...int) {
 	caddytest.Load(t, caddytest.PoolConfig(p.addr, "", addrs...))
 }
 
-// A worker that a reload adds gets the first in line at once. One that it removes keeps
-// the client it has, and gets nobody else. It may come back while it has that client, and
-// after it, and it is still the same one: it gets no second client. The workers that stay
-// are not disturbed.
+// A worker that a reload adds gets the first waiter at once. A worker that it removes keeps its
+// client and gets no other. It may come back while it has that client, or after it. It is still
+// the same worker, and gets no second client. The workers that stay are not disturbed.
 func TestReloadWorkers(t *testing.T) {
 	if caddytest.Apart(t) {
 		return
@@ -44,7 +43,7 @@ func TestReloadWorkers(t *testing.T) {
 	at0, at1 := w[0].Gets(t, 0), w[1].Gets(t, 1)
 	p.reload(t, 0, 1, 2)
 	at2 := w[2].Gets(t, 2)
-	p.reload(t, 2, 3) // which is to say without the first two
+	p.reload(t, 2, 3) // without the first two
 	at3 := w[3].Gets(t, 3)
 	caddytest.InLine(t, "default", 4, 6)
 	w[0].Leave(at0)
@@ -71,8 +70,8 @@ func TestReloadWorkers(t *testing.T) {
 	caddytest.NeverTwo(t, w...)
 }
 
-// One of three workers is removed while nobody is there, and it is not the last one. The
-// two that are left get all the clients.
+// A reload removes one of three workers, not the last one, while the lock is empty. The other
+// two get all the clients.
 func TestReloadRemovesFreeWorker(t *testing.T) {
 	p := &pool{addr: caddytest.FreeAddr(t)}
 	for range 3 {
@@ -90,9 +89,9 @@ func TestReloadRemovesFreeWorker(t *testing.T) {
 	caddytest.InLine(t, "default", 2, 0)
 }
 
-// From plain slots to workers and back to slots, with holders and waiters: who has a slot
-// keeps it, the line goes on, and a worker that comes back while it still has its client
-// gets no second one.
+// From plain slots to workers and back to slots, with holders and waiters. A holder keeps its
+// slot, the line goes on, and a worker that comes back while it still has its client gets no
+// second one.
 func TestReloadSlotsToWorkersAndBack(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -115,7 +114,7 @@ func TestReloadSlotsToWorkersAndBack(t *testing.T) {
 		caddytest.DialSend(t, p.addr, caddytest.Number(i))
 		caddytest.InLine(t, "default", 2, i-1)
 	}
-	a.NoneComes(t, "who has a slot may be there")
+	a.NoneComes(t, "a holder from before may be there")
 	var at []*net.TCPConn
 	for i, w := range p.workers {
 		svc.Leave(plain[i])
@@ -157,8 +156,8 @@ func TestReloadSlotsToWorkersAndBack(t *testing.T) {
 	caddytest.NeverTwo(t, a, b)
 }
 
-// The worker is down, and its client in line, when a reload gives the lock another one:
-// the client gets that, without having to wait for the first one's next try.
+// The worker is down, and its client is back in line, when a reload gives the lock another
+// worker. The client gets the new worker, without waiting for the next try of the old one.
 func TestReloadWhileAllWorkersAreDown(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)
@@ -175,10 +174,9 @@ func TestReloadWhileAllWorkersAreDown(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// Fifty reloads, each with other workers out of five, in another order, while twelve
-// clients come one after the other as fast as they can. No worker ever has two connections,
-// each client gets its answer, and nothing is left behind. (Why a unix socket: see
-// TestReloadsUnderLoad.)
+// Fifty reloads, each with other workers of five, in another order, while twelve clients come
+// one after the other as fast as they can. No worker ever has two connections, each client gets
+// its answer, and nothing is left behind. (For the unix socket see TestReloadsUnderLoad.)
 func TestFiftyReloadsOfWorkers(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -207,7 +205,7 @@ func TestFiftyReloadsOfWorkers(t *testing.T) {
 			for !over.Load() {
 				caddytest.Ask(t, socket, "question", nil)
 				asked.Add(1)
-				time.Sleep(time.Millisecond) // or the clients leave no processor to the reloads
+				time.Sleep(time.Millisecond) // otherwise the clients leave no processor to the reloads
 			}
 		})
 	}

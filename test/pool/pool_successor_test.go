@@ -16,9 +16,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Processes that serve no client: each notes in a file that it has started, and that it has
-// ended, which takes it a while after it was asked to. The test serves the clients, at the
-// worker's port, but at another host: an address that answers before the start is refused.
+// Processes that serve no client. Each notes in a file that it has started, and that it has
+// ended, which takes a while. The test serves the clients, at the worker's port but on another
+// host: a process whose address already answers before its start is refused.
 
 type slowEnders struct {
 	dir     string
@@ -65,7 +65,8 @@ func (s *slowEnders) notes(t *testing.T, file string) []string {
 	return strings.Split(strings.TrimSpace(string(text)), "\n")
 }
 
-// oneAfterTheOther waits for the nth start and looks that all before have ended before it.
+// oneAfterTheOther waits for the nth start, and makes sure that all processes before it have
+// ended before it.
 func (s *slowEnders) oneAfterTheOther(t *testing.T, file string, n int) {
 	t.Helper()
 	var notes []string
@@ -87,8 +88,8 @@ func (s *slowEnders) oneAfterTheOther(t *testing.T, file string, n int) {
 	}
 }
 
-// What stands behind a slot is taken away by a reload, and given back by the next, before
-// the process has ended: the next process is not started before that, and clients wait.
+// A reload removes the service of a slot, and the next one brings it back before the process
+// has ended. The next process starts only after that, and clients wait.
 func TestSuccessorWaits(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -145,8 +146,9 @@ func TestSuccessorWaits(t *testing.T) {
 	})
 }
 
-// A reload takes the service away while a client is at it. The client is not cut, and the
-// process ends when it has gone; who comes then meets whoever has the address now.
+// A reload removes the service while it has a client. The client is not cut, and the process
+// ends when the client has gone. A client that comes later meets the server that has the
+// address by then.
 func TestServiceTakenAwayFromClient(t *testing.T) {
 	s := newSlowEnders(t, 1)
 	caddytest.Load(t, s.config("{l4.tcplock.slot}", "", 0))
@@ -169,12 +171,12 @@ func TestServiceTakenAwayFromClient(t *testing.T) {
 	s.workers[0].Leave(conn)
 }
 
-// When Caddy ends, the processes are asked to end and get their time for it, also if a
-// client hangs to the last at a service that does not let go of it.
+// When Caddy ends, the processes are asked to end and get their time for it, also if a client
+// stays to the last at a service that does not close its connection.
 func TestShutdownLetsProcessesEnd(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
-	for name, held := range map[string]bool{"nobody is there": false, "a client stays": true} {
+	for name, held := range map[string]bool{"no client": false, "a client stays": true} {
 		t.Run(name, func(t *testing.T) {
 			s := newSlowEnders(t, 2)
 			p := caddytest.StartCaddy(t, 0, s.configOf("drain 200ms\n"+s.service("{l4.tcplock.slot}", ""), 0, 1))
@@ -199,8 +201,8 @@ func TestShutdownLetsProcessesEnd(t *testing.T) {
 	}
 }
 
-// A reload has removed the lock when Caddy is told to end, and no lock has come instead. A
-// client that is still there can go on, and a process that is ending gets its time for it.
+// A reload has removed the lock, and no lock has come in its place, when Caddy is told to end.
+// A client that is still there can go on, and a process that is ending gets its time for it.
 func TestShutdownAfterLockIsRemoved(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
@@ -243,8 +245,8 @@ func TestShutdownAfterLockIsRemoved(t *testing.T) {
 	}
 }
 
-// A reload that removes locks does not wait for their processes, which do not end for a long
-// time: Caddy could not be reloaded again meanwhile. The end of Caddy does wait.
+// A reload that removes locks does not wait for their processes, which take long to end.
+// Otherwise Caddy could not be reloaded again meanwhile. The end of Caddy does wait.
 func TestReloadWaitsForNoProcess(t *testing.T) {
 	t.Parallel()
 	const locks = 4

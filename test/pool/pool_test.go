@@ -14,7 +14,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// pool is a line of clients in front of workers that are served by hand.
+// pool is a lock with workers that the test serves by hand, and its clients.
 type pool struct {
 	addr    string
 	workers []*caddytest.Service
@@ -34,8 +34,8 @@ func newPool(t *testing.T, workers int, options string) *pool {
 	return p
 }
 
-// come lets clients come, up to number to, one after the other. Those that find no worker
-// free are in line.
+// come lets clients come, up to number to, one after the other. Clients that find no free
+// worker are in line.
 func (p *pool) come(t *testing.T, from, to, workers int) (clients []net.Conn) {
 	t.Helper()
 	for i := from; i <= to; i++ {
@@ -45,9 +45,9 @@ func (p *pool) come(t *testing.T, from, to, workers int) (clients []net.Conn) {
 	return clients
 }
 
-// Three workers get one client each, and the line behind them is one line: whichever
-// worker comes free gets the client that has waited longest. When the line is empty, a
-// newcomer gets the worker that has been free longest.
+// Three workers get one client each. There is one line for all: each worker that becomes free
+// gets the client that has waited longest. When the line is empty, a new client gets the worker
+// that has been free longest.
 func TestPoolIsOneLine(t *testing.T) {
 	p := newPool(t, 3, "")
 	p.come(t, 0, 8, 3)
@@ -74,8 +74,8 @@ func TestPoolIsOneLine(t *testing.T) {
 	caddytest.NeverTwo(t, p.workers...)
 }
 
-// Many clients at once, over TCP and over a unix socket worker: each is answered, no worker
-// ever has two, and both are put to use.
+// Many clients at once, over TCP and over a unix socket worker. Each gets its answer, no worker
+// ever has two, and both are used.
 func TestPoolUnderLoad(t *testing.T) {
 	serve := func(conn *net.TCPConn) { _, _ = io.CopyN(conn, conn, 3) }
 	svc, behind := caddytest.NewService(t, serve), caddytest.NewService(t, serve)
@@ -151,9 +151,8 @@ func unixWorker(t *testing.T, addr string) (socket string) {
 	return socket
 }
 
-// Commands and events say which slot and which worker they are for, in arguments and in
-// the environment, and so does the placeholder in the proxy, which is how the client has
-// got there.
+// Commands and events get their slot and their worker, in arguments, the environment and data.
+// The placeholder in the proxy has the worker too: that is how the client got there.
 func TestPoolPlaceholders(t *testing.T) {
 	notes := filepath.Join(t.TempDir(), "notes")
 	p := newPool(t, 2, fmt.Sprintf("on activate exec sh -c \"echo $TCPLOCK_SLOT=$TCPLOCK_WORKER=$1 >> '%s'\" sh {l4.tcplock.slot}={l4.tcplock.worker}", notes))
@@ -171,7 +170,7 @@ func TestPoolPlaceholders(t *testing.T) {
 	}
 }
 
-// Hooks and the handlers after tcplock have the two parts of the worker's address as well.
+// Hooks and the handlers after tcplock have the worker's host and port too.
 func TestPoolPlaceholdersOfAddress(t *testing.T) {
 	notes, addr := filepath.Join(t.TempDir(), "notes"), caddytest.FreeAddr(t)
 	svc := caddytest.NewService(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "hello") })
@@ -188,8 +187,8 @@ func TestPoolPlaceholdersOfAddress(t *testing.T) {
 	}
 }
 
-// The first worker's hook takes its time, before and after its client. The other worker's
-// clients come and go meanwhile.
+// The first worker's hooks take long, before and after its client. The other worker's clients
+// come and go meanwhile.
 func TestHooksOfOneWorkerHoldBackNoOther(t *testing.T) {
 	hooks, letGo := caddytest.HoldHooks()
 	defer letGo()
@@ -213,8 +212,8 @@ func TestHooksOfOneWorkerHoldBackNoOther(t *testing.T) {
 	caddytest.NeverTwo(t, p.workers...)
 }
 
-// An exclusive hook is alone at all the workers: it waits for those who are at the others,
-// and as long as it waits and runs nobody goes on to a worker that is free.
+// An exclusive hook is alone at all the workers. It waits for the holders of the others, and
+// while it waits and runs, no client goes to a free worker.
 func TestExclusiveHookHasAllWorkers(t *testing.T) {
 	hooks, letGo := caddytest.HoldHooks()
 	defer letGo()
@@ -255,8 +254,8 @@ func TestExclusiveHookHasAllWorkers(t *testing.T) {
 	caddytest.NeverTwo(t, p.workers...)
 }
 
-// A client cut by hold_timeout gives its worker to the next one; the other worker's client
-// is not concerned.
+// A client cut by hold_timeout gives its worker to the next one. The other worker's client is
+// not affected.
 func TestPoolHoldTimeout(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -278,8 +277,8 @@ func TestPoolHoldTimeout(t *testing.T) {
 	caddytest.NeverTwo(t, p.workers...)
 }
 
-// A handler that panics behind the lock gives its worker back, and is no sign that the
-// worker is down.
+// A handler that panics behind the lock releases its worker. It is no sign that the worker is
+// down.
 func TestPoolPanic(t *testing.T) {
 	svcs := []*caddytest.Service{caddytest.NewService(t, nil), caddytest.NewService(t, nil)}
 	addr := caddytest.FreeAddr(t)

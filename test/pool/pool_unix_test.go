@@ -10,9 +10,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Caddy is told to end while one client is at a worker and two are in line for one that is
-// down. Those are refused, and told why; the one at the worker can go on, and then Caddy
-// ends. The same with nobody at any worker: it ends at once.
+// Caddy is told to end while one client is at a worker and two are in line for a worker that is
+// down. The two are refused with the reason. The first can go on, and then Caddy ends. Without
+// a holder, Caddy ends at once.
 func TestPoolShutdown(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()

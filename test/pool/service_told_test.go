@@ -8,7 +8,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// That a worker could not be reached, and that it can be again, is told as well.
+// The events and the metrics of the lock say that a worker is unreachable, and that it is
+// reachable again.
 func TestWorkerDownIsTold(t *testing.T) {
 	worker, addr := caddytest.FreeAddr(t), caddytest.FreeAddr(t)
 	config, a := caddytest.WithAdmin(t, caddytest.PoolConfig(addr, "", worker))

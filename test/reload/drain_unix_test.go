@@ -19,7 +19,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A refused client gets to the refuse handlers, which know why. (shutdown: see below.)
+// A refused client gets to the refuse handlers, which know the reason. (For shutdown see
+// below.)
 func TestRefuseHandlersKnowWhy(t *testing.T) {
 	for _, why := range []struct {
 		reason, options string
@@ -43,10 +44,9 @@ func TestRefuseHandlersKnowWhy(t *testing.T) {
 	}
 }
 
-// One client is served and two wait when Caddy is told to end. Those who wait are refused
-// at once and know why; who comes now is refused as well, or finds nobody listening. The
-// one who is served can go on for as long as it takes, and then Caddy ends, long before
-// the drain time is over.
+// One client is served and two wait when Caddy is told to end. The waiters are refused at once
+// with the reason. A new client is refused too, or finds no listener. The holder can go on as
+// long as it needs, and then Caddy ends, long before the drain time is over.
 func TestShutdownLetsHolderFinish(t *testing.T) {
 	t.Parallel()
 	svc, addr := caddytest.NewService(t, nil), caddytest.FreeAddr(t)
@@ -85,8 +85,8 @@ func TestShutdownLetsHolderFinish(t *testing.T) {
 	p.EndsWithin(t, caddytest.Prompt)
 }
 
-// waitInLine lets clients stand in line who are as many as may: one more is refused, and
-// then it is known that the others have got there. They say what they are answered.
+// waitInLine fills the line, and sends one client more. When that is refused, the others are
+// known to be in line. They report their answers.
 func waitInLine(t *testing.T, addr string, most int) (answers chan string) {
 	t.Helper()
 	answers = make(chan string, most+1)
@@ -104,8 +104,8 @@ func waitInLine(t *testing.T, addr string, most int) (answers chan string) {
 	return answers
 }
 
-// A client stays, silent, when it has got its answer. Caddy ends all the same: its slot is
-// free after linger, and it has a second to close. The client's answer is whole.
+// A client has got its answer, and stays silent. Caddy still ends: the slot is free after
+// linger, and the client has a second to close. Its answer is whole.
 func TestShutdownWaitsForNoSilentClient(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
@@ -121,8 +121,8 @@ func TestShutdownWaitsForNoSilentClient(t *testing.T) {
 	caddytest.ExpectClosed(t, client)
 }
 
-// A service that never lets go, and clients that stay: when drain is over, and not before
-// that, they are cut, and Caddy ends.
+// A service never closes, and clients stay. When drain is over, and not before, they are cut,
+// and Caddy ends.
 func TestShutdownCutsHolders(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
@@ -144,7 +144,7 @@ func TestShutdownCutsHolders(t *testing.T) {
 			select {
 			case <-p.Ended:
 				t.Error("they were cut only by the end of the program")
-			case <-time.After(100 * time.Millisecond): // it gives them a second to let go
+			case <-time.After(100 * time.Millisecond): // Caddy gives them a second to close
 			}
 			p.EndsWithin(t, caddytest.Patience)
 			svc.NoneComes(t, "Caddy has ended")
@@ -152,9 +152,8 @@ func TestShutdownCutsHolders(t *testing.T) {
 	}
 }
 
-// A hook still runs when Caddy is told to end, at whatever moment. It may go on for
-// drain, like a holder; then it is killed, and what it has started with it. Detached
-// ones stay.
+// A hook of any moment still runs when Caddy is told to end. It may go on for drain, like a
+// holder. Then it is killed with everything that it has started. Detached commands stay.
 func TestShutdownEndsHooks(t *testing.T) {
 	for _, hook := range []struct {
 		name, options, on string
@@ -166,7 +165,7 @@ func TestShutdownEndsHooks(t *testing.T) {
 		{name: "release", options: "hold_timeout 10ms", on: "release", clients: 1},
 		{name: "timeout", options: "hold_timeout 10ms", on: "timeout", clients: 1},
 		{name: "refuse", options: "max_waiting 0", on: "refuse", clients: 2},
-		{name: "refuse, nobody holds", options: "on activate exec false", on: "refuse", clients: 1},
+		{name: "refuse, no holder", options: "on activate exec false", on: "refuse", clients: 1},
 		{name: "idle", on: "idle 10ms"},
 		{name: "detached", on: "activate", block: "detach", clients: 1, stays: true},
 	} {
@@ -204,8 +203,8 @@ func TestShutdownEndsHooks(t *testing.T) {
 	}
 }
 
-// openPipe waits for a command that has opened the pipe. gone is closed when nobody has
-// it open any more.
+// openPipe waits until a command has opened the pipe. gone is closed when no process has it
+// open any more.
 func openPipe(t *testing.T, path string) (pid int, gone chan struct{}) {
 	t.Helper()
 	came, gone := make(chan int, 1), make(chan struct{})

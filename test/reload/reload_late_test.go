@@ -11,9 +11,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A config comes into force, and then Caddy fails to set up the last of what it says, and
-// drops it. Limits and hooks are those of the config before it, and the hooks go on counting
-// from where they were.
+// A config starts, and then Caddy fails to set up the last part of it, and drops it. Limits and
+// hooks are those of the config before, and the hooks' counts go on.
 func TestConfigThatFailsLateChangesNothing(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)

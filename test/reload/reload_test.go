@@ -19,11 +19,10 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// The config is reloaded fifty times while clients hold slots, wait, come and go, and the
-// limit goes up and down. After each reload the newest limit holds, those who were there
-// before it was lowered finish, those who have a slot keep their connection and those in
-// line their place. A hook that runs every 7th time does so on the whole, and the
-// connections are numbered on. Nothing is left behind.
+// The config is reloaded fifty times while clients hold slots, wait, come and go, and the limit
+// goes up and down. After each reload the newest limit holds. Holders from before a lower limit
+// finish and keep their connection, and waiters keep their place. A hook that runs every 7th
+// time does so over all configs, and the numbers of connections go on. Nothing is left behind.
 func TestFiftyReloads(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -72,8 +71,8 @@ func TestFiftyReloads(t *testing.T) {
 	}
 }
 
-// Who came before a reload that gives the route another service keeps the route it came
-// by; who comes after it goes to the new one. All are in one line.
+// A connection that came before a reload with another service keeps its route. One that comes
+// after it goes to the new service. All are in one line.
 func TestWaitersKeepTheirRoute(t *testing.T) {
 	before, after := caddytest.NewService(t, nil), caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, "tcplock {\nlinger 0\n}", before.Addr)
@@ -93,8 +92,8 @@ func TestWaitersKeepTheirRoute(t *testing.T) {
 	caddytest.InLine(t, "default", 0, 0)
 }
 
-// A hold_timeout that comes with a reload is not for who holds a slot by then, but for
-// who gets one after that, whenever it came.
+// A hold_timeout that comes with a reload is not for the holders of that time. It is for every
+// connection that gets a slot later, whenever it came.
 func TestTimesThatRunKeepTheirLength(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -112,9 +111,9 @@ func TestTimesThatRunKeepTheirLength(t *testing.T) {
 	caddytest.ExpectHolds(t, svc, 1, hold)
 }
 
-// The lock is taken out of the config and brought back with other limits while its old
-// holders live. Without it the line goes on by the old limit; with it they count, so that
-// nobody gets in before enough of them have gone.
+// A reload removes the lock, and another brings it back with other limits, while its old
+// holders stay. Meanwhile the line goes on with the old limit. Afterwards the old holders
+// count, so no connection gets in before enough of them have gone.
 func TestLockRemovedAndBroughtBack(t *testing.T) {
 	if caddytest.Apart(t) {
 		return
@@ -137,8 +136,8 @@ func TestLockRemovedAndBroughtBack(t *testing.T) {
 	l.Finish(t)
 }
 
-// Reloads that fail, at whatever stage and in whatever order Caddy starts its apps, change
-// no limit and disturb nobody: not for a moment, and not later either.
+// Reloads that fail, at whatever stage and in whatever order Caddy starts its apps, change no
+// limit and disturb no connection, neither for a moment nor later.
 func TestFailedReloadChangesNothing(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -154,7 +153,8 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 		{"at provision", caddytest.FreeAddr(t) + " {\nroute {\ntcplock\necho\n}\n}", "", "found a second tcplock without a name"},
 		{"in the lock's start", caddytest.FreeAddr(t) + " {\nroute {\ntcplock {\nname other\n}\necho\n}\n}", "", "lock other: no handler of this config says what it is"},
 		{"in another app's start", "", fmt.Sprintf("http://%s {\nrespond hello\n}", taken.Addr()), "address already in use"},
-		// (caddy-l4 leaves open what it has opened by then, and serves who comes there.)
+		// (caddy-l4 leaves open the listeners that it has opened by then, and serves their
+		// connections.)
 		{"in the server's start", taken.Addr().String() + " {\nroute {\ntcplock 1 {\nname other\n}\necho\n}\n}", "", "address already in use"},
 	} {
 		t.Run(failure.name, func(t *testing.T) {
@@ -182,10 +182,10 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 	}
 }
 
-// Three reload the config a hundred times as fast as they can, with limits from 1 to 4,
-// while clients come and go. Each of them gets the whole of its answer. (They come through
-// a Unix socket: Caddy hands that on from config to config. A TCP listener it closes when
-// it has opened another, and the system resets whom it has not accepted by then.)
+// Three goroutines reload the config a hundred times as fast as they can, with limits from 1 to
+// 4, while clients come and go. Each client gets its whole answer. (They come through a unix
+// socket, which Caddy hands on from config to config. Caddy closes a TCP listener when it has
+// opened another, and the system resets the connections that are not accepted by then.)
 func TestReloadsUnderLoad(t *testing.T) {
 	caddytest.Slow(t)
 	const clients, limits, reloads = 12, 4, 100
@@ -225,7 +225,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 		all.Go(func() {
 			for reloaded.Load() < reloads {
 				caddytest.Ask(t, socket, fmt.Sprintf("question %d of %d\n", asked.Add(1), i), answer)
-				time.Sleep(time.Millisecond) // or the clients leave no processor to those that reload
+				time.Sleep(time.Millisecond) // otherwise the clients leave no processor to the reloads
 			}
 		})
 	}
@@ -236,8 +236,8 @@ func TestReloadsUnderLoad(t *testing.T) {
 	}
 }
 
-// The config that is replaced has an HTTP server that goes away, with a request in it that
-// is not answered, and takes three seconds for that. The new limit does not wait for it.
+// The old config has an HTTP server that the new one has not, with a request that is not
+// answered. It takes three seconds to end. The new limit does not wait for it.
 func TestNewLimitDoesNotWaitForOldServers(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

@@ -16,9 +16,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A lock gets its first name, another one and none again while it has holders and waiters.
-// It is the same lock all the time: holders count, so the service never has more connections
-// than slots, waiters keep their places, and new clients stand behind them.
+// A lock gets its first name, another one and none again while it has holders and waiters. It
+// is always the same lock: the service never has more connections than slots, waiters keep
+// their places, and new clients stand behind them.
 func TestRename(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, caddytest.Named("", 2), svc.Addr)
@@ -45,8 +45,8 @@ func TestRename(t *testing.T) {
 	}
 }
 
-// A reload renames two locks at once, and changes their slots. A second listen address does
-// not matter where it says the same. Each lock keeps its own clients.
+// A reload renames two locks at once, and changes their slots. A second listen address makes no
+// difference if both lead to the same lock. Each lock keeps its own clients.
 func TestTwoLocksRenamed(t *testing.T) {
 	one, two := caddytest.NewService(t, nil), caddytest.NewService(t, nil)
 	addr, more, other := caddytest.FreeAddr(t), caddytest.FreeAddr(t), caddytest.FreeAddr(t)
@@ -75,8 +75,8 @@ func TestTwoLocksRenamed(t *testing.T) {
 	}
 }
 
-// A lock keeps its pause, its counts, its last waits and its events when it is renamed, and
-// all of that under the new name only. The metrics' totals go on as well.
+// A renamed lock keeps its pause, its counts, its last waits and its events, under the new name
+// only. The metrics' totals go on too.
 func TestRenamedLockIsTheSame(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)
@@ -126,7 +126,7 @@ func TestRenamedLockIsTheSame(t *testing.T) {
 	caddytest.InLine(t, "new", 0, 0)
 }
 
-// failingLoader makes a config fail after Caddy has told that it has started.
+// failingLoader makes a config fail after Caddy has said that it has started.
 type failingLoader struct{}
 
 func (failingLoader) CaddyModule() caddy.ModuleInfo {
@@ -139,8 +139,8 @@ func (failingLoader) LoadConfig(caddy.Context) ([]byte, error) {
 
 func init() { caddy.RegisterModule(failingLoader{}) }
 
-// A config that renames the lock and fails, even after it has started, changes nothing: the
-// lock has its name, its holders and its line. A later config renames it all the same.
+// A config renames the lock and fails, also after it has started. That changes nothing: the
+// lock has its name, its holders and its line. A later config can still rename it.
 func TestRenameByFailingConfig(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, caddytest.Named("old", 1), svc.Addr) // (Caddy leaves the listeners of such a config open.)
@@ -175,8 +175,8 @@ func TestRenameByFailingConfig(t *testing.T) {
 	l.Finish(t)
 }
 
-// The lock is taken out of the config while it has a holder, and its address comes back with
-// another name: it is the old lock.
+// A reload removes the lock while it has a holder, and another brings its address back with
+// another name. It is the old lock.
 func TestLockRemovedAndBroughtBackRenamed(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, caddytest.Named("old", 1), svc.Addr)
@@ -193,8 +193,8 @@ func TestLockRemovedAndBroughtBackRenamed(t *testing.T) {
 	l.Finish(t)
 }
 
-// A reload takes one of two locks at an address away while it has a holder. The next one
-// renames the lock that is left: it is clear which one that is.
+// A reload removes one of two locks at an address while it has a holder. The next reload
+// renames the lock that is left: it is clear which lock that is.
 func TestRenameBesideRemovedLock(t *testing.T) {
 	svc, other := caddytest.NewService(t, nil), caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)
@@ -220,8 +220,8 @@ func TestRenameBesideRemovedLock(t *testing.T) {
 }
 
 // A lock in a listener wrapper of an HTTP server is renamed as any other. (It listens on a unix
-// socket, which Caddy hands on from config to config. An HTTP server closes a TCP listener
-// some time after the reload, and the system resets a client that comes by it.)
+// socket, which Caddy hands on from config to config. An HTTP server closes a TCP listener some
+// time after the reload, and the system resets the connections that are still in it.)
 func TestRenameInListenerWrapper(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	dir, err := os.MkdirTemp("", "tcplock") // t.TempDir may be too long for a socket
@@ -256,9 +256,9 @@ func TestRenameInListenerWrapper(t *testing.T) {
 	l.Finish(t)
 }
 
-// Where it is not clear which lock gets which name, the locks are not renamed. If the old
-// one has connections still, Caddy's log has a warning with the address and both names. Where
-// it is clear, and where the old lock is empty, there is no warning.
+// If it is not clear which lock gets which name, the locks are not renamed. If the old one
+// still has connections, Caddy's log has a warning with the address and both names. If it is
+// clear, or the old lock is empty, there is no warning.
 func TestUnclearRename(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -326,7 +326,7 @@ func distinct(names [2]string) map[string]bool {
 	return map[string]bool{names[0]: true, names[1]: true}
 }
 
-// What runs for a connection sees the name that the lock has by then.
+// What runs for a connection sees the name that the lock has at that time.
 func TestRenamedLockInPlaceholders(t *testing.T) {
 	notes := filepath.Join(t.TempDir(), "notes")
 	svc := caddytest.NewService(t, nil)

@@ -19,8 +19,7 @@ import (
 // What clients can do to the lock, to each other and to the log: the attacks of
 // docs/security.md that no other file has.
 
-// The refuse handlers fail, for everybody in a flood. Not each of them has a line in the
-// log.
+// The refuse handlers fail for all clients of a flood. Not each of them has a line in the log.
 func TestRefuseHandlersFailLogFlood(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr, file := caddytest.FreeAddr(t), filepath.Join(t.TempDir(), "log")
@@ -45,8 +44,8 @@ func TestRefuseHandlersFailLogFlood(t *testing.T) {
 	}
 }
 
-// The service has closed its side, and the client goes on sending, little by little, or
-// it does not read its reply. hold_timeout takes its slot away.
+// The service has closed its side. The client goes on sending, little by little, or it does not
+// read its reply. hold_timeout takes its slot away.
 func TestHoldTimeoutEndsStubbornClients(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -88,9 +87,8 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 
-// Clients that begin a handshake and say no more. Where tls stands before tcplock they are
-// no business of the lock's, and take neither a slot nor a place; where it stands after,
-// hold_timeout ends them.
+// Clients begin a handshake and send no more. If tls stands before tcplock, they never reach
+// the lock, and take neither a slot nor a place. If it stands after, hold_timeout ends them.
 func TestSilentHandshake(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -116,13 +114,13 @@ func TestSilentHandshake(t *testing.T) {
 	caddytest.ExpectClosed(t, silent)
 }
 
-// A client configs to be somebody else. It is believed unless the config rejects that: in
-// caddy-l4, an allow list alone keeps nobody out, of which tcplock warns.
+// A client claims the address of another one. caddy-l4 believes it unless the config rejects
+// that. An allow list alone keeps no client out, and tcplock warns of that.
 func TestSpoofedProxyHeader(t *testing.T) {
 	for _, c := range []struct{ name, options, want string }{
 		{"it is allowed", "allow 127.0.0.1/32\nfallback_policy REJECT", "192.0.2.1:1000"},
 		{"another one is", "allow 192.0.2.7/32\nfallback_policy REJECT", "127.0.0.1:"},
-		{"another one is, but nobody is rejected", "allow 192.0.2.7/32", "192.0.2.1:1000"},
+		{"another one is, but none is rejected", "allow 192.0.2.7/32", "192.0.2.1:1000"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			svc := caddytest.NewService(t, caddytest.Echo)
@@ -145,8 +143,8 @@ func TestSpoofedProxyHeader(t *testing.T) {
 	}
 }
 
-// A matcher on the route keeps out all but the proxy that sends headers. A header that is
-// broken gets no slot, even from there.
+// A matcher on the route keeps out all but the proxy that sends headers. A connection with a
+// broken header gets no slot, even from there.
 func TestMatcherKeepsOthersOut(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.FreeAddr(t)
@@ -175,8 +173,8 @@ func TestMatcherKeepsOthersOut(t *testing.T) {
 	}
 }
 
-// Clients with many addresses, and all kinds of ends: the metrics have the series that they
-// had before, and no address.
+// Clients with many addresses, and all kinds of ends: the metrics have the same series as
+// before, and no address.
 func TestMetricsOfManyClients(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.FreeAddr(t)
@@ -202,7 +200,7 @@ func TestMetricsOfManyClients(t *testing.T) {
 			client.Close()
 		}
 	}
-	caddytest.Eventually(t, "somebody was refused", func() bool { return a.Lock(t, "default").Connections["refused_full"] > 0 })
+	caddytest.Eventually(t, "a client was refused", func() bool { return a.Lock(t, "default").Connections["refused_full"] > 0 })
 	if after := series(); before == 0 || after != before {
 		t.Errorf("found %d series, expected %d as before", after, before)
 	}

@@ -11,11 +11,11 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// What whoever writes a config, or a part of one, can bring about: the attacks of
+// What the author of a config, or of a part of one, can bring about: the attacks of
 // docs/security.md that no other file has.
 
-// The largest numbers that there may be. A lock with them works, takes little memory, and
-// ends; larger ones are refused.
+// The largest numbers that a config may have. A lock with them works, takes little memory, and
+// ends. Larger ones are refused.
 func TestHugeNumbers(t *testing.T) {
 	if caddytest.Apart(t) {
 		return
@@ -77,8 +77,8 @@ func TestHugeNumbers(t *testing.T) {
 	}
 }
 
-// A lock's name is in URLs, in metrics, in the environment of commands and on a page. What
-// could be more than a name in any of them is refused.
+// A lock's name is in URLs, in metrics, in the environment of commands and on a page. A name
+// that could be more than a name in one of them is refused.
 func TestLockNameIsPlain(t *testing.T) {
 	for _, name := range []string{
 		"<script>alert(1)</script>", "a b", "a/b", "..", ".", "a\x00", "a\n", "a\"", "a,b", "a=b", "a{b}", "{env.HOME}", "$(id)", "`id`", "é", "\u202e", strings.Repeat("a", 65),

@@ -19,9 +19,8 @@ import (
 // What the service behind the lock can do: the attacks of docs/security.md that no other
 // file has.
 
-// A worker shows a certificate that has 99 long names in it, with what paints on a
-// terminal: the proxy's error quotes it. What is told of that is a short
-// beginning, and only text.
+// A worker has a certificate with 99 long names and control characters in it, and the proxy's
+// error quotes it. Of that only a short beginning is shown, as plain text.
 func TestHostileCertificate(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 // What browsers and others can do to the admin API and the status page: the attacks of
 // docs/security.md that no other file has.
 
-// A page in the operator's browser reaches the admin listener, directly or by a name of its
-// own that it lets point there. It can do nothing to a lock, and read nothing.
+// A page in an operator's browser reaches the admin listener, directly or by a name of its own
+// that it makes point there. It can do nothing to a lock, and read nothing.
 func TestAdminFromForeignPage(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	config, a := caddytest.WithAdmin(t, caddytest.LockConfig(caddytest.FreeAddr(t), "tcplock", svc.Addr))
@@ -46,7 +46,7 @@ func TestAdminFromForeignPage(t *testing.T) {
 	}
 }
 
-// The admin API is asked for at a site, and at its status page. It is not there.
+// A request for the admin API goes to a site, and to its status page. The API is not there.
 func TestAdminOnItsListenerOnly(t *testing.T) {
 	svc, site := caddytest.NewService(t, caddytest.Echo), caddytest.FreeAddr(t)
 	config, a := caddytest.WithAdmin(t, caddytest.PageConfig(caddytest.FreeAddr(t), svc.Addr, site, "tcplock_status /tcplock/*"))
@@ -61,8 +61,8 @@ func TestAdminOnItsListenerOnly(t *testing.T) {
 	}
 }
 
-// Requests to the admin API that are as large as can be. None of them makes a lock, takes
-// time or is answered by much.
+// The largest possible requests to the admin API. None of them makes a lock, takes long or gets
+// a long answer.
 func TestAdminHugeRequests(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	config, a := caddytest.WithAdmin(t, caddytest.LockConfig(caddytest.FreeAddr(t), "tcplock", svc.Addr))
@@ -94,8 +94,8 @@ func TestAdminHugeRequests(t *testing.T) {
 	}
 }
 
-// Somebody opens more streams than there may be viewers. The page and the JSON are there all
-// the same, and when a viewer goes there is room for another.
+// A client opens more streams than there may be viewers. The page and the JSON still work, and
+// when a viewer goes there is room for another.
 func TestStatusPageViewersBounded(t *testing.T) {
 	if caddytest.Apart(t) {
 		return
@@ -138,8 +138,8 @@ func TestStatusPageViewersBounded(t *testing.T) {
 	caddytest.Eventually(t, "there is room again", func() bool { return open().StatusCode == http.StatusOK })
 }
 
-// A name that somebody else has made point to this machine leads to no status page, if its
-// site has a name: the page of the quickstart has.
+// An attacker's name points to this machine. It leads to no status page if the site has a name,
+// as that of the quickstart has.
 func TestStatusPageForeignHost(t *testing.T) {
 	_, url := caddytest.PageServer(t, "127.0.0.1:1", "tcplock_status")
 	req, err := http.NewRequest("GET", url, nil)
