@@ -82,8 +82,8 @@ func (c *call) say(format string, args ...any) {
 const (
 	addressUsage = " [--address <address>] [--config <file>]"
 	addressHelp  = `
-The address of Caddy's admin API is that of --address, or of the config file, or
-Caddy's default.`
+--address is the address of Caddy's admin API. Without it, the address is that of
+the config file, or Caddy's default.`
 	onlyLockHelp = `
 If there is only one lock, its name may be left out.`
 )
@@ -101,8 +101,8 @@ func (a adminCommand) cobra() *cobra.Command {
 		a.flags(fs)
 	}
 	fs.String("address", "", "`address` of Caddy's admin API")
-	fs.StringP("config", "c", "", "config `file` that has the address")
-	fs.StringP("adapter", "a", "", "`name` of the config adapter to apply to it")
+	fs.StringP("config", "c", "", "config `file` that sets the address")
+	fs.StringP("adapter", "a", "", "`name` of the config adapter for that file")
 	cmd.ValidArgsFunction = a.complete
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		err := a.ask(cmd, args)

@@ -24,7 +24,7 @@ func topCommand() *cobra.Command {
 	)
 	return adminCommand{
 		use:   "top [--interval <duration>] [--once]",
-		short: "Watches the locks of the running Caddy",
+		short: "Shows the locks of the running Caddy live",
 		long: `
 Shows all locks live in the terminal. Keys pause and resume a lock, kick its
 connections and restart its service; ? lists them. If Caddy does not answer, top

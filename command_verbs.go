@@ -102,7 +102,7 @@ there was still a holder after --wait, and no hook has run.`,
 		lock: lockOne,
 		args: []string{"a moment"},
 		flags: func(fs *pflag.FlagSet) {
-			slotFlag(fs, &slot, "run them for this slot's `worker` only")
+			slotFlag(fs, &slot, "run the hooks for this slot's `worker` only")
 			durationFlag(fs, &wait, "wait", "longest `duration` of the wait for the holders (default no limit)")
 		},
 		run: func(c *call) error {

@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { caddytest.Main(m) }
 
-// One connection's way: it joins the line, waits, is activated, is served, and ends.
+// A connection's way: it joins the line, waits, is activated, is served, and ends.
 func TestOneConnection(t *testing.T) {
 	hooks, letGo := caddytest.HoldHooks()
 	defer letGo()
@@ -68,8 +68,8 @@ func TestOneConnection(t *testing.T) {
 	}
 }
 
-// Forty clients at once, three slots: the service never has more than three, and every
-// client is served.
+// Forty clients come at once to three slots. The service never has more than three connections,
+// and every client is served.
 func TestNeverMoreThanSlots(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.LockServer(t, "tcplock 3", svc.Addr)
@@ -90,9 +90,9 @@ func TestNeverMoreThanSlots(t *testing.T) {
 	}
 }
 
-// Fifty clients join one after the other and are served in that order, through one slot
-// and through three. At each of the first fifty hand-offs a newcomer arrives just while
-// the slot changes hands: it goes to the end of the line.
+// Fifty clients join one after the other and are served in that order, through one slot and
+// through three. At each of the first fifty hand-offs a new client comes just while the slot
+// changes hands. It goes to the end of the line.
 func TestFirstComeFirstServed(t *testing.T) {
 	for _, slots := range []int{1, 3} {
 		t.Run(fmt.Sprint(slots, " slots"), func(t *testing.T) { firstComeFirstServed(t, slots) })
@@ -130,8 +130,8 @@ func firstComeFirstServed(t *testing.T, slots int) {
 	}
 }
 
-// Three clients stand in line for a service that never closes. Each is cut by
-// hold_timeout, and each gets all of it: the last one's time in line was twice as long.
+// Three clients stand in line for a service that never closes. hold_timeout cuts each of them,
+// and each gets the whole hold_timeout, although the last one waited twice as long.
 func TestTimeInLineIsNotTimeWithSlot(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -148,9 +148,9 @@ func TestTimeInLineIsNotTimeWithSlot(t *testing.T) {
 	}
 }
 
-// The activate hook takes longer than wait_timeout and hold_timeout. Neither is over for
-// that: the client that is served at once and the client that has stood in line before
-// both get to the service, and both get the whole of their hold_timeout.
+// The activate hook takes longer than wait_timeout and hold_timeout. Its time counts for
+// neither. The client that is served at once and the client that has stood in line both get to
+// the service, and both get the whole of their hold_timeout.
 func TestHookTimeIsNobodysTime(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -167,8 +167,8 @@ func TestHookTimeIsNobodysTime(t *testing.T) {
 	caddytest.ExpectHolds(t, svc, 1, time.Second)
 }
 
-// Behind a client that holds the slot for long, two clients are refused one after the
-// other, each after the whole of its own wait_timeout.
+// Behind a client that holds the slot for long, two clients are refused one after the other,
+// each after the whole of its own wait_timeout.
 func TestWaitTimeoutIsEachClientsOwn(t *testing.T) {
 	caddytest.Slow(t)
 	const wait = 500 * time.Millisecond
@@ -189,8 +189,8 @@ func TestWaitTimeoutIsEachClientsOwn(t *testing.T) {
 	svc.NoneComes(t, "both have been refused")
 }
 
-// Of five in line only the one in the middle came when the config had a wait_timeout. It
-// is refused when that is over, where it stands; the others keep their order.
+// Of five waiters, only the one in the middle came while the config had a wait_timeout. It is
+// refused where it stands when that is over. The others keep their order.
 func TestWaitTimeoutInTheMiddleOfTheLine(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

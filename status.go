@@ -9,9 +9,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// What a lock looks like at one moment: what the admin API answers, the status page
-// draws and the commands print. Field names are stable. Times are RFC 3339, durations
-// numbers of seconds.
+// The status of a lock at one moment, for the admin API, the status page and the commands. Field
+// names are stable. Times are RFC 3339, durations are numbers of seconds.
 
 // lockStatuses returns the status of all locks, by name, each with at most so many waiters.
 func lockStatuses(most int) []status.Lock {
@@ -22,7 +21,7 @@ func lockStatuses(most int) []status.Lock {
 	return all
 }
 
-// status says what the lock looks like now, with at most so many waiters.
+// status returns the status of the lock, with at most so many waiters.
 func (l *lock) status(most int) status.Lock {
 	paused := l.pauses.status()
 	stats, holders, waiters := l.queue.Snapshot(most)
@@ -67,7 +66,7 @@ func (l *lock) status(most int) status.Lock {
 		found := w.status()
 		if found.State == status.WorkerRemoved && found.Process == nil &&
 			!slices.ContainsFunc(holders, func(p queue.Waiter) bool { return p.Slot == w.slot }) {
-			continue // it is kept in case it comes back
+			continue // the pool keeps it in case a reload brings it back
 		}
 		s.Workers = append(s.Workers, found)
 	}
@@ -117,7 +116,7 @@ func (w *worker) status() status.Worker {
 	}
 	process := p.snapshot()
 	s.Process = &process
-	switch { // the process may have changed its state since then
+	switch { // the process may have changed its state meanwhile
 	case s.State == status.WorkerUp && process.State == status.ProcessStopped:
 		s.State = status.WorkerStopped
 	case s.State == status.WorkerUp && process.State != status.ProcessReady:
