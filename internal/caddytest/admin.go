@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
-	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"io"
 	"net/http"
 	"os"
@@ -15,25 +14,27 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// Admin is a Caddy's admin API.
+// Admin is the admin API of a Caddy.
 type Admin struct{ Addr string }
 
-// WithAdmin turns on the admin API in a Caddyfile that Global has made.
+// WithAdmin turns on the admin API in a Caddyfile from Global.
 func WithAdmin(t *testing.T, caddyfile string) (string, Admin) {
 	t.Helper()
 	a := Admin{FreeAddr(t)}
 	return a.In(caddyfile), a
 }
 
-// In turns it on in a Caddyfile that Global has made.
+// In turns on this admin API in a Caddyfile from Global.
 func (a Admin) In(caddyfile string) string {
 	return strings.Replace(caddyfile, "admin off", "admin "+a.Addr, 1)
 }
 
-// Ask sends a request and returns the answer and its body. Just after a reload a request may
-// meet the listener of the old config, which resets it.
+// Ask sends a request and returns the answer and its body. It tries again after an error: just after
+// a reload, a request may reach the listener of the old config, which resets it.
 func (a Admin) Ask(t *testing.T, method, path string) (resp *http.Response, body string) {
 	t.Helper()
 	Eventually(t, "the admin API answers "+path, func() bool {
@@ -53,7 +54,7 @@ func (a Admin) Ask(t *testing.T, method, path string) (resp *http.Response, body
 	return resp, body
 }
 
-// Asks is Ask for an answer that is to be 200, decoded.
+// Asks is like Ask, but the status must be 200, and it returns the decoded JSON.
 func Asks[T any](t *testing.T, a Admin, method, path string) (value T) {
 	t.Helper()
 	resp, body := a.Ask(t, method, path)
@@ -66,13 +67,13 @@ func Asks[T any](t *testing.T, a Admin, method, path string) (value T) {
 	return value
 }
 
-// Lock is the status of a lock.
+// Lock returns the status of a lock.
 func (a Admin) Lock(t *testing.T, name string) status.Lock {
 	t.Helper()
 	return Asks[status.Lock](t, a, "GET", "/tcplock/locks/"+name)
 }
 
-// Refuses asks for what is to be refused, in Caddy's form.
+// Refuses sends a request that must be refused, with this status and an error in Caddy's form.
 func (a Admin) Refuses(t *testing.T, method, path string, status int, want string) {
 	t.Helper()
 	resp, body := a.Ask(t, method, path)
@@ -82,8 +83,8 @@ func (a Admin) Refuses(t *testing.T, method, path string, status int, want strin
 	}
 }
 
-// Logged makes a Caddyfile write its log, with more options for it, as JSON lines into a file,
-// and returns a function that waits for n lines of a logger.
+// Logged adds a log to a Caddyfile: JSON lines in a file, with more options for the log. It returns
+// the Caddyfile and a function that waits for n lines of a logger.
 func Logged(t *testing.T, caddyfile, options string) (string, func(logger string, n int) []map[string]any) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "log")
@@ -109,8 +110,8 @@ func Logged(t *testing.T, caddyfile, options string) (string, func(logger string
 	}
 }
 
-// Scrape returns the metrics as Prometheus would see them: a counter's or gauge's value, a
-// histogram's count, by name and labels.
+// Scrape returns the metrics of tcplock by name and labels: the value of a counter or gauge, the
+// count of a histogram.
 func (a Admin) Scrape(t *testing.T) map[string]float64 {
 	t.Helper()
 	_, body := a.Ask(t, "GET", "/metrics")
@@ -158,7 +159,7 @@ func (a Admin) Measures(t *testing.T, want map[string]float64) {
 	}
 }
 
-// AsBrowser sends a request as a page elsewhere would make a browser send it.
+// AsBrowser sends a request as a browser does for a page of another site.
 func (a Admin) AsBrowser(t *testing.T, method, path, host string, header map[string]string) *http.Response {
 	t.Helper()
 	req, err := http.NewRequest(method, "http://"+a.Addr+path, nil)

@@ -1,7 +1,7 @@
-// Package caddytest is what the tests share that look at tcplock from outside: a real Caddy in this
-// process, configured by a Caddyfile, real sockets, and a service that counts its connections.
+// Package caddytest has what the black-box tests of tcplock share: a real Caddy in this process,
+// configured by a Caddyfile, real sockets, and a service that counts its connections.
 //
-// There is one Caddy in a process. So the tests of a package do not run side by side, except those
+// A process can have only one Caddy. So the tests of a package do not run in parallel, except those
 // that have a process of their own: see Apart and Caddy.
 package caddytest
 
@@ -25,10 +25,10 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/inside"
 )
 
-// Root is the root of the repository, for the tests: their packages are two folders below it.
+// Root is the root of the repository. The packages of the tests are two folders below it.
 const Root = "../.."
 
-// Patience bounds every wait for something that will happen unless there is a bug.
+// Patience is how long a test waits for something that must happen.
 const Patience = 20 * time.Second
 
 // Adapt turns a Caddyfile into Caddy's JSON.
@@ -46,13 +46,13 @@ func Adapt(t *testing.T, caddyfile string) []byte {
 	return cfg
 }
 
-// Global is a Caddyfile whose global options keep the test to itself, with more of them
-// added: layer4 servers, mostly.
+// Global returns a Caddyfile whose global options isolate the test, with more options, mostly layer4
+// servers.
 func Global(options string) string {
 	return "{\n\tadmin off\n\tpersist_config off\n\tskip_install_trust\n\tauto_https off\n\tgrace_period 1s\n" + options + "\n}\n"
 }
 
-// Load starts Caddy with a Caddyfile, or reloads it; it stops when the test ends.
+// Load starts Caddy with a Caddyfile, or reloads it. Caddy stops when the test ends.
 func Load(t *testing.T, caddyfile string) {
 	t.Helper()
 	if err := TryLoad(t, caddyfile); err != nil {
@@ -60,13 +60,13 @@ func Load(t *testing.T, caddyfile string) {
 	}
 }
 
-// TryLoad is Load for a config that may be refused.
+// TryLoad is like Load, but returns the error if Caddy refuses the config.
 func TryLoad(t *testing.T, caddyfile string) error {
 	t.Helper()
 	return TryLoadJSON(t, Adapt(t, caddyfile))
 }
 
-// TryLoadJSON is TryLoad for a config as JSON.
+// TryLoadJSON is like TryLoad, for a config in JSON.
 func TryLoadJSON(t *testing.T, cfg []byte) error {
 	t.Helper()
 	if loading != t {
@@ -74,12 +74,12 @@ func TryLoadJSON(t *testing.T, cfg []byte) error {
 		t.Cleanup(func() {
 			loading = nil
 			_ = caddy.Stop()
-			// The next test has locks of the same names. It must not meet this
-			// one's connections, and none may be left over for good.
+			// The next test may have locks of the same names. They must not have
+			// connections of this test, and no connection may stay for ever.
 			Eventually(t, "no lock is in use any more", func() bool { return len(inside.Process.Locks()) == 0 })
-			// Nor may a process of this one still use its directories.
+			// No process of this test may still use its directories.
 			Eventually(t, "no process is left", func() bool { return inside.Process.Ending() == 0 })
-			budget := "" // what was added to it must be given back, each once
+			budget := "" // all that was added to it must have been taken away
 			for end := time.Now().Add(Patience); ; time.Sleep(5 * time.Millisecond) {
 				if budget = inside.Process.Budget(); budget == "" || time.Now().After(end) {
 					break
@@ -93,12 +93,11 @@ func TryLoadJSON(t *testing.T, cfg []byte) error {
 	return caddy.Load(cfg, true)
 }
 
-// loading is the test that Caddy runs for. There is one Caddy in a process, so these
-// tests do not run in parallel.
+// loading is the test for which Caddy runs, nil if it does not run.
 var loading *testing.T
 
-// LockServer starts Caddy with one layer4 server in front of the service and returns
-// its address. route is the route's handlers before proxy.
+// LockServer starts Caddy with one layer4 server in front of the service, and returns the server's
+// address. route has the handlers before proxy.
 func LockServer(t *testing.T, route, service string) string {
 	t.Helper()
 	addr := FreeAddr(t)
@@ -116,20 +115,21 @@ type Service struct {
 	Addr string
 
 	mu    sync.Mutex
-	now   int // connections at this moment
-	most  int // the most there ever were at a moment
+	now   int // open connections
+	most  int // the most open connections so far
 	total int
 	came  chan *net.TCPConn // each connection, for tests that serve by hand
 }
 
-// NewService starts a service that answers each connection with serve and closes it.
-// With a nil serve, connections are handed out by Next and are the test's to serve;
-// they count until Leave is called for them.
+// NewService starts a service that calls serve for each connection and then closes it. If serve is
+// nil, the test serves by hand: Next returns the connections, and the test must call Leave for each,
+// which counts until then.
 func NewService(t *testing.T, serve func(*net.TCPConn)) *Service {
 	t.Helper()
 	return NewServiceAt(t, "127.0.0.1:0", serve)
 }
 
+// NewServiceAt is like NewService, at this address.
 func NewServiceAt(t *testing.T, addr string, serve func(*net.TCPConn)) *Service {
 	t.Helper()
 	ln, err := net.Listen("tcp", addr)
@@ -151,7 +151,7 @@ func NewServiceAt(t *testing.T, addr string, serve func(*net.TCPConn)) *Service 
 			s.enter()
 			tcp := conn.(*net.TCPConn)
 			if serve == nil {
-				// Not by Cleanup: it may come so late that the lock is waited for then.
+				// Cleanup would be too late: the one that stops Caddy may wait for this connection.
 				context.AfterFunc(t.Context(), func() { tcp.Close() })
 				s.came <- tcp
 				continue
@@ -173,8 +173,8 @@ func (s *Service) enter() {
 	s.most = max(s.most, s.now)
 }
 
-// Leave ends a connection. It is counted out before it is closed: only then can the
-// lock know, and send the next one.
+// Leave ends a connection. It lowers the count before it closes, because after that the lock may
+// send the next connection.
 func (s *Service) Leave(conn *net.TCPConn) {
 	s.mu.Lock()
 	s.now--
@@ -194,7 +194,7 @@ func (s *Service) Next(t *testing.T) *net.TCPConn {
 	}
 }
 
-// NoneComes makes sure that no connection comes to the service for a moment.
+// NoneComes checks that no connection comes to the service for 100 milliseconds.
 func (s *Service) NoneComes(t *testing.T, why string) {
 	t.Helper()
 	select {
@@ -204,16 +204,17 @@ func (s *Service) NoneComes(t *testing.T, why string) {
 	}
 }
 
+// Counts returns how many connections there are now, the most there were at once, and their total.
 func (s *Service) Counts() (now, most, total int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.now, s.most, s.total
 }
 
-// Echo answers what it gets until the client has closed its side.
+// Echo sends back all it gets, until the client has closed its side.
 func Echo(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) }
 
-// Dial connects to the lock; the connection is closed when the test ends.
+// Dial connects to an address. The connection is closed when the test ends.
 func Dial(t *testing.T, addr string) *net.TCPConn {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -225,6 +226,7 @@ func Dial(t *testing.T, addr string) *net.TCPConn {
 	return conn.(*net.TCPConn)
 }
 
+// Send writes data.
 func Send(t *testing.T, conn net.Conn, data string) {
 	t.Helper()
 	if _, err := io.WriteString(conn, data); err != nil {
@@ -232,7 +234,7 @@ func Send(t *testing.T, conn net.Conn, data string) {
 	}
 }
 
-// Expect reads exactly want.
+// Expect reads as many bytes as want has, and checks that they are want.
 func Expect(t *testing.T, conn net.Conn, want string) {
 	t.Helper()
 	buf := make([]byte, len(want))
@@ -241,7 +243,7 @@ func Expect(t *testing.T, conn net.Conn, want string) {
 	}
 }
 
-// ExpectEOF makes sure that nothing more comes, and that the end is a clean one.
+// ExpectEOF checks that nothing more comes, and that the connection ends without a reset.
 func ExpectEOF(t *testing.T, conn net.Conn) {
 	t.Helper()
 	var rest bytes.Buffer
@@ -250,8 +252,8 @@ func ExpectEOF(t *testing.T, conn net.Conn) {
 	}
 }
 
-// ExpectClosed makes sure that nothing more comes, and that the connection ends, cleanly
-// or by a reset.
+// ExpectClosed checks that nothing more comes, and that the connection ends, with or without a
+// reset.
 func ExpectClosed(t *testing.T, conn net.Conn) {
 	t.Helper()
 	n, err := conn.Read(make([]byte, 1))
@@ -260,12 +262,13 @@ func ExpectClosed(t *testing.T, conn net.Conn) {
 	}
 }
 
-// Eventually waits until ok holds.
+// Eventually waits until ok returns true, for Patience at most.
 func Eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	Within(t, Patience, what, ok)
 }
 
+// Within waits until ok returns true, for most at most.
 func Within(t *testing.T, most time.Duration, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(most); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -275,7 +278,7 @@ func Within(t *testing.T, most time.Duration, what string, ok func() bool) {
 	}
 }
 
-// InLine waits until the lock has that many holders and waiters.
+// InLine waits until the lock has so many holders and waiters.
 func InLine(t *testing.T, lock string, held, waiting int) {
 	t.Helper()
 	Eventually(t, fmt.Sprintf("lock %s has %d holders and %d waiters", lock, held, waiting), func() bool {
@@ -284,9 +287,9 @@ func InLine(t *testing.T, lock string, held, waiting int) {
 	})
 }
 
-// LeakCheck makes sure that the process has no more goroutines and descriptors at the
-// end of the test than now. Call it when Caddy runs and before the first client comes:
-// what the test closes after that is closed before the count.
+// LeakCheck checks at the end of the test that the process has no more goroutines and descriptors
+// than now. Call it after Caddy has started and before the first client comes, so that the clients
+// are closed before the check.
 func LeakCheck(t *testing.T) {
 	t.Helper()
 	descriptors := func() int {
@@ -296,7 +299,7 @@ func LeakCheck(t *testing.T) {
 	goroutinesBefore, descriptorsBefore := runtime.NumGoroutine(), descriptors()
 	t.Cleanup(func() {
 		for end := time.Now().Add(Patience); ; time.Sleep(5 * time.Millisecond) {
-			runtime.GC() // splice's pipes stay in a pool until then
+			runtime.GC() // frees the pipes that splice keeps in a pool
 			g, d := runtime.NumGoroutine(), descriptors()
 			if g <= goroutinesBefore && d <= descriptorsBefore {
 				return

@@ -10,6 +10,7 @@ import (
 	"time"
 )
 
+// ReadExample returns the contents of a file of an example.
 func ReadExample(t *testing.T, name, file string) []byte {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(Root, "examples", name, file))
@@ -19,8 +20,8 @@ func ReadExample(t *testing.T, name, file string) []byte {
 	return content
 }
 
-// LoadExample starts Caddy in this process with an example's Caddyfile, in front of the
-// service, and returns the address of the lock and Caddy's storage folder.
+// LoadExample starts Caddy in this process with the Caddyfile of an example, in front of the
+// service. It returns the address of the lock and Caddy's storage folder.
 func LoadExample(t *testing.T, name, service string) (addr, storage string) {
 	t.Helper()
 	addr = FreeAddr(t)
@@ -37,7 +38,8 @@ func LoadExample(t *testing.T, name, service string) (addr, storage string) {
 	return addr, kept.Storage.Root
 }
 
-// KeptToTest adds to a config what Global adds to a Caddyfile, and a storage folder.
+// KeptToTest isolates a config from other Caddys, as Global does for a Caddyfile, and adds a storage
+// folder.
 func KeptToTest(t *testing.T, config []byte) []byte {
 	t.Helper()
 	var cfg map[string]any
@@ -49,7 +51,7 @@ func KeptToTest(t *testing.T, config []byte) []byte {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// Caddy tidies it in the background, still a moment after its stop.
+		// Caddy cleans the storage in the background, even for a moment after it has stopped.
 		Eventually(t, "storage removed", func() bool { return os.RemoveAll(storage) == nil })
 	})
 	cfg["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
@@ -61,7 +63,7 @@ func KeptToTest(t *testing.T, config []byte) []byte {
 	return config
 }
 
-// PrintAndGo is a client that sends a job and goes.
+// PrintAndGo is a client that sends a job and closes.
 func PrintAndGo(t *testing.T, addr string, job []byte) {
 	conn := Dial(t, addr)
 	go func() {
@@ -70,14 +72,15 @@ func PrintAndGo(t *testing.T, addr string, job []byte) {
 	}()
 }
 
-// PrintJobs sends jobs by each client in turn, the next when the one before is in line.
+// PrintJobs sends jobs to the printer example by the clients in turn. Each job waits until the one
+// before is in line. The printer must get all jobs whole, in order, one at a time.
 func PrintJobs(t *testing.T, clients ...func(t *testing.T, addr string, job []byte)) {
-	const settle = 500 * time.Millisecond // the Caddyfile says so
+	const settle = 500 * time.Millisecond // as in the Caddyfile
 	printer := NewService(t, nil)
 	addr, _ := LoadExample(t, "printer", printer.Addr)
 	var jobs [][]byte
 	for i := range 6 {
-		size := 100 << (4 * (i % 4)) // up to 400 KiB, more than the sockets hold at times
+		size := 100 << (4 * (i % 4)) // up to 400 KiB, which may be more than the sockets hold
 		jobs = append(jobs, bytes.Repeat([]byte{'0' + byte(i)}, size))
 		clients[i%len(clients)](t, addr, jobs[i])
 		InLine(t, "printer", 1, i)

@@ -18,7 +18,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
-// ExpectServed makes sure that a client gets through to an echo service.
+// ExpectServed checks that a client reaches an echo service.
 func ExpectServed(t *testing.T, addr string) {
 	t.Helper()
 	conn := Dial(t, addr)
@@ -28,9 +28,10 @@ func ExpectServed(t *testing.T, addr string) {
 	ExpectEOF(t, conn)
 }
 
-// panicker is a layer4 handler that panics the first times it is called.
+// panicker is the layer4 handler test_panic, which panics at its first calls.
 type panicker struct{ calls atomic.Int32 }
 
+// Panics is at how many calls the handler test_panic panics.
 const Panics = 5
 
 func init() { caddy.RegisterModule(new(panicker)) }
@@ -51,10 +52,11 @@ func (*panicker) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// listener is a handler of Caddy's events app that writes down what it gets.
+// listener is test_listen, a handler of Caddy's events app that records tcplock's events.
 type listener struct{}
 
-// Heard is what it got, and what it waits for before it takes the next one, if not nil.
+// Heard has the events that test_listen got. If hold is not nil, test_listen waits after each event
+// until hold is closed.
 var Heard struct {
 	sync.Mutex
 	Events []caddy.Event
@@ -86,14 +88,14 @@ func (listener) Handle(_ context.Context, e caddy.Event) error {
 	return nil
 }
 
-// Listening forgets what was heard before, and holds up the listener if hold is not nil.
+// Listening clears Heard. If hold is not nil, test_listen waits for it after each event.
 func Listening(hold chan struct{}) {
 	Heard.Lock()
 	defer Heard.Unlock()
 	Heard.Events, Heard.hold = nil, hold
 }
 
-// Hears waits for so many events and returns each as its name and these of its data.
+// Hears waits for n events and returns a line for each, with its name and these fields of its data.
 func Hears(t *testing.T, n int, data ...string) (lines []string) {
 	t.Helper()
 	Eventually(t, fmt.Sprintf("%d events are heard", n), func() bool {
@@ -112,8 +114,8 @@ func Hears(t *testing.T, n int, data ...string) (lines []string) {
 	return lines
 }
 
-// HoldTries lets the activate hooks of one slot wait, for those who try a worker that is
-// down. The others go on.
+// HoldTries is like HoldHooks for the hooks of one slot, whose worker a test takes down. The hooks
+// of other slots do not wait.
 func HoldTries(slot int) (tries chan Hook, letGo func()) {
 	tries, letGo = HoldHooks()
 	hold := *called.Load()
@@ -127,12 +129,12 @@ func HoldTries(slot int) (tries chan Hook, letGo func()) {
 	return tries, letGo
 }
 
-// caller is a step, test_call, that calls the function the test has set for it.
+// caller is the step test_call, which calls the function that OnCall has set.
 type caller struct{}
 
 var called atomic.Pointer[func(hook.Moment) error]
 
-// OnCall says what the step test_call does from now on.
+// OnCall sets the function that the step test_call calls from now on.
 func OnCall(do func(hook.Moment) error) { called.Store(&do) }
 
 func init() { caddy.RegisterModule(caller{}) }
@@ -148,13 +150,13 @@ func (caller) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// Hook is a moment that the test holds up.
+// Hook is a call of the step test_call, which waits until GoOn is closed.
 type Hook struct {
 	hook.Moment
 	GoOn chan struct{}
 }
 
-// HoldHooks lets each test_call wait until the test goes on with it, or lets all go.
+// HoldHooks makes each test_call wait until the test closes its GoOn, or calls letGo for all.
 func HoldHooks() (hooks chan Hook, letGo func()) {
 	hooks = make(chan Hook, 100)
 	all := make(chan struct{})
@@ -171,26 +173,25 @@ func HoldHooks() (hooks chan Hook, letGo func()) {
 	return hooks, func() { close(all) }
 }
 
-// Hooks that emit events: a handler of Caddy's events app catches them, and a hook goes
-// on when the test says so. So the test is there in the middle of the hook.
-
-// Caught is an event that was caught. Its emit step waits for Done or Fail.
+// Caught is an event of an emit step, caught by test_catch, a handler of Caddy's events app. The
+// step waits until the test calls Done or Fail. So the test can act in the middle of a hook.
 type Caught struct {
 	Name   string
 	Data   map[string]any
 	Answer chan error
 }
 
-// Catching takes the events, until the test is over that Caddy runs for.
+// Catching has the caught events. After the end of the test that called Catch, events are no longer
+// caught.
 var (
 	Catching     = make(chan *Caught)
 	catchingOver atomic.Value // <-chan struct{}
 )
 
-// catcher is the handler that catches.
+// catcher is test_catch.
 type catcher struct{}
 
-// reasoner is a refuse handler that tells the client the reason.
+// reasoner is test_tell_reason, a refuse handler that sends the reason to the client.
 type reasoner struct{}
 
 func init() {
@@ -209,7 +210,7 @@ func (catcher) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func (catcher) Handle(ctx context.Context, e caddy.Event) error {
 	if e.Origin() == nil || e.Origin().CaddyModule().ID != "layer4.tcplock.hooks.emit" {
-		return nil // one of Caddy's own
+		return nil // not from an emit step
 	}
 	c := &Caught{e.Name(), e.Data, make(chan error, 1)}
 	over := catchingOver.Load().(<-chan struct{})
@@ -245,6 +246,8 @@ func (reasoner) Handle(cx *layer4.Connection, _ layer4.Handler) error {
 	return err
 }
 
+// HookConfig returns the Caddyfile of a lock with hooks in its options. test_catch catches their
+// events, and refused clients get the reason.
 func HookConfig(addr string, slots int, options, service string) string {
 	return Global(fmt.Sprintf(`events {
 		on * test_catch
@@ -265,7 +268,7 @@ func HookConfig(addr string, slots int, options, service string) string {
 	}`, addr, slots, options, service))
 }
 
-// Catch lets a test catch the events, until it ends.
+// Catch makes test_catch catch events until the test ends.
 func Catch(t *testing.T) { catchingOver.Store(t.Context().Done()) }
 
 // NextHook waits for a hook to emit its event.

@@ -2,7 +2,6 @@ package caddytest
 
 import (
 	"encoding/json"
-	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"net/http/httptest"
 	"testing"
 	"time"
@@ -10,10 +9,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/inside"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// LockStats tells when a client stands in line: nothing that the client or the service sees
-// tells that.
+// LockStats returns the counts of a lock, all 0 if it is not in use. A test needs them to know that
+// a client is in line: the client and the service cannot see that.
 func LockStats(name string) (slots, held, waiting, leftOver int) {
 	for _, l := range inside.Process.Locks() {
 		if l.Name == name {
@@ -23,7 +23,7 @@ func LockStats(name string) (slots, held, waiting, leftOver int) {
 	return slots, held, waiting, leftOver
 }
 
-// Clients is how many clients a lock remembers for their bounds.
+// Clients is how many clients a lock remembers for max_per_client.
 func Clients(name string) (clients int) {
 	for _, l := range inside.Process.Locks() {
 		if l.Name == name {
@@ -39,15 +39,15 @@ func Locks() int { return len(inside.Process.Locks()) }
 // Counted is how many connections the budget of descriptors counts.
 func Counted() int { return inside.Process.Counted() }
 
-// Draining is how many refused connections are waited for to take the end of their answer.
+// Draining is how many refused connections wait until the client has the end of the answer.
 func Draining() int { return inside.Process.Draining() }
 
-// Hubs counts the hubs of status pages that are in use.
+// Hubs counts the locks with an open status page.
 func Hubs() int { return inside.Process.Hubs() }
 
-// SetDescriptorLimit sets what the process may have for the time of a test. What the test before
-// has left to end is waited for, for a while: it would be taken away from another budget than
-// the one that it was added to.
+// SetDescriptorLimit sets how many descriptors the process may have, until restore is called. Before
+// that it waits until nothing of the test before is counted: that would be added to one budget and
+// taken away from another.
 func SetDescriptorLimit(n int64) (restore func()) {
 	for end := time.Now().Add(Patience); inside.Process.Budget() != "" && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
@@ -55,10 +55,10 @@ func SetDescriptorLimit(n int64) (restore func()) {
 	return inside.Process.SetDescriptorLimit(n)
 }
 
-// SetListenFor sets how long a probe listens, for the time of a test.
+// SetListenFor sets how long a probe listens, until restore is called.
 func SetListenFor(d time.Duration) (restore func()) { return inside.Process.SetListenFor(d) }
 
-// Status is what the admin API says about a lock, also where a config has that off.
+// Status returns what the admin API says about a lock. It works even if the API is off.
 func Status(t *testing.T, lock string) (status status.Lock) {
 	t.Helper()
 	info, err := caddy.GetModule("admin.api.tcplock")

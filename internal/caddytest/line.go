@@ -13,27 +13,27 @@ import (
 	"time"
 )
 
-// Line is the clients of one lock, numbered as they come, and what its service, served by
-// hand, has to see of them: as many as the limit says, the next one always the one that
-// has waited longest, and nobody else.
+// Line has the clients of one lock, numbered in the order in which they come. Its methods check that
+// the service, which the test serves by hand, has as many of them as the limit allows, and that the
+// next one is always the one that has waited longest.
 type Line struct {
 	Svc     *Service
 	Lock    string
 	Limit   int
 	Come    func(t *testing.T, i int) net.Conn // client i, which sends its number
 	Clients []net.Conn
-	Served  map[int]*net.TCPConn // who is at the service
+	Served  map[int]*net.TCPConn // the clients at the service
 	Next    int                  // the first in line
 }
 
-// NewLine is the line of clients of lock "default" at addr.
+// NewLine returns an empty line for the lock "default" at addr.
 func NewLine(svc *Service, addr string, limit int) *Line {
 	return &Line{Svc: svc, Lock: "default", Limit: limit, Served: make(map[int]*net.TCPConn), Come: func(t *testing.T, i int) net.Conn {
 		return DialSend(t, addr, Number(i))
 	}}
 }
 
-// Join lets n more clients come, one after the other.
+// Join adds n clients, one after the other.
 func (l *Line) Join(t *testing.T, n int) {
 	t.Helper()
 	for range n {
@@ -42,7 +42,7 @@ func (l *Line) Join(t *testing.T, n int) {
 	}
 }
 
-// Leave ends client i's conversation, on the service's side first.
+// Leave ends the connection of client i, on the service's side first.
 func (l *Line) Leave(t *testing.T, i int) {
 	t.Helper()
 	conn := l.Served[i]
@@ -52,7 +52,7 @@ func (l *Line) Leave(t *testing.T, i int) {
 	l.Admit(t)
 }
 
-// Reload puts another limit in force.
+// Reload loads a Caddyfile that sets this limit.
 func (l *Line) Reload(t *testing.T, limit int, caddyfile string) {
 	t.Helper()
 	Load(t, caddyfile)
@@ -60,7 +60,7 @@ func (l *Line) Reload(t *testing.T, limit int, caddyfile string) {
 	l.Admit(t)
 }
 
-// Admit makes sure that those come to the service whose turn it is, and no others.
+// Admit checks that the clients whose turn it is come to the service, and no others.
 func (l *Line) Admit(t *testing.T) {
 	t.Helper()
 	first := l.Next
@@ -74,7 +74,7 @@ func (l *Line) Admit(t *testing.T) {
 		l.Served[i] = conn
 		l.Next++
 	}
-	for i := first; i < l.Next; i++ { // several may have been let through at once
+	for i := first; i < l.Next; i++ { // several may come at once, in any order
 		if l.Served[i] == nil {
 			t.Fatalf("at the service are %v, expected client %d among them", slices.Sorted(maps.Keys(l.Served)), i)
 		}
@@ -85,7 +85,7 @@ func (l *Line) Admit(t *testing.T) {
 	}
 }
 
-// Talk makes sure that whoever is at the service can still talk to it.
+// Talk checks that all clients at the service can still talk to it.
 func (l *Line) Talk(t *testing.T) {
 	t.Helper()
 	for i, conn := range l.Served {
@@ -96,7 +96,7 @@ func (l *Line) Talk(t *testing.T) {
 	}
 }
 
-// Finish lets all leave, in some order.
+// Finish makes all clients leave, in a random order.
 func (l *Line) Finish(t *testing.T) {
 	t.Helper()
 	for len(l.Served) > 0 {
@@ -107,7 +107,7 @@ func (l *Line) Finish(t *testing.T) {
 	}
 }
 
-// Noted returns what a hook has written, line by line.
+// Noted returns the words that hooks have written into a file.
 func Noted(t *testing.T, file string) []string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -117,7 +117,8 @@ func Noted(t *testing.T, file string) []string {
 	return strings.Fields(string(text))
 }
 
-// Ask sends a question and makes sure that it comes back with the whole answer.
+// Ask sends a question to a unix socket and checks that it gets the question back, and then the
+// whole answer.
 func Ask(t *testing.T, socket, question string, answer []byte) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
@@ -133,7 +134,7 @@ func Ask(t *testing.T, socket, question string, answer []byte) {
 	}
 }
 
-// Named is a lock's block with a name; without a name it is the default lock.
+// Named returns the block of a lock with a name. If the name is empty, it is the default lock.
 func Named(name string, slots int) string {
 	if name == "" {
 		return fmt.Sprintf("tcplock %d {\nlinger 0\n}", slots)

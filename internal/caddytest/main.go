@@ -19,8 +19,8 @@ import (
 
 // Main is the TestMain of each package that uses this one.
 //
-// A test binary has all of Caddy in it, so it is the program as well, if its name is caddy: see Caddy.
-// It is also the process of a worker: see workerEnv.
+// A test binary contains all of Caddy. So it can also be the program: it is if its name is caddy, see
+// Caddy. And it can be the process of a worker, see workerEnv.
 func Main(m *testing.M) {
 	if name := filepath.Base(os.Args[0]); strings.TrimSuffix(name, ".exe") == programName {
 		caddycmd.Main()
@@ -30,12 +30,12 @@ func Main(m *testing.M) {
 		serveWorker(address)
 	}
 	apart = os.Getenv(apartEnv)
-	os.Unsetenv(apartEnv) // it is not for the programs that the test starts
+	os.Unsetenv(apartEnv) // the programs that the test starts must not have it
 	flag.Parse()
 	atOnce := true
 	flag.Visit(func(f *flag.Flag) { atOnce = atOnce && f.Name != "test.parallel" })
 	if atOnce {
-		// The tests that run side by side wait more than they compute.
+		// The parallel tests wait more than they compute.
 		_ = flag.Set("test.parallel", "4")
 	}
 	code := m.Run()
@@ -43,7 +43,7 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// built is the directory of the programs that the tests have made, if they have.
+// built is the directory of the programs that the tests have made, "" if there are none.
 var built string
 
 const programName = "caddy"
@@ -69,8 +69,8 @@ var linkOnce = sync.OnceValues(func() (path string, err error) {
 	return path, os.Symlink(self, path)
 })
 
-// Caddy returns the path of the program. It is this test binary under another name, which costs
-// no build and has the race detector if the tests have it.
+// Caddy returns the path of the program. The program is this test binary under another name. So it
+// needs no build, and has the race detector if the tests have it.
 func Caddy(t *testing.T) string {
 	t.Helper()
 	path, err := linkOnce()
@@ -86,7 +86,7 @@ var buildOnce = sync.OnceValues(func() (path string, err error) {
 		return "", err
 	}
 	path = filepath.Join(dir, "built", programName)
-	// Its version is of no use here, and a source tree without git has none.
+	// -buildvcs=false: a source tree may be without git.
 	out, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, "github.com/seed-4dbef00f/caddy-tcplock/cmd/caddy").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build cmd/caddy: %w\n%s", err, out)
@@ -94,8 +94,8 @@ var buildOnce = sync.OnceValues(func() (path string, err error) {
 	return path, nil
 })
 
-// BuildCaddy builds cmd/caddy, once for all tests of a package that need the program as users get it,
-// and returns its path.
+// BuildCaddy builds cmd/caddy and returns its path. It is for tests that need the program as users
+// get it. It builds once for all tests of a package.
 func BuildCaddy(t *testing.T) string {
 	t.Helper()
 	path, err := buildOnce()
@@ -105,10 +105,10 @@ func BuildCaddy(t *testing.T) string {
 	return path
 }
 
-// workerEnv is set where the test binary is to be the process of a worker, at this address.
+// workerEnv makes the test binary the process of a worker, at this address.
 const workerEnv = "CADDYTEST_WORKER"
 
-// serveWorker echoes at the address.
+// serveWorker serves Echo at the address.
 func serveWorker(address string) {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
@@ -128,7 +128,7 @@ func serveWorker(address string) {
 	}
 }
 
-// Slow leaves out the test with -short: it takes seconds.
+// Slow skips the test with -short. It is for tests that take seconds.
 func Slow(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -138,18 +138,19 @@ func Slow(t *testing.T) {
 
 const apartEnv = "CADDYTEST_APART"
 
-// apart is the test that this process is for, if it is for one.
+// apart is the name of the test for which this process was started by Apart; "": none.
 var apart string
 
-// Apart runs the test that calls it in a process of its own, beside other such tests of the package:
-// one process has one Caddy. It returns true when that is done, and false in that process.
+// Apart runs the calling test in a process of its own, in parallel with other such tests of the
+// package, because a process can have only one Caddy. In the new process it returns false, and the
+// test goes on. In the old process it returns true once the new one has ended.
 //
 //	if caddytest.Apart(t) {
 //		return
 //	}
 //
-// It is for tests that wait a lot, for times that a config sets; not for those that read files of the
-// repository, since go test would not see that and take an old result for the new one.
+// It is for tests that wait for times that a config sets. It is not for tests that read files of the
+// repository: go test does not see which files the new process reads, and might use a cached result.
 func Apart(t *testing.T) (done bool) {
 	t.Helper()
 	if apart == t.Name() {

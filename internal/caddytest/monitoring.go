@@ -21,9 +21,9 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// What docs/metrics.md and examples/monitoring say about metrics, for the tests of both.
+// This file reads docs/metrics.md and examples/monitoring, for the tests of both.
 
-// metricDocs are the metrics of docs/metrics.md by name.
+// metricDocs are the metrics in docs/metrics.md by name.
 type metricDocs map[string]metricDoc
 
 type metricDoc struct {
@@ -33,6 +33,7 @@ type metricDoc struct {
 	Query   string
 }
 
+// ReadMetricDocs reads the tables of docs/metrics.md.
 func ReadMetricDocs(t *testing.T) metricDocs {
 	t.Helper()
 	docs := make(metricDocs)
@@ -49,7 +50,7 @@ func ReadMetricDocs(t *testing.T) metricDocs {
 	return docs
 }
 
-// HistogramQueries are those of docs/metrics.md that differ by the kind of histogram.
+// HistogramQueries returns the queries in docs/metrics.md that differ by the kind of histogram.
 func HistogramQueries(t *testing.T) (classic, native []string) {
 	t.Helper()
 	for _, cells := range TableRows(t, "docs/metrics.md") {
@@ -66,7 +67,7 @@ func HistogramQueries(t *testing.T) (classic, native []string) {
 // TableRows returns the cells of all tables of a Markdown file.
 func TableRows(t *testing.T, path string) (rows [][]string) {
 	t.Helper()
-	const pipe = "\x00" // one that does not end a cell
+	const pipe = "\x00" // stands for a pipe inside a cell
 	for line := range strings.Lines(strings.ReplaceAll(ReadDoc(t, path), `\|`, pipe)) {
 		row, ok := strings.CutPrefix(strings.TrimSpace(line), "|")
 		if !ok {
@@ -81,6 +82,7 @@ func TableRows(t *testing.T, path string) (rows [][]string) {
 	return rows
 }
 
+// ReadDoc returns the contents of a file of the repository.
 func ReadDoc(t *testing.T, path string) string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(Root, path))
@@ -92,7 +94,7 @@ func ReadDoc(t *testing.T, path string) string {
 
 var codeSpan = regexp.MustCompile("`([^`]+)`")
 
-// CodeSpans returns what stands between backticks.
+// CodeSpans returns the texts between backticks.
 func CodeSpans(markdown string) (spans []string) {
 	for _, span := range codeSpan.FindAllStringSubmatch(markdown, -1) {
 		spans = append(spans, span[1])
@@ -103,7 +105,7 @@ func CodeSpans(markdown string) (spans []string) {
 // LabelsOf returns the labels that a series has in Prometheus.
 func (docs metricDocs) LabelsOf(series string) (labels []string, known bool) {
 	labels = []string{"job", "instance"}
-	switch series { // which Prometheus makes itself
+	switch series { // series that Prometheus makes itself
 	case "up":
 		return labels, true
 	case "ALERTS":
@@ -124,6 +126,7 @@ func (docs metricDocs) LabelsOf(series string) (labels []string, known bool) {
 	return nil, false
 }
 
+// Parts of a query. PromqlMatcher finds the names of labels in a selector.
 var (
 	promqlString   = regexp.MustCompile(`"[^"]*"`)
 	promqlSelector = regexp.MustCompile(`(\w+)\s*\{([^}]*)\}`)
@@ -133,12 +136,12 @@ var (
 	promqlWord     = regexp.MustCompile(`\b[a-zA-Z_]\w*`)
 )
 
-// promqlWords are those that the queries need, besides names of series and labels.
+// promqlWords are the words of PromQL that the queries use.
 var promqlWords = strings.Fields(`and or unless sum min max count by on group_left rate increase delta
 	avg_over_time max_over_time histogram_quantile histogram_fraction histogram_sum histogram_count`)
 
-// Check says what a query asks for that is not documented. That it is PromQL at all is
-// for promtool to check.
+// Check returns an error if a query uses metrics or labels that are not documented. It does not
+// check the syntax: promtool does.
 func (docs metricDocs) Check(query string) error {
 	query = promqlString.ReplaceAllString(query, "")
 	for _, found := range promqlSelector.FindAllStringSubmatch(query, -1) {
@@ -171,6 +174,7 @@ func (docs metricDocs) Check(query string) error {
 // AlertRule is a rule of examples/monitoring.
 type AlertRule struct{ Alert, Expr string }
 
+// AlertRules returns the alert rules of examples/monitoring.
 func AlertRules(t *testing.T) (rules []AlertRule) {
 	t.Helper()
 	var file struct {
@@ -185,8 +189,8 @@ func AlertRules(t *testing.T) (rules []AlertRule) {
 	return rules
 }
 
-// DashboardQueries are all that the dashboard asks Prometheus, with its variables filled
-// in, and without its "> 0", which only hides what has not happened.
+// DashboardQueries returns all queries of the dashboard, with its variables filled in. It cuts "> 0"
+// off, which only hides series that are 0.
 func DashboardQueries(t *testing.T) (queries []string) {
 	t.Helper()
 	var dashboard any
@@ -220,7 +224,7 @@ func DashboardQueries(t *testing.T) (queries []string) {
 
 var labelValues = regexp.MustCompile(`^label_values\((.+), (\w+)\)$`)
 
-// AllQueries are those of docs/metrics.md, the alerts and the dashboard.
+// AllQueries returns the queries of docs/metrics.md, the alerts and the dashboard.
 func AllQueries(t *testing.T) []string {
 	t.Helper()
 	classic, native := HistogramQueries(t)
@@ -234,16 +238,17 @@ func AllQueries(t *testing.T) []string {
 	return queries
 }
 
-// Watched is a Caddy, the program itself, with two locks that have all that metrics are
-// about: "pool", with workers, processes and hooks of every moment, and "line".
+// Watched is the Caddy program with two locks whose metrics have all series: "pool", with workers,
+// processes and hooks of every moment, and "line", whose line has a limit.
 type Watched struct {
 	*Program
 	config      string // the file
 	Admin, Site string // URLs
 	Pool, line  string // addresses of the locks
-	removed     string // by reload: a worker of the pool, in the config
+	removed     string // the part of the config that Reload removes: a worker of the pool
 }
 
+// StartWatched starts the program, and waits until both processes of the pool are ready.
 func StartWatched(t *testing.T) *Watched {
 	t.Helper()
 	admin, site := FreeAddr(t), FreeAddr(t)
@@ -303,10 +308,10 @@ func StartWatched(t *testing.T) *Watched {
 	return w
 }
 
-// LongLine is one connection more than is fine for one slot.
+// LongLine is the limit of the line, one more than the alert on long lines accepts for one slot.
 const LongLine = 11
 
-// Drive has connections end in several ways at the pool.
+// Drive makes connections to the pool, which end in different ways.
 func (w *Watched) Drive(t *testing.T) {
 	t.Helper()
 	for range 5 {
@@ -322,8 +327,7 @@ func (w *Watched) Drive(t *testing.T) {
 	w.ended(t, 6)
 }
 
-// Queue fills the line, and returns the one that holds the slot and those who wait. One
-// more was refused.
+// Queue fills the line, and returns the holder and the waiters. One more client is refused.
 func (w *Watched) Queue(t *testing.T) (clients []net.Conn) {
 	t.Helper()
 	for range 1 + LongLine {
@@ -334,7 +338,7 @@ func (w *Watched) Queue(t *testing.T) (clients []net.Conn) {
 	return clients
 }
 
-// ended waits until so many connections have ended, and nobody is left.
+// ended waits until n connections have ended and no slot is held.
 func (w *Watched) ended(t *testing.T, n float64) {
 	t.Helper()
 	Eventually(t, fmt.Sprintf("%v connections have ended", n), func() bool {
@@ -343,7 +347,7 @@ func (w *Watched) ended(t *testing.T, n float64) {
 	})
 }
 
-// Reload has Caddy load a config with one worker less.
+// Reload loads a config with one worker less.
 func (w *Watched) Reload(t *testing.T) {
 	t.Helper()
 	config, err := os.ReadFile(w.config)
@@ -364,7 +368,7 @@ func (w *Watched) Reload(t *testing.T) {
 // Family is all series of one metric.
 type Family struct{ *dto.MetricFamily }
 
-// Total is the sum of what all its series count, those of a histogram its observations.
+// Total is the sum of the values of all series; for a histogram, of the counts.
 func (f *Family) Total() (sum float64) {
 	if f == nil {
 		return 0
@@ -375,14 +379,14 @@ func (f *Family) Total() (sum float64) {
 	return sum
 }
 
-// Metrics returns what the admin endpoint serves of tcplock's, by name.
+// Metrics returns tcplock's metrics by name, from the admin endpoint.
 func (w *Watched) Metrics(t *testing.T) map[string]*Family {
 	t.Helper()
 	return w.MetricsOf(t, w.Admin+"/metrics")
 }
 
-// MetricsOf reads an endpoint in Prometheus's binary format, the only one that has native
-// histograms.
+// MetricsOf returns tcplock's metrics by name, from this URL. It uses Prometheus's binary format, the
+// only one with native histograms.
 func (w *Watched) MetricsOf(t *testing.T, url string) map[string]*Family {
 	t.Helper()
 	format := expfmt.NewFormat(expfmt.TypeProtoDelim)
@@ -401,7 +405,7 @@ func (w *Watched) MetricsOf(t *testing.T, url string) map[string]*Family {
 	}
 }
 
-// HttpBody returns the body of an answer, of a content type if that is not empty.
+// HttpBody returns the body of an answer. accept is the content type to ask for; "": any.
 func HttpBody(t *testing.T, url, accept string) []byte {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodGet, url, nil)

@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"io"
 	"net/http"
 	"strings"
@@ -13,15 +12,18 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// PageConfig is a Caddyfile with a lock in front of the service and a site with these
+// PageConfig returns a Caddyfile with a lock in front of the service, and a site with these
 // directives.
 func PageConfig(lock, service, site, directives string) string {
 	return LockConfig(lock, "tcplock", service) + fmt.Sprintf("http://%s {\n%s\n}\n", site, directives)
 }
 
-// PageServer starts it, and returns the addresses of the lock and the site.
+// PageServer starts Caddy with such a Caddyfile. It returns the address of the lock and the URL of
+// the site.
 func PageServer(t *testing.T, service, directives string) (lock, url string) {
 	t.Helper()
 	lock, site := FreeAddr(t), FreeAddr(t)
@@ -29,11 +31,11 @@ func PageServer(t *testing.T, service, directives string) (lock, url string) {
 	return lock, "http://" + site + "/"
 }
 
-// PageClient makes one connection for each request, so that none is left open.
+// PageClient uses a new connection for each request, so that none stays open.
 var PageClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: Patience}}
 
-// Answer sends a request that changes nothing. Just after a reload it may meet the server of
-// the old config, which closes it, and is sent again.
+// Answer sends a request that changes nothing. It tries again after an error: just after a reload, a
+// request may reach the server of the old config, which closes the connection.
 func Answer(t *testing.T, client *http.Client, req *http.Request) (resp *http.Response) {
 	t.Helper()
 	Eventually(t, "an answer from "+req.URL.Host, func() bool {
@@ -63,6 +65,7 @@ func Fetch(t *testing.T, method, url, accept string) (*http.Response, []byte) {
 	return resp, body
 }
 
+// ParseConfig returns Caddy's config of a Caddyfile.
 func ParseConfig(t *testing.T, caddyfile string) *caddy.Config {
 	t.Helper()
 	cfg := new(caddy.Config)
@@ -72,17 +75,17 @@ func ParseConfig(t *testing.T, caddyfile string) *caddy.Config {
 	return cfg
 }
 
-// Viewer reads a stream as a browser does, and keeps what it has been told.
+// Viewer reads the stream of a status page as a browser does, and keeps the state it has got.
 type Viewer struct {
 	Resp *http.Response
-	news chan string // the events; closed at the stream's end
+	news chan string // the events; closed at the end of the stream
 
 	Names   []string
 	Locks   map[string]status.Lock
-	Samples map[string][]float64 // of the figure "waiting"
+	Samples map[string][]float64 // the values of "waiting" by lock
 }
 
-// OpenStream opens a stream.
+// OpenStream opens the stream of a status page, with this content encoding ("": none).
 func OpenStream(t *testing.T, client *http.Client, url, encoding string) *Viewer {
 	t.Helper()
 	req, err := http.NewRequest("GET", url, nil)
@@ -124,7 +127,7 @@ func (v *Viewer) read(encoding string) {
 	}
 }
 
-// Until takes in what comes until ok holds.
+// Until reads events until ok returns true.
 func (v *Viewer) Until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	timeout := time.After(Patience)
@@ -136,7 +139,7 @@ func (v *Viewer) Until(t *testing.T, what string, ok func() bool) {
 			}
 			v.take(t, news)
 		case <-timeout:
-			t.Fatalf("the viewer was not told: %s; it knows %+v", what, v.Locks)
+			t.Fatalf("the stream did not say: %s; the viewer knows %+v", what, v.Locks)
 		}
 	}
 }
@@ -183,7 +186,7 @@ func (v *Viewer) take(t *testing.T, news string) {
 	}
 }
 
-// Ended makes sure that the stream ends, cleanly.
+// Ended checks that the stream ends without an error.
 func (v *Viewer) Ended(t *testing.T) {
 	t.Helper()
 	timeout := time.After(Patience)
@@ -202,7 +205,7 @@ func (v *Viewer) Ended(t *testing.T) {
 	}
 }
 
-// Knows waits until the viewer has been told so many holders and waiters.
+// Knows waits until the stream has shown so many holders and waiters.
 func (v *Viewer) Knows(t *testing.T, lock string, held, waiting int) {
 	t.Helper()
 	v.Until(t, fmt.Sprintf("lock %s has %d holders and %d waiters", lock, held, waiting), func() bool {

@@ -9,16 +9,17 @@ import (
 	"time"
 )
 
-// PoolConfig is the Caddyfile of a lock in front of workers, with more options.
+// PoolConfig returns the Caddyfile of a lock in front of workers, with more options.
 func PoolConfig(addr, options string, workers ...string) string {
 	return LockConfig(addr, PoolLock(options, workers...), "{l4.tcplock.worker}")
 }
 
+// PoolLock returns the block of that lock.
 func PoolLock(options string, workers ...string) string {
 	return fmt.Sprintf("tcplock {\nlinger 0\nworkers %s\n%s\n}", strings.Join(workers, " "), options)
 }
 
-// Gets makes sure that client i is the next to come to the worker, with all it has sent.
+// Gets checks that client i is the next to come to the worker, with all that it has sent.
 func (s *Service) Gets(t *testing.T, i int) *net.TCPConn {
 	t.Helper()
 	for {
@@ -26,7 +27,7 @@ func (s *Service) Gets(t *testing.T, i int) *net.TCPConn {
 		_ = conn.SetReadDeadline(time.Now().Add(Patience))
 		got := make([]byte, len(Number(0)))
 		if n, err := io.ReadFull(conn, got); err != nil && n == 0 {
-			s.Leave(conn) // a check
+			s.Leave(conn) // the lock has checked the worker
 			continue
 		}
 		if string(got) != Number(i) {
@@ -36,7 +37,7 @@ func (s *Service) Gets(t *testing.T, i int) *net.TCPConn {
 	}
 }
 
-// NeverTwo makes sure that no worker ever had two connections.
+// NeverTwo checks that no worker had two connections at any time.
 func NeverTwo(t *testing.T, workers ...*Service) {
 	t.Helper()
 	for i, w := range workers {
@@ -46,7 +47,7 @@ func NeverTwo(t *testing.T, workers ...*Service) {
 	}
 }
 
-// NextCall waits for the next hook, which is one of those: a moment and a slot.
+// NextCall waits for the next hook. It must be one of these, each given as a moment and a slot.
 func NextCall(t *testing.T, hooks <-chan Hook, of ...any) Hook {
 	t.Helper()
 	select {

@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// The ports that FreeAddr gives out. They are below those that systems give to outgoing
-// connections: one of these would be taken by a client before the server gets to listen.
+// The ports that FreeAddr gives out. They are below the range that systems use for outgoing
+// connections: a client could take a port of that range before the server listens.
 //
-// Packages are tested side by side, each in its process. So that no two choose the same port, a
-// process listens on the first port of a block for as long as it gives out the others.
+// The tests of several packages run in parallel, each in a process of its own. So that no two use
+// the same port, a process listens on the first port of a block while it gives out the others.
 const (
 	firstPort  = 10_000
 	blockPorts = 500
@@ -26,7 +26,7 @@ var ports struct {
 	given int
 }
 
-// FreeAddr returns a loopback address that nothing listens on, another each time.
+// FreeAddr returns a loopback address on which nothing listens, a new one at each call.
 func FreeAddr(t *testing.T) string {
 	t.Helper()
 	ports.Lock()
@@ -46,8 +46,8 @@ func FreeAddr(t *testing.T) string {
 	return ""
 }
 
-// takePorts takes a block that no other process has. The process gives back the one before, so
-// that it has as many descriptors as it had.
+// takePorts takes a block that no other process has. It gives back the block before, so that the
+// number of open descriptors stays the same.
 func takePorts(t *testing.T) {
 	t.Helper()
 	for _, i := range rand.Perm(portBlocks) {

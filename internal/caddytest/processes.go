@@ -11,12 +11,13 @@ import (
 	"testing"
 )
 
-// PsLine is a process that is not a zombie.
+// PsLine is one process in the output of ps.
 type PsLine struct {
 	Pid, Group int
 	Comm, Args string
 }
 
+// AllProcesses returns all processes that are not zombies.
 func AllProcesses(t *testing.T) (all []PsLine) {
 	t.Helper()
 	out, err := exec.Command("ps", "-ww", "-e", "-o", "pid=,pgid=,stat=,comm=,args=").Output()
@@ -25,7 +26,8 @@ func AllProcesses(t *testing.T) (all []PsLine) {
 	}
 	for line := range bytes.Lines(out) {
 		fields := strings.Fields(string(line))
-		if len(fields) < 4 || fields[2][0] == 'Z' && !strings.Contains(fields[2], "l") { // as long as it has threads its sockets are open
+		// A zombie that still has threads counts: its sockets are open.
+		if len(fields) < 4 || fields[2][0] == 'Z' && !strings.Contains(fields[2], "l") {
 			continue
 		}
 		pid, err := strconv.Atoi(fields[0])
@@ -57,7 +59,7 @@ func Crowd[T any](n int, items []T, do func(i int, item T)) {
 	working.Wait()
 }
 
-// Python is the system's, which is the one that imports uno.
+// Python is the system's own Python: only this one can import uno.
 const Python = "/usr/bin/python3"
 
 // Touch makes an empty file.

@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// StartCaddy runs the program with a Caddyfile, and with at most that many descriptors if
-// not 0. What files Caddy keeps, it keeps in the test's directory.
+// StartCaddy starts the program with a Caddyfile, and waits until it serves. It may open at most so
+// many descriptors, unless that is 0. Caddy keeps its files in the directory of the test.
 func StartCaddy(t *testing.T, descriptors int, caddyfile string) *Program {
 	t.Helper()
 	dir := t.TempDir()
@@ -40,7 +40,7 @@ func StartCaddy(t *testing.T, descriptors int, caddyfile string) *Program {
 	return p
 }
 
-// Lives makes sure that the program still runs, and that it ends well.
+// Lives checks that the program still runs, and that it ends without an error after an interrupt.
 func (p *Program) Lives(t *testing.T) {
 	t.Helper()
 	select {
@@ -54,15 +54,15 @@ func (p *Program) Lives(t *testing.T) {
 	}
 }
 
-// StartCommand runs "caddy tcplock" with these arguments. What files Caddy keeps, it
-// keeps in the test's directory.
+// StartCommand starts "caddy tcplock" with these arguments. Caddy keeps its files in the directory of
+// the test.
 func StartCommand(t *testing.T, args ...string) *Program {
 	t.Helper()
 	dir := t.TempDir()
 	return Start(t, []string{"XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}, Caddy(t), append([]string{"tcplock"}, args...)...)
 }
 
-// Listens waits until the program accepts connections there.
+// Listens waits until the program accepts connections at addr.
 func (p *Program) Listens(t *testing.T, addr string) {
 	t.Helper()
 	Eventually(t, p.Cmd.Path+" listens on "+addr, func() bool {
@@ -74,7 +74,7 @@ func (p *Program) Listens(t *testing.T, addr string) {
 	})
 }
 
-// PortOf is the port of an address.
+// PortOf returns the port of an address.
 func PortOf(t *testing.T, addr string) string {
 	t.Helper()
 	_, port, err := net.SplitHostPort(addr)
@@ -84,19 +84,20 @@ func PortOf(t *testing.T, addr string) string {
 	return port
 }
 
-// Command starts "caddy tcplock" with these arguments against it.
+// Command starts "caddy tcplock" with these arguments and this admin API.
 func (a Admin) Command(t *testing.T, args ...string) *Program {
 	t.Helper()
 	return StartCommand(t, append(args, "--address", a.Addr)...)
 }
 
-// Exits is Exits for such a command.
+// Exits runs such a command and checks its end as the function Exits does.
 func (a Admin) Exits(t *testing.T, code int, want string, args ...string) (out string) {
 	t.Helper()
 	return Exits(t, a.Command(t, args...), code, want)
 }
 
-// Exits waits for the end of a program and checks the exit code, and that it has printed this.
+// Exits waits for the end of a program. It checks the exit code, and that the output matches want, a
+// regular expression. It returns the output.
 func Exits(t *testing.T, p *Program, code int, want string) (out string) {
 	t.Helper()
 	out, err := p.Result(t)
@@ -112,11 +113,11 @@ func Exits(t *testing.T, p *Program, code int, want string) (out string) {
 	return out
 }
 
-// WhySockets are services, one for each reason to be refused, that answer with it. It
-// returns the handlers that lead there.
+// WhySockets starts a service for each reason of a refusal, which answers with the reason. It returns
+// the refuse handlers for these services.
 func WhySockets(t *testing.T) (handlers string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "why") // the path of a socket has to be short
+	dir, err := os.MkdirTemp("", "why") // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +130,7 @@ func WhySockets(t *testing.T) (handlers string) {
 		t.Cleanup(func() { ln.Close() })
 		go func() {
 			for conn, err := ln.Accept(); err == nil; conn, err = ln.Accept() {
-				// What the client has sent must not be left in the socket: it would be reset.
+				// Unread data of the client would make the close a reset.
 				_, _ = io.WriteString(conn, reason)
 				_ = conn.(*net.UnixConn).CloseWrite()
 				_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
@@ -149,7 +150,7 @@ func (p *Program) Terminate(t *testing.T) {
 	}
 }
 
-// EndsWithin makes sure that the program ends well in that time.
+// EndsWithin checks that the program ends without an error in that time.
 func (p *Program) EndsWithin(t *testing.T, d time.Duration) {
 	t.Helper()
 	select {
@@ -162,10 +163,11 @@ func (p *Program) EndsWithin(t *testing.T, d time.Duration) {
 	}
 }
 
-// Prompt is how long something may take that is to be done at once.
+// Prompt is how long something may take that should happen at once.
 const Prompt = 5 * time.Second
 
-// Needs skips the test on a machine that lacks a program, unless all have to be there.
+// Needs skips the test if a program was not found. If TCPLOCK_REQUIRE_SERVICES is 1, the test fails
+// instead.
 func Needs(t *testing.T, what string, found bool) {
 	t.Helper()
 	switch {
@@ -177,7 +179,7 @@ func Needs(t *testing.T, what string, found bool) {
 	}
 }
 
-// FindProgram returns the path of a program.
+// FindProgram returns the path of a program that the test needs.
 func FindProgram(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -185,20 +187,20 @@ func FindProgram(t *testing.T, name string) string {
 	return path
 }
 
-// Longest is how long a program may take that is to end by itself.
+// Longest is how long a program may take to end by itself.
 const Longest = 3 * time.Minute
 
 // Program is a running program.
 type Program struct {
 	Cmd    *exec.Cmd
 	Stdin  io.WriteCloser
-	Typing sync.WaitGroup // what a test still writes to it
-	Out    Output         // what it has printed so far
-	Ended  chan struct{}
-	err    error // how it ended
+	Typing sync.WaitGroup // goroutines of the test that still write to Stdin
+	Out    Output         // what the program has printed so far
+	Ended  chan struct{}  // closed when the program has ended
+	err    error          // how it ended
 }
 
-// Output is what a program has printed, to either stream.
+// Output collects what a program prints, on stdout and stderr.
 type Output struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -216,8 +218,8 @@ func (o *Output) String() string {
 	return o.buf.String()
 }
 
-// Start runs a program with these variables besides the environment. It is stopped when
-// the test ends, if it has not ended before.
+// Start starts a program with these variables added to the environment. At the end of the test the
+// program is stopped, if it still runs.
 func Start(t *testing.T, env []string, name string, args ...string) *Program {
 	t.Helper()
 	p := &Program{Cmd: exec.Command(name, args...), Ended: make(chan struct{})}
@@ -243,7 +245,7 @@ func Start(t *testing.T, env []string, name string, args ...string) *Program {
 	return p
 }
 
-// Types is what the user does.
+// Types writes text to the program, as a user does.
 func (p *Program) Types(t *testing.T, text string) {
 	t.Helper()
 	if _, err := io.WriteString(p.Stdin, text); err != nil {
@@ -259,7 +261,7 @@ func (p *Program) Prints(t *testing.T, want string) {
 	})
 }
 
-// Result waits for the program's end and returns what it has printed.
+// Result waits for the end of the program. It returns the output, and how the program ended.
 func (p *Program) Result(t *testing.T) (string, error) {
 	t.Helper()
 	p.Typing.Wait()
@@ -272,9 +274,9 @@ func (p *Program) Result(t *testing.T) (string, error) {
 	return p.Out.String(), p.err
 }
 
-// Interrupt is Ctrl-C.
+// Interrupt does what Ctrl-C does.
 func (p *Program) Interrupt() {
-	if runtime.GOOS == "windows" { // has no interrupt to send
+	if runtime.GOOS == "windows" { // cannot send an interrupt
 		_ = p.Cmd.Process.Kill()
 		return
 	}

@@ -20,8 +20,7 @@ import (
 	"time"
 )
 
-// Fill lets clients come until the lock has that many holders and waiters, and returns
-// them in their order.
+// Fill connects clients until the lock has so many holders and waiters. It returns them in order.
 func Fill(t *testing.T, addr, lock string, held, waiting int) (clients []*net.TCPConn) {
 	t.Helper()
 	for i := range held + waiting {
@@ -31,7 +30,7 @@ func Fill(t *testing.T, addr, lock string, held, waiting int) (clients []*net.TC
 	return clients
 }
 
-// Proxied connects as if a proxy did that for a client at source.
+// Proxied connects like a proxy for a client at source: it sends a PROXY header and then data.
 func Proxied(t *testing.T, source, addr, data string) net.Conn {
 	t.Helper()
 	family, to := "TCP4", "192.0.2.2"
@@ -41,13 +40,12 @@ func Proxied(t *testing.T, source, addr, data string) net.Conn {
 	return DialSend(t, addr, fmt.Sprintf("PROXY %s %s %s 1000 9100\r\n%s", family, source, to, data))
 }
 
-// Number is how a client tells the service who it is.
+// Number is the text by which client i tells the service its number.
 func Number(i int) string { return fmt.Sprintf("%03d", i) }
 
-// ExpectHolds makes sure that client i is the next to reach the service, and stays there
-// for about as long as it may hold its slot. (How long exactly is not to be seen from
-// here: its time has begun a little before the service accepts it. What another budget
-// had eaten of it would be all of it.)
+// ExpectHolds checks that client i is the next to reach the service, and stays there for about as
+// long as it may hold its slot. (The time cannot be exact: it begins a little before the service
+// accepts the client. But the bug to catch here would leave it no time at all.)
 func ExpectHolds(t *testing.T, svc *Service, i int, hold time.Duration) {
 	t.Helper()
 	conn := svc.Next(t)
@@ -59,16 +57,17 @@ func ExpectHolds(t *testing.T, svc *Service, i int, hold time.Duration) {
 	}
 }
 
-// Way is what stands before tcplock in its route, and how a client comes through it.
+// Way is a route to tcplock: a matcher or handlers before it, and how a client passes them.
 type Way struct {
 	Name     string
 	Matcher  string // of the route
 	Handlers string // before tcplock
-	before   string // what a client sends first for that, in one segment with its data
-	Seen     bool   // the service gets that as well
-	Tls      bool   // the client speaks TLS, after that
+	before   string // what a client must send first, in one segment with its data
+	Seen     bool   // the service gets before too
+	Tls      bool   // the client speaks TLS, after before
 }
 
+// Ways has all ways that the tests try.
 var Ways = []Way{
 	{Name: "plain"},
 	{Name: "tls", Handlers: "tls", Tls: true},
@@ -95,10 +94,10 @@ func (w Way) Serve(t *testing.T, lock, service string) string {
 	return addr
 }
 
-// Client is a connection that has come by a way.
+// Client is the connection of a client that has come by a way.
 type Client struct {
 	net.Conn
-	tcp *net.TCPConn // the same, unless the way is TLS
+	tcp *net.TCPConn // equal to Conn, unless that is TLS
 }
 
 // Come connects a client and sends data, which the service will get.
@@ -119,14 +118,13 @@ func (w Way) Come(t *testing.T, addr, data string) *Client {
 	return c
 }
 
-// CloseWrite says that nothing more will come, in TLS by an alert alone.
+// CloseWrite closes the sending side. With TLS it only sends an alert.
 func (c *Client) CloseWrite() {
 	_ = c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 }
 
-// End closes the sending side of the socket as well. The receiving side stays open: what
-// the client has not read yet, as a TLS session ticket, does not make a reset of this,
-// as it does of a close.
+// End also closes the sending side of the socket. The receiving side stays open, because a close
+// would be a reset if there is data that the client has not read, such as a TLS session ticket.
 func (c *Client) End() {
 	c.CloseWrite()
 	_ = c.tcp.CloseWrite()
@@ -138,7 +136,7 @@ func (c *Client) Reset() {
 	_ = c.tcp.Close()
 }
 
-// Passed is what the service gets of what a client sends for the way.
+// Passed is the part of before that the service gets.
 func (w Way) Passed() string {
 	if w.Seen {
 		return w.before
@@ -146,8 +144,8 @@ func (w Way) Passed() string {
 	return ""
 }
 
-// Flood sends data again and again until the socket takes no more, and returns how much
-// that was and its checksum.
+// Flood sends data again and again until the socket takes no more. It returns the number of bytes
+// and their checksum.
 func Flood(conn *net.TCPConn, data []byte) (sent int64, sum uint32) {
 	for {
 		_ = conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
@@ -159,22 +157,25 @@ func Flood(conn *net.TCPConn, data []byte) (sent int64, sum uint32) {
 	}
 }
 
+// Parts of routes: a PROXY header, the handler that accepts it, and one that reads slowly.
 const (
 	ProxyHeader = "PROXY TCP4 192.0.2.1 192.0.2.2 1000 9100\r\n"
 	AllowProxy  = "proxy_protocol {\nallow 127.0.0.1/32\n}"
 	Slowdown    = "throttle {\nread_bytes_per_second 1000000\n}"
 )
 
+// DialSend connects and sends data.
 func DialSend(t *testing.T, addr, data string) net.Conn {
 	conn := Dial(t, addr)
 	Send(t, conn, data)
 	return conn
 }
 
+// WithHeader connects and sends a PROXY header and data.
 func WithHeader(t *testing.T, addr, data string) net.Conn { return DialSend(t, addr, ProxyHeader+data) }
 
-// LogFile is an option that sends Caddy's errors to a file, and a function that waits for
-// one of them.
+// LogFile returns an option that sends Caddy's errors to a file, and a function that waits for one of
+// them.
 func LogFile(t *testing.T) (option string, logged func(t *testing.T, want string)) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "log")
@@ -187,14 +188,14 @@ func LogFile(t *testing.T) (option string, logged func(t *testing.T, want string
 	}
 }
 
-// WithCertificate adds a self-made certificate for localhost to a config.
+// WithCertificate adds a self-signed certificate for localhost to a config.
 func WithCertificate(t *testing.T, cfg []byte) []byte {
 	t.Helper()
 	cert, key := LocalhostCertificate(t)
 	return WithKeyPair(t, cfg, cert, key)
 }
 
-// LocalhostCertificate makes a certificate for localhost and its key, both as PEM.
+// LocalhostCertificate makes a self-signed certificate for localhost and its key, both in PEM.
 func LocalhostCertificate(t *testing.T) (certPEM, keyPEM []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -203,7 +204,7 @@ func LocalhostCertificate(t *testing.T) (certPEM, keyPEM []byte) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "localhost"}, // curl wants one
+		Subject:      pkix.Name{CommonName: "localhost"}, // curl requires one
 		DNSNames:     []string{"localhost"},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(time.Hour),
