@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// All measurements, small, with the real programs: that they come to an end and leave
-// nothing out. What they find here means nothing.
+// All measurements, on a small scale, with the real programs. They must end and be complete. The
+// figures mean nothing.
 func TestAll(t *testing.T) {
 	if _, err := exec.LookPath("haproxy"); err != nil {
 		if os.Getenv("TCPLOCK_REQUIRE_SERVICES") == "1" {
@@ -58,7 +58,7 @@ func TestAll(t *testing.T) {
 			t.Errorf("found %v waiters lost by a reload, expected none", g.Measured)
 		}
 	}
-	// Of each of the design's goals, those against HAProxy against both ways to run it.
+	// All goals of the design. A goal against HAProxy counts twice, once for each way to run it.
 	const goals = 2*2 + 3*2*2 + 1 + 2 + 2 + 2 + 1
 	if len(r.Goals) != goals {
 		t.Errorf("found %d goals, expected %d", len(r.Goals), goals)
@@ -78,8 +78,8 @@ func checkResults(t *testing.T, results findings) {
 		for _, s := range r.Targets {
 			for i, q := range r.Quantities {
 				for _, v := range s.values(i) {
-					// A tiny run takes less processor time than can be told, and so few
-					// waiters less memory than comes and goes by itself.
+					// A small run may use less processor time than one tick, and the memory
+					// of a few waiters is less than the noise.
 					if math.IsNaN(v) || v < 0 && r.Name != "memory" || q.More && v == 0 {
 						t.Errorf("%s, %s: found %v %s, expected more", r.Name, s.Target, v, q.Name)
 					}
@@ -114,7 +114,7 @@ func checkSVG(t *testing.T, file string) {
 	}
 }
 
-// Ratios are taken within a round: a machine that is slow for a while is slow for both.
+// Ratios are computed within a round, so that a machine that is slow for a while is slow for both.
 func TestRatios(t *testing.T) {
 	r := &result{References: []string{"slow", "fast", "absent"}, Quantities: []quantity{{"conn/s", true}, {"us", false}}}
 	for _, machine := range []float64{1, 0.1, 0.5} {
@@ -154,7 +154,7 @@ func TestGoalIsMet(t *testing.T) {
 	}
 }
 
-// The gaps are those while the gate is open, and between connections that were there.
+// Gaps count only while the gate is open, and only between two connections.
 func TestGatedServiceNotesGaps(t *testing.T) {
 	g, err := newGated()
 	if err != nil {

@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// What a client says first: which way the data is to go.
+// The first byte that a client sends: the direction of the data.
 const (
 	down = 'd' // from the service
-	up   = 'u' // to it
+	up   = 'u' // to the service
 )
 
 const gib = 1 << 30
 
-// bulk measures one connection that carries as much as it can, each way. It is compared
-// with the same route without a lock.
+// bulk measures one connection that transfers as much as it can, in each direction. The reference is
+// the same route without a lock.
 func bulk(ctx context.Context, b *bench) ([]*result, error) {
 	s, err := newService(pump)
 	if err != nil {
@@ -64,7 +64,7 @@ func bulkRound(ctx context.Context, t *target, way byte, run func(context.Contex
 	}
 	defer leave(c)
 	_ = c.SetDeadline(time.Now().Add(d + patience))
-	// The service answers with a byte: the slot has come free, and it begins.
+	// The service answers with a byte once the connection has its slot. Only then the time starts.
 	if _, err := c.Write([]byte{way}); err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func bulkRound(ctx context.Context, t *target, way byte, run func(context.Contex
 	return []float64{amount / took.Seconds(), (after - before).Seconds() * 1000 / amount}, err
 }
 
-// download reads for so long.
+// download reads for the time d.
 func download(ctx context.Context, c *net.TCPConn, d time.Duration) (total int, err error) {
 	buf := make([]byte, 256<<10)
 	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; {
@@ -99,7 +99,7 @@ func download(ctx context.Context, c *net.TCPConn, d time.Duration) (total int, 
 	return total, ctx.Err()
 }
 
-// upload writes for so long, and waits until all has arrived.
+// upload writes for the time d, and waits until the service has read all.
 func upload(ctx context.Context, c *net.TCPConn, d time.Duration) (total int, err error) {
 	buf := make([]byte, 256<<10)
 	for end := time.Now().Add(d); time.Now().Before(end) && ctx.Err() == nil; {
@@ -118,8 +118,8 @@ func upload(ctx context.Context, c *net.TCPConn, d time.Duration) (total int, er
 	return total, ctx.Err()
 }
 
-// pump is the service: it sends until the client has gone, or reads until the client has
-// closed its side, and says so.
+// pump is the service. It sends until the client has gone, or reads until the client has closed its
+// side, and then sends a receipt of one byte.
 func pump(c *net.TCPConn) {
 	defer c.Close()
 	buf := make([]byte, 256<<10)

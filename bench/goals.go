@@ -8,20 +8,20 @@ import (
 	"text/tabwriter"
 )
 
-// goal is a figure that the design sets for a ratio, or for a count.
+// goal is a bound that the design sets for a ratio or a count.
 type goal struct {
 	What      string  `json:"what"`
-	Reference string  `json:"reference,omitempty"` // to what the ratio is, empty: it is a count
-	AtLeast   bool    `json:"at_least"`            // else at most
+	Reference string  `json:"reference,omitempty"` // the target of the ratio; empty: it is a count
+	AtLeast   bool    `json:"at_least"`            // whether Bound is a minimum, else a maximum
 	Bound     float64 `json:"bound"`
 	Measured  float64 `json:"measured"`
-	Lowest    float64 `json:"lowest"` // of the rounds
+	Lowest    float64 `json:"lowest"` // of all rounds
 	Highest   float64 `json:"highest"`
 }
 
 func (g *goal) met() bool { return g.AtLeast == (g.Measured > g.Bound) || g.Measured == g.Bound }
 
-// findings are all results, by name.
+// findings are all results.
 type findings []*result
 
 func (f findings) named(name string) *result {
@@ -33,8 +33,7 @@ func (f findings) named(name string) *result {
 	return nil
 }
 
-// goals compares what was found with the goals; those that nothing was measured for are
-// left out.
+// goals compares the results with the goals. It leaves out goals without a measurement.
 func (f findings) goals(lines []int) (goals []goal) {
 	ratio := func(what, name, target string, quantity int, bound float64) {
 		r := f.named(name)
@@ -80,7 +79,7 @@ func appendGoal(goals []goal, g goal, rounds []float64) []goal {
 		return goals
 	}
 	g.Measured, g.Lowest, g.Highest = median(rounds), slices.Min(rounds), slices.Max(rounds)
-	if g.Reference == "" { // a count: one that is too high once is too high
+	if g.Reference == "" { // a count: it must be met in each round
 		g.Measured = g.Highest
 	}
 	if math.IsNaN(g.Measured) {

@@ -8,14 +8,13 @@ import (
 	"time"
 )
 
-// handOff measures how long the service is left without a connection while clients wait
-// for it.
+// handOff measures how long the service has no connection while clients wait for it.
 func handOff(ctx context.Context, b *bench) ([]*result, error) {
 	busy, err := b.handOff(ctx, "handoff", "Hand-off: the service closes, the service accepts the next", 0)
 	if err != nil {
 		return nil, err
 	}
-	// What clients do who come and go is done by the time the service closes.
+	// With a pause, the work for clients that come and go is done when the service closes.
 	calm, err := b.handOff(ctx, "handoff-calm", "Hand-off as above, of a service that takes 1 ms for each connection", time.Millisecond)
 	return append(busy, calm...), err
 }
@@ -47,7 +46,7 @@ func (b *bench) handOff(ctx context.Context, name, title string, pause time.Dura
 				trials = append(trials, trial{results[i], s.name, func(ctx context.Context, long time.Duration) ([]float64, error) {
 					values, err := d.handOffs(ctx, n, long)
 					for try := 1; err == errForgotten && s.kind == haproxy && try < 5; try++ {
-						results[i].remark(s.name + " let nobody through to the service, which was free, and was started anew")
+						results[i].remark(s.name + " sent no client to the service, which was free, and was restarted")
 						if err := d.startServer(ctx); err != nil {
 							return nil, err
 						}
@@ -61,9 +60,9 @@ func (b *bench) handOff(ctx context.Context, name, title string, pause time.Dura
 	return results, b.alternate(ctx, trials)
 }
 
-// errForgotten is what HAProxy 2.6 does now and then: those who come just when its only
-// client leaves wait for timeout queue.
-var errForgotten = errors.New("found nobody let through in 10s, although the service is free")
+// errForgotten is what happens with HAProxy 2.6 now and then: clients that come just when its only
+// client leaves wait until timeout queue.
+var errForgotten = errors.New("found no client served in 10s, although the service is free")
 
 func (d *doorway) handOffs(ctx context.Context, n int, long time.Duration) ([]float64, error) {
 	l, err := d.line(ctx, n, true)
@@ -88,7 +87,7 @@ func (d *doorway) handOffs(ctx context.Context, n int, long time.Duration) ([]fl
 	return []float64{quantile(gaps, 0.50), quantile(gaps, 0.99), float64(len(gaps)) / took.Seconds()}, l.clear(ctx)
 }
 
-// goesOn waits until one more client is answered, and two in all.
+// goesOn waits until one more client is answered, and at least two in all.
 func (l *line) goesOn(ctx context.Context) error {
 	before := max(1, l.answered.Load())
 	soon, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -100,14 +99,14 @@ func (l *line) goesOn(ctx context.Context) error {
 	return err
 }
 
-// missingDescriptors tells why there cannot be so many waiters, or is empty. The Go
-// runtime has raised this process's limit as far as it may; servers raise theirs.
+// missingDescriptors tells why there cannot be so many waiters. It returns "" if there can. The Go
+// runtime has raised the limit of this process to the maximum, and the servers raise theirs.
 func missingDescriptors(waiters int) string {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err.Error()
 	}
-	// tcplock leaves an eighth of them to all else.
+	// tcplock reserves an eighth of them.
 	if need := uint64(waiters+200) * 8 / 7; limit.Max < need {
 		return fmt.Sprintf("found that a process may have %d descriptors (ulimit -Hn), expected %d for %d waiters", limit.Max, need, waiters)
 	}

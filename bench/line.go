@@ -9,8 +9,8 @@ import (
 	"sync/atomic"
 )
 
-// doorway is a target with a service of its own, which serves one connection after the
-// other and only while its gate is open.
+// doorway is a target with a service of its own. The service serves one connection at a time, and
+// only while its gate is open.
 type doorway struct {
 	*target
 	*gated
@@ -18,7 +18,7 @@ type doorway struct {
 	server server
 }
 
-// doorway starts a server that has served some connections already. The gate is shut.
+// doorway starts a server and warms it up with some connections. After that the gate is shut.
 func (b *bench) doorway(ctx context.Context, s server) (*doorway, error) {
 	g, err := newGated()
 	if err != nil {
@@ -33,7 +33,7 @@ func (b *bench) doorway(ctx context.Context, s server) (*doorway, error) {
 	return d, nil
 }
 
-// startServer starts the server, anew if it runs.
+// startServer starts or restarts the server.
 func (d *doorway) startServer(ctx context.Context) (err error) {
 	if d.target != nil {
 		d.target.stop()
@@ -49,10 +49,10 @@ func (d *doorway) startServer(ctx context.Context) (err error) {
 	return d.calm(ctx)
 }
 
-// calm waits until the server has neither taken nor closed a connection for a while.
+// calm waits until the server has neither accepted nor closed a connection for a while.
 func (d *doorway) calm(ctx context.Context) error { return d.target.calm(ctx, d.bench.settle/15) }
 
-// stop is called with the gate shut.
+// stop must be called with the gate shut.
 func (d *doorway) stop() {
 	if d.target != nil {
 		d.target.stop()
@@ -61,22 +61,22 @@ func (d *doorway) stop() {
 	d.gated.stop()
 }
 
-// line is the clients that stand in line at a doorway, and the one that has the slot.
+// line has the clients that wait at a doorway, and the one that has the slot.
 type line struct {
 	at        *doorway
 	conns     []atomic.Pointer[net.TCPConn]
 	over      atomic.Bool
 	failed    chan error
-	connected atomic.Int64 // how often
+	connected atomic.Int64 // how many connections there were
 	answered  atomic.Int64
 	all       sync.WaitGroup
 }
 
-// line has n clients wait, and one more at the service. Whoever has been answered asks
-// once more, if again is set.
+// line connects n clients that wait, and one that has the slot. If again is set, a client that has
+// its answer connects again.
 func (d *doorway) line(ctx context.Context, n int, again bool) (*line, error) {
 	l := &line{at: d, conns: make([]atomic.Pointer[net.TCPConn], n+1), failed: make(chan error, n+1)}
-	// More at a time than a listener's backlog would have to come again a second later.
+	// More at once than the backlog of the listener would have to try again a second later.
 	dialing := make(chan struct{}, 64)
 	for i := range l.conns {
 		l.all.Go(func() {
@@ -93,7 +93,7 @@ func (d *doorway) line(ctx context.Context, n int, again bool) (*line, error) {
 		}
 	})
 	if err == nil {
-		err = d.calm(ctx) // those that wait to be accepted have been
+		err = d.calm(ctx) // then the server has accepted all
 	}
 	if err != nil {
 		l.cut()
@@ -101,7 +101,7 @@ func (d *doorway) line(ctx context.Context, n int, again bool) (*line, error) {
 	return l, err
 }
 
-// ask is client number i. It returns false when the line is over, or a client is lost.
+// ask is one connection of client i. It returns false if the line is over or the connection failed.
 func (l *line) ask(ctx context.Context, i int, dialing chan struct{}) bool {
 	dialing <- struct{}{}
 	c, err := dial(ctx, i, l.at.addr())
@@ -125,10 +125,10 @@ func (l *line) ask(ctx context.Context, i int, dialing chan struct{}) bool {
 	return true
 }
 
-// ended is how many have been answered or lost.
+// ended is how many connections were answered or have failed.
 func (l *line) ended() int { return int(l.answered.Load()) + len(l.failed) }
 
-// cut has all clients leave at once.
+// cut makes all clients leave at once.
 func (l *line) cut() {
 	l.over.Store(true)
 	for i := range l.conns {
@@ -139,15 +139,15 @@ func (l *line) cut() {
 	l.all.Wait()
 }
 
-// leave resets the connection. A server may take one that was only closed for a client
-// that still waits for its answer.
+// leave resets the connection. After a mere close, a server may think that the client still waits for
+// its answer.
 func leave(c *net.TCPConn) {
 	_ = c.SetLinger(0)
 	_ = c.Close()
 }
 
-// clear cuts the line, at a gate that is shut, and waits until nothing is left of it. For
-// that the gate is open: a slot is not free before the service lets go of it.
+// clear cuts the line while the gate is shut, and waits until nothing is left of it. While it waits
+// the gate is open, because a slot comes free only when the service closes.
 func (l *line) clear(ctx context.Context) error {
 	d := l.at
 	l.cut()
@@ -156,12 +156,12 @@ func (l *line) clear(ctx context.Context) error {
 	if err := d.calm(ctx); err != nil {
 		return err
 	}
-	// Those that were sent on in the middle of that may still wait for the service to
-	// accept them. They come before this one.
+	// Connections that the server has just passed on may still wait until the service accepts
+	// them. They come before this one.
 	return d.askService(ctx)
 }
 
-// askService is a client that comes to the service itself.
+// askService is a client that connects to the service directly.
 func (d *doorway) askService(ctx context.Context) error {
 	service, err := netip.ParseAddrPort(d.gated.addr())
 	if err != nil {

@@ -16,11 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dial connects as client number i. It spares the system calls that keep idle connections
-// alive.
+// dial connects as client i. It does not turn keep-alive on, which would take system calls.
 func dial(ctx context.Context, i int, addr netip.AddrPort) (*net.TCPConn, error) {
 	d := net.Dialer{KeepAlive: -1, Timeout: patience}
-	// One address has some 28,000 ports to connect from.
+	// One address has about 28,000 ports for outgoing connections.
 	const perAddress = 20_000
 	if i < perAddress {
 		return d.DialTCP(ctx, "tcp", netip.AddrPort{}, addr)
@@ -57,13 +56,13 @@ func converse(c *net.TCPConn, buf []byte) error {
 	}
 }
 
-// forgottenAfter is how long a client waits at HAProxy, see errForgotten. Nobody else makes
-// one wait for so long who is in turn with a few others.
+// forgottenAfter is how long a client waits at HAProxy before it gives up, see errForgotten. With so
+// few clients, no client waits so long otherwise.
 const forgottenAfter = 10 * time.Second
 
-// askAgainAndAgain has clients make short connections for so long, to each address in
-// turn, and returns how many were answered, in what time, and how many HAProxy has
-// forgotten: they come again.
+// askAgainAndAgain makes short connections with so many clients for the time d, to each address in
+// turn. It returns how many were answered, in what time, and how many HAProxy has forgotten. Clients
+// that were forgotten connect again.
 func askAgainAndAgain(ctx context.Context, clients int, t *target, d time.Duration) (answered, forgotten int, took time.Duration, err error) {
 	limit := patience
 	if t.kind == haproxy {
@@ -100,14 +99,14 @@ func askAgainAndAgain(ctx context.Context, clients int, t *target, d time.Durati
 	}
 	select {
 	case <-time.After(d):
-	case err = <-failed: // the others go on until over
+	case err = <-failed: // the others go on until over is set
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
 	answered, took = int(count.Load()), time.Since(start)
 	over.Store(true)
 	all.Wait()
-	if err == nil && len(failed) > 0 { // only now
+	if err == nil && len(failed) > 0 { // a client failed after the select
 		err = <-failed
 	}
 	return answered, int(lost.Load()), took, err

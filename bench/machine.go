@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// machine is where it was measured.
+// machine describes the machine and the programs of the measurements.
 type machine struct {
 	Processor  string  `json:"processor"`
 	Processors int     `json:"processors"`
 	Kernel     string  `json:"kernel"`
 	HAProxy    string  `json:"haproxy"`
 	Go         string  `json:"go"`
-	Load       float64 `json:"load"` // how many processes ran or waited to, in the minute before
+	Load       float64 `json:"load"` // the load average of the last minute
 }
 
 func thisMachine() (machine, error) {

@@ -20,15 +20,15 @@ import (
 	"time"
 )
 
-// settings are what the flags say, and what the tests make smaller.
+// settings come from the flags. The tests use smaller ones.
 type settings struct {
-	caddy    string         // the program, with this plugin
-	rounds   int            // how often each target is measured
+	caddy    string         // the path of Caddy with this plugin
+	rounds   int            // how often to measure each target
 	duration time.Duration  // of a round at one target
-	settle   time.Duration  // how long a process's memory must stay the same; its descriptors: a 15th of that
+	settle   time.Duration  // how long the memory must stay the same; for descriptors a 15th of it
 	only     *regexp.Regexp // the measurements to run
-	lines    []int          // how many wait
-	locks    int            // how many there are in one process
+	lines    []int          // the numbers of waiters
+	locks    int            // the number of locks in one process
 	svg      string         // the directory for the plots
 	json     string         // the file for all figures
 }
@@ -36,7 +36,7 @@ type settings struct {
 // waiters is the length of the longest line.
 func (s *settings) waiters() int { return slices.Max(s.lines) }
 
-// measurements are run in this order. Each may have several results.
+// measurements has all measurements in the order in which they run. Each may have several results.
 var measurements = []struct {
 	name string
 	run  func(context.Context, *bench) ([]*result, error)
@@ -84,7 +84,7 @@ func names() (names string) {
 	return names
 }
 
-// report is what is written down.
+// report is what the JSON file contains.
 type report struct {
 	Machine  machine       `json:"machine"`
 	Began    time.Time     `json:"began"`
@@ -95,7 +95,7 @@ type report struct {
 }
 
 func run(ctx context.Context, s settings, out io.Writer) error {
-	debug.SetGCPercent(400) // clients and service are to disturb as little as they can
+	debug.SetGCPercent(400) // clients and service should use little of the processor
 	dir, err := os.MkdirTemp("", "tcplock-bench")
 	if err != nil {
 		return err
@@ -112,14 +112,14 @@ func run(ctx context.Context, s settings, out io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(out, r.Machine)
-	var failed []error // one that fails takes nothing from the others
+	var failed []error // after one failure the other measurements go on
 	for _, m := range measurements {
 		if ctx.Err() != nil || !s.only.MatchString(m.name) {
 			continue
 		}
 		start := time.Now()
 		results, err := m.run(ctx, b)
-		fmt.Fprintf(os.Stderr, "%s: %v\n", m.name, time.Since(start).Round(time.Second)) // how far it is
+		fmt.Fprintf(os.Stderr, "%s: %v\n", m.name, time.Since(start).Round(time.Second)) // shows progress
 		b.stopAll()
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", m.name, err))
@@ -146,13 +146,13 @@ func (r *report) save(file string) error {
 	return os.WriteFile(file, append(text, '\n'), 0o644)
 }
 
-// build compiles Caddy with this tree's plugin.
+// build compiles Caddy with the plugin of this tree.
 func build(ctx context.Context, dir string) (program string, err error) {
 	program = filepath.Join(dir, "caddy")
 	return program, goIn(ctx, "build", "-o", program, "./cmd/caddy")
 }
 
-// goIn runs a go command in the plugin's own directory.
+// goIn runs a go command in the root of the plugin.
 func goIn(ctx context.Context, command string, args ...string) error {
 	cmd := exec.CommandContext(ctx, "go", append([]string{command, "-buildvcs=false"}, args...)...)
 	cmd.Dir = ".."

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// memory measures what a waiter costs the server. Each round has a server of its own:
-// memory that was used once is not given back at once.
+// memory measures how much memory of the server a waiter takes. Each round starts a new server,
+// because a server does not give memory back at once.
 func memory(ctx context.Context, b *bench) ([]*result, error) {
 	n := b.waiters()
 	r := &result{
@@ -37,7 +37,7 @@ func (b *bench) memoryOf(ctx context.Context, s server, n int) ([]float64, error
 		return nil, err
 	}
 	defer d.stop()
-	var kib [3]float64 // without waiters; with them; with them, garbage collected
+	var kib [3]float64 // without waiters; with waiters; with waiters, garbage collected
 	measure := func(i int, collect bool) {
 		if err == nil && collect {
 			err = d.collect(ctx)
@@ -60,8 +60,8 @@ func (b *bench) memoryOf(ctx context.Context, s server, n int) ([]float64, error
 	return []float64{(kib[1] - kib[0]) / float64(n), (kib[2] - kib[0]) / float64(n)}, err
 }
 
-// collect has Caddy collect its garbage, which it does by itself within two minutes.
-// HAProxy has none.
+// collect makes Caddy collect its garbage. Caddy does so by itself within two minutes. HAProxy has no
+// garbage.
 func (t *target) collect(ctx context.Context) error {
 	if t.admin == "" {
 		return nil
@@ -69,14 +69,14 @@ func (t *target) collect(ctx context.Context) error {
 	return t.call(ctx, http.MethodGet, "/debug/pprof/heap?gc=1", nil)
 }
 
-// call asks Caddy's admin API.
+// call sends a request to Caddy's admin API.
 func (t *target) call(ctx context.Context, method, path string, body io.Reader) error {
 	request, err := http.NewRequestWithContext(ctx, method, "http://"+t.admin+path, body)
 	if err != nil {
 		return err
 	}
 	request.Header.Set("Content-Type", "text/caddyfile")
-	request.Close = true // a connection kept would be one more descriptor
+	request.Close = true // an open connection would count as a descriptor
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return err

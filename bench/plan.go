@@ -15,24 +15,23 @@ import (
 	"time"
 )
 
-// What comes to the lock whose line is foretold: as much as keeps its slots busy for 60 % of
-// their time.
+// The load of the lock whose line is forecast. It keeps the slots busy for 60 % of the time.
 const (
 	planSlots = 4
 	planHold  = 50 * time.Millisecond // on average
 	planRate  = 48.                   // a second, on average
 )
 
-// plan compares the wait that the command foretells with what clients wait who come at
-// random and hold their slots for random times.
+// plan compares the wait that the command forecasts with the measured wait of clients that come at
+// random times and hold their slots for random times.
 func plan(ctx context.Context, b *bench) ([]*result, error) {
 	r := &result{
 		Name:       "plan",
-		Title:      fmt.Sprintf("Time in line, slots: %d, of clients at random, and what caddy tcplock plan foretells for their rate and hold time", planSlots),
-		References: []string{"foretold"},
+		Title:      fmt.Sprintf("Time in line, slots: %d, of clients at random, and the forecast of caddy tcplock plan for their rate and hold time", planSlots),
+		References: []string{"forecast"},
 		Quantities: []quantity{{"mean ms", false}, {"p90 ms", false}, {"p99 ms", false}},
 	}
-	s, err := newService(func(c *net.TCPConn) { // the first byte says that the wait is over
+	s, err := newService(func(c *net.TCPConn) { // sends a byte when the wait is over
 		defer c.Close()
 		var hold [8]byte
 		if n, _ := c.Read(hold[:]); n == len(hold) {
@@ -67,23 +66,23 @@ func (b *bench) planRound(ctx context.Context, r *result, t *target, round uint6
 		return err
 	}
 	rate := float64(len(c.waits)) / (10 * b.duration).Seconds()
-	foretold, err := b.foretell(ctx, rate, mean(c.holds))
+	forecast, err := b.forecast(ctx, rate, mean(c.holds))
 	if err != nil {
 		return err
 	}
 	slices.Sort(c.waits)
 	r.add("measured", mean(c.waits), quantile(c.waits, .9), quantile(c.waits, .99))
-	r.add("foretold", foretold...)
+	r.add("forecast", forecast...)
 	return nil
 }
 
-// crowd is clients that come whether or not those before them are done.
+// crowd has clients that come at random, whether or not the clients before them are done.
 type crowd struct {
 	random *rand.Rand
 
 	mu           sync.Mutex
 	waits, holds []float64 // in milliseconds
-	err          error     // the first
+	err          error     // of the last client that failed
 }
 
 func (c *crowd) come(ctx context.Context, addr netip.AddrPort, d time.Duration) error {
@@ -102,7 +101,7 @@ func (c *crowd) come(ctx context.Context, addr netip.AddrPort, d time.Duration) 
 	}
 	all.Wait()
 	if c.err == nil && len(c.waits) == 0 {
-		c.err = fmt.Errorf("nobody has come within %s", d)
+		c.err = fmt.Errorf("no client has come within %s", d)
 	}
 	return c.err
 }
@@ -134,11 +133,11 @@ func (c *crowd) client(ctx context.Context, addr netip.AddrPort, hold time.Durat
 
 var errBusy = errors.New("the machine is too busy")
 
-// foretell asks the command, and returns what of the wait is measured, in milliseconds.
-func (b *bench) foretell(ctx context.Context, rate, holdMS float64) ([]float64, error) {
+// forecast runs the command, and returns the quantities of the wait, in milliseconds.
+func (b *bench) forecast(ctx context.Context, rate, holdMS float64) ([]float64, error) {
 	cmd := exec.CommandContext(ctx, b.caddy, "tcplock", "plan", "--json", "--slots", strconv.Itoa(planSlots),
 		"--rate", fmt.Sprintf("%f/s", rate), "--hold", fmt.Sprintf("%fms", holdMS))
-	out, _ := cmd.Output() // it fails if the slots are too few, and says so
+	out, _ := cmd.Output() // the command fails if the slots are too few, but prints the forecast
 	var said struct {
 		Forecasts []struct {
 			Line *struct {

@@ -17,8 +17,7 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// Colours that the colour-blind can tell apart, on a background of their own: a page may
-// be dark.
+// Colours that colour-blind readers can tell apart. The background is set, since a page may be dark.
 var (
 	background = color.RGBA{0xff, 0xff, 0xff, 0xff}
 	ink        = color.RGBA{0x22, 0x22, 0x22, 0xff}
@@ -30,15 +29,15 @@ var (
 	}
 )
 
-// bars are the results that belong into one picture, a quantity of each.
+// bars describes one picture: one quantity of several results.
 type bars struct {
 	file, title, unit string
 	quantity          int
-	results           []string // by name ...
-	legend            []string // ... and what they are called
+	results           []string // their names
+	legend            []string // their names in the legend
 }
 
-// plot draws what was measured into SVG files of a directory.
+// plot draws the results into SVG files in a directory.
 func (f findings) plot(dir string, lines []int) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -91,7 +90,7 @@ func (f findings) drawBars(dir string, b bars) error {
 		offset := width * vg.Length(float64(len(b.results)-1)/2-float64(i))
 		names = names[:0]
 		for _, s := range slices.Backward(r.Targets) {
-			if s.Target == direct.name { // it would leave little room for the others
+			if s.Target == direct.name { // its bar would leave little room for the others
 				continue
 			}
 			names = append(names, s.Target)
@@ -124,9 +123,9 @@ func (f findings) drawBars(dir string, b bars) error {
 	}
 	p.NominalY(names...)
 	p.Y.Min, p.Y.Max = -0.6, float64(len(names))-0.4
-	p.X.Max *= 1.1 // for the figure behind the longest
+	p.X.Max *= 1.1 // room for the figure after the longest bar
 	if len(b.results) > 1 {
-		p.X.Max *= 1.25 // for the legend
+		p.X.Max *= 1.25 // room for the legend
 	}
 	p.X.Tick.Marker = plot.TickerFunc(func(from, to float64) []plot.Tick {
 		ticks := plot.DefaultTicks{}.Ticks(from, to)
@@ -180,12 +179,12 @@ func (f findings) drawHandOff(file string, lines []int) error {
 			p.Legend.Add(s.Target+", "+name, line, marks)
 		}
 	}
-	p.X.Max *= 50 // for the legend
+	p.X.Max *= 50 // room for the legend
 	return save(p, 420, file)
 }
 
-// save writes a picture. Few readers have the font that it was laid out with, but most
-// have one of the same widths.
+// save writes a picture. Few readers have the font that the layout is for, but most have a font with
+// the same widths.
 func save(p *plot.Plot, height vg.Length, file string) error {
 	picture := vgsvg.New(580, height)
 	page := draw.New(picture)

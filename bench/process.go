@@ -16,17 +16,17 @@ import (
 	"time"
 )
 
-// patience bounds every wait for something that will happen unless something is broken.
+// patience is how long to wait for something that must happen.
 const patience = 60 * time.Second
 
 // process is a program under measurement.
 type process struct {
 	cmd   *exec.Cmd
-	log   string        // the file with what it has printed
-	ended chan struct{} // closed when it has
+	log   string        // the file with its output
+	ended chan struct{} // closed when the process has ended
 }
 
-// start runs a program whose output goes to a file in dir, as that of a server does.
+// start starts a program. Its output goes to a file in dir, as is usual for a server.
 func start(dir, name string, command ...string) (*process, error) {
 	p := &process{log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
 	log, err := os.Create(p.log)
@@ -37,7 +37,7 @@ func start(dir, name string, command ...string) (*process, error) {
 	p.cmd = exec.Command(command[0], command[1:]...)
 	p.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // it shall not outlive us
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // dies with this process
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func start(dir, name string, command ...string) (*process, error) {
 	return p, nil
 }
 
-// stop ends the process at once: nothing it has is worth keeping.
+// stop kills the process, since it has nothing to save.
 func (p *process) stop() {
 	_ = p.cmd.Process.Kill()
 	<-p.ended
@@ -56,7 +56,7 @@ func (p *process) stop() {
 
 // listening waits until the process accepts connections at addr.
 func (p *process) listening(ctx context.Context, addr netip.AddrPort) error {
-	return until(ctx, fmt.Sprintf("somebody listens at %v", addr), func() (bool, error) {
+	return until(ctx, fmt.Sprintf("the server listens at %v", addr), func() (bool, error) {
 		select {
 		case <-p.ended:
 			return false, p.failure("it has ended")
@@ -70,7 +70,7 @@ func (p *process) listening(ctx context.Context, addr netip.AddrPort) error {
 	})
 }
 
-// until polls for a condition.
+// until waits until holds returns true, for patience at most.
 func until(ctx context.Context, what string, holds func() (bool, error)) error {
 	for end := time.Now().Add(patience); ; {
 		ok, err := holds()
@@ -91,13 +91,13 @@ func until(ctx context.Context, what string, holds func() (bool, error)) error {
 	}
 }
 
-// failure is an error with the last lines the process has printed.
+// failure returns an error with the end of the output.
 func (p *process) failure(what string) error {
 	out, _ := os.ReadFile(p.log)
 	return fmt.Errorf("%s: %s\n%s", filepath.Base(p.cmd.Path), what, out[max(0, len(out)-2000):])
 }
 
-// cpu is the processor time the process has used; nil: none.
+// cpu is the processor time that the process has used, 0 if p is nil.
 func (p *process) cpu() (time.Duration, error) {
 	if p == nil {
 		return 0, nil
@@ -106,7 +106,7 @@ func (p *process) cpu() (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	// The command's name, in brackets, may have blanks in it.
+	// The name of the command, in brackets, may have spaces.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	const utime, stime = 11, 12
 	if len(fields) <= stime {
@@ -120,11 +120,11 @@ func (p *process) cpu() (time.Duration, error) {
 		}
 		ticks += n
 	}
-	const perSecond = 100 // USER_HZ, which Linux has the same for all
+	const perSecond = 100 // USER_HZ, the same on all Linux systems
 	return time.Duration(ticks) * time.Second / perSecond, nil
 }
 
-// descriptors is how many the process has open.
+// descriptors is the number of open descriptors of the process.
 func (p *process) descriptors() (int, error) {
 	dir, err := os.Open(p.proc("fd"))
 	if err != nil {
@@ -135,7 +135,7 @@ func (p *process) descriptors() (int, error) {
 	return len(names), err
 }
 
-// calm waits until the process has neither taken nor closed a connection for so long.
+// calm waits until the process has neither accepted nor closed a connection for the time d.
 func (p *process) calm(ctx context.Context, d time.Duration) error {
 	before, since := 0, time.Now()
 	return until(ctx, "the server has nothing to do", func() (bool, error) {
@@ -147,9 +147,9 @@ func (p *process) calm(ctx context.Context, d time.Duration) error {
 	})
 }
 
-// rss is the memory the process has, in KiB.
+// rss is the resident memory of the process, in KiB.
 func (p *process) rss() (float64, error) {
-	// Unlike that in status, this one is exact.
+	// The figure in smaps_rollup is exact, unlike the one in status.
 	rollup, err := os.ReadFile(p.proc("smaps_rollup"))
 	if err != nil {
 		return 0, err
@@ -162,7 +162,7 @@ func (p *process) rss() (float64, error) {
 	return 0, errors.New("found no Rss in " + p.proc("smaps_rollup"))
 }
 
-// settledRSS waits until the memory does not change any more, but for a little.
+// settledRSS returns the memory once it has changed by less than 0.5 % for the time settle.
 func (p *process) settledRSS(ctx context.Context, settle time.Duration) (float64, error) {
 	last, err := p.rss()
 	since, end := time.Now(), time.Now().Add(patience)

@@ -10,13 +10,13 @@ import (
 	"strings"
 )
 
-// queueName and semaphoreName are what the benchmarks beside queue.go call the two.
+// queueName and semaphoreName are the names in the benchmarks of internal/queue.
 const (
 	queueName     = "impl=queue"
 	semaphoreName = "impl=semaphore"
 )
 
-// queue runs those benchmarks: the queue alone, without any connection.
+// queue runs the benchmarks of internal/queue: the queue alone, without connections.
 func queue(ctx context.Context, b *bench) ([]*result, error) {
 	quantities := []quantity{{"ns", false}, {"allocations", false}}
 	uncontended := &result{
@@ -26,14 +26,14 @@ func queue(ctx context.Context, b *bench) ([]*result, error) {
 		Quantities: quantities,
 	}
 	lengths := []*result{
-		{Name: "queue-handoff", Title: "The queue alone: hand-off, and one who joins", References: []string{waitersTarget(10)}, Quantities: quantities},
-		{Name: "queue-leave", Title: "The queue alone: one who leaves from the middle, and one who joins", References: []string{waitersTarget(10)}, Quantities: quantities},
+		{Name: "queue-handoff", Title: "The queue alone: hand-off, and one that joins", References: []string{waitersTarget(10)}, Quantities: quantities},
+		{Name: "queue-leave", Title: "The queue alone: one that leaves from the middle, and one that joins", References: []string{waitersTarget(10)}, Quantities: quantities},
 	}
 	program := filepath.Join(b.dir, "queue.test")
 	if err := goIn(ctx, "test", "-c", "-o", program, "./internal/queue"); err != nil {
 		return nil, err
 	}
-	for range b.rounds { // not -test.count, which does not alternate
+	for range b.rounds { // -test.count would not alternate
 		cmd := exec.CommandContext(ctx, program, "-test.run", "^$", "-test.benchmem", "-test.benchtime", (b.duration / 4).String(),
 			"-test.bench", "^Benchmark(Uncontended|HandOff|LeaveMiddle)$/^(impl=.*|line=plain|waiters=.*)$")
 		cmd.Dir = b.dir

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// reload measures how long Caddy takes for a new config while clients wait, and counts
-// those that do not get their answer after that.
+// reload measures how long Caddy needs to load a config while clients wait. It counts the clients
+// that get no answer after that.
 func reload(ctx context.Context, b *bench) ([]*result, error) {
 	r := &result{
 		Name:       "reload",
@@ -57,20 +57,20 @@ func (d *doorway) reloads(ctx context.Context, n int) ([]float64, error) {
 	}
 	d.open()
 	defer d.shut()
-	err = until(ctx, "all who wait have been answered, or lost", func() (bool, error) {
+	err = until(ctx, "all waiters were answered or have failed", func() (bool, error) {
 		return l.ended() == n+1, nil
 	})
 	return []float64{median(took), slices.Max(took), float64(len(l.failed))}, err
 }
 
-// load gives Caddy a config, and returns how many milliseconds that took.
+// load makes Caddy load a config. It returns how many milliseconds that took.
 func (t *target) load(ctx context.Context, config string) (ms float64, err error) {
 	for range 10 {
 		start := time.Now()
 		err = t.call(ctx, http.MethodPost, "/load", strings.NewReader(config))
 		ms = float64(time.Since(start)) / float64(time.Millisecond)
-		// The socket of the admin API is replaced by a load as well, and whoever comes
-		// to the old one just then gets a reset, or no answer.
+		// A load also replaces the listener of the admin API. A request that just then
+		// reaches the old one gets a reset or no answer.
 		if unanswered := (*url.Error)(nil); !errors.As(err, &unanswered) {
 			break
 		}

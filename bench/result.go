@@ -9,26 +9,26 @@ import (
 	"text/tabwriter"
 )
 
-// quantity is something that is measured.
+// quantity is a quantity that is measured.
 type quantity struct {
 	Name string `json:"name"` // with its unit
-	More bool   `json:"more"` // the more the better, else the less
+	More bool   `json:"more"` // whether more is better, else less is
 }
 
-// result is what a measurement has found.
+// result is the result of a measurement.
 type result struct {
 	Name       string     `json:"name"`
 	Title      string     `json:"title"`
-	References []string   `json:"references"` // the targets that the others are compared with
+	References []string   `json:"references"` // the targets with which the others are compared
 	Quantities []quantity `json:"quantities"`
 	Targets    []*series  `json:"targets"`
-	Missing    string     `json:"missing,omitempty"` // why it could not be measured
+	Missing    string     `json:"missing,omitempty"` // why there is no measurement
 	Remarks    []string   `json:"remarks,omitempty"`
 }
 
 func (r *result) remark(text string) { r.Remarks = append(r.Remarks, text) }
 
-// series has what was found at one target.
+// series has the values of one target.
 type series struct {
 	Target string      `json:"target"`
 	Rounds [][]float64 `json:"rounds"` // the quantities of each round
@@ -43,7 +43,7 @@ func (r *result) add(target string, values ...float64) {
 	s.Rounds = append(s.Rounds, values)
 }
 
-// of returns what was found at a target, nil if that was not measured.
+// of returns the values of a target, nil if there are none.
 func (r *result) of(target string) *series {
 	for _, s := range r.Targets {
 		if s.Target == target {
@@ -53,8 +53,7 @@ func (r *result) of(target string) *series {
 	return nil
 }
 
-// reference is the best of the targets that the others are compared with, nil if none
-// was measured.
+// reference is the best of the references, nil if none has values.
 func (r *result) reference(quantity int) *series {
 	var best *series
 	for _, name := range r.References {
@@ -69,7 +68,7 @@ func (r *result) reference(quantity int) *series {
 	return best
 }
 
-// values of no series are none.
+// values returns a quantity in each round. It returns nil for a nil series.
 func (s *series) values(quantity int) []float64 {
 	if s == nil {
 		return nil
@@ -83,8 +82,8 @@ func (s *series) values(quantity int) []float64 {
 
 func (s *series) median(quantity int) float64 { return median(s.values(quantity)) }
 
-// ratios are how s compares with another in each round, in which both have met the same
-// machine. None if they were not measured alike.
+// ratios returns the ratio of s to another series in each round, because within a round the load of
+// the machine is the same for both. It returns nil if their numbers of rounds differ.
 func (s *series) ratios(other *series, quantity int) []float64 {
 	if s == nil || other == nil || len(s.Rounds) != len(other.Rounds) {
 		return nil
@@ -105,8 +104,8 @@ func median(values []float64) float64 {
 	return (v[(n-1)/2] + v[n/2]) / 2
 }
 
-// print writes a table: for each quantity the median of the rounds, the lowest and the
-// highest, and the ratio to the reference.
+// print writes a table. For each quantity it has the median of the rounds, the lowest and the highest
+// value, and the ratio to the reference.
 func (r *result) print(out io.Writer) {
 	fmt.Fprintf(out, "\n%s\n", r.Title)
 	if r.Missing != "" {
@@ -145,7 +144,7 @@ func (r *result) print(out io.Writer) {
 	}
 }
 
-// number writes three digits, or all before the point.
+// number writes a value with at least three significant digits, NaN and infinity as "-".
 func number(v float64) string {
 	switch {
 	case math.IsNaN(v) || math.IsInf(v, 0):

@@ -7,22 +7,22 @@ import (
 	"time"
 )
 
-// bench is what all measurements share.
+// bench has what all measurements share.
 type bench struct {
 	settings
-	dir     string // for configs and logs, removed in the end
+	dir     string // for configs and logs, removed at the end
 	running []*target
 }
 
-// trial is one of the things that are measured in turn.
+// trial is one target of a measurement. The targets are measured in turn.
 type trial struct {
 	of     *result
 	target string
 	run    func(ctx context.Context, d time.Duration) ([]float64, error)
 }
 
-// alternate runs the trials in turn, forwards and backwards, so that what changes on the
-// machine meanwhile changes for all, after a round for warming up.
+// alternate runs a round to warm up, and then runs the trials in turn, forwards and backwards. So a
+// change in the load of the machine affects all trials.
 func (b *bench) alternate(ctx context.Context, trials []trial) error {
 	if _, err := runRound(ctx, trials, b.duration/2); err != nil {
 		return err
@@ -30,7 +30,8 @@ func (b *bench) alternate(ctx context.Context, trials []trial) error {
 	return b.alternateCold(ctx, trials)
 }
 
-// alternateCold is for servers that are started anew in each round.
+// alternateCold is like alternate, without the round to warm up. It is for trials that start a new
+// server in each round.
 func (b *bench) alternateCold(ctx context.Context, trials []trial) error {
 	order := slices.Clone(trials)
 	for _, t := range trials { // the tables keep this order

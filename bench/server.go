@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// server says what stands in front of the service. The zero value is Caddy with
-// caddy-l4's proxy behind tcplock, as it is by default but for the log.
+// server describes a server in front of the service. The zero value is Caddy with tcplock and
+// caddy-l4's proxy, with default settings but without the access log.
 type server struct {
 	name    string
 	options string // more lines for tcplock
-	logs    bool   // a line for each connection, as Caddy has if nobody says otherwise
+	logs    bool   // write a log line for each connection, which is Caddy's default
 
 	kind    kind
-	threads int // of HAProxy, 0: one for each processor, which is its default
+	threads int // of HAProxy; 0: one for each processor, its default
 }
 
 type kind int
@@ -25,8 +25,8 @@ const (
 	haproxy
 )
 
-// The servers that are compared. HAProxy hands on a single slot faster with one thread
-// than with several, so it is run both ways, and the goals are about the faster one.
+// The servers that are compared. HAProxy hands a single slot on faster with one thread than with
+// several. So it runs both ways, and the goals are set against the faster one.
 var (
 	direct           = server{name: "no proxy", kind: noProxy}
 	haproxyDefault   = server{name: "haproxy", kind: haproxy}
@@ -38,18 +38,18 @@ var (
 	loggingDefault   = server{name: "tcplock, access log", logs: true}
 )
 
-// haproxies are what the others are compared with.
+// haproxies are the references for the other servers.
 var haproxies = []string{haproxyDefault.name, haproxyOneThread.name}
 
-// front is where servers stand: before this service, with so many slots for it.
+// front describes what a server must do: which service it is for, and with how many slots and locks.
 type front struct {
 	service string
-	slots   int
-	locks   int // each with an address of its own and so many slots
+	slots   int // of each lock
+	locks   int // each has an address of its own
 }
 
-// haproxyConfig limits the connections to the service as tcplock does. HAProxy writes no
-// log unless it is told to.
+// haproxyConfig limits the connections to the service as tcplock does. By default HAProxy writes no
+// log.
 func (s server) haproxyConfig(f front, addrs []string, clients int) string {
 	var c strings.Builder
 	fmt.Fprintf(&c, "global\n\tno strict-limits\n\tmaxconn %d\n", clients)

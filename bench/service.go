@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// What the service and its clients say to each other, where the length does not matter.
+// What client and service send where the length does not matter.
 var (
 	request = make([]byte, 64)
 	answer  = make([]byte, 256)
 )
 
-// service is what the targets stand in front of.
+// service is the service behind the targets.
 type service struct {
 	*net.TCPListener
 	serving sync.WaitGroup
 }
 
-// newService serves each connection by a call of serve, which is to close it.
+// newService starts a service that calls serve for each connection. serve must close it.
 func newService(serve func(*net.TCPConn)) (*service, error) {
 	s, err := listen()
 	if err != nil {
@@ -58,14 +58,13 @@ func answerOnce(c *net.TCPConn) {
 	}
 }
 
-// gated is a service that serves one connection after the other, and only while the
-// gate is open. It notes how long it was left without one: from its close to its next
-// accept.
+// gated is a service that serves one connection at a time, and only while the gate is open. It
+// records the gaps without a connection: each is from a close to the next accept.
 type gated struct {
 	*service
-	gate   sync.Mutex    // held by whoever keeps it shut; guards what is below
+	gate   sync.Mutex    // locked while the gate is shut; guards the fields below
 	pause  time.Duration // how long a connection takes
-	closed time.Time     // the last one; zero: there was none since the gate opened
+	closed time.Time     // the last close; zero: there was none since the gate opened
 	gaps   []time.Duration
 }
 
@@ -106,14 +105,14 @@ func (g *gated) serve(c *net.TCPConn, accepted time.Time) {
 	c.Close()
 }
 
-// open opens the gate that is shut.
+// open opens the gate, which must be shut.
 func (g *gated) open() {
 	g.gaps, g.closed = g.gaps[:0], time.Time{}
 	g.gate.Unlock()
 }
 
-// shut shuts the gate that is open, and returns the gaps since then, in microseconds and
-// by length.
+// shut shuts the gate, which must be open. It returns the gaps since the gate was opened, in
+// microseconds, sorted.
 func (g *gated) shut() (gaps []float64) {
 	g.gate.Lock()
 	for _, gap := range g.gaps {
@@ -123,7 +122,7 @@ func (g *gated) shut() (gaps []float64) {
 	return gaps
 }
 
-// quantile of sorted values.
+// quantile returns a quantile of sorted values, of which there must be at least one.
 func quantile(sorted []float64, q float64) float64 {
 	return sorted[int(q*float64(len(sorted)-1))]
 }

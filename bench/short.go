@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// clients is how many there are at short connections, at any time.
+// clients is how many clients make short connections at the same time.
 const clients = 32
 
-// short measures connections that do nothing but ask once.
+// short measures connections that send one request and get one answer.
 func short(slots int) func(context.Context, *bench) ([]*result, error) {
 	return func(ctx context.Context, b *bench) ([]*result, error) {
 		return b.short(ctx, &result{
@@ -20,7 +20,7 @@ func short(slots int) func(context.Context, *bench) ([]*result, error) {
 	}
 }
 
-// undueHooks measures what hooks cost whose turn it is not.
+// undueHooks measures the cost of hooks that do not run for a connection.
 func undueHooks(ctx context.Context, b *bench) ([]*result, error) {
 	hook := func(moment string) string {
 		return fmt.Sprintf("\non %s {\nevery 1000000\nexec true\n}", moment)
@@ -66,7 +66,7 @@ func shortRound(ctx context.Context, r *result, t *target, d time.Duration) ([]f
 		return nil, err
 	}
 	if forgotten > 0 {
-		r.remark(fmt.Sprintf("%s let %d clients wait for %s in a round, who came again", t.name, forgotten, forgottenAfter))
+		r.remark(fmt.Sprintf("%s let %d clients wait for %s in a round; they tried again", t.name, forgotten, forgottenAfter))
 	}
 	after, err := t.cpu()
 	return []float64{float64(answered) / took.Seconds(), (after - before).Seconds() * 1e6 / float64(answered)}, err

@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// target is a server that runs, or the service itself.
+// target is a running server, or the service itself.
 type target struct {
 	server
 	*process // nil: the service itself
 	addrs    []netip.AddrPort
 	admin    string        // Caddy's admin API
 	config   string        // Caddy's
-	started  time.Duration // how long it took until it listened
+	started  time.Duration // how long the server took to start listening
 }
 
-// addr is where a target with one lock listens.
+// addr is the address of a target with one lock.
 func (t *target) addr() netip.AddrPort { return t.addrs[0] }
 
 // put starts servers in front of a service. They run until the measurement is over.
@@ -84,11 +84,11 @@ func (b *bench) start(ctx context.Context, f front, s server) (*target, error) {
 		}
 	}
 	t.started = time.Since(began)
-	// See errForgotten.
+	// The connections of listening must have gone, see errForgotten.
 	return t, t.calm(ctx, 50*time.Millisecond)
 }
 
-// stopAll ends all that put has started.
+// stopAll stops all servers that put and start have started.
 func (b *bench) stopAll() {
 	for _, t := range b.running {
 		t.stop()
@@ -96,7 +96,7 @@ func (b *bench) stopAll() {
 	b.running = nil
 }
 
-// addresses are n loopback addresses that nobody listens on, of one port if they are many.
+// addresses returns n free loopback addresses. If n > 1 they have the same port.
 func addresses(n int) ([]netip.AddrPort, error) {
 	free, err := freeAddr()
 	if err != nil {
@@ -122,8 +122,8 @@ var (
 	portsSeen  atomic.Int32
 )
 
-// freeAddr is a loopback address that nobody listens on, another each time. Its port is none
-// of those that clients connect from: one of them could be there first.
+// freeAddr returns a free loopback address, a new one at each call. Its port is below the range for
+// outgoing connections: a client could take a port of that range before the server listens.
 func freeAddr() (string, error) {
 	const lowest = 10_000
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
