@@ -22,20 +22,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The arena is a network namespace of the test's own, with Caddy, the services and the
-// clients in it, and a second one for the far clients, whose link to it can be cut. So no
-// port is anybody else's, each client can have an address of its own, whatever is left of
-// the test is easy to find, and all of it is gone when the test has ended.
+// The arena is a network namespace with Caddy, the services and the clients. A second namespace has
+// the far clients, and the link between the two can be cut. So all ports are free, each client can
+// have an address of its own, all processes of the test are easy to find, and nothing stays after
+// the test.
 
 const (
-	arenaEnv = "TCPLOCK_CHAOS_ARENA" // set inside
+	arenaEnv = "TCPLOCK_CHAOS_ARENA" // set inside the arena
 	caddyEnv = "TCPLOCK_CHAOS_CADDY" // the program to test
 
 	nearAddress = "10.0.0.1"
 	farAddress  = "10.0.0.2"
 )
 
-// runInArena runs this test again, inside, and has it end before this one does.
+// runInArena runs this test again inside the arena, and waits for its end.
 func runInArena(t *testing.T, arg, env string) {
 	cmd := exec.Command("/proc/self/exe", append(os.Args[1:], arg, "-test.run=^"+t.Name()+"$", "-test.v=true", "-test.count=1")...)
 	cmd.Env = append(os.Environ(), arenaEnv+"=1", env)
@@ -64,7 +64,7 @@ func runInArena(t *testing.T, arg, env string) {
 	}
 	left := processesIn(arena)
 	for end := time.Now().Add(patience); len(left) > 0 && t.Failed() && time.Now().Before(end); left = processesIn(arena) {
-		time.Sleep(50 * time.Millisecond) // what Caddy runs learns that it was killed
+		time.Sleep(50 * time.Millisecond) // after a failure Caddy was killed, and its processes are about to end
 	}
 	for _, pid := range left {
 		t.Errorf("left behind: process %d, %s", pid, commandLine(pid))
@@ -75,14 +75,14 @@ func runInArena(t *testing.T, arg, env string) {
 	}
 }
 
-// startBound starts a program that is killed when this process dies. The channel tells how
-// it has ended.
+// startBound starts a program that is killed when this process dies. The channel gets the result of
+// Wait.
 func startBound(cmd *exec.Cmd) (ended chan error, err error) {
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	cmd.WaitDelay = 5 * time.Second
 	ended, started := make(chan error, 1), make(chan error)
 	go func() {
-		runtime.LockOSThread() // the signal comes when the thread ends that started it
+		runtime.LockOSThread() // the signal comes when the starting thread ends
 		err := cmd.Start()
 		if started <- err; err == nil {
 			ended <- cmd.Wait()
@@ -91,7 +91,7 @@ func startBound(cmd *exec.Cmd) (ended chan error, err error) {
 	return ended, <-started
 }
 
-// lines takes output apart.
+// lines splits output into lines and calls line for each.
 type lines struct {
 	line func([]byte)
 	rest []byte
@@ -109,7 +109,8 @@ func (l *lines) Write(p []byte) (int, error) {
 	}
 }
 
-// lacks skips the test on a machine that cannot run it, unless it has to.
+// lacks skips the test on a machine that cannot run it. If TCPLOCK_REQUIRE_SERVICES is 1, the test
+// fails instead.
 func lacks(t *testing.T, format string, args ...any) {
 	t.Helper()
 	what := fmt.Sprintf(format, args...)
@@ -119,11 +120,10 @@ func lacks(t *testing.T, format string, args ...any) {
 	t.Skipf("needs %s", what)
 }
 
-// namespaceOf names the network namespace of a process.
+// namespaceOf returns the name of the network namespace of a process.
 func namespaceOf(pid int) (string, error) { return os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)) }
 
-// processesIn lists the processes in a network namespace. Those that have ended and not
-// been waited for are in none.
+// processesIn lists the processes in a network namespace. A zombie is in none.
 func processesIn(namespace string) (pids []int) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
@@ -140,12 +140,12 @@ func commandLine(pid int) string {
 	return strings.ReplaceAll(string(line), "\x00", " ")
 }
 
-// othersIn lists the processes in a network namespace but this one.
+// othersIn lists the processes in a network namespace, except this one.
 func othersIn(namespace string) []int {
 	return slices.DeleteFunc(processesIn(namespace), func(pid int) bool { return pid == os.Getpid() })
 }
 
-// farSide is where the far clients are.
+// farSide is the network namespace of the far clients.
 type farSide struct {
 	namespace *os.File
 
@@ -158,7 +158,7 @@ func furnish(t *testing.T) *farSide {
 	t.Helper()
 	far, made := &farSide{cut: make(chan struct{})}, make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this function
+		runtime.LockOSThread() // never unlocked, so the thread ends with this function
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err == nil {
 			far.namespace, err = os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
@@ -187,9 +187,9 @@ func furnish(t *testing.T) *farSide {
 	if err := far.connect(true); err != nil {
 		t.Fatal(err)
 	}
-	// At a reload Caddy opens its listener anew, and whoever the old one has not accepted
-	// by then is reset, unless the system hands these on. Then whoever has connected has
-	// arrived, and can be counted.
+	// At a reload Caddy opens a new listener. The system resets the connections that the old one
+	// has not accepted, unless this setting makes it hand them to the new one. Only then can the
+	// test expect that each connected client reaches its lock.
 	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_migrate_req", []byte("1"), 0); err != nil {
 		lacks(t, "connections that outlive their listener (Linux 5.14): %v", err)
 	}
@@ -207,7 +207,7 @@ func run(name string, args ...string) error {
 func (f *farSide) do(fn func() error) error {
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // for good: a thread that cannot go back must not be used again
+		runtime.LockOSThread() // never unlocked: no other goroutine may get this thread
 		if err := unix.Setns(int(f.namespace.Fd()), unix.CLONE_NEWNET); err != nil {
 			result <- err
 			return
@@ -217,7 +217,7 @@ func (f *farSide) do(fn func() error) error {
 	return <-result
 }
 
-// connect connects the link, or cuts it: what is sent then is lost without a word.
+// connect connects the link or cuts it. While it is cut, packets are lost without an error.
 func (f *farSide) connect(up bool) error {
 	state := "down"
 	if up {
@@ -236,7 +236,7 @@ func (f *farSide) connect(up bool) error {
 	return nil
 }
 
-// awaitCut waits until the link is cut, if it is soon.
+// awaitCut waits until the link is cut, for 5 seconds at most.
 func (f *farSide) awaitCut() {
 	f.mu.Lock()
 	cut := f.cut
@@ -247,7 +247,7 @@ func (f *farSide) awaitCut() {
 	}
 }
 
-// dialFrom connects from an address of one's own.
+// dialFrom connects from a given address, on the far side if far is not nil.
 func dialFrom(far *farSide, from netip.AddrPort, to string) (conn *net.TCPConn, err error) {
 	dial := func() error {
 		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(from), Timeout: 10 * time.Second}

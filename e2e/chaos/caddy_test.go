@@ -24,7 +24,7 @@ import (
 
 const adminAddress = "127.0.0.1:2019"
 
-// buildCaddy builds the program, with the race detector if it is asked for.
+// buildCaddy builds the program, with the race detector if TCPLOCK_CHAOS_RACE is 1.
 func buildCaddy(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "caddy")
@@ -45,7 +45,8 @@ type caddy struct {
 	http  http.Client
 }
 
-// startCaddy runs the program. Its log goes to the file, and line by line to seen.
+// startCaddy starts the program and waits for its admin API. Its log goes to a file in dir, and each
+// line to seen.
 func startCaddy(t *testing.T, dir, config string, seen func([]byte)) *caddy {
 	t.Helper()
 	log, err := os.Create(filepath.Join(dir, "caddy.log"))
@@ -80,7 +81,7 @@ func startCaddy(t *testing.T, dir, config string, seen func([]byte)) *caddy {
 	return c
 }
 
-// apiError is a refusal by the admin API.
+// apiError is an error that the admin API has answered.
 type apiError struct {
 	status int
 	text   string
@@ -88,7 +89,7 @@ type apiError struct {
 
 func (e *apiError) Error() string { return fmt.Sprintf("status %d: %s", e.status, e.text) }
 
-// call asks the admin API and reads the answer, unless into is nil.
+// call sends a request to the admin API, and decodes the answer unless into is nil.
 func (c *caddy) call(method, path, body string, into any) error {
 	text, err := c.text(method, path, body)
 	if err == nil && into != nil {
@@ -97,8 +98,8 @@ func (c *caddy) call(method, path, body string, into any) error {
 	return err
 }
 
-// text is the answer. At a reload Caddy may hang up on who has just come to its admin API: what
-// can be done twice is asked for again.
+// text returns the answer to a request. At a reload Caddy may close a connection that has just come
+// to its admin API. Then text tries again, if the request may be sent twice.
 func (c *caddy) text(method, path, body string) (text []byte, err error) {
 	twice := method == "GET" || path == "/load" || strings.HasSuffix(path, "/resume")
 	for range 10 {
@@ -130,7 +131,7 @@ func (c *caddy) ask(method, path, body string) ([]byte, error) {
 	return text, err
 }
 
-// status is what the admin API tells of a lock, as far as it is looked at here.
+// status has the parts of a lock's status that the test uses.
 type status struct {
 	Name        string
 	Slots       int
@@ -139,8 +140,8 @@ type status struct {
 	LeftOver    int `json:"left_over"`
 	Paused      *struct{}
 	Connections map[string]int
-	Holders     []place
-	Waiters     []place
+	Holders     []connection
+	Waiters     []connection
 	Workers     []struct {
 		Slot    int
 		State   string
@@ -151,7 +152,7 @@ type status struct {
 	}
 }
 
-type place struct {
+type connection struct {
 	ID     uint64
 	Client netip.AddrPort
 	State  string
@@ -176,7 +177,7 @@ func (c *caddy) locks() (all map[string]*status, err error) {
 	return all, nil
 }
 
-// size is what the process has of the things that may leak.
+// size counts what may leak in a process.
 type size struct{ goroutines, descriptors, heap int }
 
 func (s size) String() string {
@@ -188,7 +189,7 @@ var (
 	heapAlloc      = regexp.MustCompile(`# HeapAlloc = (\d+)`)
 )
 
-// size collects the garbage and looks.
+// size returns the size of Caddy after a garbage collection.
 func (c *caddy) size() (s size, stacks []byte, err error) {
 	heap, err := c.text("GET", "/debug/pprof/heap?gc=1&debug=1", "")
 	if err != nil {
@@ -212,7 +213,7 @@ func (c *caddy) size() (s size, stacks []byte, err error) {
 	return s, stacks, nil
 }
 
-// stop ends the program as an operator does.
+// stop ends the program as a service manager does.
 func (c *caddy) stop(t *testing.T) {
 	t.Helper()
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
@@ -226,7 +227,7 @@ func (c *caddy) stop(t *testing.T) {
 	}
 }
 
-// trouble are the words that must not be in the log.
+// trouble has the words that must not be in the log.
 var trouble = [][]byte{[]byte("panic"), []byte("DATA RACE"), []byte("fatal error")}
 
 func troubled(line []byte) bool {

@@ -24,9 +24,9 @@ var (
 
 const longestRound = 30 * time.Second
 
-// TestChaos lets everybody do their worst to a Caddy, in rounds. After each round all goes
-// quiet, and what clients, services, operators and Caddy itself have seen must fit
-// together, with nothing left over.
+// TestChaos runs rounds of random actions of clients, services and operators against a Caddy. After
+// each round all activity ends. Then the records of the clients, the services, the operators and
+// Caddy must agree, and nothing may be left.
 func TestChaos(t *testing.T) {
 	if end, ok := t.Deadline(); ok && time.Until(end) < *chaosFor*3/2+4*time.Minute {
 		t.Fatalf("found %s until the test's deadline, expected more than half again as long as -chaos.for, and 4m: see -timeout", time.Until(end).Round(time.Second))
@@ -40,7 +40,7 @@ func TestChaos(t *testing.T) {
 		runInArena(t, fmt.Sprintf("-chaos.seed=%d", seed), caddyEnv+"="+buildCaddy(t))
 		return
 	}
-	here, err := namespaceOf(os.Getpid()) // later, its first thread may be on the far side
+	here, err := namespaceOf(os.Getpid()) // now, since later the first thread may be on the far side
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// arena is everything there is.
+// arena has all parts of the test.
 type arena struct {
 	seed     uint64
 	dir      string
@@ -82,7 +82,7 @@ func newArena(t *testing.T, seed uint64) *arena {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			for _, text := range a.record.Load().wrong(toldOfEach) { // it may have been too early for the judge
+			for _, text := range a.record.Load().wrong(toldOfEach) { // in case the judge did not get to it
 				t.Logf("in the last round: %s", text)
 			}
 			t.Logf("seed %d, log in %s", seed, a.dir)
@@ -113,13 +113,13 @@ func newArena(t *testing.T, seed uint64) *arena {
 	refuse(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	a.caddy = startCaddy(t, a.dir, config(a.locks, random, mostSlots(a.locks)), func(line []byte) { a.record.Load().seen(line) })
-	a.round(t, -1, time.Second) // what is made once is made now
+	a.round(t, -1, time.Second) // to warm up: what Caddy allocates once is in the size at the start
 	a.began = a.settled(t)
 	t.Logf("at the start: %s", a.began)
 	return a
 }
 
-// refuse answers those who are refused.
+// refuse serves the refused connections.
 func refuse(t *testing.T) {
 	ln, err := net.Listen("tcp", busyServer)
 	if err != nil {
@@ -142,7 +142,7 @@ func refuse(t *testing.T) {
 	}()
 }
 
-// round is some time of chaos, and the look at it.
+// round runs random actions for the time d, and then checks the records.
 func (a *arena) round(t *testing.T, number int, d time.Duration) {
 	record := newRecords()
 	a.record.Store(record)
@@ -169,9 +169,9 @@ func (a *arena) round(t *testing.T, number int, d time.Duration) {
 	for _, c := range crowds {
 		c.all.Wait()
 	}
-	a.verdicts.setKind(true)
+	a.verdicts.setLenient(true)
 	a.last(t, crowds)
-	a.verdicts.setKind(false)
+	a.verdicts.setLenient(false)
 	after := a.rest(t)
 	(&judge{t: t, arena: a, records: record, before: a.before, after: after}).judge()
 	if number >= 0 {
@@ -182,9 +182,9 @@ func (a *arena) round(t *testing.T, number int, d time.Duration) {
 	}
 }
 
-// random is a generator for one of those who act in a round.
-func (a *arena) random(round, who int) *rand.Rand {
-	return rand.New(rand.NewPCG(a.seed, uint64(round+2)<<32|uint64(who)))
+// random returns the generator of one actor in a round.
+func (a *arena) random(round, actor int) *rand.Rand {
+	return rand.New(rand.NewPCG(a.seed, uint64(round+2)<<32|uint64(actor)))
 }
 
 func (a *arena) status(t *testing.T) map[string]*status {
@@ -196,8 +196,8 @@ func (a *arena) status(t *testing.T) map[string]*status {
 	return all
 }
 
-// last sends one plain client to each lock, when all others have gone. It must be served,
-// and its number says how many have come.
+// last sends one plain client to each lock after all others have gone. It must be served, and the
+// number of its connection tells how many have come to the lock.
 func (a *arena) last(t *testing.T, crowds []*crowd) {
 	for _, c := range crowds {
 		n := int(a.born.Add(1))
@@ -209,8 +209,8 @@ func (a *arena) last(t *testing.T, crowds []*crowd) {
 	}
 }
 
-// rest waits until nobody is at the locks and all has been told, and returns what is
-// told then.
+// rest waits until all locks are empty and all records are complete. It returns the status of the
+// locks.
 func (a *arena) rest(t *testing.T) (all map[string]*status) {
 	t.Helper()
 	eventually(t, "all locks are vacant, and all endings in the log", func() (lacking string) {
@@ -251,7 +251,7 @@ func (a *arena) rest(t *testing.T) (all map[string]*status) {
 	return all
 }
 
-// settled is the size of the process when it does not shrink any more.
+// settled returns the smallest of several sizes.
 func (a *arena) settled(t *testing.T) (least size) {
 	t.Helper()
 	for i := range 5 {
@@ -268,8 +268,8 @@ func (a *arena) settled(t *testing.T) (least size) {
 	return least
 }
 
-// checkSize makes sure that the process has no more than at the start, but for what
-// Caddy itself has a few more or less of from config to config.
+// checkSize checks that the process is no larger than at the start. Some difference is allowed,
+// because Caddy itself has a few more or less of each from config to config.
 func (a *arena) checkSize(t *testing.T) {
 	t.Helper()
 	most := size{a.began.goroutines + 5, a.began.descriptors + 2, a.began.heap + 8<<20}
@@ -288,7 +288,7 @@ func (a *arena) checkSize(t *testing.T) {
 	t.Errorf("leak: found %s, expected at most %s\n%s", s, most, stacks)
 }
 
-// eventually waits until nothing is lacking.
+// eventually waits until check returns "".
 func eventually(t *testing.T, what string, check func() (lacking string)) {
 	t.Helper()
 	var lacking string

@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What Caddy runs is this program as well: the workers of a lock, and the commands of its
-// hooks. They tell the test of themselves, through a socket of its own.
+// The workers of a lock and the commands of its hooks run this program too, as children of Caddy.
+// They report to the test through a unix socket.
 
-const recorderEnv = "TCPLOCK_CHAOS_RECORDER" // the socket's path
+const recorderEnv = "TCPLOCK_CHAOS_RECORDER" // the path of the socket
 
 func TestMain(m *testing.M) {
 	if recorder := os.Getenv(recorderEnv); recorder != "" && len(os.Args) == 3 {
@@ -32,13 +32,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// report is what a child tells: one of these.
+// report is what a child sends. It has one of Visit, Trouble and Hook.
 type report struct {
 	Lock    string
 	Visit   *visit `json:",omitempty"`
 	Trouble string `json:",omitempty"`
 	Hook    string `json:",omitempty"`
-	PID     int    `json:",omitempty"` // of the hook's command
+	PID     int    `json:",omitempty"` // of the command of the hook
 }
 
 func child(recorder, role, what string) error {
@@ -64,7 +64,7 @@ func child(recorder, role, what string) error {
 		}
 		return nil
 	case "worker":
-		// At one address, there is never more than one process.
+		// An address must never have more than one process.
 		file, err := os.OpenFile(filepath.Join(filepath.Dir(recorder), what+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {
 			return err
@@ -80,7 +80,7 @@ func child(recorder, role, what string) error {
 	return fmt.Errorf("found %q, expected hook or worker", role)
 }
 
-// listen takes the children's reports.
+// listen receives the reports of the children.
 func (a *arena) listen(t *testing.T) {
 	ln, err := net.Listen("unix", a.recorder())
 	if err != nil {

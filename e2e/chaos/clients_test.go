@@ -14,53 +14,53 @@ import (
 	"time"
 )
 
-// What clients do.
+// The kinds of clients.
 const (
 	plain     = "plain"      // sends its job and reads the answer to its end
 	slow      = "slow"       // the same, bit by bit
 	halfClose = "half-close" // closes its sending side after the job
-	forgets   = "forgets"    // sends its job, closes, and is gone: a print client
-	silent    = "silent"     // says nothing, and closes after a while
+	forgets   = "forgets"    // sends its job and closes, as a print client does
+	silent    = "silent"     // sends nothing, and closes after a while
 	resetting = "resetting"  // sends its job, and resets the connection after a while
 	leaving   = "leaving"    // sends a part of its job, and closes after a while
 	lingering = "lingering"  // does not close for long after the answer
-	vanishing = "vanishing"  // resets the connection when nobody can hear it
+	vanishing = "vanishing"  // resets the connection while the link is cut
 )
 
-// What a client has seen in the end.
+// What a client saw at the end.
 const (
 	sawAnswer  = "the whole answer"
 	sawRefusal = "a refusal"
 	sawPart    = "part of an answer"
 	sawEnd     = "the end"
 	sawReset   = "a reset"
-	sawNothing = "nothing" // it did not stay for it
-	sawNoEnd   = "no end"  // in all the time there is
-	sawNobody  = "nobody"  // it could not connect
+	sawNothing = "nothing"       // it did not stay
+	sawNoEnd   = "no end"        // until its deadline
+	sawNoLock  = "no connection" // it could not connect
 )
 
-// client is one client, and what it has seen.
+// client is one client, and what it saw.
 type client struct {
 	lock  string
 	kind  string
 	job   job
-	stay  time.Duration // how long those stay who do not wait for an answer
+	stay  time.Duration // how long it stays, if it does not wait for an answer
 	addr  netip.AddrPort
-	to    string    // the lock's address
+	to    string    // the address of the lock
 	begin time.Time // before it connects
 
 	connected bool
-	sent      bool      // its job is sent whole, with its end if it has one
-	finished  time.Time // when it was about to close its sending side
+	sent      bool      // it has sent its whole job, with the FIN if the job has one
+	finished  time.Time // just before it closed its sending side
 	saw       string
 	err       error
-	end       time.Time // when it saw that, or was about to leave
+	end       time.Time // when it saw that, or just before it left
 }
 
-// refusal is what the refuse handlers answer.
+// refusal is the answer of the refuse handlers.
 const refusal = "refused\n"
 
-// run is a client's life. longest is how long an answer, or the end, may take.
+// run runs the client to its end. longest is how long the answer or the end may take.
 func (c *client) run(far *farSide, longest time.Duration) {
 	c.begin = time.Now()
 	defer func() {
@@ -71,7 +71,7 @@ func (c *client) run(far *farSide, longest time.Duration) {
 	c.saw = sawNothing
 	conn, err := dialFrom(far, c.addr, c.to)
 	if err != nil {
-		c.saw, c.err = sawNobody, err
+		c.saw, c.err = sawNoLock, err
 		return
 	}
 	defer func() {
@@ -98,7 +98,7 @@ func (c *client) run(far *farSide, longest time.Duration) {
 		_ = conn.SetLinger(0)
 		return
 	}
-	// The answer may come before the job is sent.
+	// Read at the same time, since the answer may come before the whole job is sent.
 	answer := make(chan []byte)
 	go func() {
 		var got []byte
@@ -146,20 +146,20 @@ func (c *client) send(conn *net.TCPConn) error {
 	return nil
 }
 
-// finish notes that the client is about to say its last word.
+// finish records that the client is about to close its sending side.
 func (c *client) finish() {
 	if c.finished.IsZero() {
 		c.finished = time.Now()
 	}
 }
 
-// wait stays for so long, or until the other side has ended.
+// wait stays for the time d, or until the other side has closed.
 func (c *client) wait(conn *net.TCPConn, d time.Duration) {
 	_ = conn.SetReadDeadline(time.Now().Add(d))
 	_, _ = io.Copy(io.Discard, conn)
 }
 
-// look says what has come, and how it has ended.
+// look classifies what the client has got, and how the connection has ended.
 func (c *client) look(got []byte) string {
 	var timeout net.Error
 	switch {
@@ -170,7 +170,7 @@ func (c *client) look(got []byte) string {
 	case string(got) == refusal:
 		return sawRefusal
 	case len(got) > 0 && !bytes.HasPrefix([]byte(c.job.answer()), got):
-		return "somebody else's answer: " + string(got[:min(len(got), 40)])
+		return "the answer of another client: " + string(got[:min(len(got), 40)])
 	case len(got) > 0:
 		return sawPart
 	case errors.Is(c.err, syscall.ECONNRESET):
@@ -188,7 +188,7 @@ func (c *client) stays() bool {
 	return false
 }
 
-// sipping reads bit by bit.
+// sipping reads a little at a time, if slow is set.
 type sipping struct {
 	io.Reader
 	slow bool

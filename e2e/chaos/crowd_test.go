@@ -11,22 +11,22 @@ import (
 	"time"
 )
 
-// crowd are the clients of one lock.
+// crowd has the clients of one lock.
 type crowd struct {
 	lock   *arenaLock
 	index  int
-	far    *farSide // nil: they come over loopback
+	far    *farSide // nil: the clients use loopback
 	random *rand.Rand
 	record *records
-	born   *atomic.Int64 // of all rounds
+	born   *atomic.Int64 // the number of clients so far, in all rounds
 	there  atomic.Int64
 	all    sync.WaitGroup
 }
 
-const crowded = 100 // at once, but for floods
+const crowded = 100 // the most clients at once, except in floods
 
-// come lets clients come until ctx is done: one after the other in random intervals, and
-// now and then more at once than the line takes.
+// come starts clients until ctx is done: one at a time at random intervals, and now and then more at
+// once than the line takes.
 func (c *crowd) come(ctx context.Context) {
 	for ctx.Err() == nil {
 		n := 1
@@ -47,7 +47,7 @@ func (c *crowd) come(ctx context.Context) {
 	}
 }
 
-// one sends one client.
+// one starts one client.
 func (c *crowd) one() *client {
 	n := int(c.born.Add(1))
 	cl := c.lock.script(c.random, n)
@@ -62,8 +62,8 @@ func (c *crowd) one() *client {
 	return cl
 }
 
-// address is one that no other client has or had. (But the first clients of an hour-long
-// run have long gone when their addresses come round again.)
+// address returns an address that no other client has or had. (In a run of an hour addresses are used
+// again, but long after their first clients have gone.)
 func (c *crowd) address(n int) netip.AddrPort {
 	port := uint16(1024 + n%60000)
 	switch {

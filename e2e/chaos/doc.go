@@ -1,3 +1,4 @@
-// Package chaos holds a test, built with the tag chaos and on Linux only: a real Caddy under random
-// clients, services and operators, and what has to be true all the same. README.md says more.
+// Package chaos has a test that runs a real Caddy with random clients, services and operators, and
+// checks what must hold nevertheless. It is built with the tag chaos, on Linux only. README.md says
+// more.
 package chaos

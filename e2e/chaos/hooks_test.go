@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hooks are those of lock hooked. Their commands ask the test what to do.
+// hooks returns the hooks of the lock hooked. Their commands ask the test what to do.
 func hooks() string {
 	self, err := os.Executable()
 	if err != nil {
@@ -53,36 +53,36 @@ timeout 1s
 }`, self)
 }
 
-// hookTime is how long these can take for one connection: to activate it, first alone and
-// then not, and to release it.
+// hookTime is how long these hooks may take for one connection: the two activate hooks, of which one
+// waits for exclusive access and tries again, and the release hook.
 const hookTime = time.Second + 2*time.Second + 2*time.Second + time.Second
 
-// verdicts decides what hooks do.
+// verdicts decides whether hooks succeed.
 type verdicts struct {
-	mu     sync.Mutex
-	random *rand.Rand
-	given  map[string]int
-	kind   bool // nothing fails, for a while
+	mu      sync.Mutex
+	random  *rand.Rand
+	given   map[string]int
+	lenient bool // no hook fails
 }
 
-func (v *verdicts) setKind(kind bool) {
+func (v *verdicts) setLenient(lenient bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.kind = kind
+	v.lenient = lenient
 }
 
-// judgeHook looks whether the hook is alone, if it has to be, and returns its verdict:
-// none to let it hang.
+// judgeHook records the connections at the service, if the hook must run alone. It returns the
+// verdict for the hook; "" lets the hook hang.
 func (a *arena) judgeHook(record *records, r report) (verdict string) {
 	lock, hook := r.Lock, r.Hook
 	a.verdicts.mu.Lock()
 	verdict = "ok"
 	switch n := a.verdicts.random.IntN(20); {
-	case a.verdicts.kind:
+	case a.verdicts.lenient:
 	case n < 3:
 		verdict = "fail"
 	case n < 4:
-		verdict = "" // it is killed when its time is over
+		verdict = "" // the hook hangs until its timeout
 	}
 	stays := upTo(a.verdicts.random, 30*time.Millisecond)
 	a.verdicts.given[hook+" "+verdict]++
@@ -92,7 +92,7 @@ func (a *arena) judgeHook(record *records, r report) (verdict string) {
 	look := func() {
 		now, others := time.Now(), a.services[a.locks[i].service].count()
 		if unix.Kill(r.PID, 0) != nil {
-			return // its time was over before this look was: others may come again
+			return // the hook timed out before this look, so other connections may be there
 		}
 		record.note(func() { record.alone = append(record.alone, alone{lock, hook, now, others}) })
 	}

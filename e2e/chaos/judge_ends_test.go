@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// totals: whoever has arrived has ended, each in one way, and the log, the admin API and
-// the clients tell the same of it.
+// totals: each connection that has come to the lock has ended, with one outcome. The log, the admin
+// API and the clients agree on the numbers.
 func (j *judge) totals(l *arenaLock) {
 	last, logged := uint64(0), make(map[string]int)
 	for addr, e := range j.endings {
@@ -50,10 +50,10 @@ func (j *judge) totals(l *arenaLock) {
 	}
 }
 
-// always are the outcomes that always have a line in the log: of those who had a slot.
+// always has the outcomes that always have a line in the log: those of connections with a slot.
 var always = map[string]bool{"served": true, "hold_timeout": true, "service_error": true}
 
-// client: what one client has seen fits what the lock and the service tell of it.
+// client: what one client saw agrees with the records of the lock and the service.
 func (j *judge) client(c *client) {
 	e, logged := j.endings[c.addr]
 	v, l := j.byClient[c.addr], j.lock(c.lock)
@@ -62,7 +62,7 @@ func (j *judge) client(c *client) {
 	case c.saw == sawNoEnd:
 		complain("budgets")
 	case e.Outcome == "kicked" && !j.kicked[c.addr]:
-		complain("kicks: nobody has kicked this one")
+		complain("kicks: no operator has kicked this one")
 	case e.Outcome == "wait_timeout" && e.Waited < (l.wait/2).Seconds():
 		complain("times: refused before wait_timeout was over")
 	case e.Outcome == "hold_timeout" && e.Held < (l.hold/2).Seconds():
@@ -70,9 +70,9 @@ func (j *judge) client(c *client) {
 	case v != nil && !l.far && (c.kind == silent || c.kind == resetting) && v.At.Sub(c.end) > 2*onTheWay+l.hookTime:
 		complain("dead: came to the service")
 	case e.Outcome == "client_gone" && !l.far && e.At.Sub(c.end) > 2*onTheWay+l.hookTime &&
-		(e.Slot != 0 || e.Waited > (2*onTheWay).Seconds()): // else it was accepted late, and not known to the lock before
+		(e.Slot != 0 || e.Waited > (2*onTheWay).Seconds()): // otherwise it was accepted late, and the lock could not know of it
 		complain("dead: it took long to notice")
-	case c.saw == sawNobody && !l.far && !errors.Is(c.err, syscall.ECONNRESET): // the system, while a listener is replaced
+	case c.saw == sawNoLock && !l.far && !errors.Is(c.err, syscall.ECONNRESET): // a reset may come from the system at a reload
 		complain("connects")
 	case c.saw == sawAnswer && (v == nil || v.told() && !v.Answered):
 		complain("answers: one that the service did not give")
@@ -83,7 +83,7 @@ func (j *judge) client(c *client) {
 	case c.stays() && v != nil && v.Answered && e.Outcome == "served" && c.saw != sawAnswer:
 		complain("answers: not the whole")
 	}
-	// One that the service has not accepted is reset when the listener is closed.
+	// When the service closes its listener, the system resets connections that were not accepted.
 	if e.Outcome == "served" && v == nil && !l.run && !j.closed[l.name] {
 		complain("answers: served without a service")
 	}
@@ -97,8 +97,8 @@ func (j *judge) client(c *client) {
 	}
 }
 
-// spoils reports whether the service may end before it has read the job: it closes its
-// side first, and with linger 0 that is the end.
+// spoils reports whether the service may end before it has read the whole job. A service that closes
+// its sending side first ends at once with linger 0.
 func (j *judge) spoils(c *client) bool { return c.job.deed == halfDone || c.job.deed == neverEnds }
 
 func (j *judge) lock(name string) *arenaLock {
@@ -106,7 +106,7 @@ func (j *judge) lock(name string) *arenaLock {
 	return j.arena.locks[i]
 }
 
-// tell says all that is known of a client.
+// tell describes all that is known about a client.
 func (j *judge) tell(addr netip.AddrPort) string {
 	c := j.clients[addr]
 	if c == nil {
@@ -135,7 +135,7 @@ func (j *judge) tellAll(addrs []netip.AddrPort) (all []string) {
 	return all
 }
 
-// String counts what has happened.
+// String returns the numbers of a round.
 func (r *records) String() string {
 	saw := make(map[string]int)
 	for _, c := range r.clients {

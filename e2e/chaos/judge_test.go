@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// judge looks at the records of a round, when all has gone quiet. Each invariant has a
-// name, which its complaints begin with; of each the first few are told.
+// judge checks the records of a round after all activity has ended. Each complaint begins with the
+// name of its invariant. For each invariant only the first few complaints are reported.
 type judge struct {
 	t             *testing.T
 	arena         *arena
-	*records                         // nobody writes to them any more
-	before, after map[string]*status // the round
+	*records                         // complete
+	before, after map[string]*status // the status of the locks before and after the round
 	complaints    map[string]int
 }
 
@@ -48,7 +48,7 @@ func (j *judge) judge() {
 	}
 	for _, hook := range j.alone {
 		if others := j.present(j.lock(hook.lock), hook.others, hook.at); len(others) > 0 {
-			j.complain("alone", "lock %s: while hook %s ran, %v were at the service, expected nobody", hook.lock, hook.hook, j.tellAll(others))
+			j.complain("alone", "lock %s: while hook %s ran, %v were at the service, expected no connection", hook.lock, hook.hook, j.tellAll(others))
 		}
 	}
 	for _, c := range j.clients {
@@ -61,12 +61,12 @@ func (j *judge) judge() {
 	}
 }
 
-// letGo is how long a service has at least, after its client has gone or was cut, before
-// the next one comes: 200 ms if it talks on, 250 ms if it is silent.
+// letGo is the least time that a service has to close after its client has gone or was cut, before
+// the next connection comes: 200 ms if the service goes on sending, 250 ms if it is silent.
 const letGo = 190 * time.Millisecond
 
-// cutBefore reports whether a client had gone, or been cut, so long before the moment that
-// its slot may have been handed on although the service had not let go of it.
+// cutBefore reports whether a client had gone, or was cut, so long before the moment at that its slot
+// may have been handed on although the service had not closed.
 func (j *judge) cutBefore(addr netip.AddrPort, at time.Time) bool {
 	cut, ok := j.cut[addr]
 	if !ok {
@@ -77,9 +77,9 @@ func (j *judge) cutBefore(addr netip.AddrPort, at time.Time) bool {
 	return ok && at.Sub(cut) >= letGo
 }
 
-// present are those of others who count at that moment. A service that has closed its
-// sending side and reads on has said that it is done when the client is, or with linger 0
-// at once: the end of what the client has sent may still be on its way then.
+// present returns the connections of others that count as present at that moment. One does not count
+// if the service has closed its sending side and still reads: it is done when the client is, or at
+// once with linger 0. The last data of the client may still be on its way then.
 func (j *judge) present(l *arenaLock, others []netip.AddrPort, at time.Time) []netip.AddrPort {
 	return slices.DeleteFunc(slices.Clone(others), func(addr netip.AddrPort) bool {
 		c := j.clients[addr]
@@ -88,7 +88,7 @@ func (j *judge) present(l *arenaLock, others []netip.AddrPort, at time.Time) []n
 	})
 }
 
-// slots: never more at the service than there are slots.
+// slots: the service never has more connections than the lock has slots.
 func (j *judge) slots(l *arenaLock) {
 	for _, v := range j.visits[l.name] {
 		most := j.limitAt(l, v.At)
@@ -106,13 +106,13 @@ func (j *judge) slots(l *arenaLock) {
 	}
 }
 
-// limitAt is the most that may have been in force when a connection came to the service
-// at that moment. It was granted its slot shortly before.
+// limitAt is the highest number of slots that the lock may have had when a connection that came to
+// the service at that moment got its slot, which was shortly before.
 func (j *judge) limitAt(l *arenaLock, at time.Time) (most int) {
 	before := l.slots[1] // the last one of the round before
 	for _, limit := range j.limits[l.name] {
 		if limit.end.Before(at.Add(-shortly)) {
-			most, before = 0, 0 // the ones before it are in force no more
+			most, before = 0, 0 // this limit has replaced the ones before it
 		}
 		if limit.begin.Before(at) {
 			most = max(most, limit.slots)
@@ -123,10 +123,9 @@ func (j *judge) limitAt(l *arenaLock, at time.Time) (most int) {
 
 const shortly = 2 * time.Second
 
-// order: those who stay come to the service in the order in which they came to the lock.
-// Of those who were granted a slot before another, at most slots-1 can be on their way
-// when that one arrives. Where each host has a share, that holds for those of one host who
-// come by one way.
+// order: connections come to the service in the order in which they came to the lock. Up to slots-1
+// connections that got their slot earlier may still be on their way when another one arrives. If
+// each host has a share, this holds for the connections of one host at one address of the lock.
 func (j *judge) order(l *arenaLock) {
 	type arrival struct {
 		id   uint64
@@ -154,15 +153,15 @@ func (j *judge) order(l *arenaLock) {
 				}
 			}
 			if overtaken > slots-1 {
-				j.complain("order", "lock %s: connection %d of %s came to the service before %d others who had come to the lock before it (such as %d), expected at most %d",
+				j.complain("order", "lock %s: connection %d of %s came to the service before %d others that had come to the lock before it (such as %d), expected at most %d",
 					l.name, all[i].id, j.tell(all[i].addr), overtaken, later, slots-1)
 			}
 		}
 	}
 }
 
-// arrivals: who came to the lock later has a higher number than all that were seen there
-// before it even connected.
+// arrivals: the number of a connection is higher than all numbers that the admin API had shown before
+// its client connected.
 func (j *judge) arrivals(l *arenaLock) {
 	seen := j.sightings[l.name] // in order of time
 	for addr, e := range j.endings {
@@ -177,8 +176,8 @@ func (j *judge) arrivals(l *arenaLock) {
 	}
 }
 
-// pauses: nobody is let through to the service while the lock is paused, but for who was
-// on the way when that began.
+// pauses: no connection comes to the service while the lock is paused, except those that were on
+// their way when the pause began.
 func (j *judge) pauses(l *arenaLock) {
 	for _, p := range j.paused[l.name] {
 		for _, v := range j.visits[l.name] {
@@ -191,15 +190,15 @@ func (j *judge) pauses(l *arenaLock) {
 
 const onTheWay = time.Second
 
-// leftOvers: a service that never ends does not keep the slot for longer than
-// hold_timeout, and only who was cut can be left over.
+// leftOvers: a service that never closes does not keep its slot for longer than hold_timeout. Only a
+// connection that was cut can be left over.
 func (j *judge) leftOvers(l *arenaLock) {
 	most := l.hold + l.hookTime + slack/2
 	for _, v := range j.visits[l.name] {
 		handedOn, ok := j.leftOver[v.Client]
 		switch {
 		case ok && j.cut[v.Client].IsZero():
-			j.complain("left over", "lock %s: nobody has cut %s", l.name, j.tell(v.Client))
+			j.complain("left over", "lock %s: this connection was not cut: %s", l.name, j.tell(v.Client))
 		case l.hold > 0 && v.told() && v.Left.Sub(v.At) > most && (!ok || handedOn.Sub(v.At) > most) && j.clients[v.Client].job.deed == neverEnds:
 			j.complain("left over", "lock %s: the slot was not handed on in time (at %s) from %s", l.name, handedOn.Format(clock), j.tell(v.Client))
 		}

@@ -10,76 +10,76 @@ import (
 	"time"
 )
 
-// arenaLock is one lock of the arena: its route, who comes to it, and what holds for it.
+// arenaLock describes one lock of the arena: its route, its clients, and what must hold.
 type arenaLock struct {
 	name    string
-	listen  []string // more than one: each with a priority of its own, from 0 on
-	service string   // its address; empty: it has workers
+	listen  []string // if more than one, the priority of each is its index
+	service string   // its address; empty: the lock has workers
 	workers []string
 	run     bool // the workers are processes of the lock
 
 	slots    [2]int // the least and the most
-	fifo     bool   // the service sees clients in the order in which they came
-	keep     bool   // half_closed keep, always
+	fifo     bool   // the service must get the connections in order
+	keep     bool   // always half_closed keep
 	linger   string // empty: sometimes 0 and sometimes the default
 	far      bool   // its clients are on the far side
 	hosts    int    // how many addresses its clients share; 0: each has its own
 	perHost  int    // max_per_client
-	waiting  int    // max_waiting at least
+	waiting  int    // the least max_waiting
 	wait     time.Duration
 	hold     time.Duration // hold_timeout; 0: none
 	hooks    string
 	hookTime time.Duration // how long the hooks of one connection may take
 
-	kinds map[string]int // of clients, and how often
-	deeds map[string]int
-	pause time.Duration // between two clients, on average
-	busy  time.Duration // of the service with one, on average
+	kinds map[string]int // the kinds of clients by weight
+	deeds map[string]int // the deeds of the service by weight
+	pause time.Duration  // between two clients, on average
+	busy  time.Duration  // how long the service needs for a client, on average
 }
 
 const (
 	base       = "127.0.0.1:"
-	busyServer = base + "9999" // answers those who are refused
+	busyServer = base + "9999" // answers refused connections
 )
 
-// arenaLocks are the locks under test. All their limits may change with each reload, but
-// for what is said here.
+// arenaLocks returns the locks under test. Each reload may change all their settings that are not
+// fixed here.
 func arenaLocks() []*arenaLock {
-	everybody := map[string]int{plain: 6, slow: 2, halfClose: 6, forgets: 4, silent: 1, resetting: 3, leaving: 2, lingering: 1}
+	allKinds := map[string]int{plain: 6, slow: 2, halfClose: 6, forgets: 4, silent: 1, resetting: 3, leaving: 2, lingering: 1}
 	harmless := map[string]int{answers: 10, trickles: 2, halfDone: 2, hangsUp: 1, resets: 1}
 	anything := map[string]int{answers: 15, trickles: 3, halfDone: 3, hangsUp: 1, resets: 1, neverEnds: 1}
 	plainer := map[string]int{answers: 15, trickles: 4, hangsUp: 1, resets: 1, neverEnds: 1}
 	return []*arenaLock{
-		{ // one slot, for ever
+		{ // always one slot
 			name: "one", listen: []string{base + "9001"}, service: base + "9101",
 			linger: "1s", slots: [2]int{1, 1}, fifo: true, keep: true, waiting: 20, wait: 4 * time.Second,
-			kinds: everybody, deeds: harmless, pause: 50 * time.Millisecond, busy: 20 * time.Millisecond,
+			kinds: allKinds, deeds: harmless, pause: 50 * time.Millisecond, busy: 20 * time.Millisecond,
 		},
-		{ // more, and not always as many
+		{ // a changing number of slots
 			name: "many", listen: []string{base + "9002"}, service: base + "9102",
 			slots: [2]int{1, 6}, fifo: true, waiting: 20, wait: 4 * time.Second, hold: 2 * time.Second,
-			kinds: everybody, deeds: plainer, pause: 40 * time.Millisecond, busy: 50 * time.Millisecond,
+			kinds: allKinds, deeds: plainer, pause: 40 * time.Millisecond, busy: 50 * time.Millisecond,
 		},
-		{ // processes of the lock's own, which are killed
+		{ // workers with processes of the lock, which are killed
 			name: "pool", listen: []string{base + "9003"}, workers: []string{base + "9131", base + "9132", base + "9133"}, run: true,
 			linger: "0", slots: [2]int{1, 3}, keep: true, waiting: 20, wait: 6 * time.Second, hold: 2 * time.Second,
-			kinds: everybody, deeds: anything, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
+			kinds: allKinds, deeds: anything, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
-		{ // workers that somebody else runs, and that refuse for a while
+		{ // workers without processes, which refuse connections for a while
 			name: "shared", listen: []string{base + "9004"}, workers: []string{base + "9141", base + "9142"},
 			linger: "1s", slots: [2]int{2, 2}, keep: true, waiting: 20, wait: 6 * time.Second, hold: 2 * time.Second,
-			kinds: everybody, deeds: anything, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
+			kinds: allKinds, deeds: anything, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
 		{ // few hosts, each with a share, and two priorities
 			name: "fair", listen: []string{base + "9005", base + "9006"}, service: base + "9105",
 			linger: "0", slots: [2]int{3, 3}, keep: true, waiting: 20, wait: 4 * time.Second, hosts: 4, perHost: 1,
-			kinds: everybody, deeds: harmless, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
+			kinds: allKinds, deeds: harmless, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
 		{ // hooks that fail and hang
 			name: "hooked", listen: []string{base + "9007"}, service: base + "9107",
 			linger: "1s", slots: [2]int{2, 2}, fifo: true, keep: true, waiting: 10, wait: 4 * time.Second, hold: 2 * time.Second,
 			hooks: hooks(), hookTime: hookTime,
-			kinds: everybody, deeds: anything, pause: 150 * time.Millisecond, busy: 20 * time.Millisecond,
+			kinds: allKinds, deeds: anything, pause: 150 * time.Millisecond, busy: 20 * time.Millisecond,
 		},
 		{ // clients behind a link that is cut
 			name: "far", listen: []string{nearAddress + ":9008"}, service: base + "9108", far: true,
@@ -90,7 +90,7 @@ func arenaLocks() []*arenaLock {
 	}
 }
 
-// mostSlots are the slots of a round's begin and end.
+// mostSlots returns the most slots of each lock: a round begins and ends with them.
 func mostSlots(locks []*arenaLock) map[string]int {
 	slots := make(map[string]int)
 	for _, l := range locks {
@@ -99,7 +99,7 @@ func mostSlots(locks []*arenaLock) map[string]int {
 	return slots
 }
 
-// config is a Caddyfile with all locks, with limits drawn from the generator.
+// config returns a Caddyfile with all locks and random settings.
 func config(locks []*arenaLock, random *rand.Rand, slots map[string]int) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "{\nadmin %s\npersist_config off\nskip_install_trust\nauto_https off\nstorage_clean_interval off\ngrace_period 1s\n", adminAddress)
@@ -124,7 +124,7 @@ func (l *arenaLock) upstream() string {
 	return l.service
 }
 
-// settings are the lock's own lines.
+// settings returns the block of the lock.
 func (l *arenaLock) settings(random *rand.Rand, slots int) string {
 	var text strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&text, format+"\n", args...) }
@@ -168,7 +168,7 @@ func (l *arenaLock) settings(random *rand.Rand, slots int) string {
 	return text.String()
 }
 
-// budget is the longest that a client can be on its way, if it stays for its answer.
+// budget is the longest time until a client has its answer.
 func (l *arenaLock) budget() time.Duration {
 	hold := l.hold
 	if hold == 0 {
@@ -179,10 +179,10 @@ func (l *arenaLock) budget() time.Duration {
 
 const (
 	slack    = 20 * time.Second // for a machine that is busy with other things
-	patience = 60 * time.Second // for what will happen unless there is a bug
+	patience = 60 * time.Second // how long to wait for what must happen
 )
 
-// pick draws one, each as often as its weight says.
+// pick draws a random name by weight.
 func pick(random *rand.Rand, weights map[string]int, order []string) string {
 	sum := 0
 	for _, weight := range weights {
@@ -202,18 +202,18 @@ var (
 	deedOrder = []string{answers, trickles, halfDone, hangsUp, resets, neverEnds}
 )
 
-// upTo is some time of less than d.
+// upTo returns a random time of less than d.
 func upTo(random *rand.Rand, d time.Duration) time.Duration {
 	return time.Duration(random.Int64N(int64(d)))
 }
 
-// script is a new client of the lock.
+// script returns a new random client of the lock.
 func (l *arenaLock) script(random *rand.Rand, number int) *client {
 	c := &client{lock: l.name, kind: pick(random, l.kinds, kindOrder), stay: upTo(random, 400*time.Millisecond)}
 	c.job = job{number: number, deed: pick(random, l.deeds, deedOrder), in: random.IntN(2000), out: random.IntN(5000)}
 	c.job.delay = time.Duration(random.ExpFloat64() * float64(l.busy))
 	c.job.delay = min(c.job.delay, 20*l.busy)
-	if random.IntN(10) == 0 { // more than the buffers on its way
+	if random.IntN(10) == 0 { // more than the buffers on the way hold
 		c.job.in, c.job.out = c.job.in*200, c.job.out*200
 	}
 	switch c.kind {
@@ -221,7 +221,7 @@ func (l *arenaLock) script(random *rand.Rand, number int) *client {
 		c.job.fin = true
 	case forgets:
 		c.job.fin = true
-		if c.job.deed == halfDone || c.job.deed == resets { // it would be reset while it sends
+		if c.job.deed == halfDone || c.job.deed == resets { // either could reset it while it sends
 			c.job.deed = answers
 		}
 	case lingering:
@@ -230,7 +230,7 @@ func (l *arenaLock) script(random *rand.Rand, number int) *client {
 	if c.job.deed == neverEnds {
 		c.job.delay = time.Second + upTo(random, 3*time.Second)
 		if random.IntN(5) == 0 {
-			c.job.delay = time.Hour // that is, as long as the others come
+			c.job.delay = time.Hour // that is, until the end of the round
 		}
 	}
 	return c

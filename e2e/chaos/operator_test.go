@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// operator is all that is done to Caddy, the services and the net in one round.
+// operator does what happens to Caddy, the services and the network in one round.
 type operator struct {
 	arena  *arena
 	record *records
@@ -26,14 +26,14 @@ type operator struct {
 	reloads int
 	slowest time.Duration
 
-	all     sync.WaitGroup // of what goes on by itself
+	all     sync.WaitGroup // actions in the background
 	mu      sync.Mutex
 	deeds   map[string]int
 	pausing map[*arenaLock]bool
 }
 
-// did counts what was done. At a reload Caddy may hang up on who has just come to its admin
-// API.
+// did counts an action. An action without an answer is no error, since at a reload Caddy may close a
+// connection that has just come to its admin API.
 func (o *operator) did(what string, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -52,7 +52,7 @@ func (o *operator) String() string {
 	return fmt.Sprintf("%d reloads, the slowest took %s; %v", o.reloads, o.slowest.Round(time.Millisecond), o.deeds)
 }
 
-// must counts what cannot fail.
+// must counts an action that must not fail.
 func (o *operator) must(what string, err error) {
 	if err != nil {
 		o.record.note(func() { o.record.broken = append(o.record.broken, what+": "+err.Error()) })
@@ -60,8 +60,7 @@ func (o *operator) must(what string, err error) {
 	o.did(what, err)
 }
 
-// reload loads another config every 200 ms, in which a lock has another number of slots
-// now and then.
+// reload loads a config every 200 ms. Now and then it changes the number of slots of a lock.
 func (o *operator) reload(ctx context.Context, random *rand.Rand) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -82,7 +81,7 @@ func (o *operator) reload(ctx context.Context, random *rand.Rand) {
 	}
 }
 
-// load loads a config with that many slots.
+// load loads a config with the slots in o.slots.
 func (o *operator) load(random *rand.Rand) error {
 	begin := time.Now()
 	err := o.arena.caddy.call("POST", "/load", config(o.arena.locks, random, o.slots), nil)
@@ -97,7 +96,7 @@ func (o *operator) load(random *rand.Rand) error {
 	return err
 }
 
-// act looks at the locks again and again, and does to one of them what an operator can do.
+// act gets the status of the locks again and again, and each time does something to one of them.
 func (o *operator) act(ctx context.Context, random *rand.Rand) {
 	for sleep(ctx, upTo(random, 200*time.Millisecond)) {
 		all, err := o.arena.caddy.locks()
@@ -118,7 +117,7 @@ func (o *operator) act(ctx context.Context, random *rand.Rand) {
 	}
 }
 
-// newest is the newest connection there is.
+// newest is the number of the newest connection, 0 if there is none.
 func (s *status) newest() (id uint64) {
 	for _, p := range slices.Concat(s.Holders, s.Waiters) {
 		id = max(id, p.ID)
@@ -132,10 +131,10 @@ func (o *operator) verb(ctx context.Context, l *arenaLock, s *status, random *ra
 		o.did(what, err)
 		return err
 	}
-	// later does it while the operator goes on.
+	// later does the same in the background.
 	later := func(what string) { o.all.Go(func() { _ = post(what) }) }
 	o.mu.Lock()
-	pausing := o.pausing[l] // somebody else may not change that pause
+	pausing := o.pausing[l] // then no other action may change the pause
 	o.mu.Unlock()
 	pause := func(f func()) {
 		o.pauses(l, true)
@@ -178,7 +177,7 @@ func (o *operator) pauses(l *arenaLock, yes bool) {
 	o.pausing[l] = yes
 }
 
-func (o *operator) kick(l *arenaLock, p place) {
+func (o *operator) kick(l *arenaLock, p connection) {
 	begin := time.Now()
 	err := o.arena.caddy.call("POST", fmt.Sprintf("/tcplock/locks/%s/kick?id=%d", l.name, p.ID), "", nil)
 	o.did("kick", err)
@@ -192,8 +191,7 @@ func (o *operator) kick(l *arenaLock, p place) {
 	}
 }
 
-// trouble happens to the services and the net: listeners that are closed for a while,
-// workers that are killed, the link that is cut.
+// trouble closes listeners for a while, kills workers, and cuts the link.
 func (o *operator) trouble(ctx context.Context, random *rand.Rand) {
 	for sleep(ctx, upTo(random, 2*time.Second)) {
 		wait := upTo(random, 800*time.Millisecond)
@@ -215,7 +213,7 @@ func (o *operator) trouble(ctx context.Context, random *rand.Rand) {
 	}
 }
 
-// kill kills a worker.
+// kill kills the process of a worker.
 func (o *operator) kill(random *rand.Rand) {
 	all, err := o.arena.caddy.locks()
 	if err != nil {
@@ -239,7 +237,7 @@ func (o *operator) kill(random *rand.Rand) {
 	}
 }
 
-// sleep returns false if ctx was done before.
+// sleep waits for d. It returns false if ctx is done before.
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
@@ -249,7 +247,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// rest ends what goes on by itself, so that all can go quiet.
+// rest waits for the actions in the background, and ends all pauses.
 func (o *operator) rest(t *testing.T, random *rand.Rand) {
 	t.Helper()
 	o.all.Wait()

@@ -11,23 +11,23 @@ import (
 	"time"
 )
 
-// What clients, services, operators and Caddy's log tell of one round. A client's address
-// is its own, in all rounds, and what joins the four.
+// The records of one round come from the clients, the services, the operators and Caddy's log. Each
+// client of the test has an address of its own, which connects its records.
 
 // visit is a connection as the service saw it.
 type visit struct {
 	Client netip.AddrPort
 	At     time.Time
-	Others []netip.AddrPort // who was at the service when it came
-	Worker string           // which service it was
-	PID    int              // its process
+	Others []netip.AddrPort // the other connections at the service when it came
+	Worker string           // the address of the service
+	PID    int              // the process of the service
 
-	Left     time.Time // zero: it has not yet, or its process was killed
-	Whole    bool      // the job was read whole, with its end if it has one
-	Answered bool      // the answer was written whole
+	Left     time.Time // zero: it has not left yet, or the process was killed
+	Whole    bool      // the service has read the whole job, with the FIN if the job has one
+	Answered bool      // the service has written the whole answer
 }
 
-// ending is a connection's line in Caddy's log.
+// ending is the line of a connection in Caddy's log.
 type ending struct {
 	Lock       string
 	Client     netip.AddrPort
@@ -39,16 +39,15 @@ type ending struct {
 	At         time.Time `json:"-"` // of the line
 }
 
-// stays reports whether it goes on: its process may have been killed.
+// stays reports whether the visit goes on. It does not if the process was killed.
 func (v *visit) stays() bool {
 	return !v.told() && syscall.Kill(v.PID, 0) == nil
 }
 
-// told reports whether the service has told how it ended.
+// told reports whether the service has reported the end of the visit.
 func (v *visit) told() bool { return !v.Left.IsZero() }
 
-// alone is what a hook that has to be alone has found at the service, from its begin to
-// its end.
+// alone has the connections at the service while a hook ran that must run alone.
 type alone struct {
 	lock   string
 	hook   string
@@ -56,16 +55,16 @@ type alone struct {
 	others []netip.AddrPort
 }
 
-// limit is how many slots a lock has had from a moment on.
+// limit is the number of slots of a lock from a reload on.
 type limit struct {
 	begin, end time.Time // of the reload
 	slots      int
 }
 
-// span is a time.
+// span is a period of time.
 type span struct{ begin, end time.Time }
 
-// sighting is the newest connection that the admin API has shown at a moment.
+// sighting is the number of the newest connection that the admin API has shown at a moment.
 type sighting struct {
 	at time.Time
 	id uint64
@@ -74,20 +73,20 @@ type sighting struct {
 type records struct {
 	mu        sync.Mutex
 	clients   map[netip.AddrPort]*client
-	visits    map[string][]*visit // by lock, in order
+	visits    map[string][]*visit // by lock, in order of time
 	byClient  map[netip.AddrPort]*visit
 	endings   map[netip.AddrPort]ending
-	unlogged  map[string]int // by lock
+	unlogged  map[string]int // by lock: how many endings have no line in the log
 	cut       map[netip.AddrPort]time.Time
 	kicked    map[netip.AddrPort]bool
 	leftOver  map[netip.AddrPort]time.Time // since when
-	paused    map[string][]span            // by lock: when it certainly was
-	closed    map[string]bool              // by lock: its service's listener was, for a while
+	paused    map[string][]span            // by lock: when it was certainly paused
+	closed    map[string]bool              // by lock: whether its service's listener was closed for a while
 	alone     []alone
 	limits    map[string][]limit
 	sightings map[string][]sighting
-	logged    []string // what must not be in Caddy's log
-	broken    []string // what else was wrong at once
+	logged    []string // lines that must not be in Caddy's log
+	broken    []string // other errors that were found during the round
 }
 
 func newRecords() *records {
@@ -113,7 +112,7 @@ func (r *records) note(f func()) {
 	f()
 }
 
-// wrong tells some of what was wrong at once.
+// wrong returns some of the errors that were found during the round.
 func (r *records) wrong(most int) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,7 +120,7 @@ func (r *records) wrong(most int) []string {
 	return all[:min(len(all), most)]
 }
 
-// came notes a visit when it begins, or when it ends.
+// came records a visit when it begins, and again when it ends.
 func (r *records) came(lock string, v *visit) {
 	r.note(func() {
 		before := r.byClient[v.Client]
@@ -137,7 +136,7 @@ func (r *records) came(lock string, v *visit) {
 	})
 }
 
-// seen takes in a line of Caddy's log.
+// seen records a line of Caddy's log.
 func (r *records) seen(line []byte) {
 	if troubled(line) {
 		r.note(func() { r.logged = append(r.logged, "in Caddy's log: "+string(line)) })

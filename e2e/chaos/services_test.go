@@ -16,25 +16,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a service does with a job. The client says which: so a client's script says all
-// of one connection, and what is to be expected of it.
+// What a service does with a job. The client sends its choice with the job. So the script of a client
+// describes the whole connection and its expected result.
 const (
-	answers   = "answers"   // at once, or after a delay
-	trickles  = "trickles"  // answers bit by bit
-	halfDone  = "half-done" // answers and closes its sending side before it reads the job
-	hangsUp   = "hangs-up"  // closes without an answer
-	resets    = "resets"
-	neverEnds = "never-ends" // neither answers nor closes, whatever the client does, for long
+	answers   = "answers"    // answers at once, or after a delay
+	trickles  = "trickles"   // answers bit by bit
+	halfDone  = "half-done"  // answers and closes its sending side before it reads the job
+	hangsUp   = "hangs-up"   // closes without an answer
+	resets    = "resets"     // resets the connection
+	neverEnds = "never-ends" // neither answers nor closes for long, whatever the client does
 )
 
-// job is what a client asks for: the line that it sends first.
+// job is the first line that a client sends.
 type job struct {
 	number int
 	deed   string
 	delay  time.Duration
-	in     int  // bytes that follow
-	fin    bool // and then the client closes its sending side
-	out    int  // bytes of the answer
+	in     int  // how many bytes follow
+	fin    bool // whether the client closes its sending side after them
+	out    int  // the length of the answer in bytes, about
 }
 
 func (j job) String() string {
@@ -46,19 +46,19 @@ func parseJob(line string) (j job, err error) {
 	return j, err
 }
 
-// answer is what the client gets for it.
+// answer is the answer to the job.
 func (j job) answer() string {
 	return fmt.Sprintf("answer %d %s\n", j.number, strings.Repeat("x", j.out))
 }
 
-// service is behind a lock, or is one of its workers. It counts who is there.
+// service is the service of a lock, or one of its workers. It knows which connections are open.
 type service struct {
 	addr string
 	lock string
 	note func(*visit)
 
 	mu       sync.Mutex
-	quit     chan struct{} // closed: nobody hangs on any more
+	quit     chan struct{} // closed: all waits end
 	listener net.Listener
 	here     map[*guest]bool
 }
@@ -74,7 +74,7 @@ func newService(addr, lock string, note func(*visit)) (*service, error) {
 	return s, s.open()
 }
 
-// open listens; close refuses who comes, until it is opened again.
+// open starts to listen. After close, connections are refused until open is called again.
 func (s *service) open() error {
 	ln, err := net.Listen("tcp", s.addr)
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *service) close() {
 	s.listener.Close()
 }
 
-// release ends what hangs on.
+// release ends all waits, so that connections that do not end by themselves end now.
 func (s *service) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,8 +109,8 @@ func (s *service) release() {
 	s.quit = make(chan struct{})
 }
 
-// enter lets a guest in and serves it. Who it is, the proxy says at once: only then it
-// counts, since a worker is also looked at by connections that say nothing.
+// enter serves a connection. It counts once the proxy has sent its PROXY header, which comes at once.
+// A connection that sends nothing does not count: it is a probe of a worker.
 func (s *service) enter(g *guest) {
 	r := bufio.NewReader(g)
 	_ = g.SetReadDeadline(time.Now().Add(patience))
@@ -136,8 +136,8 @@ func (s *service) enter(g *guest) {
 	}()
 }
 
-// leave ends a connection. It is counted out before it is closed: only then can the lock
-// know, and send the next one.
+// leave ends a connection. It lowers the count before it closes, because after that the lock may send
+// the next connection.
 func (s *service) leave(g *guest) {
 	s.mu.Lock()
 	delete(s.here, g)
@@ -145,8 +145,8 @@ func (s *service) leave(g *guest) {
 	g.Close()
 }
 
-// others lists those who are connected: whose connection has not been closed by the
-// service, and neither by the proxy in both directions. With the mutex held.
+// others returns the open connections: the service has not closed them, and neither has the proxy in
+// both directions. The mutex must be held.
 func (s *service) others() (others []netip.AddrPort) {
 	for g := range s.here {
 		if !g.gone() {
@@ -162,11 +162,11 @@ func (s *service) count() []netip.AddrPort {
 	return s.others()
 }
 
-// The states of a TCP connection that has ended in both directions, or is about to.
+// ended has the states of a TCP connection that is closed in both directions, or will be.
 var ended = map[uint8]bool{6: true, 7: true, 9: true, 11: true} // TIME_WAIT, CLOSE, LAST_ACK, CLOSING
 
-// gone reports whether the proxy's socket is closed, if that can be told: of one that has
-// closed its sending side while the service has not, it cannot.
+// gone reports whether the proxy has closed its socket. If the service has not closed its own sending
+// side, the system cannot tell whether the proxy has closed both sides or one. Then gone is false.
 func (g *guest) gone() bool {
 	raw, err := g.SyscallConn()
 	if err != nil {
@@ -182,7 +182,7 @@ func (g *guest) gone() bool {
 func (s *service) serve(g *guest, r *bufio.Reader, v *visit) {
 	line, err := r.ReadString('\n')
 	if err != nil {
-		return // a client that has said nothing, or not enough
+		return // the client has sent no whole line
 	}
 	j, err := parseJob(line)
 	if err != nil {
@@ -220,7 +220,7 @@ func (s *service) serve(g *guest, r *bufio.Reader, v *visit) {
 	}
 }
 
-// wait waits, for less if nobody is to hang on any more.
+// wait waits for d, or until release is called.
 func (s *service) wait(d time.Duration) {
 	s.mu.Lock()
 	quit := s.quit
