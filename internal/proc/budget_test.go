@@ -13,8 +13,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
-// The budget counts at least as many descriptors as commands really have, and none when they have
-// ended.
+// The budget counts at least as many descriptors as commands have open, and none after their end.
 func TestDescriptorsOfACommand(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")

@@ -22,8 +22,8 @@ func Environment(environ []string) []string {
 	})
 }
 
-// CheckCommand refuses what cannot be a command, and placeholders: what a command is must not
-// depend on what a client sends.
+// CheckCommand returns an error if command is empty or has a placeholder. A placeholder could let a
+// client choose which program runs.
 func CheckCommand(command string) error {
 	if command == "" {
 		return errors.New("command: found none, expected a name or a path")
@@ -34,7 +34,7 @@ func CheckCommand(command string) error {
 	return nil
 }
 
-// CheckVariable refuses what cannot be the name of a variable for a command.
+// CheckVariable returns an error if name cannot be the name of an environment variable.
 func CheckVariable(name string) error {
 	if name == "" || strings.ContainsAny(name, "={") {
 		return fmt.Errorf("env: found name %q, expected one without = and placeholders", name)

@@ -156,7 +156,7 @@ func (g *Group) signal(sig syscall.Signal) error {
 	return err
 }
 
-// Close frees what the group needs. It must be called after the group was killed and the process
+// Close ends the guard. It must be called after the group was killed and the process
 // waited for, or if the process has not started.
 func (g *Group) Close() {
 	if g.pid != 0 {

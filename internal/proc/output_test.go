@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// The error takes the first line of the output that is not empty, without what moves a cursor,
-// and no more than 200 bytes of it. An output that is empty adds nothing.
+// Explain adds the first line that is not empty to the error: at most 200 bytes, in printable
+// characters. An empty output adds nothing.
 func TestOutputErrorLine(t *testing.T) {
 	long := strings.Repeat("é", 150)
 	for printed, want := range map[string]string{
@@ -30,8 +30,8 @@ func TestOutputErrorLine(t *testing.T) {
 	}
 }
 
-// However the output is cut into pieces, the same is kept of it. Nothing of it is kept
-// twice: the end is that of what did not fit.
+// What is kept of an output does not depend on the sizes of the writes. Nothing is kept twice: the
+// end only has bytes that did not fit into the first part.
 func TestOutputPieces(t *testing.T) {
 	const line = "0123456789\n"
 	for _, test := range []struct {

@@ -1,4 +1,4 @@
-// Package fdstest looks that the budget of descriptors counts what is really open.
+// Package fdstest checks that the budget of descriptors counts all that are open.
 package fdstest
 
 import (
@@ -9,9 +9,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
-// WantCounted starts ten of something, and looks that the budget counts at least as many
-// descriptors as they really have, and none when they have ended. start ends what it has started
-// when its test ends.
+// WantCounted calls start ten times. It checks that the budget counts at least as many descriptors as
+// are then open, and none after the end. What start has started must end when the test t of start
+// ends.
 func WantCounted(t *testing.T, start func(t *testing.T)) {
 	t.Helper()
 	open := func() int {
@@ -22,9 +22,8 @@ func WantCounted(t *testing.T, start func(t *testing.T)) {
 		return len(entries)
 	}
 	const n = 10
-	// What the test before has left to end would be taken away from another budget than the one
-	// that it was added to.
-	testkit.Poll(t, "the end of what the test before has left", func() bool { return fds.Process.InUse() == "" })
+	// What still runs of the test before would be added to one budget and taken away from another.
+	testkit.Poll(t, "the end of all that the test before has started", func() bool { return fds.Process.InUse() == "" })
 	whole := fds.Process
 	fds.Process = fds.New(1024)
 	t.Cleanup(func() { fds.Process = whole })
