@@ -12,6 +12,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
 // UnmarshalCaddyfile sets up the Handler from Caddyfile tokens. Syntax:
@@ -73,7 +74,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}},
 		"service": {Own: func(d *caddyfile.Dispenser) error {
-			h.Service = new(Service)
+			h.Service = new(service.Service)
 			return h.Service.UnmarshalCaddyfile(d)
 		}},
 		"max_per_client":         opts.One(&h.MaxPerClient, opts.Number),

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -128,17 +129,17 @@ func (l *lock) noteUnreachable(slot int) {
 }
 
 // noteProcess tells of what has happened to a slot's process.
-func (l *lock) noteProcess(e processEvent) {
-	slot := strconv.Itoa(e.slot)
-	switch e.event {
+func (l *lock) noteProcess(e service.Event) {
+	slot := strconv.Itoa(e.Slot)
+	switch e.Name {
 	case status.EventRestarted:
-		l.record.ServiceRestarts.WithLabelValues(slot, e.reason).Inc()
+		l.record.ServiceRestarts.WithLabelValues(slot, e.Reason).Inc()
 	case status.EventFailed:
 		l.record.ServiceFailures.WithLabelValues(slot).Inc()
 	}
-	event := status.Event{Event: e.event, Slot: e.slot, Worker: e.worker, Reason: e.reason, PID: e.pid}
-	if e.err != nil {
-		event.Error = e.err.Error()
+	event := status.Event{Event: e.Name, Slot: e.Slot, Worker: e.Worker, Reason: e.Reason, PID: e.PID}
+	if e.Err != nil {
+		event.Error = e.Err.Error()
 	}
 	l.publish(event)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -59,7 +60,7 @@ func TestEventsAtShutdown(t *testing.T) {
 		}
 		s.load(Settings{})
 		s.lock.cancel()
-		s.lock.noteProcess(processEvent{event: status.EventStopped, reason: status.StopAsked})
+		s.lock.noteProcess(service.Event{Name: status.EventStopped, Reason: status.StopAsked})
 		s.lock.shutDown()
 		if len(heard.names) != 1 || heard.names[0] != "tcplock_stopped" {
 			t.Errorf("found events %v, expected tcplock_stopped", heard.names)

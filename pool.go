@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -37,7 +38,7 @@ type poolLock interface {
 	logger() *zap.Logger
 	publish(status.Event)
 	noteUnreachable(slot int)
-	noteProcess(processEvent)
+	noteProcess(service.Event)
 }
 
 // worker is what stands behind one slot. It stays the slot's as long as the lock lives or
@@ -99,7 +100,7 @@ func (w *worker) end(why outOfService) {
 // error the slot is out of service.
 func (w *worker) reach(ctx context.Context, check time.Duration) error {
 	if p := w.running(); p != nil {
-		if err := p.ready(ctx); err != nil {
+		if err := p.Ready(ctx); err != nil {
 			return err
 		}
 	}
@@ -121,7 +122,7 @@ func (w *worker) reach(ctx context.Context, check time.Duration) error {
 // down leaves the worker out for a while, after a connection has not reached it. If its
 // process has ended meanwhile there is no need: the slot is out until another is ready.
 func (w *worker) down(err error) {
-	if p := w.running(); p != nil && !p.missed() {
+	if p := w.running(); p != nil && !p.Missed() {
 		return
 	}
 	w.mu.Lock()

@@ -4,6 +4,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
 // A worker whose process is the lock's to run: what the slot's holders and the settings
@@ -16,28 +18,28 @@ import (
 // ended is called when the slot's holder is done, before the slot is given back.
 func (w *worker) ended(reached, counts bool) {
 	if p := w.running(); p != nil {
-		p.ended(reached, counts)
+		p.Ended(reached, counts)
 	}
 }
 
 // reached is called at the first sign that the slot's holder has reached the service.
 func (w *worker) reached() {
 	if p := w.running(); p != nil {
-		p.reached()
+		p.Reached()
 	}
 }
 
 // restart has the process restarted, if the lock runs it, before the slot's next holder.
 func (w *worker) restart(reason string) {
 	if p := w.running(); p != nil {
-		p.restart(reason)
+		p.Restart(reason)
 	}
 }
 
 // restartDue reports whether the process is to be restarted when the slot is vacant.
 func (w *worker) restartDue() bool {
 	p := w.running()
-	return p != nil && p.snapshot().Due != ""
+	return p != nil && p.Snapshot().Due != ""
 }
 
 // vacated is called when the slot has been given back. The pool's mutex decides between
@@ -56,7 +58,7 @@ func (w *worker) vacated() {
 	case p.dismissed:
 		w.dismiss(p)
 	default:
-		p.vacated()
+		p.Vacated()
 	}
 	if !w.named {
 		w.pool.drop(w)
@@ -81,7 +83,7 @@ func (w *worker) remove() {
 }
 
 // supervise makes the process behind the worker what the settings say, nil being none.
-func (w *worker) supervise(s *Service) {
+func (w *worker) supervise(s *service.Service) {
 	switch p := w.running(); {
 	case p == nil && s != nil:
 		w.launch(s)
@@ -95,17 +97,17 @@ func (w *worker) supervise(s *Service) {
 		w.mu.Lock()
 		p.dismissed = false
 		w.mu.Unlock()
-		p.replace(s)
+		p.Replace(s)
 		p.takeName(w.pool.lock.name())
 	}
 }
 
-func (w *worker) launch(s *Service) {
+func (w *worker) launch(s *service.Service) {
 	w.takeOut(outRemoved) // until set has done with it, also if nothing is started yet
-	p := &processSlot{worker: w, name: w.pool.lock.name(), noted: make(map[processID]<-chan struct{})}
+	p := &processSlot{worker: w, name: w.pool.lock.name(), noted: make(map[service.ID]<-chan struct{})}
 	ends.Lock()
-	p.supervisor = newSupervisor(s, processID{p.name, w.slot, w.address}, p, w.pool.lock.logger, w.pool.lock.noteProcess, p.before()...)
-	p.note(p.name, p.done)
+	p.Supervisor = service.Supervise(s, service.ID{Lock: p.name, Slot: w.slot, Worker: w.address}, p, w.pool.lock.logger, w.pool.lock.noteProcess, p.before()...)
+	p.note(p.name, p.Done())
 	ends.Unlock()
 	w.pool.processes = append(w.pool.processes, p)
 	w.mu.Lock()
@@ -123,8 +125,8 @@ func (p *processSlot) takeName(name string) {
 	defer ends.Unlock()
 	old := p.name
 	p.name = name
-	p.note(old, p.rename(name, p.before()...))
-	p.note(name, p.done)
+	p.note(old, p.Rename(name, p.before()...))
+	p.note(name, p.Done())
 }
 
 // dismiss ends p, or has vacated do it if the slot has a holder.
@@ -137,22 +139,24 @@ func (w *worker) dismiss(p *processSlot) {
 	}
 	w.mu.Unlock()
 	if p.over {
-		p.halt()
+		p.Halt()
 	}
 }
 
 // processSlot is a worker's process and how it takes its slot out of service. Its two
 // variables are changed with the mutexes of both pool and worker held.
 type processSlot struct {
-	*supervisor
+	*service.Supervisor
 	worker    *worker
-	name      string                        // of the lock, as the supervisor knows it; the pool's mutex guards it
-	noted     map[processID]<-chan struct{} // what it has in ends, whose mutex guards it
-	dismissed bool                          // no config in force wants it
-	over      bool                          // it is dismissed, and nobody holds the slot, which it has no say in any more
+	name      string                         // of the lock, as the supervisor knows it; the pool's mutex guards it
+	noted     map[service.ID]<-chan struct{} // what it has in ends, whose mutex guards it
+	dismissed bool                           // no config in force wants it
+	over      bool                           // it is dismissed, and nobody holds the slot, which it has no say in any more
 }
 
-func (p *processSlot) out() (vacant bool) {
+// Out, In, Fresh and Gone implement service.Slot.
+
+func (p *processSlot) Out() (vacant bool) {
 	p.worker.mu.Lock()
 	defer p.worker.mu.Unlock()
 	if p.over {
@@ -162,7 +166,7 @@ func (p *processSlot) out() (vacant bool) {
 	return p.worker.pool.lock.out(p.worker.slot)
 }
 
-func (p *processSlot) in() {
+func (p *processSlot) In() {
 	p.worker.mu.Lock()
 	defer p.worker.mu.Unlock()
 	if !p.dismissed {
@@ -170,10 +174,10 @@ func (p *processSlot) in() {
 	}
 }
 
-func (p *processSlot) fresh() { p.worker.restored() }
+func (p *processSlot) Fresh() { p.worker.restored() }
 
-// gone lets the next process come, or, if there is to be none, somebody else's.
-func (p *processSlot) gone() {
+// Gone lets the next process come, or, if there is to be none, somebody else's.
+func (p *processSlot) Gone() {
 	ends.Lock()
 	for place, end := range p.noted {
 		if ends.last[place] == end {
@@ -200,10 +204,10 @@ func (p *pool) occupied(address string) bool {
 
 // places are what only one process can have at a time: a slot, after which its directory
 // may be named, and an address.
-func (p *processSlot) places(name string) []processID {
-	places := []processID{{lock: name, slot: p.worker.slot}}
+func (p *processSlot) places(name string) []service.ID {
+	places := []service.ID{{Lock: name, Slot: p.worker.slot}}
 	if p.worker.address != "" {
-		places = append(places, processID{lock: name, worker: p.worker.address})
+		places = append(places, service.ID{Lock: name, Worker: p.worker.address})
 	}
 	return places
 }
@@ -232,8 +236,8 @@ func (p *processSlot) note(name string, end <-chan struct{}) {
 // come back while its processes were ending.
 var ends = struct {
 	sync.Mutex
-	last map[processID]<-chan struct{}
-}{last: make(map[processID]<-chan struct{})}
+	last map[service.ID]<-chan struct{}
+}{last: make(map[service.ID]<-chan struct{})}
 
 // waitForProcesses returns when those of all locks have ended, which all have been told.
 func waitForProcesses() {
@@ -251,7 +255,7 @@ func (p *pool) halt() []*processSlot {
 	processes := slices.Clone(p.processes)
 	p.mu.Unlock()
 	for _, one := range processes {
-		one.halt()
+		one.Halt()
 	}
 	return processes
 }
@@ -259,6 +263,6 @@ func (p *pool) halt() []*processSlot {
 // stop ends all processes, and returns when they have ended.
 func (p *pool) stop() {
 	for _, one := range p.halt() {
-		<-one.done
+		<-one.Done()
 	}
 }

@@ -10,12 +10,13 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 var errCrash = errors.New("exit status 1")
 
-func service(s Service, workers ...string) Settings {
+func withService(s service.Service, workers ...string) Settings {
 	return Settings{Workers: workers, Service: &s}
 }
 
@@ -25,7 +26,7 @@ func service(s Service, workers ...string) Settings {
 func TestRestartEndsBackOff(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.deaf = true
-		s.load(service(Service{}, "a:1"))
+		s.load(withService(service.Service{}, "a:1"))
 		s.until(time.Second)
 		s.comes(guest{name: "x", stays: time.Second})
 		s.until(12 * time.Second)
@@ -52,7 +53,7 @@ func TestRestartEndsBackOff(t *testing.T) {
 // That it has reached neither is nothing against the one that it was never let to.
 func TestMissedProcessHasEnded(t *testing.T) {
 	playPool(t, func(s *poolStage) {
-		s.load(service(Service{}, "a:1"), s.hook(hook.Hook{On: hook.Activate}, &fakeStep{name: "hook", takes: 3 * time.Second}))
+		s.load(withService(service.Service{}, "a:1"), s.hook(hook.Hook{On: hook.Activate}, &fakeStep{name: "hook", takes: 3 * time.Second}))
 		s.until(11 * time.Second)
 		s.comes(guest{name: "x", stays: time.Second})
 		s.let(func() { s.deaf = true })
@@ -139,18 +140,18 @@ func TestProcessForOneClient(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			playPool(t, func(s *poolStage) {
 				s.deaf = c.deaf
-				s.load(service(Service{}, "a:1"))
+				s.load(withService(service.Service{}, "a:1"))
 				s.until(time.Second)
 				s.comes(c.client)
 				s.until(2 * time.Second)
 				s.let(func() { s.deaf = false })
 				s.last().exit(c.status)
 				s.until(c.again - time.Millisecond)
-				if now := s.lock.pool.worker(1).running().snapshot(); now.State == status.ProcessReady {
+				if now := s.lock.pool.worker(1).running().Snapshot(); now.State == status.ProcessReady {
 					t.Errorf("the next process was ready before %s", c.again)
 				}
 				s.until(c.again)
-				if now := s.lock.pool.worker(1).running().snapshot(); now.State != status.ProcessReady {
+				if now := s.lock.pool.worker(1).running().Snapshot(); now.State != status.ProcessReady {
 					t.Errorf("found %+v at %s, expected it ready", now, c.again)
 				}
 			})
@@ -168,7 +169,7 @@ func TestServiceTakenAway(t *testing.T) {
 	played := func(script func(s *poolStage)) {
 		t.Helper()
 		playPool(t, func(s *poolStage) {
-			s.load(service(Service{Command: "x"}, "a:1"))
+			s.load(withService(service.Service{Command: "x"}, "a:1"))
 			s.until(time.Second)
 			s.comes(guest{name: "x", stays: 4 * time.Second, tail: 4 * time.Second})
 			s.until(2 * time.Second)
@@ -187,7 +188,7 @@ func TestServiceTakenAway(t *testing.T) {
 	})
 	played(func(s *poolStage) {
 		s.until(3 * time.Second)
-		s.load(service(Service{Command: "x"}, "a:1"))
+		s.load(withService(service.Service{Command: "x"}, "a:1"))
 		s.expect(`
 			1s x at 1 a:1
 			5s y at 1 a:1`)
@@ -197,7 +198,7 @@ func TestServiceTakenAway(t *testing.T) {
 	})
 	played(func(s *poolStage) {
 		s.until(5500 * time.Millisecond)
-		s.load(service(Service{Command: "x", Start: startLazy}, "a:1"))
+		s.load(withService(service.Service{Command: "x", Start: service.StartLazy}, "a:1"))
 		s.expect(`
 			1s x at 1 a:1
 			7s y at 1 a:1`)
@@ -217,7 +218,7 @@ func TestServiceTakenAway(t *testing.T) {
 // serves at once, and the end of that process changes nothing.
 func TestSlotOfEndingProcess(t *testing.T) {
 	playPool(t, func(s *poolStage) {
-		s.load(service(Service{}, "a:1"))
+		s.load(withService(service.Service{}, "a:1"))
 		s.until(time.Second)
 		s.load(Settings{Workers: []string{"b:1"}})
 		s.comes(guest{name: "x", stays: 200 * time.Millisecond})
@@ -232,14 +233,14 @@ func TestSlotOfEndingProcess(t *testing.T) {
 // A worker that is given back while its process is ending is out of service until then, even
 // if its next process is not to be started before a client comes: the others serve.
 func TestSuccessorIsOut(t *testing.T) {
-	lazy := Service{Start: startLazy}
+	lazy := service.Service{Start: service.StartLazy}
 	playPool(t, func(s *poolStage) {
 		s.endsAfter = 5 * time.Second
-		s.load(service(Service{}, "a:1", "b:1"))
+		s.load(withService(service.Service{}, "a:1", "b:1"))
 		s.until(time.Second)
-		s.load(service(lazy, "a:1"))
+		s.load(withService(lazy, "a:1"))
 		s.until(2 * time.Second)
-		s.load(service(lazy, "a:1", "b:1"))
+		s.load(withService(lazy, "a:1", "b:1"))
 		s.comes(guest{name: "x", stays: time.Second})
 		synctest.Wait()
 		s.comes(guest{name: "y", stays: time.Second})
@@ -260,16 +261,16 @@ func TestSuccessorIsOut(t *testing.T) {
 func TestRemovedWorkerComesBack(t *testing.T) {
 	for _, at := range []time.Duration{5 * time.Second, 6 * time.Second, 6*time.Second + 1} {
 		playPool(t, func(s *poolStage) {
-			s.load(service(Service{}, "a:1"))
+			s.load(withService(service.Service{}, "a:1"))
 			s.until(time.Second)
 			s.comes(guest{name: "w", stays: time.Minute})
-			s.load(service(Service{}, "a:1", "b:1"))
+			s.load(withService(service.Service{}, "a:1", "b:1"))
 			s.until(4 * time.Second)
 			s.comes(guest{name: "x", stays: 2 * time.Second})
 			s.until(5 * time.Second)
-			s.load(service(Service{}, "a:1"))
+			s.load(withService(service.Service{}, "a:1"))
 			time.Sleep(at - time.Since(s.start)) // and not until all is quiet
-			s.load(service(Service{}, "a:1", "b:1"))
+			s.load(withService(service.Service{}, "a:1", "b:1"))
 			s.until(20 * time.Second)
 			s.comes(guest{name: "y", stays: time.Second})
 			s.expect(`
@@ -285,7 +286,7 @@ func TestRemovedWorkerComesBack(t *testing.T) {
 func TestIdleHookWhileRestarting(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.endsAfter = 5 * time.Second
-		s.load(service(Service{RestartEvery: 1}, "a:1"),
+		s.load(withService(service.Service{RestartEvery: 1}, "a:1"),
 			s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(2500 * time.Millisecond)}, &fakeStep{name: "idle"}))
 		s.until(time.Second)
 		s.comes(guest{name: "x", stays: time.Second})
@@ -300,7 +301,7 @@ func TestIdleHookWhileRestarting(t *testing.T) {
 // when somebody happens to look.
 func TestRestartWhenHolderHasGone(t *testing.T) {
 	playPool(t, func(s *poolStage) {
-		s.load(service(Service{}, "a:1"))
+		s.load(withService(service.Service{}, "a:1"))
 		s.until(time.Second)
 		s.comes(guest{name: "x", stays: 2 * time.Second})
 		s.until(2 * time.Second)

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
 // Clients of several addresses and priorities, reloads from any settings to any others,
@@ -36,7 +37,7 @@ func TestPoolAtRandom(t *testing.T) {
 			s.lock.resume()
 			s.let(func() { s.endsAfter, s.readyAfter, s.deaf, s.down = 0, 0, false, make(map[string]bool) })
 			n := len(addresses)
-			last := []Settings{service(Service{}, addresses...), {Workers: addresses}, {Slots: n, Service: &Service{}}, {Slots: n}}[seed%4]
+			last := []Settings{withService(service.Service{}, addresses...), {Workers: addresses}, {Slots: n, Service: &service.Service{}}, {Slots: n}}[seed%4]
 			s.load(last)
 			s.until(time.Since(s.start) + time.Hour)
 			if workers := s.lock.status(0).Workers; last.pooled() && len(workers) != n || !last.pooled() && len(workers) > 0 {
@@ -59,7 +60,9 @@ func TestPoolAtRandom(t *testing.T) {
 var addresses = []string{"a:1", "a:2", "b:1", "b:2"}
 
 func randomSettings(random *rand.Rand) (s Settings) {
-	seconds := func(ns ...int) caddy.Duration { return caddy.Duration(ns[random.IntN(len(ns))]) * second }
+	seconds := func(ns ...int) caddy.Duration {
+		return caddy.Duration(ns[random.IntN(len(ns))]) * caddy.Duration(time.Second)
+	}
 	if random.IntN(4) == 0 {
 		s.Slots = random.IntN(4)
 	} else {
@@ -68,9 +71,9 @@ func randomSettings(random *rand.Rand) (s Settings) {
 		s.Workers = s.Workers[:1+random.IntN(len(addresses))]
 	}
 	if random.IntN(4) > 0 {
-		s.Service = &Service{
+		s.Service = &service.Service{
 			Command:         []string{"x", "y"}[random.IntN(2)],
-			Start:           []string{startEager, startLazy}[random.IntN(2)],
+			Start:           []string{service.StartEager, service.StartLazy}[random.IntN(2)],
 			Ready:           []string{"", "z:1"}[random.IntN(2)],
 			RestartEvery:    random.IntN(4),
 			RestartInterval: seconds(0, 0, 15),
@@ -90,7 +93,7 @@ func randomHooks(s *poolStage, random *rand.Rand) (hooks []*hook.Hook) {
 		hooks = append(hooks, s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 5}, Exclusive: true}, &fakeStep{name: "alone", takes: time.Second}))
 	}
 	if random.IntN(3) == 0 {
-		hooks = append(hooks, s.hook(hook.Hook{On: hook.Idle, IdleFor: 2 * second}, &fakeStep{name: "idle", takes: time.Second}))
+		hooks = append(hooks, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(2 * time.Second)}, &fakeStep{name: "idle", takes: time.Second}))
 	}
 	if random.IntN(3) == 0 {
 		hooks = append(hooks, s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "release", takes: time.Second}))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
 // poolStage is a hookStage with workers behind the lock, and processes behind them if the
@@ -37,8 +38,11 @@ type poolStage struct {
 func playPool(t *testing.T, script func(s *poolStage)) {
 	t.Helper()
 	var s *poolStage
-	starting = func(spec *Service, id processID, _ func() *zap.Logger) (process, error) { return s.launch(spec, id) }
-	defer func() { starting = startProcess }()
+	before := service.Starting
+	service.Starting = func(spec *service.Service, id service.ID, _ func() *zap.Logger) (service.Process, error) {
+		return s.launch(spec, id)
+	}
+	defer func() { service.Starting = before }()
 	playHooks(t, func(h *hookStage) {
 		s = &poolStage{hookStage: h, down: make(map[string]bool), readyAfter: time.Second, endsAfter: time.Second}
 		script(s)
@@ -50,7 +54,7 @@ func playPool(t *testing.T, script func(s *poolStage)) {
 	ends.Lock()
 	defer ends.Unlock()
 	for place := range ends.last {
-		if place.lock == s.lock.name() {
+		if place.Lock == s.lock.name() {
 			t.Errorf("found a process at %+v that others would wait for, expected none", place)
 		}
 	}
@@ -59,7 +63,7 @@ func playPool(t *testing.T, script func(s *poolStage)) {
 // actor is a process of the stage.
 type actor struct {
 	s      *poolStage
-	id     processID
+	id     service.ID
 	number int
 	over   chan struct{}
 
@@ -74,16 +78,16 @@ type actor struct {
 	fails   error // its start
 }
 
-func (s *poolStage) launch(_ *Service, id processID) (process, error) {
+func (s *poolStage) launch(_ *service.Service, id service.ID) (service.Process, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, other := range s.processes {
 		if other.ended {
 			continue
 		}
-		if other.id.slot == id.slot || id.worker != "" && other.id.worker == id.worker {
+		if other.id.Slot == id.Slot || id.Worker != "" && other.id.Worker == id.Worker {
 			s.t.Errorf("at %s: process of slot %d at %q started beside that of slot %d at %q",
-				time.Since(s.start), id.slot, id.worker, other.id.slot, other.id.worker)
+				time.Since(s.start), id.Slot, id.Worker, other.id.Slot, other.id.Worker)
 		}
 	}
 	a := &actor{s: s, id: id, number: len(s.processes) + 1, over: make(chan struct{}),
@@ -92,16 +96,22 @@ func (s *poolStage) launch(_ *Service, id processID) (process, error) {
 	return a, nil
 }
 
-func (a *actor) pid() int                { return a.number }
-func (a *actor) exited() <-chan struct{} { return a.over }
-func (a *actor) cause() error            { return a.status }
-func (a *actor) memory() (uint64, error) { return 0, nil }
-func (a *actor) release()                {}
-func (a *actor) kill()                   { a.exit(errors.New("killed")) }
+func (a *actor) PID() int                { return a.number }
+func (a *actor) Exited() <-chan struct{} { return a.over }
+func (a *actor) Cause() error            { return a.status }
+func (a *actor) Memory() (uint64, error) { return 0, nil }
+func (a *actor) Release()                {}
+func (a *actor) Kill()                   { a.exit(errors.New("killed")) }
 
-func (a *actor) ready(ctx context.Context) error {
-	if err := readyOrOver(ctx, a.readyIn, a); err != nil {
-		return err
+func (a *actor) Ready(ctx context.Context) error {
+	timer := time.NewTimer(a.readyIn)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-a.over:
+		return errors.New("it has ended before it was ready")
 	}
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -109,7 +119,7 @@ func (a *actor) ready(ctx context.Context) error {
 	return a.fails
 }
 
-func (a *actor) terminate() {
+func (a *actor) Terminate() {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	if a.asked || a.ended {
@@ -120,7 +130,7 @@ func (a *actor) terminate() {
 		a.s.mu.Lock()
 		defer a.s.mu.Unlock()
 		if guest != "" && guest == a.guest {
-			a.s.t.Errorf("at %s: process of slot %d asked to end under client %s", at, a.id.slot, guest)
+			a.s.t.Errorf("at %s: process of slot %d asked to end under client %s", at, a.id.Slot, guest)
 		}
 	})
 	a.asked, a.listens = true, false
@@ -148,7 +158,7 @@ func (s *poolStage) alive(worker string) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.processes {
-		if !a.ended && (worker == "" || a.id.worker == worker) {
+		if !a.ended && (worker == "" || a.id.Worker == worker) {
 			n++
 		}
 	}
@@ -251,7 +261,7 @@ func (s *poolStage) connect(slot, worker string, c guest, hooked bool) (over <-c
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.processes {
-		if a.ended || fmt.Sprint(a.id.slot) != slot || a.id.worker != worker {
+		if a.ended || fmt.Sprint(a.id.Slot) != slot || a.id.Worker != worker {
 			continue
 		}
 		switch {

@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -46,7 +47,7 @@ func TestTriesAreTimeInLine(t *testing.T) {
 func TestFailedStartIsTimeInLine(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.readyAfter, s.readyErr = 3*time.Second, errCrash
-		s.load(Settings{Workers: []string{"a:1"}, Service: &Service{Start: startLazy}, WaitTimeout: 5 * second})
+		s.load(Settings{Workers: []string{"a:1"}, Service: &service.Service{Start: service.StartLazy}, WaitTimeout: caddy.Duration(5 * time.Second)})
 		s.comes(guest{name: "x"})
 		s.expect("5s x refused: wait_timeout")
 	})
@@ -55,7 +56,7 @@ func TestFailedStartIsTimeInLine(t *testing.T) {
 // The time in hooks is not: after them the client has as much of its wait_timeout as before.
 func TestHooksAreNotTimeInLine(t *testing.T) {
 	playPool(t, func(s *poolStage) {
-		s.load(Settings{Workers: []string{"a:1"}, WaitTimeout: 2 * second},
+		s.load(Settings{Workers: []string{"a:1"}, WaitTimeout: caddy.Duration(2 * time.Second)},
 			s.hook(hook.Hook{On: hook.Activate}, &fakeStep{name: "hook", takes: 3 * time.Second}))
 		s.down["a:1"] = true
 		s.comes(guest{name: "x"})

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -29,7 +30,7 @@ func nothingAwaited(t *testing.T, names ...string) {
 	defer ends.Unlock()
 	for place := range ends.last {
 		for _, name := range names {
-			if place.lock == name {
+			if place.Lock == name {
 				t.Errorf("found a process at %+v that others would wait for, expected none", place)
 			}
 		}
@@ -40,13 +41,13 @@ func nothingAwaited(t *testing.T, names ...string) {
 // lock's name in its environment, so it is restarted: at once, or when its client has gone.
 func TestRenameRestartsProcesses(t *testing.T) {
 	playPool(t, func(s *poolStage) {
-		s.load(service(Service{}, "a:1"))
+		s.load(withService(service.Service{}, "a:1"))
 		s.until(1500 * time.Millisecond)
-		s.load(service(Service{}, "a:1", "b:1"))
+		s.load(withService(service.Service{}, "a:1", "b:1"))
 		s.until(2 * time.Second) // the second is not ready yet
 		s.comes(guest{name: "x", stays: 8 * time.Second})
 		s.until(4 * time.Second)
-		s.rename("new", service(Service{}, "a:1", "b:1"))
+		s.rename("new", withService(service.Service{}, "a:1", "b:1"))
 		s.until(5500 * time.Millisecond)
 		if due := s.lock.pool.list()[0].status().Process.Due; due != status.RestartConfig {
 			t.Errorf("found a restart of the worker with a client that is due for %q, expected %s", due, status.RestartConfig)
@@ -60,7 +61,7 @@ func TestRenameRestartsProcesses(t *testing.T) {
 		}
 		var names []string
 		for _, a := range s.processes {
-			names = append(names, a.id.lock)
+			names = append(names, a.id.Lock)
 		}
 		if len(names) != 4 || names[0] != "stage" || names[1] != "stage" || names[2] != "new" || names[3] != "new" {
 			t.Errorf("found processes of locks %v, expected two of stage and two of new", names)
@@ -77,35 +78,35 @@ func TestRenameRestartsProcesses(t *testing.T) {
 // other lock's process waits for that, and no longer.
 func TestOldNameOfProcessIsFree(t *testing.T) {
 	playPool(t, func(s *poolStage) {
-		s.load(service(Service{}, "a:1"))
+		s.load(withService(service.Service{}, "a:1"))
 		s.until(2 * time.Second)
 		s.comes(guest{name: "x", stays: 8 * time.Second})
 		s.until(4 * time.Second)
-		s.rename("new", service(Service{}, "a:1"))
+		s.rename("new", withService(service.Service{}, "a:1"))
 
 		other := enterLock("stage")
 		if other == s.lock {
 			t.Fatal("found the renamed lock under its old name")
 		}
-		c := &config{lock: other, name: "stage", defined: true, settings: service(Service{}, "a:1"), events: s.events}
+		c := &config{lock: other, name: "stage", defined: true, settings: withService(service.Service{}, "a:1"), events: s.events}
 		c.logTo(zap.NewNop())
 		startedAs := func() (names []string) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			for _, a := range s.processes {
-				names = append(names, a.id.lock)
+				names = append(names, a.id.Lock)
 			}
 			return names
 		}
-		before := starting
-		starting = func(spec *Service, id processID, logger func() *zap.Logger) (process, error) {
-			if id.lock == "stage" { // the stage takes it for one of its own lock's, beside the other
-				id.slot, id.worker = 2, ""
+		before := service.Starting
+		service.Starting = func(spec *service.Service, id service.ID, logger func() *zap.Logger) (service.Process, error) {
+			if id.Lock == "stage" { // the stage takes it for one of its own lock's, beside the other
+				id.Slot, id.Worker = 2, ""
 			}
 			return before(spec, id, logger)
 		}
 		other.activate(c)
-		starting = before
+		service.Starting = before
 		s.until(9500 * time.Millisecond)
 		if got := startedAs(); len(got) != 1 {
 			t.Errorf("found processes %v, expected the first one only: it has a client", got)
@@ -142,54 +143,6 @@ func TestStatusHistoryOfRenamedLock(t *testing.T) {
 			t.Errorf("found %v, expected 10 samples of lock new alone, all but the first with one in line", told.Locks)
 		}
 	})
-}
-
-// A process is renamed in each state. One that is ready or being started is restarted; the
-// others are only started under the new name next time. The next start waits for those who
-// have the new name's place, and the old name's place is free when the process has ended.
-func TestSupervisorRename(t *testing.T) {
-	isOver := func(over <-chan struct{}) bool {
-		select {
-		case <-over:
-			return true
-		default:
-			return false
-		}
-	}
-	perform(t, &Service{}, func(s *stage) {
-		s.sleep(500 * time.Millisecond)
-		starting := s.rename("one")
-		s.sleep(3 * time.Second)
-		if !isOver(starting) || s.identity().lock != "one" {
-			t.Error("found the old name's process still there, expected another one")
-		}
-		s.come()
-		before := make(chan struct{})
-		ready := s.rename("two", before)
-		s.sleep(time.Second)
-		if isOver(ready) {
-			t.Error("found the old name's process ended, expected it to serve its client")
-		}
-		s.leave()
-		s.sleep(3 * time.Second)
-		if !isOver(ready) {
-			t.Error("found the old name's process still there, expected its end")
-		}
-		close(before)
-		s.sleep(1500 * time.Millisecond)
-		s.last().exit()
-		s.sleep(500 * time.Millisecond)
-		if !isOver(s.rename("three")) { // it backs off
-			t.Error("found a process of the old name, expected none")
-		}
-		s.sleep(3 * time.Second)
-	},
-		"0s: out, start 1",
-		"500ms: term 1",
-		"1.5s: exit 1, start 2", "2.5s: in, started",
-		"3.5s: out", "4.5s: term 2", "5.5s: exit 2",
-		"7.5s: start 3", "8.5s: in, restarted config",
-		"9s: exit 3, out", "10s: start 4", "11s: in, restarted exit")
 }
 
 // Users enter and leave a lock from many sides. It does not end under any of them, and none

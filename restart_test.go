@@ -11,6 +11,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -90,7 +91,7 @@ func TestRestartOfHangingService(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			playPool(t, func(s *poolStage) {
-				s.load(service(Service{}, "a:1"))
+				s.load(withService(service.Service{}, "a:1"))
 				s.until(2 * sec)
 				c := s.holds(nil)
 				time.AfterFunc(test.ends-2*sec, c.end)
@@ -124,7 +125,7 @@ func TestRestartOfHangingService(t *testing.T) {
 // not cut while that goes on; when the service says no more it is.
 func TestRestartLeavesAnAnsweredClient(t *testing.T) {
 	playPool(t, func(s *poolStage) {
-		s.load(service(Service{}, "a:1"))
+		s.load(withService(service.Service{}, "a:1"))
 		s.until(2 * sec)
 		says := make(chan string)
 		c := s.holds(says)
@@ -155,7 +156,7 @@ func TestRestartLeavesAnAnsweredClient(t *testing.T) {
 // is hold_timeout that ends it.
 func TestOtherRestartsWait(t *testing.T) {
 	playPool(t, func(s *poolStage) {
-		s.load(service(Service{}, "a:1"))
+		s.load(withService(service.Service{}, "a:1"))
 		s.until(2 * sec)
 		c := s.holds(nil)
 		c.end()

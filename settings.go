@@ -12,6 +12,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
 // Settings are the settings of a lock. Durations are strings such as "20s" or
@@ -34,8 +35,8 @@ type Settings struct {
 	WorkerCheck caddy.Duration `json:"worker_check,omitempty"`
 
 	// The process behind each slot, to be started and restarted by the lock. Default:
-	// none, the service is somebody else's to run.
-	Service *Service `json:"service,omitempty"`
+	// none, the lock does not run the service.
+	Service *service.Service `json:"service,omitempty"`
 
 	// How many slots one client, which is one IP address (of IPv6 a /64), may hold at
 	// once. Those of its connections that would have more are passed over until one of
@@ -160,7 +161,7 @@ func (s *Settings) checkWorkers() error {
 		return errors.New("worker_check: found no workers, expected some")
 	}
 	if s.Service != nil {
-		return s.Service.checkSlots(s.addresses())
+		return s.Service.CheckSlots(s.addresses())
 	}
 	return nil
 }
@@ -176,7 +177,7 @@ func (s *Settings) checkPool() error {
 		return fmt.Errorf("workers: found %d, expected at most %d", len(addresses), maxSlots)
 	}
 	if s.Service != nil {
-		if err := s.Service.check(); err != nil {
+		if err := s.Service.Check(); err != nil {
 			return fmt.Errorf("service: %w", err)
 		}
 	}

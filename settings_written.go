@@ -20,7 +20,7 @@ func (s Settings) written() Settings {
 		s.Slots = s.slots()
 	}
 	if s.Service != nil {
-		service := s.Service.written()
+		service := s.Service.Written()
 		s.Service = &service
 	}
 	s.Hooks = slices.Clone(s.Hooks)
@@ -28,13 +28,6 @@ func (s Settings) written() Settings {
 		written := hook.Written()
 		s.Hooks[i] = &written
 	}
-	return s
-}
-
-func (s Service) written() Service {
-	s.Start = cmp.Or(s.Start, startEager)
-	s.ReadyTimeout = cmp.Or(s.ReadyTimeout, caddy.Duration(defaultReadyTimeout))
-	s.StopTimeout = cmp.Or(s.StopTimeout, caddy.Duration(defaultStopTimeout))
 	return s
 }
 

@@ -114,7 +114,7 @@ func (w *worker) status() status.Worker {
 	if p == nil {
 		return s
 	}
-	process := p.snapshot()
+	process := p.Snapshot()
 	s.Process = &process
 	switch { // the process may have changed its state meanwhile
 	case s.State == status.WorkerUp && process.State == status.ProcessStopped:

@@ -1,4 +1,6 @@
-package tcplock
+// Package service runs the process behind a slot: it starts the process, knows when it is ready, restarts
+// it between two clients of the slot, and ends it.
+package service
 
 import (
 	"cmp"
@@ -92,10 +94,13 @@ type Service struct {
 	StopTimeout caddy.Duration `json:"stop_timeout,omitempty"`
 }
 
+// When a process is started, see Service.Start.
 const (
-	startEager = "eager"
-	startLazy  = "lazy"
+	StartEager = "eager"
+	StartLazy  = "lazy"
+)
 
+const (
 	defaultReadyTimeout = time.Minute
 	defaultStopTimeout  = 10 * time.Second
 )
@@ -123,9 +128,9 @@ func size(s string) (Size, error) {
 	return Size(n), nil
 }
 
-// check refuses values that are out of range. The Caddyfile calls it after each option,
+// Check refuses values that are out of range. The Caddyfile calls it after each option,
 // so that its error carries the option's file and line.
-func (s *Service) check() error {
+func (s *Service) Check() error {
 	if err := proc.CheckCommand(s.Command); err != nil {
 		return err
 	}
@@ -137,8 +142,8 @@ func (s *Service) check() error {
 	if err := s.checkTexts(); err != nil {
 		return err
 	}
-	if s.Start != "" && s.Start != startEager && s.Start != startLazy {
-		return fmt.Errorf("start: found %q, expected %s or %s", s.Start, startEager, startLazy)
+	if s.Start != "" && s.Start != StartEager && s.Start != StartLazy {
+		return fmt.Errorf("start: found %q, expected %s or %s", s.Start, StartEager, StartLazy)
 	}
 	if err := s.checkReady(); err != nil {
 		return err
@@ -187,7 +192,7 @@ func (s *Service) checkReady() error {
 func (s *Service) checkTexts() error {
 	check := func(name string, texts ...string) error {
 		for _, text := range texts {
-			if err := vars.Check(text, processID{}.values()); err != nil {
+			if err := vars.Check(text, ID{}.values()); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
@@ -205,10 +210,10 @@ func (s *Service) checkTexts() error {
 		check("ready_command", s.ReadyCommand...))
 }
 
-// checkSlots refuses a service if it cannot be known when the process of a slot is ready. It
-// is not part of check, because the options of a block come in any order. A slot without
+// CheckSlots refuses a service if it cannot be known when the process of a slot is ready. It
+// is not part of Check, because the options of a block come in any order. A slot without
 // a worker has an empty address.
-func (s *Service) checkSlots(addresses []string) error {
+func (s *Service) CheckSlots(addresses []string) error {
 	if s.ReadyCommand != nil {
 		return nil
 	}
@@ -217,7 +222,7 @@ func (s *Service) checkSlots(addresses []string) error {
 		if worker == "" && s.Ready == "" {
 			return errors.New("service: found neither ready nor workers, expected one of them: an address that can be connected to when the service is ready")
 		}
-		address, err := s.address(processID{"", i + 1, worker})
+		address, err := s.address(ID{"", i + 1, worker})
 		if err != nil {
 			continue // a start would say the same, and a global placeholder may have a value by then
 		}
@@ -242,21 +247,30 @@ func (s *Service) sameReady(other *Service) bool {
 		s.ReadyTimeout == other.ReadyTimeout
 }
 
-// processID says which slot a process stands behind.
-type processID struct {
-	lock   string
-	slot   int
-	worker string // empty if the slot has none
+// Written returns the service in one form of all those that mean the same: with the defaults written
+// out.
+func (s Service) Written() Service {
+	s.Start = cmp.Or(s.Start, StartEager)
+	s.ReadyTimeout = cmp.Or(s.ReadyTimeout, caddy.Duration(defaultReadyTimeout))
+	s.StopTimeout = cmp.Or(s.StopTimeout, caddy.Duration(defaultStopTimeout))
+	return s
 }
 
-func (id processID) values() map[string]string {
-	values := map[string]string{"name": id.lock, "slot": strconv.Itoa(id.slot)}
-	vars.AddWorker(values, id.worker)
+// ID says which slot a process stands behind.
+type ID struct {
+	Lock   string
+	Slot   int
+	Worker string // empty if the slot has none
+}
+
+func (id ID) values() map[string]string {
+	values := map[string]string{"name": id.Lock, "slot": strconv.Itoa(id.Slot)}
+	vars.AddWorker(values, id.Worker)
 	return values
 }
 
 // replacer knows Caddy's global placeholders and those of a process.
-func (id processID) replacer() *caddy.Replacer { return vars.Replacer(id.values()) }
+func (id ID) replacer() *caddy.Replacer { return vars.Replacer(id.values()) }
 
 // UnmarshalCaddyfile reads a service with its block; d is on the word "service".
 //
@@ -279,7 +293,7 @@ func (s *Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	s.Command, s.Args = args[0], args[1:]
 	check := func() error {
-		if err := s.check(); err != nil {
+		if err := s.Check(); err != nil {
 			return fmt.Errorf("service: %w", err)
 		}
 		return nil

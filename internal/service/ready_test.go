@@ -1,6 +1,6 @@
 //go:build unix
 
-package tcplock
+package service
 
 import (
 	"io"
@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
@@ -33,7 +34,7 @@ func TestProcessBesideStranger(t *testing.T) {
 		"with a ready command":    {Service{ReadyCommand: []string{"true"}}, addr},
 	} {
 		c.service.Command, c.service.Args = "touch", []string{started}
-		_, err := startProcess(&c.service, processID{"soffice", 1, c.worker}, zap.NewNop)
+		_, err := startProcess(&c.service, ID{"soffice", 1, c.worker}, zap.NewNop)
 		if want := "something else listens on " + addr; err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: found %v, expected %s", name, err, want)
 		}
@@ -47,19 +48,21 @@ func TestProcessBesideStranger(t *testing.T) {
 // start. The error says what to do about that, as far as it can be known.
 func TestProcessEndsEarly(t *testing.T) {
 	nothingLeft(t)
-	t.Cleanup(SetListenFor(20 * time.Second))
+	before := dial.ListenFor
+	dial.ListenFor = 20 * time.Second
+	t.Cleanup(func() { dial.ListenFor = before })
 	start := func(script string) (p *osProcess, addr, flag string) {
 		ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 		addr, flag = ln.Addr().String(), filepath.Join(t.TempDir(), "flag")
 		ln.Close()
-		started, err := startProcess(shell(`while ! test -e "$1"; do sleep 0.01; done; `+script, flag), processID{"soffice", 1, addr}, zap.NewNop)
+		started, err := startProcess(shell(`while ! test -e "$1"; do sleep 0.01; done; `+script, flag), ID{"soffice", 1, addr}, zap.NewNop)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			started.kill()
-			<-started.exited()
-			started.release()
+			started.Kill()
+			<-started.Exited()
+			started.Release()
 		})
 		return started.(*osProcess), addr, flag
 	}
@@ -67,7 +70,7 @@ func TestProcessEndsEarly(t *testing.T) {
 		if err := os.WriteFile(flag, nil, 0o600); err != nil {
 			t.Error(err)
 		}
-		<-p.exited()
+		<-p.Exited()
 	}
 	expect := func(err error, want string) {
 		t.Helper()
@@ -78,20 +81,20 @@ func TestProcessEndsEarly(t *testing.T) {
 
 	p, _, flag := start("exit 3")
 	go end(p, flag)
-	expect(p.ready(t.Context()), "it has ended before it was ready: exit status 3")
+	expect(p.Ready(t.Context()), "it has ended before it was ready: exit status 3")
 
 	// It has left a daemon that answers: this test.
 	p, addr, flag := start("exit 0")
 	ln := testkit.Listen(t, "tcp", addr)
 	go greet(ln, nil)
 	end(p, flag)
-	expect(p.ready(t.Context()), "it has ended with status 0, but "+addr+" answers: the service seems to have gone to the background")
+	expect(p.Ready(t.Context()), "it has ended with status 0, but "+addr+" answers: the service seems to have gone to the background")
 
 	// It ends of the probe itself.
 	p, addr, flag = start("exit 3")
 	ln = testkit.Listen(t, "tcp", addr)
 	go greet(ln, func() { end(p, flag) })
-	expect(p.ready(t.Context()), "it has ended right after the probe of its address: exit status 3; a server that ends after one connection needs ready exec")
+	expect(p.Ready(t.Context()), "it has ended right after the probe of its address: exit status 3; a server that ends after one connection needs ready exec")
 }
 
 // greet is a server that says hello to each connection, after does.

@@ -1,6 +1,6 @@
 //go:build unix
 
-package tcplock
+package service
 
 import (
 	"bufio"
@@ -183,24 +183,24 @@ func TestGuardLeavesNothing(t *testing.T) {
 	}
 	nothingLeft(t)
 	p, logs := startReal(t, shell("exec sleep 1000"))
-	group, err := syscall.Getpgid(p.pid())
+	group, err := syscall.Getpgid(p.PID())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if group == p.pid() {
+	if group == p.PID() {
 		t.Fatal("found the service at the head of its group, expected its guard")
 	}
-	before := guardOf(t, os.Getpid(), p.pid())
+	before := guardOf(t, os.Getpid(), p.PID())
 	_ = syscall.Kill(before, syscall.SIGKILL)
 	testkit.Poll(t, "another guard, which is told", func() bool {
-		return guardOf(t, os.Getpid(), p.pid()) != 0 && logs.FilterMessageSnippet("it has one again").Len() == 1
+		return guardOf(t, os.Getpid(), p.PID()) != 0 && logs.FilterMessageSnippet("it has one again").Len() == 1
 	})
 	if err := syscall.Kill(before, 0); err != syscall.ESRCH {
 		t.Errorf("found %v for the first guard, expected no process, not even a zombie", err)
 	}
 	_ = syscall.Kill(-group, syscall.SIGTERM)
 	wantExit(t, p)
-	p.release()
+	p.Release()
 }
 
 // A signal from outside that no process survives can reach the whole group, guard and service,
@@ -221,7 +221,7 @@ func TestGroupKilled(t *testing.T) {
 	}
 	time.Sleep(proc.GuardPause * 11 / 10) // from then on another guard comes at once
 	for _, p := range all {
-		group, err := syscall.Getpgid(p.pid())
+		group, err := syscall.Getpgid(p.PID())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +229,7 @@ func TestGroupKilled(t *testing.T) {
 	}
 	for _, p := range all {
 		wantExit(t, p)
-		p.release()
+		p.Release()
 	}
 }
 
@@ -243,9 +243,9 @@ func TestServiceInItsOwnSession(t *testing.T) {
 		name string
 		end  func(*osProcess)
 	}{
-		{"terminated", (*osProcess).terminate},
-		{"killed", (*osProcess).kill},
-		{"by itself", func(p *osProcess) { _ = syscall.Kill(p.pid(), syscall.SIGKILL) }},
+		{"terminated", (*osProcess).Terminate},
+		{"killed", (*osProcess).Kill},
+		{"by itself", func(p *osProcess) { _ = syscall.Kill(p.PID(), syscall.SIGKILL) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.name == "by itself" && runtime.GOOS != "linux" {
@@ -255,12 +255,12 @@ func TestServiceInItsOwnSession(t *testing.T) {
 			pids := testkit.File(t)
 			p, _ := startReal(t, &Service{Command: "setsid", Args: []string{"sh", "-c", someChild, "sh", pids}})
 			started := testkit.ReadSoon(t, pids)
-			if got := testkit.PIDs(t, strings.Fields(started)[0], 1)[0]; got != p.pid() {
-				t.Fatalf("found process %d, expected %d: setsid has started another", got, p.pid())
+			if got := testkit.PIDs(t, strings.Fields(started)[0], 1)[0]; got != p.PID() {
+				t.Fatalf("found process %d, expected %d: setsid has started another", got, p.PID())
 			}
 			test.end(p)
 			wantExit(t, p)
-			p.release()
+			p.Release()
 			testkit.WantDead(t, started, 2)
 		})
 	}
@@ -293,15 +293,15 @@ func TestGuardThatDoesNotAnswer(t *testing.T) {
 	s := shell("exec /bin/sleep 1000")
 	s.Command = "/bin/sh"
 	p, logs := startReal(t, s)
-	if group, _ := syscall.Getpgid(p.pid()); group != p.pid() {
-		t.Errorf("found group %d, expected the service's own, %d", group, p.pid())
+	if group, _ := syscall.Getpgid(p.PID()); group != p.PID() {
+		t.Errorf("found group %d, expected the service's own, %d", group, p.PID())
 	}
 	if logs.FilterMessageSnippet("guard of a service has not started").Len() != 1 {
 		t.Errorf("found %v in the log, expected that there is no guard", logs.All())
 	}
 	t.Setenv("PATH", path)
-	testkit.Poll(t, "a guard, now that there is a shell", func() bool { return guardOf(t, os.Getpid(), p.pid()) != 0 })
-	p.kill()
+	testkit.Poll(t, "a guard, now that there is a shell", func() bool { return guardOf(t, os.Getpid(), p.PID()) != 0 })
+	p.Kill()
 	wantExit(t, p)
-	p.release()
+	p.Release()
 }

@@ -1,4 +1,4 @@
-package tcplock
+package service
 
 import (
 	"encoding/json"
@@ -98,7 +98,7 @@ func TestServiceJSON(t *testing.T) {
 		s := new(Service)
 		err := json.Unmarshal([]byte(input), s)
 		if err == nil {
-			err = s.check()
+			err = s.Check()
 		}
 		if got := fmt.Sprint(err); !strings.HasPrefix(got, want) {
 			t.Errorf("%s\n got %s\nwant %s", input, got, want)
@@ -126,7 +126,7 @@ func TestServiceReadyRequired(t *testing.T) {
 		{Service{Ready: "a:1{l4.tcplock.slot}"}, []string{"", ""}, ""},
 		{Service{Ready: "{env.NO_SUCH_VARIABLE}"}, []string{"", ""}, ""},
 	} {
-		err := test.service.checkSlots(test.addresses)
+		err := test.service.CheckSlots(test.addresses)
 		if (err == nil) != (test.want == "") || err != nil && !strings.HasPrefix(err.Error(), test.want) {
 			t.Errorf("%+v with addresses %q: found %v, expected %q", test.service, test.addresses, err, test.want)
 		}
@@ -142,7 +142,7 @@ func TestServicePlaceholders(t *testing.T) {
 		{"unix//run/s", "soffice 2 unix//run/s /run/s "},
 		{"", "soffice 2   "},
 	} {
-		got, err := processID{"soffice", 2, test.worker}.replacer().ReplaceOrErr(all, false, true)
+		got, err := ID{"soffice", 2, test.worker}.replacer().ReplaceOrErr(all, false, true)
 		if err != nil || got != test.want {
 			t.Errorf("found %q, %v, expected %q", got, err, test.want)
 		}

@@ -1,4 +1,4 @@
-package tcplock
+package service
 
 import (
 	"cmp"
@@ -24,9 +24,9 @@ const (
 )
 
 // address is where a process answers when it is ready; empty if that is not known.
-func (s *Service) address(id processID) (string, error) {
+func (s *Service) address(id ID) (string, error) {
 	if s.Ready == "" {
-		return id.worker, nil
+		return id.Worker, nil
 	}
 	address, err := id.replacer().ReplaceOrErr(s.Ready, false, true)
 	if err == nil {
@@ -40,7 +40,7 @@ func (s *Service) address(id processID) (string, error) {
 
 // checkVacant refuses a start if something answers at the address of the process already.
 // A probe could not tell that from the process, and clients would be sent there.
-func (s *Service) checkVacant(id processID) error {
+func (s *Service) checkVacant(id ID) error {
 	address, err := s.address(id)
 	if err != nil || address == "" {
 		return err
@@ -57,7 +57,7 @@ func (s *Service) checkVacant(id processID) error {
 	return nil
 }
 
-func (p *osProcess) ready(ctx context.Context) error {
+func (p *osProcess) Ready(ctx context.Context) error {
 	alive, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -119,7 +119,7 @@ func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) e
 		cmd, err := p.service.prepare(p.id, command, args)
 		if err == nil {
 			err = proc.Run(bounded, cmd, timeout, logger,
-				zap.String("lock", p.id.lock), zap.String("moment", "ready"), zap.Int("slot", p.id.slot), zap.String("command", command))
+				zap.String("lock", p.id.Lock), zap.String("moment", "ready"), zap.Int("slot", p.id.Slot), zap.String("command", command))
 		}
 		if err == nil {
 			return nil

@@ -1,4 +1,4 @@
-package tcplock
+package service
 
 // The supervisor: the process behind one slot. It goes through these states:
 //
@@ -10,24 +10,24 @@ package tcplock
 //	   │                         backing off ◀──┘                    │
 //	   └─────────────────────────────── idle, stop ──────────────────┘
 //
-// One goroutine (run, in supervisor_run.go) starts the process, waits for it, and ends it; nobody else
-// touches it. All that others do is to note something under the mutex and to wake that
-// goroutine, so they never wait, but for ready (until the process is ready) and stop.
+// One goroutine (run, in run.go) starts the process, waits for it, and ends it; no other
+// touches it. The methods only note something under the mutex and wake that goroutine, so
+// they never wait, but for Ready (until the process is ready).
 //
 // The slot follows from the state, and nothing else takes it out or lets it in:
 //
 //	in  <=>  not closed, and stopped and not wanted, or ready and nothing due
 //
 // This is made true (settle) in the same hold of the mutex in which the state changes.
-// So when ended or restart has returned, the slot is not handed on any more, although
+// So when Ended or Restart has returned, the slot is not handed on any more, although
 // the goroutine may know of nothing yet. Taking it out and asking whether it is
 // vacant is one step of the queue's; a process is ended only when the answer was yes, or
-// by stop. vacated is no more than a sign to ask again: by the time it comes, the slot
-// may have a new holder already, who was granted it before it was taken out. Such a
+// by Halt. Vacated is no more than a sign to ask again: by the time it comes, the slot
+// may have a new holder already, which was granted it before it was taken out. Such a
 // holder meets a process that is ready still, and the restart waits for its end too.
 //
-// A process that ends by itself is not waited for like that: whoever holds the slot
-// has lost it anyway. A holder that has not reached it yet waits in ready for the next.
+// A process that ends by itself is not waited for like that: the holder of the slot
+// has lost it anyway. A holder that has not reached it yet waits in Ready for the next.
 //
 // The mutex may be held when the slot is taken out or let in, and never over
 // anything that takes time: starting, reading memory, logging.
@@ -44,27 +44,28 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// slotControl is the slot, as its supervisor sees it. All but gone are called with the
+// Slot is the slot, as its supervisor sees it. All but Gone are called with the
 // supervisor's mutex held: they must not block and not call the supervisor.
-type slotControl interface {
-	out() (vacant bool) // not granted from now on; says whether nobody holds it. Idempotent.
-	in()                // may be granted again. Idempotent.
-	fresh()             // the process has just become ready; in follows
-	gone()              // the supervisor has ended
+type Slot interface {
+	Out() (vacant bool) // not granted from now on; says whether no connection holds it. Idempotent.
+	In()                // may be granted again. Idempotent.
+	Fresh()             // the process has just become ready; In follows
+	Gone()              // the supervisor has ended
 }
 
-type processEvent struct {
-	processID
-	event  string
-	reason string // restarted, stopped
-	pid    int    // 0 if there is none
-	err    error  // failed
+// Event is what has happened to a process.
+type Event struct {
+	ID
+	Name   string // status.EventStarted, EventRestarted, EventStopped or EventFailed
+	Reason string // restarted, stopped
+	PID    int    // 0 if there is none
+	Err    error  // failed
 }
 
 const (
 	memoryInterval = 5 * time.Second
 
-	shortLife  = 10 * time.Second // less, and nobody served: there is a pause before the next start
+	shortLife  = 10 * time.Second // less, and no connection served: there is a pause before the next start
 	minBackOff = time.Second
 	maxBackOff = time.Minute
 )
@@ -74,25 +75,26 @@ var (
 	errNoService = errors.New("the service is stopped")
 )
 
-type supervisor struct {
-	slot   slotControl
+// Supervisor runs the process behind one slot.
+type Supervisor struct {
+	slot   Slot
 	logger func() *zap.Logger
-	note   func(processEvent)
-	launch func(*Service, processID) (process, error)
+	note   func(Event)
+	launch func(*Service, ID) (Process, error)
 
 	kick chan struct{} // capacity 1: look at what follows again
-	quit chan struct{} // closed by stop
+	quit chan struct{} // closed by Halt
 	done chan struct{} // closed when the goroutine has ended
 
 	mu       sync.Mutex
-	id       processID
+	id       ID
 	before   []<-chan struct{} // the ends of those whose place this one takes
 	former   []chan struct{}   // closed when no process is left that was started under a former name
 	spec     *Service          // of the next start; what does not need one holds at once
 	now      status.Process
 	exists   bool          // there is a process, or one is being started
 	wanted   bool          // to be started
-	closed   bool          // by stop
+	closed   bool          // by Halt
 	failures int           // in a row
 	failing  bool          // the process that ran last has failed, and the next is not being started yet
 	letIn    bool          // the holder was let to the process that runs now
@@ -105,23 +107,23 @@ type supervisor struct {
 	changed  chan struct{} // closed when the state has changed
 }
 
-// newSupervisor starts a supervisor, and the process unless it is lazy: then the
-// slot is out already when newSupervisor returns. It does nothing, and its slot is out, until
+// Supervise starts a supervisor, and the process unless it is lazy: then the
+// slot is out already when Supervise returns. It does nothing, and its slot is out, until
 // all channels in before are closed. logger returns the one in force. note, if
-// not nil, is told what happens, one thing after the other. End it with stop.
-func newSupervisor(spec *Service, id processID, slot slotControl, logger func() *zap.Logger, note func(processEvent), before ...<-chan struct{}) *supervisor {
-	return superviseWith(starting, spec, id, slot, logger, note, before...)
+// not nil, is told what happens, one thing after the other. End it with Halt.
+func Supervise(spec *Service, id ID, slot Slot, logger func() *zap.Logger, note func(Event), before ...<-chan struct{}) *Supervisor {
+	return superviseWith(Starting, spec, id, slot, logger, note, before...)
 }
 
-// starting starts the processes; tests have their own.
-var starting starter = startProcess
+// Starting starts the processes; tests have their own.
+var Starting Starter = startProcess
 
-func superviseWith(launch starter, spec *Service, id processID, slot slotControl, logger func() *zap.Logger, note func(processEvent), before ...<-chan struct{}) *supervisor {
-	s := &supervisor{
+func superviseWith(launch Starter, spec *Service, id ID, slot Slot, logger func() *zap.Logger, note func(Event), before ...<-chan struct{}) *Supervisor {
+	s := &Supervisor{
 		id:   id,
 		slot: slot,
 		note: note,
-		launch: func(s *Service, id processID) (process, error) {
+		launch: func(s *Service, id ID) (Process, error) {
 			return launch(s, id, func() *zap.Logger { return logger().Named("service") })
 		},
 		before:  before,
@@ -130,11 +132,11 @@ func superviseWith(launch starter, spec *Service, id processID, slot slotControl
 		done:    make(chan struct{}),
 		changed: make(chan struct{}),
 		spec:    spec,
-		wanted:  spec.Start != startLazy,
+		wanted:  spec.Start != StartLazy,
 	}
 	s.logger = func() *zap.Logger {
 		id := s.identity()
-		return logger().Named("service").With(zap.String("lock", id.lock), zap.Int("slot", id.slot))
+		return logger().Named("service").With(zap.String("lock", id.Lock), zap.Int("slot", id.Slot))
 	}
 	s.now.Restarts = make(map[string]int)
 	state := status.ProcessStopped
@@ -148,10 +150,10 @@ func superviseWith(launch starter, spec *Service, id processID, slot slotControl
 	return s
 }
 
-// ready is called for a connection that holds the slot, before anything else. It
+// Ready is called for a connection that holds the slot, before anything else. It
 // returns nil when the process is ready, at once if it is. With start lazy it starts it.
 // On an error the start has failed, and the slot is out already.
-func (s *supervisor) ready(ctx context.Context) error {
+func (s *Supervisor) Ready(ctx context.Context) error {
 	for {
 		changed, err := s.enter()
 		if changed == nil || err != nil {
@@ -166,7 +168,7 @@ func (s *supervisor) ready(ctx context.Context) error {
 }
 
 // enter lets a holder to the process. If there is none yet, it returns what to wait for.
-func (s *supervisor) enter() (wait <-chan struct{}, err error) {
+func (s *Supervisor) enter() (wait <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -185,9 +187,9 @@ func (s *supervisor) enter() (wait <-chan struct{}, err error) {
 	return s.changed, nil
 }
 
-// missed is called when the holder has not reached the process that it was let to. It
+// Missed is called when the holder has not reached the process that it was let to. It
 // reports whether that one runs still.
-func (s *supervisor) missed() (runs bool) {
+func (s *Supervisor) Missed() (runs bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	runs = s.letIn
@@ -195,10 +197,10 @@ func (s *supervisor) missed() (runs bool) {
 	return runs
 }
 
-// reached is called when the holder is seen to have reached the process that it was let
+// Reached is called when the holder is seen to have reached the process that it was let
 // to, at the first sign of that. The end of the process may have been noticed before: then
 // it was no failure, and the next one is started at once.
-func (s *supervisor) reached() {
+func (s *Supervisor) Reached() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -211,11 +213,11 @@ func (s *supervisor) reached() {
 	}
 }
 
-// ended is called when the holder's connection is over and its slot not given back
+// Ended is called when the holder's connection is over and its slot not given back
 // yet. It says whether the connection has reached the service, and whether it counts for
 // restart every. One that was not let to the process that runs now has done neither. With
 // restart every 1 each that has reached it counts: the process may end after any connection.
-func (s *supervisor) ended(reached, counts bool) {
+func (s *Supervisor) Ended(reached, counts bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used = time.Now()
@@ -231,8 +233,8 @@ func (s *supervisor) ended(reached, counts bool) {
 	}
 }
 
-// vacated is called when the slot has been given back.
-func (s *supervisor) vacated() {
+// Vacated is called when the slot has been given back.
+func (s *Supervisor) Vacated() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.now.Due != "" {
@@ -240,10 +242,10 @@ func (s *supervisor) vacated() {
 	}
 }
 
-// restart has the process restarted between two clients of the slot. One that is just
+// Restart has the process restarted between two clients of the slot. One that is just
 // being started or stopped, or does not run, is left alone; in a back-off the next
 // start comes at once.
-func (s *supervisor) restart(reason string) {
+func (s *Supervisor) Restart(reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.now.State == status.ProcessReady || s.now.State == status.ProcessBackingOff {
@@ -251,10 +253,10 @@ func (s *supervisor) restart(reason string) {
 	}
 }
 
-// replace puts other settings in force, but not after stop. The process is restarted if it
+// Replace puts other settings in force, but not after Halt. The process is restarted if it
 // would be another one with them; a start that is under way is given up, also if it would
 // be ready otherwise.
-func (s *supervisor) replace(spec *Service) {
+func (s *Supervisor) Replace(spec *Service) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.spec
@@ -264,21 +266,21 @@ func (s *supervisor) replace(spec *Service) {
 	case (starts || s.now.State == status.ProcessReady) && !spec.sameProcess(old), starts && !spec.sameReady(old):
 		s.failures = 0
 		s.require(status.RestartConfig)
-	case s.now.State != status.ProcessReady && old.Start == startLazy && spec.Start != startLazy:
+	case s.now.State != status.ProcessReady && old.Start == StartLazy && spec.Start != StartLazy:
 		s.wanted = true
 	}
 	s.settle()
 	s.wake()
 }
 
-// rename gives the process's lock another name. A process that runs has the old one in its
+// Rename gives the process's lock another name. A process that runs has the old one in its
 // environment, and is restarted. Before the next start the supervisor waits until all
 // channels in before are closed. The channel that it returns is closed when no process of the
 // old name is left.
-func (s *supervisor) rename(name string, before ...<-chan struct{}) (over <-chan struct{}) {
+func (s *Supervisor) Rename(name string, before ...<-chan struct{}) (over <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.id.lock = name
+	s.id.Lock = name
 	s.before = append(s.before, before...)
 	former := make(chan struct{})
 	if s.exists {
@@ -293,21 +295,18 @@ func (s *supervisor) rename(name string, before ...<-chan struct{}) (over <-chan
 	return former
 }
 
-func (s *supervisor) identity() processID {
+func (s *Supervisor) identity() ID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.id
 }
 
-// stop ends the process, whoever holds the slot, and the supervisor, and waits for both.
-// The slot stays out.
-func (s *supervisor) stop() {
-	s.halt()
-	<-s.done
-}
+// Done returns a channel that is closed when the supervisor has ended.
+func (s *Supervisor) Done() <-chan struct{} { return s.done }
 
-// halt is stop without the waiting.
-func (s *supervisor) halt() {
+// Halt ends the process, whether or not the slot has a holder, and the supervisor. It waits for
+// neither. The slot stays out.
+func (s *Supervisor) Halt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
@@ -317,7 +316,7 @@ func (s *supervisor) halt() {
 	}
 }
 
-func (s *supervisor) snapshot() status.Process {
+func (s *Supervisor) Snapshot() status.Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now
@@ -329,7 +328,7 @@ func (s *supervisor) snapshot() status.Process {
 
 // replaceOrRest decides whether another process takes the place of one that has ended by
 // itself and has not failed.
-func (s *supervisor) replaceOrRest() {
+func (s *Supervisor) replaceOrRest() {
 	s.resting = s.finished()
 	s.wanted = !s.resting
 }
@@ -338,9 +337,9 @@ func (s *supervisor) replaceOrRest() {
 // ended with status 0, and is lazy. So it rests until the next connection. If it has failed
 // as well, it rests after the pause: a connection that goes back in line would start it again
 // and again.
-func (s *supervisor) finished() bool { return s.clean && s.spec.Start == startLazy }
+func (s *Supervisor) finished() bool { return s.clean && s.spec.Start == StartLazy }
 
-func (s *supervisor) set(state string) {
+func (s *Supervisor) set(state string) {
 	if state != s.now.State {
 		s.now.State, s.now.Since = state, time.Now()
 	}
@@ -349,17 +348,17 @@ func (s *supervisor) set(state string) {
 	s.changed = make(chan struct{})
 }
 
-func (s *supervisor) settle() {
+func (s *Supervisor) settle() {
 	idle := s.now.State == status.ProcessStopped && !s.wanted
 	serving := s.now.State == status.ProcessReady && s.now.Due == ""
 	if !s.closed && (idle || serving) {
-		s.slot.in()
+		s.slot.In()
 	} else {
-		s.slot.out()
+		s.slot.Out()
 	}
 }
 
-func (s *supervisor) require(reason string) {
+func (s *Supervisor) require(reason string) {
 	s.wanted = s.wanted || s.now.State == status.ProcessBackingOff
 	if s.now.Due == "" {
 		s.now.Due = reason
@@ -368,7 +367,7 @@ func (s *supervisor) require(reason string) {
 	s.wake()
 }
 
-func (s *supervisor) wake() {
+func (s *Supervisor) wake() {
 	select {
 	case s.kick <- struct{}{}:
 	default:

@@ -1,4 +1,4 @@
-package tcplock
+package service
 
 import (
 	"bufio"
@@ -20,20 +20,20 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
-// process is a running process, as its supervisor sees it.
-type process interface {
-	pid() int
-	exited() <-chan struct{}     // closed when it has ended by whatever cause, and the rest of its group has been killed
-	cause() error                // how it ended; nil is status 0; after exited
-	ready(context.Context) error // waits until it is ready, at most ready_timeout; that it has ended is an error
-	memory() (uint64, error)     // resident bytes, with all descendants
-	terminate()                  // asks it to end
-	kill()                       // ends it
-	release()                    // after exited: waits until nothing is left, for a bounded time
+// Process is a running process, as its supervisor sees it.
+type Process interface {
+	PID() int
+	Exited() <-chan struct{}     // closed when it has ended by whatever cause, and the rest of its group has been killed
+	Cause() error                // how it ended; nil is status 0; after Exited
+	Ready(context.Context) error // waits until it is ready, at most ready_timeout; that it has ended is an error
+	Memory() (uint64, error)     // resident bytes, with all descendants
+	Terminate()                  // asks it to end
+	Kill()                       // ends it
+	Release()                    // after Exited: waits until nothing is left, for a bounded time
 }
 
-// starter starts a process.
-type starter func(s *Service, id processID, logger func() *zap.Logger) (process, error)
+// Starter starts a process.
+type Starter func(s *Service, id ID, logger func() *zap.Logger) (Process, error)
 
 const (
 	lineKept    = 4 << 10 // bytes of a line for the log
@@ -43,11 +43,11 @@ const (
 // osProcess is a process of the operating system.
 type osProcess struct {
 	service *Service
-	id      processID
+	id      ID
 	logger  func() *zap.Logger
 	cmd     *exec.Cmd
 	out     *os.File      // the read end of its output
-	over    chan struct{} // see exited
+	over    chan struct{} // see Exited
 	err     error
 	drained chan struct{} // its output has been read to the end
 
@@ -57,7 +57,7 @@ type osProcess struct {
 }
 
 // startProcess is the starter of real processes.
-func startProcess(s *Service, id processID, logger func() *zap.Logger) (process, error) {
+func startProcess(s *Service, id ID, logger func() *zap.Logger) (Process, error) {
 	if err := s.checkVacant(id); err != nil {
 		return nil, err
 	}
@@ -86,14 +86,14 @@ func startProcess(s *Service, id processID, logger func() *zap.Logger) (process,
 	go func() {
 		defer close(p.drained)
 		copyLines(r, func() *zap.Logger {
-			return logger().With(zap.String("lock", id.lock), zap.Int("slot", id.slot), zap.Int("pid", p.pid()))
+			return logger().With(zap.String("lock", id.Lock), zap.Int("slot", id.Slot), zap.Int("pid", p.PID()))
 		})
 	}()
 	return p, nil
 }
 
 // prepare makes a command that runs where and as the service does.
-func (s *Service) prepare(id processID, command string, args []string) (*exec.Cmd, error) {
+func (s *Service) prepare(id ID, command string, args []string) (*exec.Cmd, error) {
 	var errs []error
 	repl := id.replacer()
 	replace := func(s string) string {
@@ -126,7 +126,7 @@ func (p *osProcess) live(started chan<- error) {
 	defer runtime.UnlockOSThread()
 	defer close(p.over)
 	p.group = proc.OpenGroup(func() *zap.Logger {
-		return p.logger().With(zap.String("lock", p.id.lock), zap.Int("slot", p.id.slot))
+		return p.logger().With(zap.String("lock", p.id.Lock), zap.Int("slot", p.id.Slot))
 	})
 	defer p.group.Close()
 	p.group.Join(p.cmd)
@@ -135,7 +135,7 @@ func (p *osProcess) live(started chan<- error) {
 		started <- err
 		return
 	}
-	p.group.Watch(p.pid())
+	p.group.Watch(p.PID())
 	started <- nil
 	p.err = proc.WaitThen(p.cmd, p.sweep)
 }
@@ -148,9 +148,9 @@ func (p *osProcess) sweep(bool) {
 	p.group.Sweep()
 }
 
-func (p *osProcess) pid() int                { return p.cmd.Process.Pid }
-func (p *osProcess) exited() <-chan struct{} { return p.over }
-func (p *osProcess) cause() error            { return p.err }
+func (p *osProcess) PID() int                { return p.cmd.Process.Pid }
+func (p *osProcess) Exited() <-chan struct{} { return p.over }
+func (p *osProcess) Cause() error            { return p.err }
 
 func (p *osProcess) isOver() bool {
 	select {
@@ -161,10 +161,10 @@ func (p *osProcess) isOver() bool {
 	}
 }
 
-func (p *osProcess) memory() (uint64, error) { return proc.Memory(p.pid()) }
+func (p *osProcess) Memory() (uint64, error) { return proc.Memory(p.PID()) }
 
-// terminate and kill do nothing once the number of the process or of its group may be another's.
-func (p *osProcess) terminate() {
+// Terminate and kill do nothing once the number of the process or of its group may be another's.
+func (p *osProcess) Terminate() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.swept {
@@ -172,7 +172,7 @@ func (p *osProcess) terminate() {
 	}
 }
 
-func (p *osProcess) kill() {
+func (p *osProcess) Kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.swept {
@@ -181,10 +181,10 @@ func (p *osProcess) kill() {
 	}
 }
 
-// release waits for the end of the output: then those who were killed with the process
+// Release waits for the end of the output: then those who were killed with the process
 // have let go of their ports as well. One that has moved to a group of its own may
 // hold the output still, and loses it.
-func (p *osProcess) release() {
+func (p *osProcess) Release() {
 	clock.Wait(p.drained, proc.OutputDelay)
 	_ = p.out.Close()
 	<-p.drained

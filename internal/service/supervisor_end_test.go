@@ -1,4 +1,4 @@
-package tcplock
+package service
 
 import (
 	"errors"
@@ -12,20 +12,20 @@ import (
 // A lazy process that ends with status 0 when it has nothing more to do stays stopped until
 // the next client comes.
 func TestSupervisorLazyFinishes(t *testing.T) {
-	perform(t, &Service{Start: startLazy}, func(s *stage) {
+	perform(t, &Service{Start: StartLazy}, func(s *stage) {
 		s.come()
-		s.reached()
+		s.Reached()
 		s.leave()
 		s.sleep(3 * time.Second)
 		s.finish()
-		if got := s.snapshot(); got.State != status.ProcessStopped || got.PID != 0 || got.Failed != "" || got.LastReason != status.RestartExit {
+		if got := s.Snapshot(); got.State != status.ProcessStopped || got.PID != 0 || got.Failed != "" || got.LastReason != status.RestartExit {
 			t.Errorf("found %+v, expected it stopped, for its own end", got)
 		}
 		s.sleep(time.Minute)
 		s.serve(time.Second)
 		s.last().exit() // with an error
 		s.sleep(2 * time.Second)
-		if n := s.snapshot().Restarts[status.RestartExit]; n != 1 {
+		if n := s.Snapshot().Restarts[status.RestartExit]; n != 1 {
 			t.Errorf("found %d restarts, expected 1: after the error only", n)
 		}
 	},
@@ -40,16 +40,16 @@ func TestSupervisorLazyFinishesForNobody(t *testing.T) {
 	finishes := func(s *stage) {
 		s.come()
 		s.finish()
-		s.ended(false, false)
+		s.Ended(false, false)
 		s.giveBack()
-		if got := s.snapshot(); got.State != status.ProcessBackingOff || got.Failed == "" {
+		if got := s.Snapshot(); got.State != status.ProcessBackingOff || got.Failed == "" {
 			t.Errorf("found %+v, expected a back-off", got)
 		}
 	}
-	perform(t, &Service{Start: startLazy}, func(s *stage) {
+	perform(t, &Service{Start: StartLazy}, func(s *stage) {
 		finishes(s)
 		s.sleep(time.Minute)
-		if got := s.snapshot(); got.State != status.ProcessStopped || got.Failed == "" {
+		if got := s.Snapshot(); got.State != status.ProcessStopped || got.Failed == "" {
 			t.Errorf("found %+v, expected it stopped, and why it has failed", got)
 		}
 		finishes(s)
@@ -65,16 +65,16 @@ func TestSupervisorLazyFinishesForNobody(t *testing.T) {
 		asks func(*stage)
 		want []string
 	}{
-		{func(s *stage) { s.restart(status.RestartRequest) }, []string{"1.5s: start 2", "2.5s: in, restarted exit"}},
-		{func(s *stage) { s.replace(&Service{Start: startLazy, Command: "x"}) }, []string{"1.5s: start x2", "2.5s: in, restarted exit"}},
-		{func(s *stage) { s.replace(new(Service)) }, []string{"2s: start 2", "3s: in, restarted exit"}}, // it is eager now
+		{func(s *stage) { s.Restart(status.RestartRequest) }, []string{"1.5s: start 2", "2.5s: in, restarted exit"}},
+		{func(s *stage) { s.Replace(&Service{Start: StartLazy, Command: "x"}) }, []string{"1.5s: start x2", "2.5s: in, restarted exit"}},
+		{func(s *stage) { s.Replace(new(Service)) }, []string{"2s: start 2", "3s: in, restarted exit"}}, // it is eager now
 	} {
-		perform(t, &Service{Start: startLazy}, func(s *stage) {
+		perform(t, &Service{Start: StartLazy}, func(s *stage) {
 			finishes(s)
 			s.sleep(500 * time.Millisecond)
 			c.asks(s)
 			s.sleep(2 * time.Second)
-			if got := s.snapshot(); got.State != status.ProcessReady || got.Due != "" {
+			if got := s.Snapshot(); got.State != status.ProcessReady || got.Due != "" {
 				t.Errorf("found %+v, expected it ready", got)
 			}
 		}, append([]string{"0s: out, start 1", "1s: in, started, exit 1, out"}, c.want...)...)
@@ -87,13 +87,13 @@ func TestSupervisorReachedLate(t *testing.T) {
 	late := func(s *stage) {
 		s.come()
 		s.finish()
-		if got := s.snapshot(); got.State != status.ProcessBackingOff || got.Failed == "" {
+		if got := s.Snapshot(); got.State != status.ProcessBackingOff || got.Failed == "" {
 			t.Errorf("found %+v, expected a back-off", got)
 		}
 		s.sleep(500 * time.Millisecond)
-		s.reached()
+		s.Reached()
 		synctest.Wait()
-		if got := s.snapshot(); got.Failed != "" {
+		if got := s.Snapshot(); got.Failed != "" {
 			t.Errorf("found %+v, expected no failure", got)
 		}
 		s.leave()
@@ -101,7 +101,7 @@ func TestSupervisorReachedLate(t *testing.T) {
 	}
 	perform(t, &Service{}, func(s *stage) { s.sleep(time.Second); late(s) },
 		"0s: out, start 1", "1s: in, started, exit 1, out", "1.5s: start 2", "2.5s: in, restarted exit")
-	perform(t, &Service{Start: startLazy}, late,
+	perform(t, &Service{Start: StartLazy}, late,
 		"0s: out, start 1", "1s: in, started, exit 1, out", "1.5s: stopped exit, in")
 }
 
@@ -113,9 +113,9 @@ func TestSupervisorReachedTooLate(t *testing.T) {
 		s.let(func() { s.startErr = errors.New("no such file") })
 		s.last().exit()
 		s.sleep(1500 * time.Millisecond)
-		s.reached()
+		s.Reached()
 		s.sleep(time.Second)
-		if got := s.snapshot(); got.Failed != "start failed: no such file" {
+		if got := s.Snapshot(); got.Failed != "start failed: no such file" {
 			t.Errorf("found %+v, expected the failure of the second start", got)
 		}
 		s.leave()
@@ -129,11 +129,11 @@ func TestSupervisorEveryCountsReached(t *testing.T) {
 		s.sleep(time.Second)
 		for range 40 {
 			s.come()
-			s.ended(false, false)
+			s.Ended(false, false)
 			s.giveBack()
 		}
 		s.serve(time.Second)
-		if n := s.snapshot().Connections; n != 1 {
+		if n := s.Snapshot().Connections; n != 1 {
 			t.Errorf("found %d connections, expected 1", n)
 		}
 	},
@@ -146,8 +146,8 @@ func TestSupervisorEveryCountsReached(t *testing.T) {
 func TestSupervisorEveryOfMuteClients(t *testing.T) {
 	mute := func(s *stage) {
 		s.come()
-		s.reached()
-		s.ended(true, false)
+		s.Reached()
+		s.Ended(true, false)
 		s.giveBack()
 	}
 	perform(t, &Service{RestartEvery: 2}, func(s *stage) {
@@ -177,23 +177,23 @@ func TestSupervisorEveryOfMuteClients(t *testing.T) {
 // Why a start has failed is there until one succeeds, also during the next starts. A client
 // that comes during one waits for it, and is not told of the failure before.
 func TestSupervisorFailureStays(t *testing.T) {
-	perform(t, &Service{Start: startLazy}, func(s *stage) {
+	perform(t, &Service{Start: StartLazy}, func(s *stage) {
 		s.let(func() { s.readyErr = errors.New("not open after 1s") })
 		s.grant()
-		if err := s.ready(s.t.Context()); err == nil {
+		if err := s.Ready(s.t.Context()); err == nil {
 			t.Error("found no error, expected that the start has failed")
 		}
 		s.leave()
 		s.let(func() { s.readyErr = nil })
 		s.sleep(2500 * time.Millisecond)
-		if got := s.snapshot(); got.State != status.ProcessStarting || got.Failed != "start failed: not open after 1s" {
+		if got := s.Snapshot(); got.State != status.ProcessStarting || got.Failed != "start failed: not open after 1s" {
 			t.Errorf("found %+v, expected the second start, and why the first has failed", got)
 		}
 		s.let(func() { s.held = true })
-		if err := s.ready(s.t.Context()); err != nil {
+		if err := s.Ready(s.t.Context()); err != nil {
 			t.Errorf("found %v, expected that a start that is under way is waited for", err)
 		}
-		if got := s.snapshot(); got.Failed != "" {
+		if got := s.Snapshot(); got.Failed != "" {
 			t.Errorf("found %+v, expected no failure of a process that is ready", got)
 		}
 		s.leave()

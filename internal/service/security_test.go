@@ -1,6 +1,6 @@
 //go:build unix
 
-package tcplock
+package service
 
 import (
 	"fmt"
@@ -33,7 +33,7 @@ func TestProcessInheritsNoDescriptor(t *testing.T) {
 	const list = `for fd in 0 1 2 3 4 5 6 7 8 9; do if (: >&$fd) 2>/dev/null; then printf "$fd "; fi; done; read line || printf "no input"`
 	p, output := startReal(t, shell(list))
 	wantExit(t, p)
-	p.release()
+	p.Release()
 	if got := lines(output); len(got) != 1 || strings.TrimPrefix(got[0], "0 ") != "1 2 no input" {
 		t.Errorf("found %q open, expected the output only", got)
 	}
@@ -47,8 +47,8 @@ func TestProcessCannotPaint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		<-p.exited()
-		p.release()
+		<-p.Exited()
+		p.Release()
 	})
 }
 
@@ -62,7 +62,7 @@ func TestEnvironmentReachesProcesses(t *testing.T) {
 		s.Env = map[string]string{"TCPLOCK_TEST_TOKEN": value}
 		p, output := startReal(t, s)
 		wantExit(t, p)
-		p.release()
+		p.Release()
 		if got := strings.Join(lines(output), ""); got != want {
 			t.Errorf("value %q: found %q, expected %q", value, got, want)
 		}
@@ -78,10 +78,10 @@ func TestProcessKnowsNoServiceManager(t *testing.T) {
 	})
 	testkit.WantServiceManagerHidden(t, func(script string, env map[string]string) {
 		p, _ := startReal(t, &Service{Command: "sleep", Args: []string{"1000"}, Env: env, ReadyCommand: []string{"sh", "-c", script}})
-		if err := p.ready(t.Context()); err != nil {
+		if err := p.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		guard := guardOf(t, os.Getpid(), p.pid())
+		guard := guardOf(t, os.Getpid(), p.PID())
 		if guard == 0 {
 			t.Fatal("found no guard")
 		}

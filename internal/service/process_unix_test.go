@@ -1,6 +1,6 @@
 //go:build unix
 
-package tcplock
+package service
 
 import (
 	"context"
@@ -26,7 +26,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-var someProcess = processID{"soffice", 2, "localhost:8102"}
+var someProcess = ID{"soffice", 2, "localhost:8102"}
 
 // shell is a service that is a shell script.
 func shell(script string, args ...string) *Service {
@@ -42,9 +42,9 @@ func startReal(t *testing.T, s *Service) (*osProcess, *observer.ObservedLogs) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		p.kill()
-		<-p.exited()
-		p.release()
+		p.Kill()
+		<-p.Exited()
+		p.Release()
 	})
 	return p.(*osProcess), logs
 }
@@ -85,7 +85,7 @@ func lines(logs *observer.ObservedLogs) (lines []string) {
 func wantExit(t *testing.T, p *osProcess) {
 	t.Helper()
 	select {
-	case <-p.exited():
+	case <-p.Exited():
 	case <-time.After(20 * time.Second):
 		t.Fatal("process still runs after 20s")
 	}
@@ -107,13 +107,13 @@ func TestProcessSurroundings(t *testing.T) {
 	s.Dir, s.Env = parent+"/{l4.tcplock.slot}", map[string]string{"A": `{l4.tcplock.worker_host} \{`}
 	p, logs := startReal(t, s)
 	wantExit(t, p)
-	p.release()
+	p.Release()
 	want := []string{dir, "a b 8102 soffice 2 localhost:8102 localhost 8102", "localhost {", "last"}
 	if got := lines(logs); strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("found %q, expected %q", got, want)
 	}
-	if p.cause() != nil {
-		t.Errorf("found %v, expected status 0", p.cause())
+	if p.Cause() != nil {
+		t.Errorf("found %v, expected status 0", p.Cause())
 	}
 }
 
@@ -149,7 +149,7 @@ func TestProcessOutputBounded(t *testing.T) {
 	if n := len(lines(logs)); n%linesLogged != 0 || n > 10*linesLogged {
 		t.Errorf("found %d lines, expected %d for each second", n, linesLogged)
 	}
-	p.kill()
+	p.Kill()
 	wantExit(t, p)
 }
 
@@ -170,9 +170,9 @@ func testProcessGroupEnds(t *testing.T) {
 		end        func(*osProcess)
 	}{
 		{"by itself", "exit 3", func(*osProcess) {}},
-		{"terminated", "wait", (*osProcess).terminate},
-		{"killed", "wait", (*osProcess).kill},
-		{"killed alone", "wait", func(p *osProcess) { _ = syscall.Kill(p.pid(), syscall.SIGKILL) }},
+		{"terminated", "wait", (*osProcess).Terminate},
+		{"killed", "wait", (*osProcess).Kill},
+		{"killed alone", "wait", func(p *osProcess) { _ = syscall.Kill(p.PID(), syscall.SIGKILL) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			nothingLeft(t)
@@ -183,10 +183,10 @@ func testProcessGroupEnds(t *testing.T) {
 			started := testkit.ReadSoon(t, pids)
 			test.end(p)
 			wantExit(t, p)
-			p.release()
+			p.Release()
 			testkit.WantDead(t, started, 2)
-			p.terminate() // its pid may be another process's by now
-			p.kill()
+			p.Terminate() // its pid may be another process's by now
+			p.Kill()
 		})
 	}
 }
@@ -207,7 +207,7 @@ func TestProcessEscaped(t *testing.T) {
 	defer syscall.Kill(escaped, syscall.SIGKILL)
 	wantExit(t, p)
 	began := time.Now()
-	p.release()
+	p.Release()
 	if d := time.Since(began); d < proc.OutputDelay || d > 10*proc.OutputDelay {
 		t.Errorf("release took %s, expected about %s", d, proc.OutputDelay)
 	}
@@ -221,12 +221,12 @@ func TestProcessMemory(t *testing.T) {
 	const most = 50_000_000
 	p, _ := startReal(t, shell(fmt.Sprintf(`sh -c '(head -c %d /dev/zero; exec sleep 1000) | tail -c %d; true'; true`, most, most)))
 	testkit.Poll(t, "memory of a grandchild", func() bool {
-		n, err := p.memory()
+		n, err := p.Memory()
 		return err == nil && n > most
 	})
-	p.kill()
+	p.Kill()
 	wantExit(t, p)
-	if n, err := p.memory(); err == nil {
+	if n, err := p.Memory(); err == nil {
 		t.Errorf("found %d bytes of a process that has ended", n)
 	}
 }
@@ -262,8 +262,8 @@ func TestProcessReady(t *testing.T) {
 			s := test.service
 			s.Env = map[string]string{"FLAG": flag}
 			core, logs := observer.New(zap.DebugLevel)
-			p := &osProcess{service: &s, id: processID{"soffice", 2, test.worker}, logger: func() *zap.Logger { return zap.New(core) }}
-			err := p.ready(t.Context())
+			p := &osProcess{service: &s, id: ID{"soffice", 2, test.worker}, logger: func() *zap.Logger { return zap.New(core) }}
+			err := p.Ready(t.Context())
 			if err == nil != (test.want == "") || err != nil && !strings.HasPrefix(err.Error(), test.want) {
 				t.Errorf("found %v, expected %q", err, test.want)
 			}
@@ -277,7 +277,7 @@ func TestProcessReady(t *testing.T) {
 	time.AfterFunc(100*time.Millisecond, cancel)
 	p := &osProcess{service: &Service{ReadyCommand: []string{"sleep", "1000"}}, logger: zap.NewNop}
 	began := time.Now()
-	if err := p.ready(ctx); err == nil || time.Since(began) > 10*time.Second {
+	if err := p.Ready(ctx); err == nil || time.Since(began) > 10*time.Second {
 		t.Errorf("found %v after %s, expected an error soon", err, time.Since(began))
 	}
 }
@@ -293,10 +293,10 @@ func (s *realSlot) set(out bool) {
 	defer s.mu.Unlock()
 	s.isOut = out
 }
-func (s *realSlot) out() bool { s.set(true); return true }
-func (s *realSlot) in()       { s.set(false) }
-func (s *realSlot) fresh()    {}
-func (s *realSlot) gone()     {}
+func (s *realSlot) Out() bool { s.set(true); return true }
+func (s *realSlot) In()       { s.set(false) }
+func (s *realSlot) Fresh()    {}
+func (s *realSlot) Gone()     {}
 
 // A supervised process that is killed, or is to be restarted, is another one soon; one that
 // ignores the request to end is killed; and after stop there is none.
@@ -306,16 +306,16 @@ func TestSupervisedProcess(t *testing.T) {
 	s.ReadyCommand, s.StopTimeout = []string{"true"}, second/10
 	core, logs := observer.New(zap.DebugLevel)
 	slot := new(realSlot)
-	sup := newSupervisor(s, someProcess, slot, func() *zap.Logger { return zap.New(core) }, nil)
+	sup := Supervise(s, someProcess, slot, func() *zap.Logger { return zap.New(core) }, nil)
 	defer sup.stop()
-	if err := sup.ready(t.Context()); err != nil {
+	if err := sup.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	var pids []string
 	next := func(what string) {
 		t.Helper()
 		testkit.Poll(t, what, func() bool {
-			now := sup.snapshot()
+			now := sup.Snapshot()
 			pid := strconv.Itoa(now.PID)
 			if now.State != status.ProcessReady || len(lines(logs)) == len(pids) {
 				return false
@@ -325,14 +325,14 @@ func TestSupervisedProcess(t *testing.T) {
 		})
 	}
 	next("first process")
-	sup.ended(true, true) // so that its end is no failure
-	sup.restart(status.RestartRequest)
+	sup.Ended(true, true) // so that its end is no failure
+	sup.Restart(status.RestartRequest)
 	next("process after a request")
-	_ = sup.ready(t.Context())
-	sup.ended(true, true)
+	_ = sup.Ready(t.Context())
+	sup.Ended(true, true)
 	_ = syscall.Kill(testkit.PIDs(t, pids[1], 1)[0], syscall.SIGKILL)
 	next("process after a crash")
-	if got := sup.snapshot(); got.Restarts["request"] != 1 || got.Restarts["exit"] != 1 {
+	if got := sup.Snapshot(); got.Restarts["request"] != 1 || got.Restarts["exit"] != 1 {
 		t.Errorf("found %v, expected a request and an exit", got.Restarts)
 	}
 	sup.stop()
@@ -350,7 +350,7 @@ func TestSupervisedStartAbandoned(t *testing.T) {
 	pid := testkit.File(t)
 	s := shell("exec sleep 1000")
 	s.ReadyCommand = []string{"sh", "-c", `echo $$ >"$1"; exec sleep 1000`, "sh", pid}
-	sup := newSupervisor(s, someProcess, new(realSlot), zap.NewNop, nil)
+	sup := Supervise(s, someProcess, new(realSlot), zap.NewNop, nil)
 	defer sup.stop()
 	asking := testkit.ReadSoon(t, pid)
 	sup.stop()

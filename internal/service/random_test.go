@@ -1,4 +1,4 @@
-package tcplock
+package service
 
 import (
 	"math/rand/v2"
@@ -22,7 +22,7 @@ func TestSupervisorAtRandom(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
 			spec := &Service{Start: "lazy", RestartEvery: 5, RestartInterval: 20 * second, StopIdle: 4 * second, MaxMemory: 1}
 			s := &stage{t: t, began: time.Now(), readyAfter: time.Second}
-			s.supervisor = superviseWith(s.launch, spec, processID{}, s, zap.NewNop, nil)
+			s.Supervisor = superviseWith(s.launch, spec, ID{}, s, zap.NewNop, nil)
 			var clients sync.WaitGroup
 			for range 300 {
 				time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
@@ -30,11 +30,11 @@ func TestSupervisorAtRandom(t *testing.T) {
 				stay := time.Duration(random.IntN(3000)) * time.Millisecond
 				switch random.IntN(8) {
 				case 0:
-					s.restart(status.RestartRequest)
+					s.Restart(status.RestartRequest)
 				case 1:
 					replaced := *spec
 					replaced.Command = strings.Repeat("x", random.IntN(3))
-					s.replace(&replaced)
+					s.Replace(&replaced)
 				case 2:
 					synctest.Wait()
 					if p := s.last(); p != nil {
@@ -47,7 +47,7 @@ func TestSupervisorAtRandom(t *testing.T) {
 							if s.reach() == nil {
 								time.Sleep(stay)
 							}
-							s.ended(reaches, reaches)
+							s.Ended(reaches, reaches)
 							s.vacate()
 						})
 					}

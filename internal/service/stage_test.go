@@ -1,4 +1,4 @@
-package tcplock
+package service
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 // more than a few variables, and a trace of all that happens to both, each line with
 // the seconds since the script began. Time is fake.
 type stage struct {
-	*supervisor
+	*Supervisor
 	t     *testing.T
 	began time.Time
 
@@ -44,7 +44,7 @@ func perform(t *testing.T, spec *Service, script func(*stage), want ...string) {
 	synctest.Test(t, func(t *testing.T) {
 		t.Helper()
 		s := &stage{t: t, began: time.Now(), readyAfter: time.Second}
-		s.supervisor = superviseWith(s.launch, spec, processID{"soffice", 1, ""}, s, zap.NewNop, s.happened)
+		s.Supervisor = superviseWith(s.launch, spec, ID{"soffice", 1, ""}, s, zap.NewNop, s.happened)
 		synctest.Wait()
 		script(s)
 		synctest.Wait()
@@ -60,6 +60,12 @@ func perform(t *testing.T, spec *Service, script func(*stage), want ...string) {
 	})
 }
 
+// stop ends the supervisor and its process, and waits for both.
+func (s *Supervisor) stop() {
+	s.Halt()
+	<-s.done
+}
+
 // add is called with the mutex held.
 func (s *stage) add(format string, args ...any) {
 	now := time.Since(s.began).String() + ": "
@@ -71,7 +77,7 @@ func (s *stage) add(format string, args ...any) {
 	}
 }
 
-func (s *stage) out() bool {
+func (s *stage) Out() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.isOut {
@@ -81,7 +87,7 @@ func (s *stage) out() bool {
 	return !s.held
 }
 
-func (s *stage) in() {
+func (s *stage) In() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.isOut {
@@ -90,13 +96,13 @@ func (s *stage) in() {
 	}
 }
 
-func (s *stage) fresh() {}
-func (s *stage) gone()  {}
+func (s *stage) Fresh() {}
+func (s *stage) Gone()  {}
 
-func (s *stage) happened(e processEvent) {
+func (s *stage) happened(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.add("%s", strings.TrimSpace(e.event+" "+e.reason))
+	s.add("%s", strings.TrimSpace(e.Name+" "+e.Reason))
 }
 
 // grant gives the slot to a client, as the queue would.
@@ -123,7 +129,7 @@ func (s *stage) come() {
 
 // reach is what a client does who has the slot.
 func (s *stage) reach() error {
-	if err := s.ready(s.t.Context()); err != nil {
+	if err := s.Ready(s.t.Context()); err != nil {
 		return err
 	}
 	p := s.last()
@@ -133,7 +139,7 @@ func (s *stage) reach() error {
 
 // leave is its end.
 func (s *stage) leave() {
-	s.ended(true, true)
+	s.Ended(true, true)
 	s.giveBack()
 }
 
@@ -144,7 +150,7 @@ func (s *stage) giveBack() {
 
 func (s *stage) vacate() {
 	s.let(func() { s.held, s.at = false, nil })
-	s.vacated()
+	s.Vacated()
 }
 
 func (s *stage) taken() (out bool) {
@@ -208,7 +214,7 @@ func (s *stage) let(change func()) {
 }
 
 // launch is the starter. Two processes at once would fight for one address.
-func (s *stage) launch(spec *Service, _ processID, _ func() *zap.Logger) (process, error) {
+func (s *stage) launch(spec *Service, _ ID, _ func() *zap.Logger) (Process, error) {
 	if n := s.alive(); n > 0 {
 		s.t.Errorf("at %s: started beside %d others", time.Since(s.began), n)
 	}
@@ -237,11 +243,11 @@ type fakeProcess struct {
 	clean      bool // it ends with status 0
 }
 
-func (p *fakeProcess) pid() int                { return 100 + p.number }
-func (p *fakeProcess) exited() <-chan struct{} { return p.over }
-func (p *fakeProcess) release()                {}
+func (p *fakeProcess) PID() int                { return 100 + p.number }
+func (p *fakeProcess) Exited() <-chan struct{} { return p.over }
+func (p *fakeProcess) Release()                {}
 
-func (p *fakeProcess) cause() error {
+func (p *fakeProcess) Cause() error {
 	p.stage.mu.Lock()
 	defer p.stage.mu.Unlock()
 	if p.clean {
@@ -250,15 +256,21 @@ func (p *fakeProcess) cause() error {
 	return errors.New("exit status 9")
 }
 
-func (p *fakeProcess) memory() (uint64, error) {
+func (p *fakeProcess) Memory() (uint64, error) {
 	p.stage.mu.Lock()
 	defer p.stage.mu.Unlock()
 	return p.resident, nil
 }
 
-func (p *fakeProcess) ready(ctx context.Context) error {
-	if err := readyOrOver(ctx, p.readyAfter, p); err != nil {
-		return err
+func (p *fakeProcess) Ready(ctx context.Context) error {
+	timer := time.NewTimer(p.readyAfter)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.over:
+		return errors.New("it has ended before it was ready: " + ending(p))
 	}
 	p.stage.mu.Lock()
 	defer p.stage.mu.Unlock()
@@ -266,20 +278,6 @@ func (p *fakeProcess) ready(ctx context.Context) error {
 		time.AfterFunc(p.diesAfter, p.exit)
 	}
 	return p.readyErr
-}
-
-// readyOrOver is ready for processes of a stage.
-func readyOrOver(ctx context.Context, after time.Duration, p process) error {
-	timer := time.NewTimer(after)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-p.exited():
-		return errors.New("it has ended before it was ready: " + ending(p))
-	}
 }
 
 func (p *fakeProcess) isOver() bool {
@@ -300,8 +298,8 @@ func (p *fakeProcess) exit() {
 	}
 }
 
-// terminate is obeyed after a second. It must not meet a process that has a client.
-func (p *fakeProcess) terminate() {
+// Terminate is obeyed after a second. It must not meet a process that has a client.
+func (p *fakeProcess) Terminate() {
 	p.stage.mu.Lock()
 	defer p.stage.mu.Unlock()
 	if p.isOver() {
@@ -316,7 +314,7 @@ func (p *fakeProcess) terminate() {
 	}
 }
 
-func (p *fakeProcess) kill() {
+func (p *fakeProcess) Kill() {
 	p.stage.mu.Lock()
 	p.add("kill %d", p.number)
 	dies := p.ignores != "kill"

@@ -1,4 +1,4 @@
-package tcplock
+package service
 
 import (
 	"testing"
@@ -15,10 +15,10 @@ func TestDescriptorsOfAProcess(t *testing.T) {
 		t.Skip("takes seconds")
 	}
 	fdstest.WantCounted(t, func(t *testing.T) {
-		p, err := startProcess(&Service{Command: "sleep", Args: []string{"60"}}, processID{"l", 1, ""}, zap.NewNop)
+		p, err := startProcess(&Service{Command: "sleep", Args: []string{"60"}}, ID{"l", 1, ""}, zap.NewNop)
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { p.kill(); <-p.exited(); p.release() })
+		t.Cleanup(func() { p.Kill(); <-p.Exited(); p.Release() })
 	})
 }

@@ -1,4 +1,4 @@
-package tcplock
+package service
 
 // What the goroutine of a supervisor does; see supervisor.go.
 
@@ -18,8 +18,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-func (s *supervisor) run() {
-	defer s.slot.gone()
+func (s *Supervisor) run() {
+	defer s.slot.Gone()
 	defer close(s.done)
 	s.mu.Lock()
 	s.awaitOthers()
@@ -35,18 +35,18 @@ func (s *supervisor) run() {
 		}
 	}
 	s.mu.Lock()
-	s.awaitOthers() // also after stop: what waits for this end waits for theirs as well
+	s.awaitOthers() // also after Halt: what waits for this end waits for theirs as well
 	s.now.PID = 0
 	s.set(status.ProcessStopped)
 	s.mu.Unlock()
 	if why != "" {
-		s.tell(processEvent{event: status.EventStopped, reason: status.StopAsked})
+		s.tell(Event{Name: status.EventStopped, Reason: status.StopAsked})
 	}
 }
 
 // awaitOthers waits for the ends of those whose place this one takes. The mutex is held, and
 // given back meanwhile.
-func (s *supervisor) awaitOthers() {
+func (s *Supervisor) awaitOthers() {
 	for len(s.before) > 0 {
 		end := s.before[0]
 		s.before = s.before[1:]
@@ -57,9 +57,9 @@ func (s *supervisor) awaitOthers() {
 }
 
 // rest waits until the process is to be started: while it is stopped, or as long as it
-// backs off. It returns false after stop. why becomes empty if the next process
+// backs off. It returns false after Halt. why becomes empty if the next process
 // takes no other's place.
-func (s *supervisor) rest(why *string) bool {
+func (s *Supervisor) rest(why *string) bool {
 	s.tellRest(why)
 	var pauseOver <-chan time.Time
 	pause := s.layDown()
@@ -95,19 +95,19 @@ func (s *supervisor) rest(why *string) bool {
 }
 
 // tellRest tells that the last process is not replaced, if that has just been decided.
-func (s *supervisor) tellRest(why *string) {
+func (s *Supervisor) tellRest(why *string) {
 	s.mu.Lock()
 	resting := s.resting
 	s.resting = false
 	s.mu.Unlock()
 	if resting && *why != "" {
-		s.tell(processEvent{event: status.EventStopped, reason: *why})
+		s.tell(Event{Name: status.EventStopped, Reason: *why})
 		*why = ""
 	}
 }
 
 // layDown notes that there is no process, and says how long not to start one.
-func (s *supervisor) layDown() time.Duration {
+func (s *Supervisor) layDown() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now.PID, s.exists = 0, false
@@ -131,7 +131,7 @@ func backOff(failures int) time.Duration {
 
 // start starts the process and waits until it is ready. On an error there may be
 // one to be ended.
-func (s *supervisor) start(why string) (process, error) {
+func (s *Supervisor) start(why string) (Process, error) {
 	s.mu.Lock()
 	s.awaitOthers()
 	spec, id := s.spec, s.id
@@ -145,24 +145,24 @@ func (s *supervisor) start(why string) (process, error) {
 		err = s.await(p)
 	}
 
-	e := processEvent{event: status.EventStarted, reason: why, err: err}
+	e := Event{Name: status.EventStarted, Reason: why, Err: err}
 	if why != "" {
-		e.event = status.EventRestarted
+		e.Name = status.EventRestarted
 	}
 	s.mu.Lock()
-	e.pid = s.now.PID
+	e.PID = s.now.PID
 	switch {
 	case err == nil:
 		if why != "" {
 			s.now.Restarts[why]++
 		}
 		s.used, s.now.Failed = time.Now(), ""
-		s.slot.fresh()
+		s.slot.Fresh()
 		s.set(status.ProcessReady)
 	case errors.Is(err, errAbandoned):
 		s.set(status.ProcessStopping)
 	default:
-		e.event = status.EventFailed
+		e.Name = status.EventFailed
 		s.fail(fmt.Sprintf("start failed: %v", err))
 		s.set(status.ProcessStopping)
 	}
@@ -174,14 +174,14 @@ func (s *supervisor) start(why string) (process, error) {
 }
 
 // await waits until p is ready.
-func (s *supervisor) await(p process) error {
+func (s *Supervisor) await(p Process) error {
 	s.mu.Lock()
-	s.now.PID = p.pid()
+	s.now.PID = p.PID()
 	s.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	answer := make(chan error, 1)
 	var asked sync.WaitGroup
-	asked.Go(func() { answer <- p.ready(ctx) })
+	asked.Go(func() { answer <- p.Ready(ctx) })
 	defer asked.Wait()
 	defer cancel()
 	for {
@@ -194,7 +194,7 @@ func (s *supervisor) await(p process) error {
 		select {
 		case err := <-answer:
 			select {
-			case <-p.exited():
+			case <-p.Exited():
 				return cmp.Or(err, errors.New("it has ended when it was just ready: "+ending(p)))
 			default:
 				return err
@@ -206,7 +206,7 @@ func (s *supervisor) await(p process) error {
 }
 
 // watch waits until p has ended or is to be ended, and returns why.
-func (s *supervisor) watch(p process) (why string) {
+func (s *Supervisor) watch(p Process) (why string) {
 	timer := time.NewTimer(math.MaxInt64)
 	defer timer.Stop()
 	memory := time.NewTicker(memoryInterval)
@@ -218,11 +218,11 @@ func (s *supervisor) watch(p process) (why string) {
 		}
 		timer.Reset(next)
 		select {
-		case <-p.exited():
-			s.logger().Warn("service has ended", zap.Int("pid", p.pid()), zap.String("status", ending(p)))
+		case <-p.Exited():
+			s.logger().Warn("service has ended", zap.Int("pid", p.PID()), zap.String("status", ending(p)))
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.clean = p.cause() == nil
+			s.clean = p.Cause() == nil
 			s.leave(status.RestartExit, ending(p))
 			return status.RestartExit
 		case <-memory.C:
@@ -234,15 +234,15 @@ func (s *supervisor) watch(p process) (why string) {
 	}
 }
 
-func ending(p process) string {
-	if err := p.cause(); err != nil {
+func ending(p Process) string {
+	if err := p.Cause(); err != nil {
 		return err.Error()
 	}
 	return "exit status 0"
 }
 
 // look returns why the process is to be ended now, or when to look again.
-func (s *supervisor) look() (why string, next time.Duration) {
+func (s *Supervisor) look() (why string, next time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next = math.MaxInt64
@@ -256,7 +256,7 @@ func (s *supervisor) look() (why string, next time.Duration) {
 		}
 	}
 	if why = s.now.Due; why != "" {
-		if !s.slot.out() {
+		if !s.slot.Out() {
 			return "", math.MaxInt64
 		}
 		s.leave(why, "restarted for "+why)
@@ -265,11 +265,11 @@ func (s *supervisor) look() (why string, next time.Duration) {
 	if d := time.Duration(s.spec.StopIdle); d > 0 {
 		rest := time.Until(s.used.Add(d))
 		if rest <= 0 {
-			if s.slot.out() {
+			if s.slot.Out() {
 				s.leave(status.StopIdle, "")
 				return status.StopIdle, 0
 			}
-			s.slot.in() // it has a connection
+			s.slot.In() // it has a connection
 			s.used, rest = time.Now(), d
 		}
 		next = min(next, rest)
@@ -280,8 +280,8 @@ func (s *supervisor) look() (why string, next time.Duration) {
 // leave notes that the process that was ready ends or has ended. One that has lived
 // briefly has failed, unless a connection has reached it or its end was wanted. Its exit
 // status does not matter for that. Whether the holder has reached it may show only
-// afterwards, see reached. The mutex is held.
-func (s *supervisor) leave(why, how string) {
+// afterwards, see Reached. The mutex is held.
+func (s *Supervisor) leave(why, how string) {
 	lived := time.Since(s.now.Since)
 	s.wanted, s.resting = why != status.StopIdle, why == status.StopIdle
 	switch byItself := why == status.RestartExit || why == status.RestartMemory; {
@@ -301,20 +301,20 @@ func (s *supervisor) leave(why, how string) {
 }
 
 // fail notes that a process has failed. The mutex is held.
-func (s *supervisor) fail(why string) {
+func (s *Supervisor) fail(why string) {
 	s.failures++
 	s.failing, s.now.Failed = true, why
 }
 
 // weigh looks how much memory p has, if there is a limit.
-func (s *supervisor) weigh(p process) {
+func (s *Supervisor) weigh(p Process) {
 	s.mu.Lock()
 	limit, due := uint64(s.spec.MaxMemory), s.now.Due
 	s.mu.Unlock()
 	if limit == 0 || due != "" {
 		return
 	}
-	used, err := p.memory()
+	used, err := p.Memory()
 	if err != nil {
 		s.logger().Debug("memory cannot be read", zap.Error(err)) // most likely it has just ended
 		return
@@ -322,31 +322,31 @@ func (s *supervisor) weigh(p process) {
 	if used <= limit {
 		return
 	}
-	s.logger().Info("service has more memory than it may", zap.Int("pid", p.pid()),
+	s.logger().Info("service has more memory than it may", zap.Int("pid", p.PID()),
 		zap.String("resident", humanize.IBytes(used)), zap.String("max_memory", humanize.IBytes(limit)))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.require(status.RestartMemory)
 }
 
-// end ends p and waits for that. Only stop does not wait for ever: a process that
+// end ends p and waits for that. Only after Halt it does not wait for ever: a process that
 // hangs in the kernel does not die, and another beside it could not have its address.
-func (s *supervisor) end(p process) {
+func (s *Supervisor) end(p Process) {
 	s.mu.Lock()
 	timeout := cmp.Or(time.Duration(s.spec.StopTimeout), defaultStopTimeout)
 	s.mu.Unlock()
-	p.terminate()
+	p.Terminate()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	for killed := false; ; killed = true {
 		select {
-		case <-p.exited():
-			p.release()
+		case <-p.Exited():
+			p.Release()
 			return
 		case <-timer.C:
 		}
 		if killed {
-			s.logger().Error("service does not end although it was killed", zap.Int("pid", p.pid()))
+			s.logger().Error("service does not end although it was killed", zap.Int("pid", p.PID()))
 			s.mu.Lock()
 			closed := s.closed
 			s.mu.Unlock()
@@ -354,21 +354,21 @@ func (s *supervisor) end(p process) {
 				return
 			}
 		} else {
-			s.logger().Warn("service has not ended in time, killing it", zap.Int("pid", p.pid()), zap.Duration("stop_timeout", timeout))
+			s.logger().Warn("service has not ended in time, killing it", zap.Int("pid", p.PID()), zap.Duration("stop_timeout", timeout))
 		}
-		p.kill()
+		p.Kill()
 		timer.Reset(proc.KillDelay)
 	}
 }
 
 // tell logs what has happened, and notes it.
-func (s *supervisor) tell(e processEvent) {
-	e.processID = s.identity()
-	fields := []zap.Field{zap.Int("pid", e.pid), zap.String("reason", e.reason)}
-	if e.err != nil {
-		s.logger().Error("service failed to start", append(fields, zap.Error(e.err))...)
+func (s *Supervisor) tell(e Event) {
+	e.ID = s.identity()
+	fields := []zap.Field{zap.Int("pid", e.PID), zap.String("reason", e.Reason)}
+	if e.Err != nil {
+		s.logger().Error("service failed to start", append(fields, zap.Error(e.Err))...)
 	} else {
-		s.logger().Info("service "+e.event, fields...)
+		s.logger().Info("service "+e.Name, fields...)
 	}
 	if s.note != nil {
 		s.note(e)

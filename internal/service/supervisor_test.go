@@ -1,4 +1,4 @@
-package tcplock
+package service
 
 import (
 	"context"
@@ -35,7 +35,7 @@ func TestSupervisorLazy(t *testing.T) {
 		s.grant()
 		ctx, cancel := context.WithTimeout(s.t.Context(), 500*time.Millisecond)
 		defer cancel()
-		if err := s.ready(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if err := s.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("found %v, expected the deadline", err)
 		}
 		s.leave()
@@ -60,14 +60,14 @@ func TestSupervisorEvery(t *testing.T) {
 		s.leave()
 		s.come()
 		s.sleep(time.Second)
-		s.ended(true, true)
+		s.Ended(true, true)
 		if !s.taken() {
 			t.Error("slot not out when the last one's end has been told")
 		}
 		s.sleep(5 * time.Second) // its release hooks
 		s.giveBack()
 		s.sleep(5 * time.Second)
-		if n := s.snapshot().Connections; n != 0 {
+		if n := s.Snapshot().Connections; n != 0 {
 			t.Errorf("found %d connections of the new process, expected 0", n)
 		}
 	},
@@ -134,7 +134,7 @@ func TestSupervisorBackOff(t *testing.T) {
 		s.let(func() { s.readyAfter, s.diesAfter = 0, time.Second })
 		s.sleep(2 * time.Second)
 		s.let(func() { s.held = true })
-		if err := s.ready(s.t.Context()); err == nil || err.Error() != "it has lived for 1s only: exit status 9" {
+		if err := s.Ready(s.t.Context()); err == nil || err.Error() != "it has lived for 1s only: exit status 9" {
 			t.Errorf("found %v, expected how briefly it has lived", err)
 		}
 		s.leave()
@@ -174,7 +174,7 @@ func TestSupervisorExitWhileHeld(t *testing.T) {
 		s.grant()
 		s.last().exit()
 		synctest.Wait()
-		if err := s.ready(s.t.Context()); err != nil {
+		if err := s.Ready(s.t.Context()); err != nil {
 			t.Error(err)
 		}
 		s.leave()
@@ -194,21 +194,21 @@ func TestSupervisorRequest(t *testing.T) {
 	perform(t, &Service{}, func(s *stage) {
 		s.sleep(time.Second)
 		s.come()
-		s.restart(status.RestartRequest)
-		s.restart(status.RestartHoldTimeout)
+		s.Restart(status.RestartRequest)
+		s.Restart(status.RestartHoldTimeout)
 		s.sleep(time.Second)
-		if due := s.snapshot().Due; due != "request" {
+		if due := s.Snapshot().Due; due != "request" {
 			t.Errorf("found %q due, expected request", due)
 		}
-		s.vacated() // a late word of the client before
+		s.Vacated() // a late word of the client before
 		s.sleep(time.Second)
 		s.leave()
 		s.sleep(time.Millisecond)
-		s.restart(status.RestartRequest) // no use: a new one is on its way
+		s.Restart(status.RestartRequest) // no use: a new one is on its way
 		s.sleep(3 * time.Second)
-		s.restart(status.RestartHoldTimeout) // nobody is there
+		s.Restart(status.RestartHoldTimeout) // nobody is there
 		s.sleep(2 * time.Second)
-		if got := s.snapshot(); got.Restarts["request"] != 1 || got.Restarts["hold_timeout"] != 1 || got.LastReason != "hold_timeout" || got.PID != 103 {
+		if got := s.Snapshot(); got.Restarts["request"] != 1 || got.Restarts["hold_timeout"] != 1 || got.LastReason != "hold_timeout" || got.PID != 103 {
 			t.Errorf("found %+v, expected one restart for each reason", got)
 		}
 	},
@@ -228,24 +228,24 @@ func TestSupervisorReplace(t *testing.T) {
 	perform(t, &Service{Command: "a"}, func(s *stage) {
 		s.sleep(time.Second)
 		s.come()
-		s.replace(&Service{Command: "a", RestartEvery: 5, RestartInterval: 100 * second})
-		if due := s.snapshot().Due; due != "" {
+		s.Replace(&Service{Command: "a", RestartEvery: 5, RestartInterval: 100 * second})
+		if due := s.Snapshot().Due; due != "" {
 			t.Errorf("found a restart due for %s, expected none: the process would be the same", due)
 		}
-		s.replace(&Service{Command: "b"})
+		s.Replace(&Service{Command: "b"})
 		s.sleep(time.Second)
 		s.leave()
 		s.sleep(1500 * time.Millisecond)
-		s.replace(&Service{Command: "c"})
+		s.Replace(&Service{Command: "c"})
 		s.sleep(3 * time.Second)
 		s.let(func() { s.startErr = errors.New("no such file") })
 		s.last().exit()
 		s.sleep(4 * time.Second)
-		s.replace(&Service{Command: "d", RestartInterval: 2 * second})
+		s.Replace(&Service{Command: "d", RestartInterval: 2 * second})
 		synctest.Wait()
 		s.let(func() { s.startErr = nil })
 		s.sleep(5 * time.Second)
-		s.replace(&Service{Command: "d"})
+		s.Replace(&Service{Command: "d"})
 		s.sleep(30 * time.Second)
 	},
 		"0s: out, start a1", "1s: in, started, out",
@@ -262,19 +262,19 @@ func TestSupervisorReplace(t *testing.T) {
 func TestSupervisorReplaceStart(t *testing.T) {
 	perform(t, &Service{Ready: "a:1"}, func(s *stage) {
 		s.sleep(500 * time.Millisecond)
-		s.replace(&Service{Ready: "b:1"})
+		s.Replace(&Service{Ready: "b:1"})
 		s.sleep(4 * time.Second)
-		s.replace(&Service{Ready: "a:1", ReadyTimeout: 1})
+		s.Replace(&Service{Ready: "a:1", ReadyTimeout: 1})
 		s.sleep(time.Second)
 		s.let(func() { s.startErr = errors.New("no such file") })
 		s.last().exit()
 		s.sleep(1500 * time.Millisecond)
 		s.let(func() { s.startErr = nil })
-		s.replace(&Service{Ready: "a:1", ReadyTimeout: 2})
+		s.Replace(&Service{Ready: "a:1", ReadyTimeout: 2})
 		s.sleep(2 * time.Second)
-		s.replace(&Service{Ready: "a:1", ReadyTimeout: 2, Start: startLazy, StopIdle: second})
+		s.Replace(&Service{Ready: "a:1", ReadyTimeout: 2, Start: StartLazy, StopIdle: second})
 		s.sleep(500 * time.Millisecond)
-		s.replace(&Service{Ready: "a:1", ReadyTimeout: 2})
+		s.Replace(&Service{Ready: "a:1", ReadyTimeout: 2})
 		s.sleep(5 * time.Second)
 	},
 		"0s: out, start 1",
@@ -291,10 +291,10 @@ func TestSupervisorIdle(t *testing.T) {
 		s.sleep(6 * time.Second)
 		s.serve(30 * time.Second)
 		s.sleep(20 * time.Second)
-		if got := s.snapshot(); got.State != status.ProcessStopped || got.PID != 0 || got.LastReason != "idle" {
+		if got := s.Snapshot(); got.State != status.ProcessStopped || got.PID != 0 || got.LastReason != "idle" {
 			t.Errorf("found %+v, expected it stopped for idleness", got)
 		}
-		s.restart(status.RestartRequest) // nothing to restart
+		s.Restart(status.RestartRequest) // nothing to restart
 		s.serve(time.Second)
 		s.sleep(9 * time.Second)
 		s.serve(0)
@@ -312,13 +312,13 @@ func TestSupervisorIdle(t *testing.T) {
 func TestSupervisorStubborn(t *testing.T) {
 	perform(t, &Service{StopTimeout: 3 * second}, func(s *stage) {
 		s.let(func() { s.ignores = "term" })
-		s.restart(status.RestartRequest)
+		s.Restart(status.RestartRequest)
 		s.sleep(time.Second)
 		p := s.last()
 		s.let(func() { p.ignores, s.ignores = "term", "kill" })
-		s.restart(status.RestartRequest)
+		s.Restart(status.RestartRequest)
 		s.sleep(4 * time.Second)
-		s.restart(status.RestartRequest)
+		s.Restart(status.RestartRequest)
 		s.sleep(10 * time.Second)
 		began := time.Now()
 		s.stop()
@@ -346,10 +346,10 @@ func TestSupervisorStop(t *testing.T) {
 			if d := time.Since(began); d != takes || !s.taken() {
 				t.Errorf("stop took %s, and the slot is out %v, expected %s and true", d, s.taken(), takes)
 			}
-			s.replace(&Service{Command: "new"})
-			s.restart(status.RestartRequest)
+			s.Replace(&Service{Command: "new"})
+			s.Restart(status.RestartRequest)
 			s.leave()
-			if err := s.ready(s.t.Context()); err == nil {
+			if err := s.Ready(s.t.Context()); err == nil {
 				t.Error("ready after stop")
 			}
 		}
@@ -369,7 +369,7 @@ func TestSupervisorStartFails(t *testing.T) {
 	perform(t, &Service{Start: "lazy"}, func(s *stage) {
 		s.let(func() { s.startErr = errors.New("no such file") })
 		s.grant()
-		err := s.ready(s.t.Context())
+		err := s.Ready(s.t.Context())
 		if err == nil || err.Error() != "start failed: no such file" || !s.taken() {
 			t.Errorf("found %v and slot out %v, expected no such file and true", err, s.taken())
 		}
@@ -379,7 +379,7 @@ func TestSupervisorStartFails(t *testing.T) {
 		s.let(func() { s.readyErr = nil })
 		time.AfterFunc(10*time.Second, func() { s.last().exit() })
 		s.sleep(12 * time.Second)
-		if got := s.snapshot(); got.State != status.ProcessBackingOff || got.Failed != "start failed: it has ended before it was ready: exit status 9" {
+		if got := s.Snapshot(); got.State != status.ProcessBackingOff || got.Failed != "start failed: it has ended before it was ready: exit status 9" {
 			t.Errorf("found %+v, expected a back-off", got)
 		}
 		s.sleep(10 * time.Second)
@@ -388,4 +388,52 @@ func TestSupervisorStartFails(t *testing.T) {
 		"1s: start 1", "6s: failed, term 1", "7s: exit 1",
 		"9s: start 2", "12s: exit 2, failed",
 		"16s: start 3", "21s: in, started")
+}
+
+// A process is renamed in each state. One that is ready or being started is restarted; the
+// others are only started under the new name next time. The next start waits for those who
+// have the new name's place, and the old name's place is free when the process has ended.
+func TestSupervisorRename(t *testing.T) {
+	isOver := func(over <-chan struct{}) bool {
+		select {
+		case <-over:
+			return true
+		default:
+			return false
+		}
+	}
+	perform(t, &Service{}, func(s *stage) {
+		s.sleep(500 * time.Millisecond)
+		starting := s.Rename("one")
+		s.sleep(3 * time.Second)
+		if !isOver(starting) || s.identity().Lock != "one" {
+			t.Error("found the old name's process still there, expected another one")
+		}
+		s.come()
+		before := make(chan struct{})
+		ready := s.Rename("two", before)
+		s.sleep(time.Second)
+		if isOver(ready) {
+			t.Error("found the old name's process ended, expected it to serve its client")
+		}
+		s.leave()
+		s.sleep(3 * time.Second)
+		if !isOver(ready) {
+			t.Error("found the old name's process still there, expected its end")
+		}
+		close(before)
+		s.sleep(1500 * time.Millisecond)
+		s.last().exit()
+		s.sleep(500 * time.Millisecond)
+		if !isOver(s.Rename("three")) { // it backs off
+			t.Error("found a process of the old name, expected none")
+		}
+		s.sleep(3 * time.Second)
+	},
+		"0s: out, start 1",
+		"500ms: term 1",
+		"1.5s: exit 1, start 2", "2.5s: in, started",
+		"3.5s: out", "4.5s: term 2", "5.5s: exit 2",
+		"7.5s: start 3", "8.5s: in, restarted config",
+		"9s: exit 3, out", "10s: start 4", "11s: in, restarted exit")
 }
