@@ -25,9 +25,7 @@ func (insideView) Locks() (all []inside.Lock) {
 }
 
 func (insideView) Ending() int {
-	ends.Lock()
-	defer ends.Unlock()
-	return len(ends.last)
+	return len(exiting())
 }
 
 func (insideView) Hubs() (n int) {

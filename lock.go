@@ -184,7 +184,7 @@ func (l *lock) apply(c *config) {
 	if settings.MaxWaiting != nil {
 		b.MaxWaiting = *settings.MaxWaiting
 	}
-	l.pool.set(settings, func(slots int) {
+	l.pool.set(settings.wanted(), func(slots int) {
 		b.Limit = slots
 		grant(l.queue.Set(b, time.Now())...)
 	})

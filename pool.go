@@ -29,6 +29,13 @@ type pool struct {
 	processes []*processSlot            // that have not ended
 }
 
+// wanted is what a config wants to stand behind the slots.
+type wanted struct {
+	addresses []string // one for each slot; empty ones if the lock does not know it
+	pooled    bool     // the lock knows what stands behind its slots
+	service   *service.Service
+}
+
 // poolLock is what a pool needs of its lock. Nothing of it blocks, and all of it may be called
 // with the pool's mutexes held.
 type poolLock interface {
@@ -205,24 +212,24 @@ func (p *pool) at(slot int) *worker { return at(p.list(), slot-1) }
 // slot that no other worker has; a holder from before the reload keeps that slot until it
 // ends. A worker that is removed leaves its slot out of service, and goes when its holder has
 // gone: then it is as if it had never been there.
-func (p *pool) set(s *Settings, bound func(slots int)) {
+func (p *pool) set(w wanted, bound func(slots int)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pooled.Store(s.pooled())
-	limit := s.slots()
+	p.pooled.Store(w.pooled)
+	limit := len(w.addresses)
 	slots := max(p.limit, limit) // so many there are, or were
 	p.limit = limit
-	if p.workers.Load() == nil && !s.pooled() {
+	if p.workers.Load() == nil && !w.pooled {
 		bound(limit)
 		return
 	}
 	var addresses []string
-	if s.pooled() {
-		addresses = s.addresses()
+	if w.pooled {
+		addresses = w.addresses
 	}
 	old := p.list()
 	workers := p.assign(addresses, old)
-	if s.pooled() {
+	if w.pooled {
 		limit = len(workers)
 	}
 	for slot := range max(slots, len(workers), len(old)) {
@@ -238,14 +245,14 @@ func (p *pool) set(s *Settings, bound func(slots int)) {
 	}
 	p.workers.Store(&workers)
 	bound(limit)
-	for _, w := range workers {
+	for _, worker := range workers {
 		switch {
-		case w == nil:
-		case w.named:
-			w.supervise(s.Service)
-			w.putIn(outRemoved)
+		case worker == nil:
+		case worker.named:
+			worker.supervise(w.service)
+			worker.putIn(outRemoved)
 		default:
-			w.remove()
+			worker.remove()
 		}
 	}
 	for slot := range limit {

@@ -239,6 +239,13 @@ var ends = struct {
 	last map[service.ID]<-chan struct{}
 }{last: make(map[service.ID]<-chan struct{})}
 
+// exiting returns the places whose process has not exited, also those of locks that are no more.
+func exiting() []service.ID {
+	ends.Lock()
+	defer ends.Unlock()
+	return slices.Collect(maps.Keys(ends.last))
+}
+
 // waitForProcesses returns when those of all locks have ended, which all have been told.
 func waitForProcesses() {
 	ends.Lock()

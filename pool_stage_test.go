@@ -51,9 +51,7 @@ func playPool(t *testing.T, script func(s *poolStage)) {
 		t.Errorf("found %d processes, and %d the lock knows, expected none", n, len(s.lock.pool.processes))
 	}
 	// Real processes of a test before this one may be there still.
-	ends.Lock()
-	defer ends.Unlock()
-	for place := range ends.last {
+	for _, place := range exiting() {
 		if place.Lock == s.lock.name() {
 			t.Errorf("found a process at %+v that others would wait for, expected none", place)
 		}

@@ -26,9 +26,7 @@ func (s *hookStage) rename(name string, settings Settings) {
 // nothingAwaited makes sure that of the lock's processes, under whichever name, none is waited for.
 func nothingAwaited(t *testing.T, names ...string) {
 	t.Helper()
-	ends.Lock()
-	defer ends.Unlock()
-	for place := range ends.last {
+	for _, place := range exiting() {
 		for _, name := range names {
 			if place.Lock == name {
 				t.Errorf("found a process at %+v that others would wait for, expected none", place)

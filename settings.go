@@ -223,6 +223,11 @@ func (s *Settings) addresses() []string {
 
 func (s *Settings) slots() int { return len(s.addresses()) }
 
+// wanted is what the settings want to stand behind the slots.
+func (s *Settings) wanted() wanted {
+	return wanted{addresses: s.addresses(), pooled: s.pooled(), service: s.Service}
+}
+
 // resolve returns the workers with what their placeholders stand for now.
 func (s *Settings) resolve() (workers []string, err error) {
 	for _, found := range s.Workers {
