@@ -128,10 +128,10 @@ func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error 
 func findLock(name string) (*lock, error) {
 	var names []string
 	for _, l := range locksInForce() {
-		if l.name() == name && l.enter() {
+		if l.Name() == name && l.enter() {
 			return l, nil
 		}
-		names = append(names, l.name())
+		names = append(names, l.Name())
 	}
 	return nil, apiError(http.StatusNotFound, "found no lock %q, expected one of: %s", name, cmp.Or(strings.Join(names, ", "), "(there is none)"))
 }
@@ -176,7 +176,7 @@ func adminRun(ctx context.Context, l *lock, p *parameters) (any, error) {
 	hooks := l.current.Load().hooks
 	if len(hooks[on]) == 0 {
 		return nil, apiError(http.StatusBadRequest, "moment: found %q, expected one that lock %s has hooks for: %s",
-			on, l.name(), cmp.Or(strings.Join(slices.Sorted(maps.Keys(hooks)), ", "), "(there is none)"))
+			on, l.Name(), cmp.Or(strings.Join(slices.Sorted(maps.Keys(hooks)), ", "), "(there is none)"))
 	}
 	ctx, cancel := within(ctx, wait)
 	defer cancel()
@@ -187,7 +187,7 @@ func adminRun(ctx context.Context, l *lock, p *parameters) (any, error) {
 func adminRestart(_ context.Context, l *lock, p *parameters) (any, error) {
 	slot := p.slot(l)
 	if p.err == nil && l.restart(slot) == 0 {
-		return nil, apiError(http.StatusBadRequest, "lock %s: found no service, expected one to restart", l.name())
+		return nil, apiError(http.StatusBadRequest, "lock %s: found no service, expected one to restart", l.Name())
 	}
 	return nil, p.err
 }
@@ -252,8 +252,8 @@ func (p *parameters) number(name string, least, otherwise int) int {
 // slot returns 0 if there is no such parameter.
 func (p *parameters) slot(l *lock) int {
 	slot := p.number("slot", 1, 0)
-	if p.err == nil && slot > 0 && !l.pool.hasSlot(slot) {
-		p.note("slot", fmt.Errorf("found %d, expected one that lock %s has", slot, l.name()))
+	if p.err == nil && slot > 0 && !l.pool.HasSlot(slot) {
+		p.note("slot", fmt.Errorf("found %d, expected one that lock %s has", slot, l.Name()))
 	}
 	return slot
 }

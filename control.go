@@ -77,7 +77,7 @@ func (l *lock) pause(d time.Duration) (ended <-chan struct{}) {
 	}
 	l.pauses.now = p
 	l.queue.Pause()
-	l.publish(status.Event{Event: status.EventPaused, Reason: reason})
+	l.Publish(status.Event{Event: status.EventPaused, Reason: reason})
 	return p.ended
 }
 
@@ -99,7 +99,7 @@ func (l *lock) endPause(p *pause) {
 	l.pauses.mu.Unlock()
 	l.idle.again()
 	grant(woken...)
-	l.publish(status.Event{Event: status.EventResumed})
+	l.Publish(status.Event{Event: status.EventResumed})
 }
 
 // drain pauses the lock and waits until the last holder is gone, or for ctx.
@@ -128,7 +128,7 @@ func (l *lock) kick(id uint64) error {
 	switch {
 	case waited:
 		l.noteIdle()
-		l.publish(status.Event{Event: status.EventKicked, Connection: id, Client: w.conn.Address})
+		l.Publish(status.Event{Event: status.EventKicked, Connection: id, Client: w.conn.Address})
 	case w.state() == status.StateEnding:
 		return errUnknownConnection // its client is cut already
 	default:
@@ -192,16 +192,16 @@ func (l *lock) letGo(p *queue.Waiter) {
 
 // momentsNow says for which slots hooks run that nobody's connection has brought about.
 func (l *lock) momentsNow(on string, slot int) (moments []hook.Moment) {
-	if workers := l.pool.named(); workers != nil {
+	if workers := l.pool.Named(); workers != nil {
 		for _, w := range workers {
-			if slot == 0 || slot == w.slot {
-				moments = append(moments, hook.Moment{On: on, Lock: l.name(), Slot: w.slot, Worker: w.address})
+			if slot == 0 || slot == w.Slot {
+				moments = append(moments, hook.Moment{On: on, Lock: l.Name(), Slot: w.Slot, Worker: w.Address})
 			}
 		}
 		return moments
 	}
-	if l.pool.slots() == 1 {
+	if l.pool.Slots() == 1 {
 		slot = 1
 	}
-	return []hook.Moment{{On: on, Lock: l.name(), Slot: slot}}
+	return []hook.Moment{{On: on, Lock: l.Name(), Slot: slot}}
 }

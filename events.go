@@ -16,11 +16,11 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// publish tells of an event those who look at the lock, and those who have subscribed to
+// Publish tells of an event those who look at the lock, and those who have subscribed to
 // it. It does not wait for them, and may be called with any mutex held but the record's.
 // A connection may come before its config has started to the end: until then the events
 // app still takes subscriptions, without a mutex, and must not be asked.
-func (l *lock) publish(e status.Event) {
+func (l *lock) Publish(e status.Event) {
 	e.Time = time.Now()
 	e.Error = text.FirstLine(e.Error)
 	if e.Event != status.EventActivated && e.Event != status.EventReleased {
@@ -55,7 +55,7 @@ func (m *emitter) add(l *lock, c *config, e status.Event) {
 	if full := len(m.pending) >= mostPending; full {
 		if l.record.EventsDropped.Inc(); !m.full {
 			// Not here: mutexes are held, and a log may stand still.
-			go c.logger.Warn("events dropped, their handlers are too slow", zap.String("lock", l.name()), zap.String("event", e.Event))
+			go c.logger.Warn("events dropped, their handlers are too slow", zap.String("lock", l.Name()), zap.String("event", e.Event))
 		}
 		m.full = true
 		return
@@ -101,7 +101,7 @@ func (c *config) emit(l *lock, e status.Event) {
 	// before the last things happen.
 	origin := c.ctx
 	origin.Context = context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
-	c.events.Emit(origin, status.EventPrefix+e.Event, eventData(&e, l.name()))
+	c.events.Emit(origin, status.EventPrefix+e.Event, eventData(&e, l.Name()))
 }
 
 // eventData is what the handlers of an event get: strings only. What does not apply is empty or 0.
@@ -123,13 +123,13 @@ func eventData(e *status.Event, lock string) map[string]any {
 	}
 }
 
-// noteUnreachable counts that a slot's worker could not be reached.
-func (l *lock) noteUnreachable(slot int) {
+// CountUnreachable counts that a slot's worker could not be reached.
+func (l *lock) CountUnreachable(slot int) {
 	l.record.WorkerFailures.WithLabelValues(strconv.Itoa(slot)).Inc()
 }
 
-// noteProcess tells of what has happened to a slot's process.
-func (l *lock) noteProcess(e service.Event) {
+// PublishProcess tells of what has happened to a slot's process.
+func (l *lock) PublishProcess(e service.Event) {
 	slot := strconv.Itoa(e.Slot)
 	switch e.Name {
 	case status.EventRestarted:
@@ -141,5 +141,5 @@ func (l *lock) noteProcess(e service.Event) {
 	if e.Err != nil {
 		event.Error = e.Err.Error()
 	}
-	l.publish(event)
+	l.Publish(event)
 }

@@ -60,7 +60,7 @@ func TestEventsAtShutdown(t *testing.T) {
 		}
 		s.load(Settings{})
 		s.lock.cancel()
-		s.lock.noteProcess(service.Event{Name: status.EventStopped, Reason: status.StopAsked})
+		s.lock.PublishProcess(service.Event{Name: status.EventStopped, Reason: status.StopAsked})
 		s.lock.shutDown()
 		if len(heard.names) != 1 || heard.names[0] != "tcplock_stopped" {
 			t.Errorf("found events %v, expected tcplock_stopped", heard.names)
@@ -89,11 +89,11 @@ func TestRefusalsAtShutdown(t *testing.T) {
 func TestEventWorkerUpAfterRestart(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Workers: []string{"127.0.0.1:1"}})
-		w := s.lock.pool.worker(1)
-		w.restored() // nothing new
-		w.down(errStep)
-		w.down(errStep)
-		w.restored()
+		w := s.lock.pool.Worker(1)
+		w.Restored() // nothing new
+		w.Down(errStep)
+		w.Down(errStep)
+		w.Restored()
 		var told []string
 		for _, e := range s.lock.record.Events() {
 			told = append(told, e.Event)

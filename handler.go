@@ -20,7 +20,7 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 	defer func() {
 		if r := recover(); r != nil {
 			// A panic that one client causes must not end the process, and keeps no slot.
-			err = fmt.Errorf("panic behind lock %s: %v\n%s", w.lock.name(), r, debug.Stack())
+			err = fmt.Errorf("panic behind lock %s: %v\n%s", w.lock.Name(), r, debug.Stack())
 			w.abort()
 		}
 	}()

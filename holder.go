@@ -10,6 +10,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -28,7 +29,7 @@ import (
 type holder struct {
 	waiter *waiter
 	slot   int
-	worker *worker // nil if the lock does not know what stands behind the slot
+	worker *pool.Worker // nil if the lock does not know what stands behind the slot
 
 	socketCounted bool         // the budget counts its socket to the service; Handle's goroutine only
 	tallies       []hook.Tally // where activate hooks have counted it; of the goroutine that runs hooks for it
@@ -60,11 +61,11 @@ const (
 // newHolder makes the holder of the slot that w was granted. It keeps the lock in use, since
 // its end may come after that of Handle.
 func newHolder(w *waiter, slot int) *holder {
-	h := &holder{waiter: w, slot: slot, worker: w.lock.pool.worker(slot)}
+	h := &holder{waiter: w, slot: slot, worker: w.lock.pool.Worker(slot)}
 	h.firstSign = h
 	w.trip.slot = slot
 	if h.worker != nil {
-		w.trip.worker = h.worker.address
+		w.trip.worker = h.worker.Address
 	}
 	w.users.Add(1)
 	h.countSocket()
@@ -83,7 +84,7 @@ func (h *holder) activate() (outcome string) {
 	case w.kicked.Load(): // before it knew that it had been granted a slot
 	case h.worker != nil && w.conn.IsGone():
 		outcome = status.ClientGone
-	case h.worker != nil && h.worker.reach(w.lock.ctx, check) != nil:
+	case h.worker != nil && h.worker.Reach(w.lock.ctx, check) != nil:
 		h.beginRequeue()
 		return h.requeue()
 	case w.conn.IsGone():
@@ -112,7 +113,7 @@ func (h *holder) connect() {
 	h.phase, h.connectedAt = phaseConnected, time.Now()
 	h.mu.Unlock()
 	w.conn.Serve(&h.firstSign)
-	w.lock.publish(w.event(status.EventActivated, ""))
+	w.lock.Publish(w.event(status.EventActivated, ""))
 }
 
 // Reached implements client.Observer: the next handler has used the connection for the first time.
@@ -123,7 +124,7 @@ func (h *holder) Reached() {
 	h.hasReached = true
 	h.mu.Unlock()
 	if first && h.worker != nil {
-		h.worker.reached()
+		h.worker.Reached()
 	}
 }
 
@@ -139,11 +140,11 @@ func (h *holder) finish(r client.Result, err error) (outcome string) {
 	case r.Used:
 		h.Reached()
 		if h.worker != nil {
-			h.worker.gotThrough()
+			h.worker.Succeeded()
 		}
 	}
 	if h.worker != nil && err != nil && !r.Used && (r.Untouched || r.Dial) {
-		h.worker.down(err)
+		h.worker.Down(err)
 		// No handler has taken a byte of this connection: it can go to another worker.
 		if r.Untouched && h.beginRequeue() {
 			h.uncount()
@@ -214,13 +215,13 @@ func (h *holder) onHoldTimeout() {
 	}
 	w := h.waiter
 	w.log(zapcore.WarnLevel, "hold_timeout is over, client cut")
-	w.lock.publish(w.event(status.EventTimeout, ""))
+	w.lock.Publish(w.event(status.EventTimeout, ""))
 	w.trip.held = time.Since(h.connectedAt)
 	w.conn.Cut()
 	_ = w.lock.runHooks(hook.Timeout, h)
 	h.awaitReturn(h.connectedAt.Add(w.trip.held + client.LetGoGrace))
 	if h.worker != nil {
-		h.worker.restart(status.RestartHoldTimeout)
+		h.worker.Restart(status.RestartHoldTimeout)
 	}
 	h.beginRelease(status.HoldTimeout)
 }
@@ -254,7 +255,7 @@ func (h *holder) forceRelease() {
 		return
 	}
 	if h.worker != nil {
-		h.worker.restart(status.RestartKicked)
+		h.worker.Restart(status.RestartKicked)
 	}
 	h.beginRelease(status.Kicked)
 }
@@ -295,16 +296,16 @@ func (h *holder) release(outcome string) {
 	reached := h.hasReached
 	h.mu.Unlock()
 	if worker != nil {
-		worker.ended(reached, h.counts)
+		worker.Ended(reached, h.counts)
 	}
 	w.trip.outcome = outcome
 	w.lock.record.CountEnd(outcome)
 	w.lock.giveBack(&w.place)
 	if worker == nil {
-		worker = w.lock.pool.at(h.slot) // the slot has got one meanwhile, which may be removed again
+		worker = w.lock.pool.At(h.slot) // the slot has got one meanwhile, which may be removed again
 	}
 	if worker != nil {
-		worker.vacated()
+		worker.Vacated()
 	}
 	h.mu.Lock()
 	h.phase = phaseDone
@@ -316,9 +317,9 @@ func (h *holder) release(outcome string) {
 	h.mu.Unlock()
 	if isAbandoned {
 		w.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
-		w.lock.publish(w.event(status.EventLeftOver, outcome))
+		w.lock.Publish(w.event(status.EventLeftOver, outcome))
 	}
-	w.lock.publish(w.event(status.EventReleased, outcome))
+	w.lock.Publish(w.event(status.EventReleased, outcome))
 	w.exit()
 }
 
@@ -341,7 +342,7 @@ func (h *holder) requeue() (outcome string) {
 		outcome = status.WorkerDown
 		grant(w.lock.queue.Requeue(&w.place, time.Now(), w.trip.hooked)) // which may be this one
 	}
-	h.worker.vacated()
+	h.worker.Vacated()
 	w.users.Add(-1)
 	return outcome
 }

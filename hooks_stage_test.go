@@ -58,7 +58,7 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 		synctest.Wait()
 		s.lock.deactivate(s.handler.config)
 		s.lock.exit()
-		s.lock.pool.stop() // they have been told, and are not waited for
+		s.lock.pool.Stop() // they have been told, and are not waited for
 		if n := s.lock.users.Load(); n > 0 {
 			t.Errorf("found %d who use the lock, expected nobody", n)
 		}

@@ -125,9 +125,9 @@ func (l *lock) idleNow() {
 	}
 	visits, _ := l.queue.Quiet() // a connection may have come and gone without a call of noteIdle
 	if h := l.idle.take(visits); h != nil {
-		l.publish(status.Event{Event: status.EventIdle, Moment: hook.Idle, Reason: "for " + time.Duration(h.IdleFor).String()})
+		l.Publish(status.Event{Event: status.EventIdle, Moment: hook.Idle, Reason: "for " + time.Duration(h.IdleFor).String()})
 		if due, _ := l.schedule.Due(h, time.Now()); due {
-			_ = l.runHook(h, hook.Moment{On: hook.Idle, Lock: l.name()}, p)
+			_ = l.runHook(h, hook.Moment{On: hook.Idle, Lock: l.Name()}, p)
 		}
 	}
 	woken, _ := l.queue.EndExclusive(p, time.Now())

@@ -6,6 +6,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/inside"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 )
 
 func init() { inside.Process = insideView{} }
@@ -17,7 +18,7 @@ func (insideView) Locks() (all []inside.Lock) {
 	for _, l := range locks.list() {
 		s := l.queue.Stats()
 		all = append(all, inside.Lock{
-			Name: l.name(), Slots: l.pool.slots(), Held: s.Held, Waiting: s.Waiting,
+			Name: l.Name(), Slots: l.pool.Slots(), Held: s.Held, Waiting: s.Waiting,
 			LeftOver: int(l.leftOver.Load()), Clients: l.queue.Clients(),
 		})
 	}
@@ -25,7 +26,7 @@ func (insideView) Locks() (all []inside.Lock) {
 }
 
 func (insideView) Ending() int {
-	return len(exiting())
+	return len(pool.Exiting())
 }
 
 func (insideView) Hubs() (n int) {

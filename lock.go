@@ -14,6 +14,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
@@ -25,7 +26,7 @@ type lock struct {
 	users     atomic.Int64 // see registry
 
 	queue *queue.Queue
-	pool  pool
+	pool  pool.Pool
 	configStack
 	hookState
 
@@ -75,14 +76,14 @@ func (l *lock) Destruct() error {
 	l.sockets.SetSlots(0)
 	l.idle.use(nil, 0)
 	l.pauses.drop()
-	l.pool.halt()
+	l.pool.Halt()
 	return nil
 }
 
 // activate puts c in force, whose apps have all started.
 func (l *lock) activate(c *config) {
 	defer l.tellPlace()
-	defer l.tellRename(l.name())
+	defer l.tellRename(l.Name())
 	c.started.Store(true)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,7 +96,7 @@ func (l *lock) activate(c *config) {
 // who are still there.
 func (l *lock) deactivate(c *config) {
 	defer l.tellPlace()
-	defer l.tellRename(l.name())
+	defer l.tellRename(l.Name())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.configs = slices.DeleteFunc(l.configs, func(other *config) bool { return other == c })
@@ -127,9 +128,9 @@ func (l *lock) forgetHooks() {
 // tellRename tells of a change of the lock's name. It is called when the lock's mutex has
 // been given back, since it writes to the log.
 func (l *lock) tellRename(before string) {
-	if now := l.name(); now != before {
-		l.logger().Info("lock renamed", zap.String("lock", now), zap.String("before", before))
-		l.publish(status.Event{Event: status.EventRenamed, Reason: "before: " + before})
+	if now := l.Name(); now != before {
+		l.Logger().Info("lock renamed", zap.String("lock", now), zap.String("before", before))
+		l.Publish(status.Event{Event: status.EventRenamed, Reason: "before: " + before})
 	}
 }
 
@@ -142,13 +143,13 @@ func (l *lock) tellPlace() {
 		l.mu.Unlock()
 		return
 	}
-	c, slots := l.configs[len(l.configs)-1], l.pool.slots()
+	c, slots := l.configs[len(l.configs)-1], l.pool.Slots()
 	place := fmt.Sprint(c.listen, c.to, slots)
 	same := place == l.lastLogged
 	l.lastLogged = place
 	l.mu.Unlock()
 	if !same {
-		c.logger.Info("lock listens", zap.String("lock", l.name()), zap.Strings("listen", c.listen), zap.Strings("to", c.to), zap.Int("slots", slots))
+		c.logger.Info("lock listens", zap.String("lock", l.Name()), zap.Strings("listen", c.listen), zap.Strings("to", c.to), zap.Int("slots", slots))
 	}
 }
 
@@ -163,7 +164,7 @@ func (l *lock) activateFirst(c *config) error {
 	switch {
 	case l.current.Load() != nil:
 	case !c.defined: // the config is about to be refused
-		return fmt.Errorf("lock %s has no settings", l.name())
+		return fmt.Errorf("lock %s has no settings", l.Name())
 	default:
 		l.apply(c)
 	}
@@ -184,7 +185,7 @@ func (l *lock) apply(c *config) {
 	if settings.MaxWaiting != nil {
 		b.MaxWaiting = *settings.MaxWaiting
 	}
-	l.pool.set(settings.wanted(), func(slots int) {
+	l.pool.Set(settings.wanted(), func(slots int) {
 		b.Limit = slots
 		grant(l.queue.Set(b, time.Now())...)
 	})
@@ -197,11 +198,11 @@ func (l *lock) apply(c *config) {
 	l.record.Expect(maps.Keys(c.hooks), workers, settings.Service != nil)
 }
 
-// out and in implement poolLock.
+// out and in implement pool.Lock.
 
-func (l *lock) out(slot int) (vacant bool) { return l.queue.Out(slot) }
+func (l *lock) Out(slot int) (vacant bool) { return l.queue.Out(slot) }
 
-func (l *lock) in(slot int) { grant(l.queue.In(slot, time.Now())) }
+func (l *lock) In(slot int) { grant(l.queue.In(slot, time.Now())) }
 
 // giveBack gives p's slot back, to the next in line.
 func (l *lock) giveBack(p *queue.Waiter) {
@@ -209,7 +210,7 @@ func (l *lock) giveBack(p *queue.Waiter) {
 	l.noteIdle()
 }
 
-func (l *lock) logger() *zap.Logger { return l.current.Load().logger }
+func (l *lock) Logger() *zap.Logger { return l.current.Load().logger }
 
 // owner is the owner of a queue's waiter, if it wants to hear what becomes of it. The lock calls it
 // without the queue's mutex, and it must not block: that of a waiting connection is a wake-up.
@@ -263,7 +264,7 @@ func (l *lock) shutDown() {
 	// Hooks of holders are over. What that of a refusal has started does not end by itself.
 	l.cancel()
 	clock.Until(time.Now().Add(lastGrace), func() bool { return !l.refusing.Load() })
-	l.pool.stop()
+	l.pool.Stop()
 	clock.Until(time.Now().Add(lastGrace), l.emitter.idle)
 	l.refusals.Flush()
 	l.discards.Flush()

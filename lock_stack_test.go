@@ -74,7 +74,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			counts := l.schedule.Snapshot()[every.Key()]
-			return []any{b, stats, free, l.pool.slots(), counts, l.idle.since, l.idle.visits, len(l.idle.ran), *l.pauses.status(),
+			return []any{b, stats, free, l.pool.Slots(), counts, l.idle.since, l.idle.visits, len(l.idle.ran), *l.pauses.status(),
 				fds.Process.ServiceSockets(), l.current.Load() == s.handler.config, len(l.configs)}
 		}
 		before := look()

@@ -25,7 +25,7 @@ func (collector) Describe(chan<- *prometheus.Desc) {}
 // Collect implements prometheus.Collector.
 func (collector) Collect(out chan<- prometheus.Metric) {
 	for _, l := range locksInForce() {
-		name := l.name() // once for all series: a reload may rename the lock meanwhile
+		name := l.Name() // once for all series: a reload may rename the lock meanwhile
 		l.collect(name, out)
 		for _, c := range l.record.Collectors() {
 			prometheus.WrapCollectorWith(prometheus.Labels{"lock": name}, c).Collect(out)
@@ -57,7 +57,7 @@ func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, append([]string{name}, labels...)...)
 	}
 	s := l.queue.Stats() // not Snapshot: that copies all holders under the queue's mutex
-	gauge(slotsDesc, float64(l.pool.slots()))
+	gauge(slotsDesc, float64(l.pool.Slots()))
 	gauge(heldDesc, float64(s.Held))
 	gauge(waitingDesc, float64(s.Waiting))
 	gauge(oldestDesc, s.OldestWait(time.Now()).Seconds())
@@ -67,11 +67,11 @@ func (l *lock) collect(name string, out chan<- prometheus.Metric) {
 	for i, outcome := range status.Outcomes {
 		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(l.record.Ended(i)), name, outcome)
 	}
-	for _, worker := range l.pool.list() {
+	for _, worker := range l.pool.List() {
 		if worker == nil {
 			continue
 		}
-		w := worker.status()
+		w := worker.Status()
 		if w.State == status.WorkerRemoved { // it is not down: it only finishes its holder
 			continue
 		}

@@ -78,7 +78,7 @@ func (l *lock) runHook(h *hook.Hook, m hook.Moment, p *queue.Waiter) error {
 	if err != nil {
 		l.schedule.Owe(h)
 		l.record.HookRuns.WithLabelValues(m.On, record.HookFailed).Inc()
-		l.publish(status.Event{Event: status.EventHookFailed, Slot: m.Slot, Worker: m.Worker, Connection: m.Connection, Client: m.Client, Moment: m.On, Reason: m.Reason, Error: err.Error()})
+		l.Publish(status.Event{Event: status.EventHookFailed, Slot: m.Slot, Worker: m.Worker, Connection: m.Connection, Client: m.Client, Moment: m.On, Reason: m.Reason, Error: err.Error()})
 		logger.Error("hook failed", append(fields, zap.Error(err))...)
 		return err
 	}

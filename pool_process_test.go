@@ -109,9 +109,9 @@ func TestReachedThenFailed(t *testing.T) {
 func TestDownWhenRemoved(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(Settings{Workers: []string{"a:1"}})
-		gone := s.lock.pool.worker(1)
+		gone := s.lock.pool.Worker(1)
 		s.load(Settings{Workers: []string{"b:1"}})
-		gone.down(errCrash)
+		gone.Down(errCrash)
 		s.until(time.Minute)
 		s.comes(guest{name: "x", stays: time.Second})
 		s.expect("1m0s x at 1 b:1")
@@ -147,11 +147,11 @@ func TestProcessForOneClient(t *testing.T) {
 				s.let(func() { s.deaf = false })
 				s.last().exit(c.status)
 				s.until(c.again - time.Millisecond)
-				if now := s.lock.pool.worker(1).running().Snapshot(); now.State == status.ProcessReady {
+				if now := s.lock.pool.Worker(1).Running().Snapshot(); now.State == status.ProcessReady {
 					t.Errorf("the next process was ready before %s", c.again)
 				}
 				s.until(c.again)
-				if now := s.lock.pool.worker(1).running().Snapshot(); now.State != status.ProcessReady {
+				if now := s.lock.pool.Worker(1).Running().Snapshot(); now.State != status.ProcessReady {
 					t.Errorf("found %+v at %s, expected it ready", now, c.again)
 				}
 			})

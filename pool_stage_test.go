@@ -14,6 +14,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
@@ -47,12 +48,12 @@ func playPool(t *testing.T, script func(s *poolStage)) {
 		s = &poolStage{hookStage: h, down: make(map[string]bool), readyAfter: time.Second, endsAfter: time.Second}
 		script(s)
 	})
-	if n := s.alive(""); n > 0 || len(s.lock.pool.processes) > 0 {
-		t.Errorf("found %d processes, and %d the lock knows, expected none", n, len(s.lock.pool.processes))
+	if n := s.alive(""); n > 0 || len(s.lock.pool.Processes) > 0 {
+		t.Errorf("found %d processes, and %d the lock knows, expected none", n, len(s.lock.pool.Processes))
 	}
 	// Real processes of a test before this one may be there still.
-	for _, place := range exiting() {
-		if place.Lock == s.lock.name() {
+	for _, place := range pool.Exiting() {
+		if place.Lock == s.lock.Name() {
 			t.Errorf("found a process at %+v that others would wait for, expected none", place)
 		}
 	}

@@ -129,12 +129,12 @@ func TestManyWorkers(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := &lock{queue: queue.New(queue.Bounds{MaxWaiting: queue.Unlimited})}
-	l.pool.lock = l
-	workers := l.pool.assign(s.addresses(), nil)
+	l.pool.Lock = l
+	workers := l.pool.Assign(s.addresses(), nil)
 	slices.Reverse(s.Workers)
-	workers = l.pool.assign(s.addresses(), workers)
-	if len(workers) != 2*65535 || workers[0].address != "a:1" {
-		t.Errorf("%d workers, the first at %s, expected 131070, and a:1", len(workers), workers[0].address)
+	workers = l.pool.Assign(s.addresses(), workers)
+	if len(workers) != 2*65535 || workers[0].Address != "a:1" {
+		t.Errorf("%d workers, the first at %s, expected 131070, and a:1", len(workers), workers[0].Address)
 	}
 	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("it took %s, expected less than 20s: it does not grow with the square", took)

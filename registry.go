@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
 )
@@ -43,7 +44,7 @@ func enterLock(name string) *lock {
 	locks.mu.Lock()
 	defer locks.mu.Unlock()
 	for l := range locks.all {
-		if l.name() == name && l.enter() {
+		if l.Name() == name && l.enter() {
 			return l
 		}
 	}
@@ -57,7 +58,7 @@ func (r *registry) add(name string) *lock {
 		queue:     queue.New(queue.Bounds{MaxWaiting: queue.Unlimited}),
 		record:    record.New(),
 	}
-	l.pool.lock = l
+	l.pool.Lock = l
 	l.idle.fire = l.idleNow
 	l.idle.begin(0)
 	l.users.Store(1)
@@ -92,9 +93,9 @@ func (l *lock) exit() {
 	_ = l.Destruct()
 }
 
-// name is the lock's name in the config in force. Before a config is in force, it is the
+// Name is the lock's name in the config in force. Before a config is in force, it is the
 // name that the lock was made for.
-func (l *lock) name() string {
+func (l *lock) Name() string {
 	if c := l.current.Load(); c != nil && c.name != "" {
 		return c.name
 	}
@@ -121,7 +122,7 @@ func (r *registry) assign(configs map[string]*config, listen map[string][]string
 	defer r.mu.Unlock()
 	named := make(map[string]*lock)
 	for l := range r.all {
-		named[l.name()] = l
+		named[l.Name()] = l
 	}
 	renamed := renamed(named, configs, listen)
 	for name, c := range configs {
@@ -192,7 +193,7 @@ func (l *lock) configured() bool {
 // locksInForce returns all locks that have settings, by name.
 func locksInForce() []*lock {
 	all := slices.DeleteFunc(locks.list(), func(l *lock) bool { return l.current.Load() == nil })
-	slices.SortFunc(all, func(a, b *lock) int { return strings.Compare(a.name(), b.name()) })
+	slices.SortFunc(all, func(a, b *lock) int { return strings.Compare(a.Name(), b.Name()) })
 	return all
 }
 
@@ -227,7 +228,7 @@ func warnOfOldLocks(configs map[string]*config, listen map[string][]string, logg
 		for _, address := range old.current.Load().listen {
 			if lock := newcomer(configs, listen[address], address, old); lock != "" {
 				logger.Warn("listen address leads to another lock now, and its former lock still has connections: until they end, both locks may let connections through to one service",
-					zap.String("address", address), zap.String("lock", lock), zap.String("former_lock", old.name()),
+					zap.String("address", address), zap.String("lock", lock), zap.String("former_lock", old.Name()),
 					zap.Int("holders", s.Held), zap.Int("waiters", s.Waiting), zap.Int64("left_over", leftOver))
 			}
 		}
@@ -260,5 +261,5 @@ var shutDownAll = sync.OnceFunc(func() {
 		ends.Go(l.shutDown)
 	}
 	ends.Wait()
-	waitForProcesses() // of locks that are no more
+	pool.AwaitExits() // of locks that are no more
 })

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -26,7 +27,7 @@ func (s *hookStage) rename(name string, settings Settings) {
 // nothingAwaited makes sure that of the lock's processes, under whichever name, none is waited for.
 func nothingAwaited(t *testing.T, names ...string) {
 	t.Helper()
-	for _, place := range exiting() {
+	for _, place := range pool.Exiting() {
 		for _, name := range names {
 			if place.Lock == name {
 				t.Errorf("found a process at %+v that others would wait for, expected none", place)
@@ -47,14 +48,14 @@ func TestRenameRestartsProcesses(t *testing.T) {
 		s.until(4 * time.Second)
 		s.rename("new", withService(service.Service{}, "a:1", "b:1"))
 		s.until(5500 * time.Millisecond)
-		if due := s.lock.pool.list()[0].status().Process.Due; due != status.RestartConfig {
+		if due := s.lock.pool.List()[0].Status().Process.Due; due != status.RestartConfig {
 			t.Errorf("found a restart of the worker with a client that is due for %q, expected %s", due, status.RestartConfig)
 		}
 		s.comes(guest{name: "y", stays: time.Second})
 		s.until(20 * time.Second)
-		for _, w := range s.lock.pool.list() {
-			if n := w.status().Process.Restarts[status.RestartConfig]; n != 1 {
-				t.Errorf("slot %d: found %d restarts for config, expected 1", w.slot, n)
+		for _, w := range s.lock.pool.List() {
+			if n := w.Status().Process.Restarts[status.RestartConfig]; n != 1 {
+				t.Errorf("slot %d: found %d restarts for config, expected 1", w.Slot, n)
 			}
 		}
 		var names []string
@@ -168,7 +169,7 @@ func TestRegistryConcurrent(t *testing.T) {
 	}
 	all.Wait()
 	for _, l := range locks.list() {
-		if l.name() == "crowded" {
+		if l.Name() == "crowded" {
 			t.Errorf("found a lock with %d users, expected none", l.users.Load())
 		}
 	}
@@ -186,8 +187,8 @@ func TestConnectionAfterItsConfig(t *testing.T) {
 			t.Fatal(err)
 		}
 		l, second := c.enter(), c.enter()
-		if l == c.lock || l != second || l.name() != "late" || l.ctx.Err() != nil {
-			t.Errorf("found lock %s, and another one for the second connection: %v", l.name(), l != second)
+		if l == c.lock || l != second || l.Name() != "late" || l.ctx.Err() != nil {
+			t.Errorf("found lock %s, and another one for the second connection: %v", l.Name(), l != second)
 		}
 		l.exit()
 		l.exit()

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -23,9 +24,9 @@ const (
 // restart has the slot's process restarted, or with slot 0 all of them, each between two
 // clients of its slot. It returns how many.
 func (l *lock) restart(slot int) (n int) {
-	for _, w := range l.pool.list() {
-		if w != nil && (slot == 0 || slot == w.slot) && w.running() != nil {
-			w.restart(status.RestartRequest)
+	for _, w := range l.pool.List() {
+		if w != nil && (slot == 0 || slot == w.Slot) && w.Running() != nil {
+			w.Restart(status.RestartRequest)
 			l.hasten(w)
 			n++
 		}
@@ -35,16 +36,16 @@ func (l *lock) restart(slot int) (n int) {
 
 // hasten sees to it that a restart that is due takes effect. One goroutine does that for a
 // worker, however often it is asked.
-func (l *lock) hasten(w *worker) {
-	if !w.restartDue() || !w.hastened.CompareAndSwap(false, true) {
+func (l *lock) hasten(w *pool.Worker) {
+	if !w.RestartDue() || !w.Hastened.CompareAndSwap(false, true) {
 		return
 	}
 	go func() {
 		var held lull
-		for w.restartDue() && clock.Sleep(l.ctx, restartLook) {
-			held.look(l, w.slot)
+		for w.RestartDue() && clock.Sleep(l.ctx, restartLook) {
+			held.look(l, w.Slot)
 		}
-		w.hastened.Store(false)
+		w.Hastened.Store(false)
 		if l.ctx.Err() == nil {
 			l.hasten(w) // if it was asked for again just then
 		}

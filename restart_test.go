@@ -108,7 +108,7 @@ func TestRestartOfHangingService(t *testing.T) {
 				default:
 				}
 				s.until(test.most)
-				found := s.lock.pool.list()[0].status().Process
+				found := s.lock.pool.List()[0].Status().Process
 				if found.State != status.ProcessReady || found.Restarts[status.RestartRequest] != 1 {
 					t.Errorf("found the process %s with restarts %v, expected one that was asked for", found.State, found.Restarts)
 				}
@@ -160,7 +160,7 @@ func TestOtherRestartsWait(t *testing.T) {
 		s.until(2 * sec)
 		c := s.holds(nil)
 		c.end()
-		s.lock.pool.list()[0].restart(status.RestartMemory)
+		s.lock.pool.List()[0].Restart(status.RestartMemory)
 		s.until(time.Hour)
 		if n := s.lock.status(0).Connections[status.Kicked]; n != 0 || s.last().number != 1 {
 			t.Errorf("found %d connections kicked and %d processes, expected none and 1", n, s.last().number)

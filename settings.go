@@ -12,6 +12,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
@@ -224,8 +225,8 @@ func (s *Settings) addresses() []string {
 func (s *Settings) slots() int { return len(s.addresses()) }
 
 // wanted is what the settings want to stand behind the slots.
-func (s *Settings) wanted() wanted {
-	return wanted{addresses: s.addresses(), pooled: s.pooled(), service: s.Service}
+func (s *Settings) wanted() pool.Wanted {
+	return pool.Wanted{Addresses: s.addresses(), Pooled: s.pooled(), Service: s.Service}
 }
 
 // resolve returns the workers with what their placeholders stand for now.

@@ -27,9 +27,9 @@ func (l *lock) status(most int) status.Lock {
 	stats, holders, waiters := l.queue.Snapshot(most)
 	now := time.Now()
 	s := status.Lock{
-		Name:       l.name(),
+		Name:       l.Name(),
 		Now:        now,
-		Slots:      l.pool.slots(),
+		Slots:      l.pool.Slots(),
 		Held:       stats.Held,
 		Waiting:    stats.Waiting,
 		MaxWaiting: l.current.Load().settings.MaxWaiting,
@@ -59,13 +59,13 @@ func (l *lock) status(most int) status.Lock {
 		w.Position = i + 1
 		s.Waiters = append(s.Waiters, w)
 	}
-	for _, w := range l.pool.list() {
+	for _, w := range l.pool.List() {
 		if w == nil {
 			continue
 		}
-		found := w.status()
+		found := w.Status()
 		if found.State == status.WorkerRemoved && found.Process == nil &&
-			!slices.ContainsFunc(holders, func(p queue.Waiter) bool { return p.Slot == w.slot }) {
+			!slices.ContainsFunc(holders, func(p queue.Waiter) bool { return p.Slot == w.Slot }) {
 			continue // the pool keeps it in case a reload brings it back
 		}
 		s.Workers = append(s.Workers, found)
@@ -90,37 +90,10 @@ func (l *lock) connectionStatus(p queue.Waiter, now time.Time) status.Connection
 		waited = p.Waited
 		s.State = w.state()
 		s.Since = clock.Wall(p.Joined.Add(p.Apart+p.Waited), now)
-		if worker := l.pool.worker(p.Slot); worker != nil {
-			s.Worker = worker.address
+		if worker := l.pool.Worker(p.Slot); worker != nil {
+			s.Worker = worker.Address
 		}
 	}
 	s.WaitedSeconds = max(0, waited.Seconds())
-	return s
-}
-
-func (w *worker) status() status.Worker {
-	w.mu.Lock()
-	p, why := w.process, w.why
-	w.mu.Unlock()
-	s := status.Worker{Slot: w.slot, Address: w.address, State: status.WorkerUp}
-	switch {
-	case why&outRemoved != 0:
-		s.State = status.WorkerRemoved
-	case why&outProcess != 0:
-		s.State = status.WorkerUnready
-	case why != 0:
-		s.State = status.WorkerOut
-	}
-	if p == nil {
-		return s
-	}
-	process := p.Snapshot()
-	s.Process = &process
-	switch { // the process may have changed its state meanwhile
-	case s.State == status.WorkerUp && process.State == status.ProcessStopped:
-		s.State = status.WorkerStopped
-	case s.State == status.WorkerUp && process.State != status.ProcessReady:
-		s.State = status.WorkerUnready
-	}
 	return s
 }

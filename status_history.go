@@ -58,10 +58,10 @@ func (h *hub) take(now time.Time, all []lockAt) {
 		}
 		next := hist.next(&at.Lock, seconds)
 		hist.samples[h.samples%historyLength] = next
-		hist.name = at.Name
+		hist.name = at.Lock.Name
 		kept[at.lock] = hist
 		if !next.quiet() {
-			latest[at.Name] = next
+			latest[at.Lock.Name] = next
 		}
 	}
 	h.sampled, h.histories, h.past = now, kept, nil

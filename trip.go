@@ -25,8 +25,8 @@ type trip struct {
 }
 
 func (w *waiter) log(level zapcore.Level, msg string) {
-	w.lock.logger().Log(level, msg,
-		zap.String("lock", w.lock.name()),
+	w.lock.Logger().Log(level, msg,
+		zap.String("lock", w.lock.Name()),
 		zap.String("client", w.conn.Address),
 		zap.Int("slot", w.trip.slot),
 		zap.Uint64("connection", w.trip.id))
@@ -55,13 +55,13 @@ func (w *waiter) tellDiscarded() {
 		w.lock.record.Discarded.WithLabelValues(direction).Add(float64(n))
 		e := w.event(status.EventDiscarded, direction)
 		e.Bytes = n
-		w.lock.publish(e)
+		w.lock.Publish(e)
 	}
 	count(record.FromClient, w.conn.Traffic.DiscardedIn.Load())
 	count(record.ToClient, w.conn.Traffic.DiscardedOut.Load())
 	if n := w.conn.Traffic.DiscardedIn.Load(); n > 0 && w.lock.discards.Allow() {
-		w.lock.logger().Warn("bytes of the client were thrown away: it sent them when its slot had been handed on; if the service needs them, raise linger",
-			zap.String("lock", w.lock.name()),
+		w.lock.Logger().Warn("bytes of the client were thrown away: it sent them when its slot had been handed on; if the service needs them, raise linger",
+			zap.String("lock", w.lock.Name()),
 			zap.String("client", w.conn.Address),
 			zap.Int("slot", w.trip.slot),
 			zap.Uint64("connection", w.trip.id),
@@ -71,8 +71,8 @@ func (w *waiter) tellDiscarded() {
 }
 
 func (l *lock) tellDiscards(dropped int) {
-	l.logger().Warn("bytes of more clients were thrown away in the last minute; if the service needs them, raise linger",
-		zap.String("lock", l.name()), zap.Int("connections", dropped))
+	l.Logger().Warn("bytes of more clients were thrown away in the last minute; if the service needs them, raise linger",
+		zap.String("lock", l.Name()), zap.Int("connections", dropped))
 }
 
 // logEnd writes the connection's line into the log.
@@ -82,7 +82,7 @@ func (w *waiter) logEnd() {
 		return
 	}
 	logger.Info("connection ended",
-		zap.String("lock", w.lock.name()),
+		zap.String("lock", w.lock.Name()),
 		zap.String("client", w.conn.Address),
 		zap.Uint64("connection", w.trip.id),
 		zap.String("outcome", w.trip.outcome),
@@ -103,5 +103,5 @@ const refusalsLogged = 50
 
 func (l *lock) tellRefusals(dropped int) {
 	l.current.Load().access.Info("connections ended without a slot, and without a line of their own: there were too many",
-		zap.String("lock", l.name()), zap.Int("connections", dropped))
+		zap.String("lock", l.Name()), zap.Int("connections", dropped))
 }

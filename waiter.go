@@ -69,7 +69,7 @@ func clientOf(addr net.Addr) queue.ClientKey {
 func (w *waiter) checkNesting() error {
 	for outer := w.outer; outer != nil; outer = outer.outer {
 		if h := outer.holder.Load(); outer.lock == w.lock && h != nil && h.state() != status.StateEnding {
-			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", w.lock.name())
+			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", w.lock.Name())
 		}
 	}
 	return nil
@@ -170,7 +170,7 @@ func (w *waiter) throwOut(slot int, reason string) {
 	} else {
 		w.conn.Cut() // activate, which comes next, ends it
 	}
-	w.lock.publish(status.Event{Event: status.EventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.Address, Reason: reason})
+	w.lock.Publish(status.Event{Event: status.EventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.Address, Reason: reason})
 }
 
 // state is what the connection does with its slot.
@@ -204,7 +204,7 @@ func (w *waiter) refuse(outcome string, answer func() error) error {
 	}
 	w.conn.MarkUsed()
 	w.trip.refused = outcome
-	w.lock.publish(w.event(status.EventRefused, outcome))
+	w.lock.Publish(w.event(status.EventRefused, outcome))
 	w.lock.runRefuseHooks(w)
 	if answer == nil {
 		return nil
@@ -265,7 +265,7 @@ const connVar = "l4.tcplock.conn"
 func (w *waiter) moment(on, reason string) hook.Moment {
 	return hook.Moment{
 		On:         on,
-		Lock:       w.lock.name(),
+		Lock:       w.lock.Name(),
 		Slot:       w.trip.slot,
 		Worker:     w.trip.worker,
 		Connection: w.trip.id,

@@ -1,4 +1,6 @@
-package tcplock
+// Package pool knows what stands behind each slot of a lock: a worker, which is an address, a
+// process, or both.
+package pool
 
 import (
 	"context"
@@ -14,46 +16,46 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// pool is what stands behind a lock slot by slot: with "workers" each slot has an
+// Pool is what stands behind a lock slot by slot: with "workers" each slot has an
 // address of its own, with "service" a process of its own, or both. A slot whose worker
 // cannot be reached is out of service: the line waits for the others, in order.
 //
 // Its mutex is taken before those of workers and supervisors, and after the lock's.
-type pool struct {
-	lock   poolLock
+type Pool struct {
+	Lock   Lock
 	pooled atomic.Bool // the config in force says what stands behind the slots
 
 	mu        sync.Mutex
 	limit     int                       // slots of the config in force
-	workers   atomic.Pointer[[]*worker] // from slot 1 on, see list
-	processes []*processSlot            // that have not ended
+	workers   atomic.Pointer[[]*Worker] // from slot 1 on, see list
+	Processes []*processSlot            // that have not ended
 }
 
-// wanted is what a config wants to stand behind the slots.
-type wanted struct {
-	addresses []string // one for each slot; empty ones if the lock does not know it
-	pooled    bool     // the lock knows what stands behind its slots
-	service   *service.Service
+// Wanted is what a config wants to stand behind the slots.
+type Wanted struct {
+	Addresses []string // one for each slot; empty ones if the lock does not know it
+	Pooled    bool     // the lock knows what stands behind its slots
+	Service   *service.Service
 }
 
-// poolLock is what a pool needs of its lock. Nothing of it blocks, and all of it may be called
+// Lock is what a pool needs of its lock. Nothing of it blocks, and all of it may be called
 // with the pool's mutexes held.
-type poolLock interface {
-	out(slot int) (vacant bool) // no connection is granted the slot from now on
-	in(slot int)                // the slot may be granted again
-	name() string
-	logger() *zap.Logger
-	publish(status.Event)
-	noteUnreachable(slot int)
-	noteProcess(service.Event)
+type Lock interface {
+	Out(slot int) (vacant bool) // no connection is granted the slot from now on
+	In(slot int)                // the slot may be granted again
+	Name() string
+	Logger() *zap.Logger
+	Publish(status.Event)
+	CountUnreachable(slot int)
+	PublishProcess(service.Event)
 }
 
-// worker is what stands behind one slot. It stays the slot's as long as the lock lives or
+// Worker is what stands behind one slot. It stays the slot's as long as the lock lives or
 // until the slot is vacant and needed for another one.
-type worker struct {
-	pool    *pool
-	slot    int
-	address string // empty: the slot has a process, and the handlers know its address
+type Worker struct {
+	pool    *Pool
+	Slot    int
+	Address string // empty: the slot has a process, and the handlers know its address
 	named   bool   // in the config in force; the pool's mutex guards it
 
 	mu      sync.Mutex
@@ -62,7 +64,7 @@ type worker struct {
 	failed  int // times in a row that it could not be reached
 	retry   *time.Timer
 
-	hastened atomic.Bool // see lock.hasten
+	Hastened atomic.Bool // see lock.hasten
 }
 
 // outOfService are the reasons why a slot is not granted. It is while there is none.
@@ -81,55 +83,55 @@ const (
 )
 
 // takeOut takes the slot out of service and reports whether it is vacant.
-func (w *worker) takeOut(why outOfService) (vacant bool) {
+func (w *Worker) takeOut(why outOfService) (vacant bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.why |= why
-	return w.pool.lock.out(w.slot)
+	return w.pool.Lock.Out(w.Slot)
 }
 
 // putIn ends one reason to be out of service.
-func (w *worker) putIn(why outOfService) {
+func (w *Worker) putIn(why outOfService) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.end(why)
 }
 
 // end is putIn with the mutex held.
-func (w *worker) end(why outOfService) {
+func (w *Worker) end(why outOfService) {
 	if w.why &^= why; w.why == 0 {
-		w.pool.lock.in(w.slot)
+		w.pool.Lock.In(w.Slot)
 	}
 }
 
-// reach makes sure that a service is at the worker's address: its process is ready,
+// Reach makes sure that a service is at the worker's address: its process is ready,
 // and if check is more than 0, it accepts a connection in that time. If it returns an
 // error the slot is out of service.
-func (w *worker) reach(ctx context.Context, check time.Duration) error {
-	if p := w.running(); p != nil {
+func (w *Worker) Reach(ctx context.Context, check time.Duration) error {
+	if p := w.Running(); p != nil {
 		if err := p.Ready(ctx); err != nil {
 			return err
 		}
 	}
-	if check == 0 || w.address == "" {
+	if check == 0 || w.Address == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, check)
 	defer cancel()
-	network, host, err := dial.Address(w.address)
+	network, host, err := dial.Address(w.Address)
 	if err == nil {
 		err = dial.Probe(ctx, network, host, 0) // a client waits: connecting has to be enough
 	}
 	if err != nil {
-		w.down(err)
+		w.Down(err)
 	}
 	return err
 }
 
-// down leaves the worker out for a while, after a connection has not reached it. If its
+// Down leaves the worker out for a while, after a connection has not reached it. If its
 // process has ended meanwhile there is no need: the slot is out until another is ready.
-func (w *worker) down(err error) {
-	if p := w.running(); p != nil && !p.Missed() {
+func (w *Worker) Down(err error) {
+	if p := w.Running(); p != nil && !p.Missed() {
 		return
 	}
 	w.mu.Lock()
@@ -137,7 +139,7 @@ func (w *worker) down(err error) {
 	first := w.failed == 0
 	w.failed++
 	if w.why&outRemoved == 0 { // the slot may be another worker's by now
-		w.pool.lock.out(w.slot)
+		w.pool.Lock.Out(w.Slot)
 	}
 	w.why |= outDown
 	if w.retry != nil {
@@ -145,32 +147,32 @@ func (w *worker) down(err error) {
 	}
 	w.retry = time.AfterFunc(leftOut, func() { w.putIn(outDown) })
 	w.mu.Unlock()
-	w.pool.lock.noteUnreachable(w.slot)
+	w.pool.Lock.CountUnreachable(w.Slot)
 	if first {
-		w.pool.lock.publish(status.Event{Event: status.EventWorkerDown, Slot: w.slot, Worker: w.address, Error: err.Error()})
+		w.pool.Lock.Publish(status.Event{Event: status.EventWorkerDown, Slot: w.Slot, Worker: w.Address, Error: err.Error()})
 	}
-	w.pool.lock.logger().Warn("worker cannot be reached, left out",
-		zap.String("lock", w.pool.lock.name()),
-		zap.Int("slot", w.slot),
-		zap.String("worker", w.address),
+	w.pool.Lock.Logger().Warn("worker cannot be reached, left out",
+		zap.String("lock", w.pool.Lock.Name()),
+		zap.Int("slot", w.Slot),
+		zap.String("worker", w.Address),
 		zap.Duration("for", leftOut),
 		zap.Error(err))
 }
 
-// gotThrough notes that a connection has reached the worker, as is known for sure when its
+// Succeeded notes that a connection has reached the worker, as is known for sure when its
 // handlers have ended: something before the proxy may have talked with the client.
-func (w *worker) gotThrough() {
+func (w *Worker) Succeeded() {
 	w.mu.Lock()
 	up := w.failed > 0
 	w.failed = 0
 	w.mu.Unlock()
 	if up {
-		w.pool.lock.publish(status.Event{Event: status.EventWorkerUp, Slot: w.slot, Worker: w.address})
+		w.pool.Lock.Publish(status.Event{Event: status.EventWorkerUp, Slot: w.Slot, Worker: w.Address})
 	}
 }
 
-// restored ends the time for which the worker is left out, if it is.
-func (w *worker) restored() {
+// Restored ends the time for which the worker is left out, if it is.
+func (w *Worker) Restored() {
 	w.mu.Lock()
 	up := w.failed > 0
 	w.failed = 0
@@ -180,62 +182,62 @@ func (w *worker) restored() {
 	w.end(outDown)
 	w.mu.Unlock()
 	if up {
-		w.pool.lock.publish(status.Event{Event: status.EventWorkerUp, Slot: w.slot, Worker: w.address})
+		w.pool.Lock.Publish(status.Event{Event: status.EventWorkerUp, Slot: w.Slot, Worker: w.Address})
 	}
 }
 
-// list returns what stands behind the slots, from slot 1 on; nil for a slot of which the
+// List returns what stands behind the slots, from slot 1 on; nil for a slot of which the
 // lock does not know. Workers that are removed are there until their holder has gone.
-func (p *pool) list() []*worker {
+func (p *Pool) List() []*Worker {
 	if workers := p.workers.Load(); workers != nil {
 		return *workers
 	}
 	return nil
 }
 
-// worker returns the slot's worker, or nil if the config in force names none.
-func (p *pool) worker(slot int) *worker {
+// Worker returns the slot's worker, or nil if the config in force names none.
+func (p *Pool) Worker(slot int) *Worker {
 	if !p.pooled.Load() {
 		return nil
 	}
-	return p.at(slot)
+	return p.At(slot)
 }
 
-// at is worker, whatever config is in force: a worker that is removed stays until its slot is
+// At is worker, whatever config is in force: a worker that is removed stays until its slot is
 // vacant.
-func (p *pool) at(slot int) *worker { return at(p.list(), slot-1) }
+func (p *Pool) At(slot int) *Worker { return at(p.List(), slot-1) }
 
-// set puts the number of slots, or the workers, in force. bound is called with the number of
+// Set puts the number of slots, or the workers, in force. bound is called with the number of
 // slots that there are then, and sets it in the queue.
 //
 // A worker that stays keeps its slot, its process and its back-off. A new one takes a
 // slot that no other worker has; a holder from before the reload keeps that slot until it
 // ends. A worker that is removed leaves its slot out of service, and goes when its holder has
 // gone: then it is as if it had never been there.
-func (p *pool) set(w wanted, bound func(slots int)) {
+func (p *Pool) Set(w Wanted, bound func(slots int)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pooled.Store(w.pooled)
-	limit := len(w.addresses)
+	p.pooled.Store(w.Pooled)
+	limit := len(w.Addresses)
 	slots := max(p.limit, limit) // so many there are, or were
 	p.limit = limit
-	if p.workers.Load() == nil && !w.pooled {
+	if p.workers.Load() == nil && !w.Pooled {
 		bound(limit)
 		return
 	}
 	var addresses []string
-	if w.pooled {
-		addresses = w.addresses
+	if w.Pooled {
+		addresses = w.Addresses
 	}
-	old := p.list()
-	workers := p.assign(addresses, old)
-	if w.pooled {
+	old := p.List()
+	workers := p.Assign(addresses, old)
+	if w.Pooled {
 		limit = len(workers)
 	}
 	for slot := range max(slots, len(workers), len(old)) {
 		// No slot is granted as long as it is open what stands behind it.
 		if w := at(workers, slot); w == nil || w != at(old, slot) {
-			p.lock.out(slot + 1)
+			p.Lock.Out(slot + 1)
 		}
 	}
 	for slot, w := range old {
@@ -249,7 +251,7 @@ func (p *pool) set(w wanted, bound func(slots int)) {
 		switch {
 		case worker == nil:
 		case worker.named:
-			worker.supervise(w.service)
+			worker.supervise(w.Service)
 			worker.putIn(outRemoved)
 		default:
 			worker.remove()
@@ -261,62 +263,62 @@ func (p *pool) set(w wanted, bound func(slots int)) {
 }
 
 // drop forgets a worker that has been removed, when its slot is vacant. The mutex is held.
-func (p *pool) drop(w *worker) {
-	workers := slices.Clone(p.list())
-	if at(workers, w.slot-1) == w && w.takeOut(outRemoved) {
-		workers[w.slot-1] = nil
+func (p *Pool) drop(w *Worker) {
+	workers := slices.Clone(p.List())
+	if at(workers, w.Slot-1) == w && w.takeOut(outRemoved) {
+		workers[w.Slot-1] = nil
 		p.workers.Store(&workers)
-		p.open(w.slot)
+		p.open(w.Slot)
 	}
 }
 
 // open puts a slot into service if it has no worker and needs none, when the last process
 // that was there has ended. The mutex is held.
-func (p *pool) open(slot int) {
-	if p.pooled.Load() || p.at(slot) != nil {
+func (p *Pool) open(slot int) {
+	if p.pooled.Load() || p.At(slot) != nil {
 		return
 	}
-	if !slices.ContainsFunc(p.processes, func(p *processSlot) bool { return p.worker.slot == slot }) {
-		p.lock.in(slot)
+	if !slices.ContainsFunc(p.Processes, func(p *processSlot) bool { return p.worker.Slot == slot }) {
+		p.Lock.In(slot)
 	}
 }
 
-// slots is how many slots the config in force has.
-func (p *pool) slots() int {
+// Slots is how many slots the config in force has.
+func (p *Pool) Slots() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.limit
 }
 
-// hasSlot reports whether there is a slot of that number, in service or not. After reloads
+// HasSlot reports whether there is a slot of that number, in service or not. After reloads
 // of workers there may be gaps.
-func (p *pool) hasSlot(slot int) bool {
+func (p *Pool) HasSlot(slot int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.pooled.Load() {
-		w := p.at(slot)
+		w := p.At(slot)
 		return w != nil && w.named
 	}
 	return 1 <= slot && slot <= p.limit
 }
 
-// named returns the workers of the config in force.
-func (p *pool) named() []*worker {
+// Named returns the workers of the config in force.
+func (p *Pool) Named() []*Worker {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.pooled.Load() {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(p.list()), func(w *worker) bool { return w == nil || !w.named })
+	return slices.DeleteFunc(slices.Clone(p.List()), func(w *Worker) bool { return w == nil || !w.named })
 }
 
-// assign gives each address a worker, and each worker a slot.
-func (p *pool) assign(addresses []string, old []*worker) (workers []*worker) {
-	known := make(map[string][]*worker) // more than one if only processes stand behind the slots
+// Assign gives each address a worker, and each worker a slot.
+func (p *Pool) Assign(addresses []string, old []*Worker) (workers []*Worker) {
+	known := make(map[string][]*Worker) // more than one if only processes stand behind the slots
 	for _, w := range old {
 		if w != nil {
 			w.named = false
-			known[w.address] = append(known[w.address], w)
+			known[w.Address] = append(known[w.Address], w)
 		}
 	}
 	var missing []string
@@ -344,14 +346,41 @@ func (p *pool) assign(addresses []string, old []*worker) (workers []*worker) {
 		if i == len(workers) {
 			workers = append(workers, nil)
 		}
-		workers[i] = &worker{pool: p, slot: i + 1, address: address, named: true, why: outRemoved}
+		workers[i] = &Worker{pool: p, Slot: i + 1, Address: address, named: true, why: outRemoved}
 	}
 	return workers
 }
 
-func at(workers []*worker, i int) *worker {
+func at(workers []*Worker, i int) *Worker {
 	if i < len(workers) {
 		return workers[i]
 	}
 	return nil
+}
+
+func (w *Worker) Status() status.Worker {
+	w.mu.Lock()
+	p, why := w.process, w.why
+	w.mu.Unlock()
+	s := status.Worker{Slot: w.Slot, Address: w.Address, State: status.WorkerUp}
+	switch {
+	case why&outRemoved != 0:
+		s.State = status.WorkerRemoved
+	case why&outProcess != 0:
+		s.State = status.WorkerUnready
+	case why != 0:
+		s.State = status.WorkerOut
+	}
+	if p == nil {
+		return s
+	}
+	process := p.Snapshot()
+	s.Process = &process
+	switch { // the process may have changed its state meanwhile
+	case s.State == status.WorkerUp && process.State == status.ProcessStopped:
+		s.State = status.WorkerStopped
+	case s.State == status.WorkerUp && process.State != status.ProcessReady:
+		s.State = status.WorkerUnready
+	}
+	return s
 }

@@ -1,4 +1,4 @@
-package tcplock
+package pool
 
 import (
 	"maps"
@@ -15,36 +15,36 @@ import (
 // holds its slot, which is out of service until it has ended. Whoever comes after it, in its
 // slot or at its address, waits for that.
 
-// ended is called when the slot's holder is done, before the slot is given back.
-func (w *worker) ended(reached, counts bool) {
-	if p := w.running(); p != nil {
+// Ended is called when the slot's holder is done, before the slot is given back.
+func (w *Worker) Ended(reached, counts bool) {
+	if p := w.Running(); p != nil {
 		p.Ended(reached, counts)
 	}
 }
 
-// reached is called at the first sign that the slot's holder has reached the service.
-func (w *worker) reached() {
-	if p := w.running(); p != nil {
+// Reached is called at the first sign that the slot's holder has reached the service.
+func (w *Worker) Reached() {
+	if p := w.Running(); p != nil {
 		p.Reached()
 	}
 }
 
-// restart has the process restarted, if the lock runs it, before the slot's next holder.
-func (w *worker) restart(reason string) {
-	if p := w.running(); p != nil {
+// Restart has the process restarted, if the lock runs it, before the slot's next holder.
+func (w *Worker) Restart(reason string) {
+	if p := w.Running(); p != nil {
 		p.Restart(reason)
 	}
 }
 
-// restartDue reports whether the process is to be restarted when the slot is vacant.
-func (w *worker) restartDue() bool {
-	p := w.running()
+// RestartDue reports whether the process is to be restarted when the slot is vacant.
+func (w *Worker) RestartDue() bool {
+	p := w.Running()
 	return p != nil && p.Snapshot().Due != ""
 }
 
-// vacated is called when the slot has been given back. The pool's mutex decides between
+// Vacated is called when the slot has been given back. The pool's mutex decides between
 // the end of the last holder and a config that wants the worker, or its process, again.
-func (w *worker) vacated() {
+func (w *Worker) Vacated() {
 	w.mu.Lock()
 	concerned := w.process != nil || w.why&outRemoved != 0
 	w.mu.Unlock()
@@ -53,10 +53,10 @@ func (w *worker) vacated() {
 	}
 	w.pool.mu.Lock()
 	defer w.pool.mu.Unlock()
-	switch p := w.running(); {
+	switch p := w.Running(); {
 	case p == nil:
-	case p.dismissed:
-		w.dismiss(p)
+	case p.retired:
+		w.retire(p)
 	default:
 		p.Vacated()
 	}
@@ -65,8 +65,8 @@ func (w *worker) vacated() {
 	}
 }
 
-// running returns the process behind the worker, nil if that is not the lock's to run.
-func (w *worker) running() *processSlot {
+// Running returns the process behind the worker, nil if that is not the lock's to run.
+func (w *Worker) Running() *processSlot {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.process
@@ -75,41 +75,41 @@ func (w *worker) running() *processSlot {
 // All below, but what the supervisor calls, halt and stop, is called with the pool's mutex held.
 
 // remove takes the worker out until a config names it again.
-func (w *worker) remove() {
+func (w *Worker) remove() {
 	w.takeOut(outRemoved)
-	if p := w.running(); p != nil {
-		w.dismiss(p)
+	if p := w.Running(); p != nil {
+		w.retire(p)
 	}
 }
 
 // supervise makes the process behind the worker what the settings say, nil being none.
-func (w *worker) supervise(s *service.Service) {
-	switch p := w.running(); {
+func (w *Worker) supervise(s *service.Service) {
+	switch p := w.Running(); {
 	case p == nil && s != nil:
 		w.launch(s)
 	case p == nil:
-		if w.pool.occupied(w.address) {
+		if w.pool.occupied(w.Address) {
 			w.takeOut(outProcess) // until it has ended
 		}
 	case s == nil:
-		w.dismiss(p)
+		w.retire(p)
 	default:
 		w.mu.Lock()
-		p.dismissed = false
+		p.retired = false
 		w.mu.Unlock()
 		p.Replace(s)
-		p.takeName(w.pool.lock.name())
+		p.takeName(w.pool.Lock.Name())
 	}
 }
 
-func (w *worker) launch(s *service.Service) {
+func (w *Worker) launch(s *service.Service) {
 	w.takeOut(outRemoved) // until set has done with it, also if nothing is started yet
-	p := &processSlot{worker: w, name: w.pool.lock.name(), noted: make(map[service.ID]<-chan struct{})}
-	ends.Lock()
-	p.Supervisor = service.Supervise(s, service.ID{Lock: p.name, Slot: w.slot, Worker: w.address}, p, w.pool.lock.logger, w.pool.lock.noteProcess, p.before()...)
+	p := &processSlot{worker: w, name: w.pool.Lock.Name(), claims: make(map[service.ID]<-chan struct{})}
+	exits.Lock()
+	p.Supervisor = service.Supervise(s, service.ID{Lock: p.name, Slot: w.Slot, Worker: w.Address}, p, w.pool.Lock.Logger, w.pool.Lock.PublishProcess, p.before()...)
 	p.note(p.name, p.Done())
-	ends.Unlock()
-	w.pool.processes = append(w.pool.processes, p)
+	exits.Unlock()
+	w.pool.Processes = append(w.pool.Processes, p)
 	w.mu.Lock()
 	w.process = p
 	w.mu.Unlock()
@@ -121,20 +121,20 @@ func (p *processSlot) takeName(name string) {
 	if name == p.name {
 		return
 	}
-	ends.Lock()
-	defer ends.Unlock()
+	exits.Lock()
+	defer exits.Unlock()
 	old := p.name
 	p.name = name
 	p.note(old, p.Rename(name, p.before()...))
 	p.note(name, p.Done())
 }
 
-// dismiss ends p, or has vacated do it if the slot has a holder.
-func (w *worker) dismiss(p *processSlot) {
+// retire ends p, or has vacated do it if the slot has a holder.
+func (w *Worker) retire(p *processSlot) {
 	w.mu.Lock()
-	p.dismissed = true
+	p.retired = true
 	w.why |= outProcess
-	if p.over = w.pool.lock.out(w.slot); p.over {
+	if p.over = w.pool.Lock.Out(w.Slot); p.over {
 		w.process = nil
 	}
 	w.mu.Unlock()
@@ -147,11 +147,11 @@ func (w *worker) dismiss(p *processSlot) {
 // variables are changed with the mutexes of both pool and worker held.
 type processSlot struct {
 	*service.Supervisor
-	worker    *worker
-	name      string                         // of the lock, as the supervisor knows it; the pool's mutex guards it
-	noted     map[service.ID]<-chan struct{} // what it has in ends, whose mutex guards it
-	dismissed bool                           // no config in force wants it
-	over      bool                           // it is dismissed, and nobody holds the slot, which it has no say in any more
+	worker  *Worker
+	name    string                         // of the lock, as the supervisor knows it; the pool's mutex guards it
+	claims  map[service.ID]<-chan struct{} // what it has in ends, whose mutex guards it
+	retired bool                           // no config in force wants it
+	over    bool                           // it is dismissed, and nobody holds the slot, which it has no say in any more
 }
 
 // Out, In, Fresh and Gone implement service.Slot.
@@ -163,51 +163,51 @@ func (p *processSlot) Out() (vacant bool) {
 		return true
 	}
 	p.worker.why |= outProcess
-	return p.worker.pool.lock.out(p.worker.slot)
+	return p.worker.pool.Lock.Out(p.worker.Slot)
 }
 
 func (p *processSlot) In() {
 	p.worker.mu.Lock()
 	defer p.worker.mu.Unlock()
-	if !p.dismissed {
+	if !p.retired {
 		p.worker.end(outProcess)
 	}
 }
 
-func (p *processSlot) Fresh() { p.worker.restored() }
+func (p *processSlot) Fresh() { p.worker.Restored() }
 
 // Gone lets the next process come, or, if there is to be none, somebody else's.
 func (p *processSlot) Gone() {
-	ends.Lock()
-	for place, end := range p.noted {
-		if ends.last[place] == end {
-			delete(ends.last, place)
+	exits.Lock()
+	for place, end := range p.claims {
+		if exits.last[place] == end {
+			delete(exits.last, place)
 		}
 	}
-	ends.Unlock()
+	exits.Unlock()
 	pool := p.worker.pool
 	pool.mu.Lock()
 	defer pool.mu.Unlock()
-	pool.processes = slices.DeleteFunc(pool.processes, func(other *processSlot) bool { return other == p })
-	for _, w := range pool.list() {
-		if w != nil && w.running() == nil && !pool.occupied(w.address) {
+	pool.Processes = slices.DeleteFunc(pool.Processes, func(other *processSlot) bool { return other == p })
+	for _, w := range pool.List() {
+		if w != nil && w.Running() == nil && !pool.occupied(w.Address) {
 			w.putIn(outProcess)
 		}
 	}
-	pool.open(p.worker.slot)
+	pool.open(p.worker.Slot)
 }
 
 // occupied reports whether one of the pool's processes is still at an address.
-func (p *pool) occupied(address string) bool {
-	return slices.ContainsFunc(p.processes, func(p *processSlot) bool { return p.worker.address == address })
+func (p *Pool) occupied(address string) bool {
+	return slices.ContainsFunc(p.Processes, func(p *processSlot) bool { return p.worker.Address == address })
 }
 
 // places are what only one process can have at a time: a slot, after which its directory
 // may be named, and an address.
 func (p *processSlot) places(name string) []service.ID {
-	places := []service.ID{{Lock: name, Slot: p.worker.slot}}
-	if p.worker.address != "" {
-		places = append(places, service.ID{Lock: name, Worker: p.worker.address})
+	places := []service.ID{{Lock: name, Slot: p.worker.Slot}}
+	if p.worker.Address != "" {
+		places = append(places, service.ID{Lock: name, Worker: p.worker.Address})
 	}
 	return places
 }
@@ -216,7 +216,7 @@ func (p *processSlot) places(name string) []service.ID {
 // in note.
 func (p *processSlot) before() (all []<-chan struct{}) {
 	for _, place := range p.places(p.name) {
-		if end := ends.last[place]; end != nil {
+		if end := exits.last[place]; end != nil {
 			all = append(all, end)
 		}
 	}
@@ -226,40 +226,40 @@ func (p *processSlot) before() (all []<-chan struct{}) {
 // note says when p has left the places that it has under a name.
 func (p *processSlot) note(name string, end <-chan struct{}) {
 	for _, place := range p.places(name) {
-		ends.last[place], p.noted[place] = end, end
+		exits.last[place], p.claims[place] = end, end
 	}
 }
 
-// ends has, for each place, the end of the process that has come there last. All that came
+// exits has, for each place, the end of the process that has come there last. All that came
 // before have ended by then, since each waits for its predecessor's end, whatever else it is
 // told. They may belong to another lock: one that a reload has removed, and whose name has
 // come back while its processes were ending.
-var ends = struct {
+var exits = struct {
 	sync.Mutex
 	last map[service.ID]<-chan struct{}
 }{last: make(map[service.ID]<-chan struct{})}
 
-// exiting returns the places whose process has not exited, also those of locks that are no more.
-func exiting() []service.ID {
-	ends.Lock()
-	defer ends.Unlock()
-	return slices.Collect(maps.Keys(ends.last))
+// Exiting returns the places whose process has not exited, also those of locks that are no more.
+func Exiting() []service.ID {
+	exits.Lock()
+	defer exits.Unlock()
+	return slices.Collect(maps.Keys(exits.last))
 }
 
-// waitForProcesses returns when those of all locks have ended, which all have been told.
-func waitForProcesses() {
-	ends.Lock()
-	last := slices.Collect(maps.Values(ends.last))
-	ends.Unlock()
+// AwaitExits returns when those of all locks have ended, which all have been told.
+func AwaitExits() {
+	exits.Lock()
+	last := slices.Collect(maps.Values(exits.last))
+	exits.Unlock()
 	for _, end := range last {
 		<-end
 	}
 }
 
-// halt tells all processes to end, and returns them.
-func (p *pool) halt() []*processSlot {
+// Halt tells all processes to end, and returns them.
+func (p *Pool) Halt() []*processSlot {
 	p.mu.Lock()
-	processes := slices.Clone(p.processes)
+	processes := slices.Clone(p.Processes)
 	p.mu.Unlock()
 	for _, one := range processes {
 		one.Halt()
@@ -267,9 +267,9 @@ func (p *pool) halt() []*processSlot {
 	return processes
 }
 
-// stop ends all processes, and returns when they have ended.
-func (p *pool) stop() {
-	for _, one := range p.halt() {
+// Stop ends all processes, and returns when they have ended.
+func (p *Pool) Stop() {
+	for _, one := range p.Halt() {
 		<-one.Done()
 	}
 }
