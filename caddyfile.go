@@ -49,7 +49,7 @@ import (
 // Moments are activate, release, timeout, refuse and idle <duration>; steps are exec,
 // wait, emit and whatever else is registered in the namespace layer4.tcplock.hooks.
 // A step may have a block, on both forms of "on". The block of a service is that of
-// [Service.UnmarshalCaddyfile]. The number of slots is 1 if neither it nor workers are
+// [service.Service.UnmarshalCaddyfile]. The number of slots is 1 if neither it nor workers are
 // given.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the handler's name
