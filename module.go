@@ -4,8 +4,9 @@
 // arrival, and runs hooks at the moments that matter, so that a service that leaks
 // or locks up can be restarted between two clients.
 //
-// Where to start reading: queue.go (the semaphore and its locking story), lock.go
-// (the named lock around it), handler.go (one connection's way through).
+// Start reading at handler.go (one connection's way through a lock), then internal/queue (the
+// semaphore and its rules) and lock.go (the named lock around it). ARCHITECTURE.md has the
+// picture.
 package tcplock
 
 import (
@@ -45,24 +46,25 @@ func init() {
 // inside subroute; on a UDP server, in a tee branch, and as the last handler of a
 // route the config is refused.
 type Handler struct {
-	// The lock's name: handlers with one name share one lock, across servers and
-	// listener wrappers. A handler that sets nothing else (but maybe refuse) joins
-	// the lock that another handler of the config defines. Letters, digits and
-	// . _ - , at most 64, and not just dots. A reload can rename a lock, see docs/handler.md.
-	// Default: "default", which only one handler may rely on.
+	// The lock's name, of 1 to 64 letters, digits and . _ -, and not just dots. Handlers
+	// with one name share one lock, across servers and listener wrappers. A handler that
+	// sets nothing else (but priority and refuse) joins the lock that another handler of the
+	// config defines. A reload can rename a lock, see docs/running.md. Default: "default".
+	// Only one handler of a config may leave the name out.
 	Name string `json:"name,omitempty"`
 
-	// What the lock does. Handlers that share a lock set the same, or nothing.
+	// The settings of the lock. Handlers that share a lock set the same, or nothing.
 	Settings
 
-	// Who comes by this handler goes before those who come by handlers with a lower
-	// priority to the same lock; see also priority_age. From -1000 to 1000. Default: 0.
+	// The priority of this handler's connections, from -1000 to 1000. They go before those of
+	// handlers of the same lock with a lower priority; see also priority_age. Default and
+	// zero: 0.
 	Priority int `json:"priority,omitempty"`
 
-	// The layer4 handlers that get a refused connection, in order: when the line
-	// is full, when wait_timeout has passed, when an activate hook failed, and on
-	// shutdown. Placeholder {l4.tcplock.reason} says which of them. Default: none,
-	// the connection is closed.
+	// The layer4 handlers that get a refused connection, in order. A connection is refused
+	// when the line is full, when wait_timeout has passed, when an activate hook failed, when
+	// an operator kicks it from the line, and on shutdown. The placeholder {l4.tcplock.reason}
+	// says which. Default: none, the connection is closed.
 	RefuseRaw []json.RawMessage `json:"refuse,omitempty" caddy:"namespace=layer4.handlers inline_key=handler"`
 
 	logger  *zap.Logger

@@ -17,80 +17,83 @@ import (
 )
 
 // Settings are the settings of a lock. Durations are strings such as "20s" or
-// "1h30m" (or integers: nanoseconds); none may be negative.
+// "1h30m", or integers in nanoseconds. No number and no duration may be negative.
 type Settings struct {
 	// How many connections may be at the service at once, from 1 to 1000000. Default: 1.
 	Slots int `json:"slots,omitempty"`
 
-	// The addresses of the service's workers, each of which takes one connection at a
-	// time: there is one slot for each, and {l4.tcplock.worker} says which a connection
-	// got, for the proxy to dial. host:port or unix//path; a port range stands for as
-	// many workers. Global placeholders only. Not with slots. Default: none.
+	// The addresses of the service's workers. Each worker takes one connection at a time, so
+	// there is one slot for each address. The placeholder {l4.tcplock.worker} has the
+	// address that a connection got, for the proxy to dial. An address is host:port,
+	// host:port-port (one worker for each port) or unix//path, and is listed once. Only
+	// global placeholders are allowed. Not with slots. Default: none, all slots lead to one
+	// service.
 	Workers []string `json:"workers,omitempty"`
 
-	// Try to connect to the worker, for no longer than this, before a connection is let
-	// through to it. It takes the worker's only socket for up to 100ms, which not every
-	// device can stand, and it cannot tell a forwarder with nothing behind it. Default and zero: a worker that is down shows when the proxy
-	// fails to reach it. Either way it is left out for half a second, and twice as
-	// long each further time (at most 30s), and the client keeps its place in line.
+	// How long the lock tries to connect to a worker before it lets a connection through to
+	// it. The check takes the worker's only socket for up to 100ms, which not every device
+	// can stand. It cannot detect a forwarder with nothing behind it. Needs workers. Default
+	// and zero: no check; that a worker is down shows when the proxy fails to reach it. In
+	// both cases the worker is left out for half a second, and twice as long each further
+	// time (at most 30s). The client keeps its place in line.
 	WorkerCheck caddy.Duration `json:"worker_check,omitempty"`
 
-	// The process behind each slot, to be started and restarted by the lock. Default:
-	// none, the lock does not run the service.
+	// The service that the lock starts and restarts, with one process for each slot.
+	// Default: none, the lock does not run the service.
 	Service *service.Service `json:"service,omitempty"`
 
-	// How many slots one client, which is one IP address (of IPv6 a /64), may hold at
-	// once. Those of its connections that would have more are passed over until one of
-	// the others has ended. Default and zero: as many as there are.
+	// How many slots one client may hold at once. A client is one IPv4 address, or one IPv6
+	// /64. Further connections of the client are passed over in line until one of those with
+	// a slot has ended. Default and zero: no bound.
 	MaxPerClient int `json:"max_per_client,omitempty"`
 
 	// How many connections of one client may stand in line; more are refused. Default
-	// and zero: as many as may wait at all.
+	// and zero: no bound of its own; max_waiting holds.
 	MaxWaitingPerClient int `json:"max_waiting_per_client,omitempty"`
 
-	// The time in line that makes up for 1 of priority, so that those with a low one do
-	// not wait for ever: after 10 times as long, priority 0 goes before a newcomer
-	// with 10. Default and zero: no time does.
+	// How long a connection must wait to gain 1 priority point, at most 24h. It keeps
+	// connections with a low priority from waiting for ever: after 10 times as long, a
+	// connection with priority 0 goes before a new one with 10. Default and zero: a
+	// connection gains no points.
 	PriorityAge caddy.Duration `json:"priority_age,omitempty"`
 
-	// How many connections may stand in line; more are refused. Zero: nobody
-	// waits, whoever finds no free slot is refused. Default: as many as the
-	// process has file descriptors for (see docs/handler.md), a bound that holds
-	// for every lock, whatever is set here.
+	// How many connections may stand in line; more are refused. Zero: no connection waits,
+	// and one that finds no free slot is refused; then not with wait_timeout. Default: as
+	// many as the process has file descriptors for (see docs/running.md). That bound holds
+	// whatever is set here.
 	MaxWaiting *int `json:"max_waiting,omitempty"`
 
-	// The longest time in line; who has waited that long is refused. Tries to reach a
-	// worker in vain are part of it, hooks are not. Default and zero: none.
+	// The longest time in line; after that the connection is refused. The time of tries to
+	// reach a worker that fail counts, the time in hooks does not. Default and zero: no limit.
 	WaitTimeout caddy.Duration `json:"wait_timeout,omitempty"`
 
 	// The longest time with a slot, counted from the end of the activate hooks.
-	// When it is over the client is cut, the timeout hooks run, and the slot is
-	// handed on even if the service still does not let go. Default and zero: none.
+	// After that the client is cut, the timeout hooks and the release hooks run, and the slot
+	// is given back, even if the service has not closed the connection. Default and zero: no
+	// limit.
 	HoldTimeout caddy.Duration `json:"hold_timeout,omitempty"`
 
-	// How long a client may stay silent after the service has closed its side of
-	// the connection before the slot is handed on without it. A client that is
-	// still sending is never cut by this. Zero: the connection ends the moment the
-	// service closes its side, which is fastest, and right only where the service
+	// How long a silent client keeps the slot after the service has closed its side of the
+	// connection. A client that is still sending is never cut by this. Zero: the connection
+	// ends when the service closes its side. That is fastest, and right only if the service
 	// does not read on after that (request and response). Default: 1s.
 	Linger *caddy.Duration `json:"linger,omitempty"`
 
-	// What to make of a client that has sent data and closed its sending side
-	// before it was let through: "keep" serves it (a print client sends its job
-	// and goes), "drop" takes it for gone (a request/response client that gave
-	// up). Default: "keep". Not every system can tell, see docs/handler.md.
+	// What happens to a waiter that has sent data and closed its sending side. "keep" serves
+	// it (a print client sends its job and goes), "drop" ends it (a request/response client
+	// that gave up). Not every system can detect this, see docs/running.md. Default: "keep".
 	HalfClosed string `json:"half_closed,omitempty"`
 
 	// The pause between a holder's end (after its hooks) and the next activation
 	// of its slot. Default and zero: none.
 	Settle caddy.Duration `json:"settle,omitempty"`
 
-	// How long holders may finish when Caddy shuts down, before they are cut; the
-	// line is refused at once. Zero: they are cut at once. Default: 4s, because systemd's
-	// unit for Caddy kills after 5s, and docker stop after 10s.
+	// How long holders may take to finish when Caddy shuts down; after that they are cut.
+	// Waiters are refused at once. Zero: holders are cut at once. Default: 4s, because
+	// systemd's unit for Caddy kills after 5s, and docker stop after 10s.
 	Drain *caddy.Duration `json:"drain,omitempty"`
 
-	// What to do at the lock's moments.
+	// The hooks: what runs at the lock's moments. Default: none.
 	Hooks []*hook.Hook `json:"hooks,omitempty"`
 }
 
@@ -118,7 +121,7 @@ func (s *Settings) check() error {
 		return fmt.Errorf("max_waiting: found %d, expected 0 or more", *s.MaxWaiting)
 	}
 	if s.MaxWaiting != nil && *s.MaxWaiting == 0 && s.WaitTimeout > 0 {
-		return fmt.Errorf("wait_timeout: found %s with max_waiting 0, expected only one of them: nobody waits", time.Duration(s.WaitTimeout))
+		return fmt.Errorf("wait_timeout: found %s with max_waiting 0, expected only one of them: no connection waits then", time.Duration(s.WaitTimeout))
 	}
 	if err := s.checkPool(); err != nil {
 		return err
@@ -209,11 +212,11 @@ func (s *Settings) checkMoments() error {
 	return nil
 }
 
-// pooled reports whether the lock knows what stands behind its slots.
+// pooled reports whether the lock has a worker behind each slot.
 func (s *Settings) pooled() bool { return len(s.Workers) > 0 || s.Service != nil }
 
-// addresses are those of the workers, one for each slot: empty ones if only processes
-// stand behind the slots.
+// addresses returns the workers' addresses, one for each slot. They are empty strings if the
+// lock has no workers with addresses.
 func (s *Settings) addresses() []string {
 	if len(s.Workers) == 0 {
 		return make([]string, max(1, s.Slots))
@@ -224,12 +227,12 @@ func (s *Settings) addresses() []string {
 
 func (s *Settings) slots() int { return len(s.addresses()) }
 
-// wanted is what the settings want to stand behind the slots.
+// wanted tells the pool what must stand behind the slots.
 func (s *Settings) wanted() pool.Wanted {
 	return pool.Wanted{Addresses: s.addresses(), Pooled: s.pooled(), Service: s.Service}
 }
 
-// resolve returns the workers with what their placeholders stand for now.
+// resolve returns the workers with their placeholders replaced.
 func (s *Settings) resolve() (workers []string, err error) {
 	for _, found := range s.Workers {
 		worker, err := caddy.NewReplacer().ReplaceOrErr(found, true, true)
