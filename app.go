@@ -15,11 +15,11 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
 )
 
-// App keeps together what the tcplock handlers of one config say of their locks. Caddy
-// makes one for each config that has such a handler; there is nothing to configure.
+// App collects what the tcplock handlers of one Caddy config say about their locks. Caddy makes
+// one App for each config that has such a handler. It has no settings.
 //
-// It is an app because an app is told when its config has started and when it is gone:
-// a lock's limits must not change for a config that is refused half-way.
+// It is an app because Caddy tells an app when its config has started and when it has ended.
+// A config that fails half-way must not change a lock's limits.
 type App struct {
 	configs map[string]*config
 	places  place.Places
@@ -39,8 +39,8 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision puts the metrics of all locks on the config's registry, and asks to be told
-// when all apps of the config have started, see Handle.
+// Provision registers the metrics of all locks with the config's registry, and subscribes to
+// the event that all apps of the config have started, see Handle.
 func (a *App) Provision(ctx caddy.Context) error {
 	events, err := ctx.App("events")
 	if err != nil {
@@ -53,8 +53,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return events.(*caddyevents.App).On("started", a)
 }
 
-// register adds a handler to what the config wants of its lock, and refuses one that contradicts
-// the handlers before it.
+// register adds a handler to the config of its lock. It refuses a handler that contradicts an
+// earlier one.
 func (a *App) register(ctx caddy.Context, h *Handler) (*config, error) {
 	if h.Name == "" {
 		if a.unnamed {
@@ -86,20 +86,20 @@ func (a *App) findLocks() {
 	})
 }
 
-// Start refuses a config that leaves it open what one of its locks is, and one that listens
-// where another process does: caddy validate beside a running Caddy only provisions a config,
-// and is not refused. What the locks are changes later, see Handle.
+// Start refuses a config in which a lock has no settings, and a config that listens where another
+// process listens. Provision does not check that: caddy validate provisions a config beside a
+// running Caddy, and must succeed. The locks change later, see Handle.
 func (a *App) Start() error {
 	for name, c := range a.configs {
 		if !c.defined {
-			return fmt.Errorf("lock %s: no handler of this config says what it is: give one of those that have this name its settings (tcplock 1 { name %s })", name, name)
+			return fmt.Errorf("lock %s: no handler of this config has its settings: add them to one of the handlers with this name (tcplock 1 { name %s })", name, name)
 		}
 	}
 	return listen.Elsewhere(newAddresses(a.places.Layout.Listen))
 }
 
-// Handle implements caddyevents.Handler: all apps of the config have started, and it
-// comes into force. The config it replaces may take its time to stop.
+// Handle implements caddyevents.Handler. It activates the config, because all its apps have
+// started. The config that it replaces may still be stopping.
 func (a *App) Handle(_ context.Context, e caddy.Event) error {
 	if e.Origin() != nil {
 		return nil // not Caddy's own
@@ -116,8 +116,7 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 	return nil
 }
 
-// Stop lets the holders of all locks finish if the process is ending. At a reload they
-// stay, and so do the waiters.
+// Stop drains all locks if the process is ending. At a reload, holders and waiters stay.
 func (a *App) Stop() error {
 	if caddy.Exiting() {
 		shutDownAll()
@@ -125,9 +124,8 @@ func (a *App) Stop() error {
 	return nil
 }
 
-// Cleanup takes the config's settings out of force. A connection may come even after that,
-// by a listener that layer4 leaves open when it fails to start, so the locks are found in
-// any case.
+// Cleanup deactivates the config. It finds the locks first even if the config never started: a
+// connection may still come through a listener that layer4 left open when it failed to start.
 func (a *App) Cleanup() error {
 	a.findLocks()
 	if a.unwatch != nil {

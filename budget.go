@@ -29,7 +29,7 @@ func (h *holder) countSocket() {
 	h.waiter.lock.sockets.Open()
 }
 
-// uncountSocket ends that, when the handlers to come have returned.
+// uncountSocket undoes countSocket, when the next handler has returned.
 func (h *holder) uncountSocket() {
 	if h.socketCounted {
 		h.socketCounted = false

@@ -122,8 +122,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// slots reads a number of slots. Here 0 is no way to say "default", as it is in JSON:
-// somebody who writes it means something else.
+// slots reads a number of slots. It refuses 0, which would otherwise mean the default: a config
+// that says 0 means something else.
 func slots(s string) (int, error) {
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 1 || n > maxSlots {

@@ -13,7 +13,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
-// config is what one config wants of a lock.
+// config is what one Caddy config says about a lock.
 type config struct {
 	name     string   // of the lock, in this config
 	assign   func()   // gives each lock of the Caddy config its lock, see assign; nil: this one has it
@@ -32,7 +32,7 @@ type config struct {
 	started  atomic.Bool // all apps of the config have started
 }
 
-// define takes over a handler's settings, or compares them with those of the handler before.
+// define sets the settings, or compares them with those of an earlier handler of the lock.
 func (c *config) define(ctx caddy.Context, s Settings, logger *zap.Logger) error {
 	raw, err := json.Marshal(s.written())
 	if err != nil {
@@ -58,7 +58,7 @@ func (c *config) define(ctx caddy.Context, s Settings, logger *zap.Logger) error
 		return err
 	}
 	c.defined, c.raw, c.settings, c.hooks = true, raw, s, hooks
-	c.settings.Workers, _ = s.resolve() // what stands in the environment later must not change their number
+	c.settings.Workers, _ = s.resolve() // a later change of the environment must not change their number
 	c.events, c.ctx = events.(*caddyevents.App), ctx
 	c.logTo(logger)
 	return nil

@@ -12,7 +12,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// What an operator can do to a lock: the verbs of the admin API.
+// The verbs of the admin API: what an operator can do to a lock.
 
 var (
 	errUnknownConnection = errors.New("no such connection holds or waits")
@@ -113,12 +113,12 @@ func (l *lock) drain(ctx context.Context, d time.Duration) error {
 		return errResumed
 	case <-ctx.Done():
 		return errHolders
-	case <-l.ctx.Done(): // there may be holders who never go
+	case <-l.ctx.Done(): // there may be holders that never end
 		return queue.ErrClosed
 	}
 }
 
-// kick throws a connection out, whether it holds or waits.
+// kick ends a connection, whether it holds a slot or waits.
 func (l *lock) kick(id uint64) error {
 	p, waited := l.queue.Expel(id)
 	if p == nil {
@@ -134,7 +134,7 @@ func (l *lock) kick(id uint64) error {
 	default:
 		w.throwOut(l.queue.Look(p).Slot, "")
 	}
-	w.turnedAway() // a holder may be on its way back into line, or wait to be alone
+	w.turnedAway() // a holder may be going back in line, or waiting for exclusive access
 	return nil
 }
 
@@ -150,9 +150,9 @@ func (c exclusiveCaller) granted() {
 
 func (c exclusiveCaller) turnedAway() { c.granted() }
 
-// runNow runs a moment's hooks, whether or not they are due, when all holders are gone,
-// and admits nobody meanwhile. With workers it runs them for each, or for the one of the
-// slot. It returns how many have run; the first that fails is the last.
+// runNow runs a moment's hooks, due or not, when all holders are gone. It admits no connection
+// meanwhile. With workers it runs the hooks for each worker, or only for the slot's worker. It
+// stops at the first hook that fails, and returns how many have run.
 func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err error) {
 	caller := make(exclusiveCaller, 1)
 	p := &queue.Waiter{Owner: caller}
@@ -183,14 +183,14 @@ func (l *lock) runNow(ctx context.Context, on string, slot int) (ran int, err er
 	return ran, nil
 }
 
-// letGo ends a visit.
+// letGo ends the exclusive access of runNow.
 func (l *lock) letGo(p *queue.Waiter) {
 	woken, _ := l.queue.EndExclusive(p, time.Now())
 	l.idle.again()
 	grant(woken...)
 }
 
-// momentsNow says for which slots hooks run that nobody's connection has brought about.
+// momentsNow returns a moment for each slot for which runNow runs hooks.
 func (l *lock) momentsNow(on string, slot int) (moments []hook.Moment) {
 	if workers := l.pool.Named(); workers != nil {
 		for _, w := range workers {

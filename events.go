@@ -16,10 +16,12 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// Publish tells of an event those who look at the lock, and those who have subscribed to
-// it. It does not wait for them, and may be called with any mutex held but the record's.
-// A connection may come before its config has started to the end: until then the events
-// app still takes subscriptions, without a mutex, and must not be asked.
+// Publish records e for the status page and emits it to subscribers. It does not wait for them,
+// and may be called with any mutex held except the record's. Activated and released are not
+// recorded: there is one of each per connection.
+//
+// Before all apps of the config have started, the events app still takes subscriptions without a
+// mutex, so it must not be read. A connection may come that early.
 func (l *lock) Publish(e status.Event) {
 	e.Time = time.Now()
 	e.Error = text.FirstLine(e.Error)
@@ -32,8 +34,8 @@ func (l *lock) Publish(e status.Event) {
 }
 
 // emitter hands a lock's events to Caddy's events app, one after the other, in a
-// goroutine that is there while there are some. Their handlers may take as long as they
-// like: no connection waits for them. (One that has to has the step emit.)
+// goroutine that runs only while there are events. No connection waits for their handlers. (A
+// hook that must wait for them has the step emit.)
 type emitter struct {
 	mu      sync.Mutex
 	pending []pendingEvent
@@ -128,7 +130,7 @@ func (l *lock) CountUnreachable(slot int) {
 	l.record.WorkerFailures.WithLabelValues(strconv.Itoa(slot)).Inc()
 }
 
-// PublishProcess tells of what has happened to a slot's process.
+// PublishProcess counts and publishes an event of a slot's process.
 func (l *lock) PublishProcess(e service.Event) {
 	slot := strconv.Itoa(e.Slot)
 	switch e.Name {

@@ -11,7 +11,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// failing is that a lock's activate hooks refuse connections. It is a new value for each
+// failing says that a lock's activate hooks refuse connections. It is a new value for each
 // refusal, so that status and metrics read it without a mutex.
 type failing struct {
 	since       time.Time // the first refusal
@@ -25,7 +25,7 @@ type failing struct {
 // and the first success after one, write to it.
 type failings struct{ now atomic.Pointer[failing] }
 
-// refused notes that h has refused a connection.
+// refused records that h has refused a connection.
 func (f *failings) refused(h *hook.Hook, err error) {
 	for {
 		before := f.now.Load()
@@ -56,8 +56,7 @@ func (f *failings) passed() {
 	}
 }
 
-// keep forgets a failing whose hook has none of these keys: should the hook come back, it
-// starts anew.
+// keep drops a failing whose hook has none of these keys. If the hook comes back, it starts anew.
 func (f *failings) keep(keys map[string]bool) {
 	now := f.now.Load()
 	if now != nil && !keys[now.hook] {

@@ -19,7 +19,7 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 	defer w.leave()
 	defer func() {
 		if r := recover(); r != nil {
-			// A panic that one client causes must not end the process, and keeps no slot.
+			// A panic that one client causes must not end the process or keep a slot.
 			err = fmt.Errorf("panic behind lock %s: %v\n%s", w.lock.Name(), r, debug.Stack())
 			w.abort()
 		}
@@ -73,8 +73,8 @@ func (h *Handler) checkConnection(cx *layer4.Connection, w *waiter) (refused boo
 	return true, fmt.Errorf("PROXY header from %s: %w", w.conn.Address, err)
 }
 
-// serve lends the connection to the next handler. The handler's return, hold_timeout and an
-// operator can end the holder: the first of them does, see holder.
+// serve lends the connection to the next handler. The first of the handler's return, hold_timeout
+// and an operator's kick ends the holder.
 func serve(h *holder, cx *layer4.Connection, next layer4.Handler) (outcome string, err error) {
 	h.connect()
 	if d := time.Duration(h.waiter.lock.current.Load().settings.HoldTimeout); d > 0 {
@@ -89,7 +89,7 @@ func serve(h *holder, cx *layer4.Connection, next layer4.Handler) (outcome strin
 	return outcome, err
 }
 
-// answer returns what gives a refused connection to the refuse handlers, nil if there are none.
+// answer returns a function that runs the refuse handlers, or nil if there are none.
 func (h *Handler) answer(cx *layer4.Connection) func() error {
 	if h.refusal == nil {
 		return nil

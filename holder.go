@@ -29,7 +29,7 @@ import (
 type holder struct {
 	waiter *waiter
 	slot   int
-	worker *pool.Worker // nil if the lock does not know what stands behind the slot
+	worker *pool.Worker // nil if the lock has no workers
 
 	socketCounted bool         // the budget counts its socket to the service; Handle's goroutine only
 	tallies       []hook.Tally // where activate hooks have counted it; of the goroutine that runs hooks for it
@@ -73,9 +73,9 @@ func newHolder(w *waiter, slot int) *holder {
 	return h
 }
 
-// activate makes sure that there is a worker, runs the activate hooks and looks whether
-// the client is still there. It returns "" if so, else why not. It looks before each thing
-// that costs the service something, and after what takes time.
+// activate reaches the worker and runs the activate hooks. It returns "" if the connection may go
+// to the service, else the outcome. It checks whether the client has gone before each step that
+// costs the service something, and after each step that takes time.
 func (h *holder) activate() (outcome string) {
 	w := h.waiter
 	config := w.lock.current.Load()
@@ -207,11 +207,11 @@ func (h *holder) end(outcome string) {
 	}
 }
 
-// onHoldTimeout cuts the client. A service that neither answers nor closes keeps the proxy
-// from returning for ever, so the slot does not wait for that.
+// onHoldTimeout cuts the client. If the service neither answers nor closes, the proxy never
+// returns, so the slot must not wait for that.
 func (h *holder) onHoldTimeout() {
 	if !h.begin(status.HoldTimeout) {
-		return // the connection has ended in time, if only just
+		return // the connection ended just in time
 	}
 	w := h.waiter
 	w.log(zapcore.WarnLevel, "hold_timeout is over, client cut")
@@ -226,8 +226,8 @@ func (h *holder) onHoldTimeout() {
 	h.beginRelease(status.HoldTimeout)
 }
 
-// awaitReturn waits for the next handler to return, for no longer than until then. Most
-// services let go of a client that was cut at once, and are to see no second one before.
+// awaitReturn waits until the next handler returns, or the time has come. Most services close the
+// connection of a cut client at once, and must not see the next client before that.
 func (h *holder) awaitReturn(until time.Time) {
 	h.mu.Lock()
 	if h.returned {
@@ -240,15 +240,14 @@ func (h *holder) awaitReturn(until time.Time) {
 	clock.Wait(returned, time.Until(until))
 }
 
-// kick cuts the connection. Its slot is released when the service has let go of it, or a
-// moment later in any case.
+// kick cuts the connection. Its slot is released when the next handler returns, and after
+// client.LetGoGrace at the latest.
 func (h *holder) kick() {
 	h.waiter.conn.Cut()
 	time.AfterFunc(client.LetGoGrace, h.forceRelease)
 }
 
-// forceRelease releases the slot of a connection that was kicked a while ago, if the service
-// has not let go of it. While activate hooks run it does nothing: the connection will not
+// forceRelease releases the slot of a kicked connection whose next handler has not returned. While activate hooks run it does nothing: the connection will not
 // reach the service.
 func (h *holder) forceRelease() {
 	if h.state() != status.StateConnected || !h.begin(status.Kicked) {
@@ -261,7 +260,7 @@ func (h *holder) forceRelease() {
 }
 
 // beginRelease runs the release hooks, lets the service settle, and releases the slot. The
-// client does not wait for that. Only the winner of begin may call it.
+// client does not wait for this. Only the winner of begin may call it.
 func (h *holder) beginRelease(outcome string) {
 	w := h.waiter
 	if w.kicked.Load() {
@@ -367,7 +366,7 @@ func (h *holder) mute() bool {
 	return traffic.In.Load()+traffic.Out.Load() == 0 && h.reason != status.HoldTimeout && h.reason != status.Kicked
 }
 
-// uncount makes the activate hooks forget the connection, which has not reached the service.
+// uncount takes the connection out of the counts of activate hooks: it has not reached the service.
 func (h *holder) uncount() {
 	for _, t := range h.tallies {
 		h.waiter.lock.schedule.TakeBack(t)
@@ -375,8 +374,8 @@ func (h *holder) uncount() {
 	h.tallies = nil
 }
 
-// atService reports whether the service has not let go of the connection yet. That may
-// be so at timeout hooks, and at the release hooks of one that was cut.
+// atService reports whether the next handler still has the connection. That can be so at timeout
+// hooks, and at the release hooks of a connection that was cut.
 func (h *holder) atService() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -397,7 +396,7 @@ func (h *holder) state() string {
 	return status.StateEnding
 }
 
-// why says why it ended, "" if it has not.
+// why returns the reason of the holder's end, "" before that.
 func (h *holder) why() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// idleClock says when idle hooks are due. An idle period begins when the last connection has
-// gone; each hook runs once in a period. The lock's mutex may be held when that of the clock
+// idleClock decides when idle hooks are due. An idle period begins when the last connection has
+// ended, and each hook runs once in a period. The lock's mutex may be held when that of the clock
 // is taken, not the other way round.
 type idleClock struct {
 	fire func() // called when a hook may be due
@@ -23,8 +23,8 @@ type idleClock struct {
 	ran    map[string]bool // the hooks that have run in this period, by key
 }
 
-// use puts the hooks of a config in force. If connections have come meanwhile, a new period
-// has begun: begin was not called while no idle hook was in force.
+// use sets the hooks of the current config. If connections have come meanwhile, it begins a new
+// period: begin is not called while there is no idle hook.
 func (c *idleClock) use(hooks []*hook.Hook, visits uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -44,7 +44,7 @@ func (c *idleClock) quiet(visits uint64) {
 	c.set()
 }
 
-// again sets the timer anew, which may have fired in vain.
+// again sets the timer once more: it may have fired while the hook could not run.
 func (c *idleClock) again() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -133,6 +133,6 @@ func (l *lock) idleNow() {
 	woken, _ := l.queue.EndExclusive(p, time.Now())
 	grant(woken...)
 	if visits, _ := l.queue.Quiet(); !l.idle.goOn(visits) {
-		l.noteIdle() // a connection that has come and gone meanwhile could not
+		l.noteIdle() // a connection that came and went meanwhile could not call it
 	}
 }

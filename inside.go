@@ -11,7 +11,7 @@ import (
 
 func init() { inside.Process = insideView{} }
 
-// insideView shows the tests that look from outside what is in the process.
+// insideView shows black-box tests the state of the process.
 type insideView struct{}
 
 func (insideView) Locks() (all []inside.Lock) {

@@ -20,7 +20,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// lock is a queue with a name, the settings in force, and what it and its hooks remember.
+// lock is a named queue with its active configs, its workers, its hooks and its records.
 type lock struct {
 	firstName string       // see name
 	users     atomic.Int64 // see registry
@@ -43,19 +43,19 @@ type lock struct {
 	cancel   context.CancelFunc
 }
 
-// configStack has the configs whose apps have all started, the newest last: it is the one in
-// force. During a reload there are two for a while. A config that fails while its apps start
-// never gets here, so it changes nothing. Caddy may still drop a config after that: then
-// deactivate puts the one before back in force. So the lock forgets nothing that belongs to a
+// configStack lists the configs whose apps have all started. The newest is last, and is the
+// current one. During a reload there are two for a while. A config that fails while its apps
+// start never gets here, so it changes nothing. Caddy may still drop a config later: then
+// deactivate makes the one before it current again. So the lock must keep the state of every
 // config on this list.
 type configStack struct {
 	mu         sync.Mutex
 	configs    []*config
 	current    atomic.Pointer[config]
-	lastLogged string // what the log says of the lock's place, see tellPlace
+	lastLogged string // the last line of tellPlace
 }
 
-// hookState is what hooks need to know of the past.
+// hookState is what the lock remembers from one run of a hook to the next.
 type hookState struct {
 	schedule hook.Schedule
 	failings failings
@@ -68,9 +68,9 @@ type logLimits struct {
 	discards clock.Limit // of the warnings of discarded bytes
 }
 
-// Destruct ends a lock that has no user any more. It waits for nothing, because Caddy lets no
-// other reload begin meanwhile: its processes end by themselves from here on, and those that
-// come in their place wait for that (see ends).
+// Destruct ends a lock without users. It does not wait, because Caddy starts no other
+// reload meanwhile. The lock's processes end in the background, and a new process in the place of
+// one waits for its exit (see internal/pool).
 func (l *lock) Destruct() error {
 	l.cancel()
 	l.sockets.SetSlots(0)
@@ -80,7 +80,7 @@ func (l *lock) Destruct() error {
 	return nil
 }
 
-// activate puts c in force, whose apps have all started.
+// activate makes c current. All apps of its Caddy config have started.
 func (l *lock) activate(c *config) {
 	defer l.tellPlace()
 	defer l.tellRename(l.Name())
@@ -92,8 +92,8 @@ func (l *lock) activate(c *config) {
 	l.apply(c)
 }
 
-// deactivate takes c off, wherever it stands. The last one's settings stay in force for those
-// who are still there.
+// deactivate removes c from the list. If it was the last config, its settings stay current for
+// the connections that are still there.
 func (l *lock) deactivate(c *config) {
 	defer l.tellPlace()
 	defer l.tellRename(l.Name())
@@ -111,7 +111,7 @@ func (l *lock) deactivate(c *config) {
 	}
 }
 
-// forgetHooks forgets what the lock knows of hooks that no config has any more. l.mu is held.
+// forgetHooks drops the state of hooks that no config has any more. l.mu is held.
 func (l *lock) forgetHooks() {
 	keys := make(map[string]bool)
 	for _, c := range l.configs {
@@ -125,8 +125,8 @@ func (l *lock) forgetHooks() {
 	l.failings.keep(keys)
 }
 
-// tellRename tells of a change of the lock's name. It is called when the lock's mutex has
-// been given back, since it writes to the log.
+// tellRename logs and publishes a change of the lock's name. The caller must not hold l.mu,
+// because writing to the log may block.
 func (l *lock) tellRename(before string) {
 	if now := l.Name(); now != before {
 		l.Logger().Info("lock renamed", zap.String("lock", now), zap.String("before", before))
@@ -153,8 +153,8 @@ func (l *lock) tellPlace() {
 	}
 }
 
-// activateFirst puts c in force if nothing is: a connection may come before the config has
-// started to the end, or after it has been removed.
+// activateFirst makes c current if the lock has no current config: a connection may come before
+// all apps of the config have started, or after the config was removed.
 func (l *lock) activateFirst(c *config) error {
 	if l.current.Load() != nil {
 		return nil
@@ -171,7 +171,7 @@ func (l *lock) activateFirst(c *config) error {
 	return nil
 }
 
-// apply puts c's settings in force. l.mu is held.
+// apply makes c current. l.mu is held.
 func (l *lock) apply(c *config) {
 	l.current.Store(c)
 	settings := &c.settings
@@ -198,7 +198,7 @@ func (l *lock) apply(c *config) {
 	l.record.Expect(maps.Keys(c.hooks), workers, settings.Service != nil)
 }
 
-// out and in implement pool.Lock.
+// Out and In implement pool.Lock.
 
 func (l *lock) Out(slot int) (vacant bool) { return l.queue.Out(slot) }
 
@@ -212,15 +212,15 @@ func (l *lock) giveBack(p *queue.Waiter) {
 
 func (l *lock) Logger() *zap.Logger { return l.current.Load().logger }
 
-// owner is the owner of a queue's waiter, if it wants to hear what becomes of it. The lock calls it
-// without the queue's mutex, and it must not block: that of a waiting connection is a wake-up.
+// owner is the owner of a queue.Waiter that wants to be told what happens to it. The lock calls it
+// outside the queue's mutex. It must not block: a waiting connection only wakes up.
 type owner interface {
 	granted()    // the waiter has a slot, or its turn to be exclusive
 	turnedAway() // it has left the line, by Close or Expel
 }
 
-// grant tells those that were granted a slot, or their turn to be exclusive. None is told of the
-// waiter of an idle hook: it has no owner.
+// grant tells the owners of waiters that were granted a slot or exclusive access. The waiter of
+// an idle hook has no owner.
 func grant(waiters ...*queue.Waiter) {
 	for _, p := range waiters {
 		if p == nil {
@@ -232,19 +232,19 @@ func grant(waiters ...*queue.Waiter) {
 	}
 }
 
-// shutDown lets the holders finish for as long as the settings say, refuses the line, and
-// then cuts who is left and ends the hooks and the service's processes. It is for the end
-// of the process: a lock does not come back from it.
+// shutDown refuses the line, lets the holders finish for as long as drain allows, cuts the rest,
+// and ends the hooks and the service's processes. It is for the end of the process: the lock
+// cannot be used again.
 func (l *lock) shutDown() {
 	for _, p := range l.queue.Close() {
 		p.Owner.(owner).turnedAway()
 	}
-	// From here on nobody is admitted. To ask before that would miss a connection that comes
-	// in between.
+	// After Close no connection is admitted. Calling Vacant before it would miss a connection that
+	// joins in between.
 	vacant := l.queue.Vacant()
 	c := l.current.Load()
 	if c == nil {
-		return // nobody has been here
+		return // no connection has come
 	}
 	drained := clock.Wait(vacant, c.settings.drain())
 	last := time.Now().Add(lastGrace)
@@ -258,10 +258,10 @@ func (l *lock) shutDown() {
 		}
 		clock.Wait(vacant, time.Until(last))
 	}
-	// Clients may still be getting the end of an answer. One that never closes is not
-	// waited for any longer.
+	// Clients may still be reading the end of an answer. Do not wait longer for one that never
+	// closes.
 	clock.Until(last, func() bool { return l.handling.Load() == 0 && l.emitter.idle() })
-	// Hooks of holders are over. What that of a refusal has started does not end by itself.
+	// The hooks of holders are over. A command of a refuse hook would not end by itself.
 	l.cancel()
 	clock.Until(time.Now().Add(lastGrace), func() bool { return !l.refusing.Load() })
 	l.pool.Stop()
@@ -270,7 +270,6 @@ func (l *lock) shutDown() {
 	l.discards.Flush()
 }
 
-// lastGrace is how long all that is left when the drain is over may take: a cut connection to
-// come back from its handlers, clients to take the end of their answer. A hook that is killed
-// may take as long to end.
+// lastGrace is how long the rest may take after the drain: cut connections to return from their
+// handlers, and clients to read the end of their answer. A killed hook may take as long again.
 const lastGrace = time.Second

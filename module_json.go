@@ -10,11 +10,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// JSON of a config is judged as the Caddyfile is: what nobody could write there is refused
-// here, and what means nothing there means nothing here.
+// JSON follows the rules of the Caddyfile: a value that the Caddyfile refuses is refused here too,
+// and an empty list is the same as none.
 
-// UnmarshalJSON implements json.Unmarshaler. It refuses null, which Go would take for a value
-// that is not there, and slots of 0.
+// UnmarshalJSON implements json.Unmarshaler. It refuses null, which Go would read as a missing
+// value, and slots of 0.
 func (h *Handler) UnmarshalJSON(b []byte) error {
 	if err := refuseNull("", b); err != nil {
 		return err

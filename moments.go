@@ -15,9 +15,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// runHooks runs the hooks of a moment for a holder, in order. The first hook that fails and is
-// not optional ends an activation; at other moments nothing would be saved by that,
-// and the rest of the hooks run.
+// runHooks runs the hooks of a moment for a holder, in order. At activate, the first hook
+// that fails and is not optional is the last. At other moments the remaining hooks still run.
 func (l *lock) runHooks(on string, holder *holder) error {
 	hooks := l.current.Load().hooks[on]
 	if len(hooks) == 0 {
@@ -88,8 +87,8 @@ func (l *lock) runHook(h *hook.Hook, m hook.Moment, p *queue.Waiter) error {
 	return nil
 }
 
-// runAlone runs the hook when all other holders are gone, if that is its condition. The idle
-// hook and "run now" are exclusive already.
+// runAlone runs the hook. An exclusive hook waits until all other holders are gone. The idle hook
+// and "run now" are already exclusive.
 func (l *lock) runAlone(h *hook.Hook, m hook.Moment, p *queue.Waiter) error {
 	if w, ok := p.Owner.(*waiter); ok && h.Exclusive {
 		defer w.endExclusive()
@@ -121,8 +120,8 @@ func (w *waiter) beginExclusive(longest time.Duration) error {
 	return nil
 }
 
-// endExclusive lets the others go on. If beginExclusive has been in vain and another place is
-// alone now, this connection must not go on beside it, and waits for its end.
+// endExclusive lets the line go on. If beginExclusive failed and another waiter is exclusive now,
+// this connection must not run beside it, so it waits until that one ends.
 func (w *waiter) endExclusive() {
 	woken, ok := w.lock.queue.EndExclusive(&w.place, time.Now())
 	for ; !ok; woken, ok = w.lock.queue.EndExclusive(&w.place, time.Now()) {
@@ -131,9 +130,9 @@ func (w *waiter) endExclusive() {
 	grant(woken...)
 }
 
-// runRefuseHooks runs the refuse hooks in the background: a client that is refused has waited
-// long enough, and holds no slot that would bound how many run at once. So one refusal
-// at a time runs them; the others only count.
+// runRefuseHooks runs the refuse hooks in the background, so that a refused client does not wait for
+// them. No slot bounds how many run at once. So only one refusal at a time runs them; the others
+// only count.
 func (l *lock) runRefuseHooks(w *waiter) {
 	if len(l.current.Load().hooks[hook.Refuse]) == 0 {
 		return

@@ -14,13 +14,12 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
 )
 
-// registry has the locks of the process. Configs, connections and hooks on their own use
-// locks, and a lock is in the registry as long as one of them uses it. So a lock outlives
-// reloads, and one that is removed from the config and comes back while old holders live is
-// still the same lock and still counts them.
+// registry has the locks of the process. A lock stays in it while a config, a connection or a
+// background hook uses it. So a lock outlives reloads. A lock that leaves the config and comes
+// back while old holders remain is the same lock and still counts them.
 //
-// Names belong to configs: a reload can give a lock another name. So the registry has locks
-// and not names, and a user of a lock keeps the lock and never looks it up again.
+// Names belong to configs, and a reload can rename a lock. So the registry is not keyed by name,
+// and a user of a lock keeps its pointer and never looks it up again.
 type registry struct {
 	mu  sync.Mutex // may be held when a lock's mutex is taken, not the other way round
 	all map[*lock]struct{}
@@ -28,7 +27,7 @@ type registry struct {
 
 var locks = registry{all: make(map[*lock]struct{})}
 
-// list returns the locks in no order. They may go at any time: see enter.
+// list returns the locks in no order. Any of them may end at any time: see enter.
 func (r *registry) list() (all []*lock) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -82,7 +81,7 @@ func (l *lock) enter() bool {
 	return false
 }
 
-// exit takes a user away. The last one's exit ends the lock.
+// exit removes a user. When the last user exits, the lock ends.
 func (l *lock) exit() {
 	if l.users.Add(-1) > 0 {
 		return

@@ -8,13 +8,13 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// A restart that an operator has asked for waits until the slot's holder is gone. A service
-// that hangs does not let go of its client, though, and with a client that has closed its
-// side nothing would ever end that connection. So such a holder is cut.
+// A restart that an operator requests waits until the slot's holder is gone. But if the service
+// hangs and the client has closed its side, nothing would ever end that connection. So such a
+// holder is cut.
 
 const (
-	// restartLull is how long no byte has moved, in either direction, when a service is
-	// taken for one that hangs.
+	// restartLull is how long no byte must have moved, in either direction, before the service
+	// counts as hanging.
 	restartLull = 5 * time.Second
 
 	// restartLook is the time between two looks at the holder.
@@ -34,8 +34,8 @@ func (l *lock) restart(slot int) (n int) {
 	return n
 }
 
-// hasten sees to it that a restart that is due takes effect. One goroutine does that for a
-// worker, however often it is asked.
+// hasten makes sure that a requested restart takes effect. Each worker has at most one goroutine
+// for that.
 func (l *lock) hasten(w *pool.Worker) {
 	if !w.RestartDue() || !w.Hastened.CompareAndSwap(false, true) {
 		return
@@ -52,15 +52,14 @@ func (l *lock) hasten(w *pool.Worker) {
 	}()
 }
 
-// lull is the time in which the holder of a slot, whose client has closed its side, has
-// sent and got nothing.
+// lull measures how long no byte has moved for a holder whose client has closed its side.
 type lull struct {
 	holder *waiter
 	moved  int64
 	since  time.Time
 }
 
-// look looks at the holder of a slot, and cuts it when its lull has been too long.
+// look checks the slot's holder, and cuts it when the lull has lasted too long.
 func (l *lull) look(lock *lock, slot int) {
 	p := lock.queue.Holder(slot)
 	if p == nil {

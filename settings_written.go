@@ -10,8 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// written returns the settings in one form of all those that mean the same: with the defaults
-// and the workers' addresses written out.
+// written returns the settings in canonical form, with defaults and workers' addresses written
+// out. So settings that mean the same compare equal.
 func (s Settings) written() Settings {
 	linger, drain := caddy.Duration(s.linger()), caddy.Duration(s.drain())
 	s.Linger, s.Drain, s.HalfClosed = &linger, &drain, cmp.Or(s.HalfClosed, halfClosedKeep)

@@ -32,8 +32,8 @@ func (w *waiter) log(level zapcore.Level, msg string) {
 		zap.Uint64("connection", w.trip.id))
 }
 
-// reportEnd says how the connection has ended, when nothing is left of it: Handle is done
-// and its slot is given back. Until then bytes may still be thrown away.
+// reportEnd reports how the connection ended. It is called when Handle has returned and the slot
+// is given back: before that, more bytes may be discarded.
 func (w *waiter) reportEnd() {
 	if w.trip.outcome == "" {
 		return // it did not even join
@@ -44,9 +44,8 @@ func (w *waiter) reportEnd() {
 	}
 }
 
-// tellDiscarded counts what was thrown away of the connection. That the end of an answer
-// does not reach a client that has gone is as it must be; that a client speaks to a service
-// that does not hear it any more may be a mistake in the settings.
+// tellDiscarded counts and publishes the connection's discarded bytes. It warns only of bytes from
+// the client: they may mean that linger is too short. Bytes to a client that has left are normal.
 func (w *waiter) tellDiscarded() {
 	count := func(direction string, n int64) {
 		if n == 0 {
@@ -97,8 +96,8 @@ func (w *waiter) logEnd() {
 		zap.String("worker", w.trip.worker))
 }
 
-// refusalsLogged is how many of those who never held a slot are logged a second: there may
-// be any number of them.
+// refusalsLogged is how many connections without a slot are logged per second. Their number has no
+// bound.
 const refusalsLogged = 50
 
 func (l *lock) tellRefusals(dropped int) {

@@ -32,7 +32,7 @@ type waiter struct {
 	trip        trip
 
 	holder atomic.Pointer[holder] // of the slot it has; nil: none, or it does not know yet
-	kicked atomic.Bool            // an operator has thrown the connection out
+	kicked atomic.Bool            // an operator has kicked the connection
 	users  atomic.Int32           // Handle, and each holder until its slot is released, see exit
 }
 
@@ -105,8 +105,8 @@ func (w *waiter) join(priority int) (outcome string) {
 func (w *waiter) wait() (h *holder, outcome string) {
 	var until time.Time
 	for {
-		// A slot that is granted just when the client goes is taken; activate
-		// looks whether the client is still there to use it.
+		// If the slot is granted just as the client leaves, take it: activate checks for the
+		// client.
 		p := w.lock.queue.Look(&w.place)
 		switch {
 		case p.State == queue.Holding:
@@ -137,7 +137,7 @@ func (w *waiter) wait() (h *holder, outcome string) {
 	}
 }
 
-// abort ends what a panic has left behind: a place in line, or a slot.
+// abort cleans up after a panic: it leaves the line or releases the slot.
 func (w *waiter) abort() {
 	h := w.holder.Load()
 	switch {
@@ -157,7 +157,7 @@ func (w *waiter) abort() {
 	h.end(status.ServiceError)
 }
 
-// granted and turnedAway implement owner: Handle's goroutine, which waits, looks at the queue.
+// granted and turnedAway implement owner. They wake Handle's goroutine, which looks at the queue.
 
 func (w *waiter) granted()    { w.conn.Wake() }
 func (w *waiter) turnedAway() { w.conn.Wake() }
@@ -178,11 +178,11 @@ func (w *waiter) state() string {
 	if h := w.holder.Load(); h != nil {
 		return h.state()
 	}
-	return status.StateActivating // it has been granted one, and does not know it yet
+	return status.StateActivating // its slot is granted, and Handle's goroutine has not woken yet
 }
 
-// observeWait puts the time in line into the metrics, once: a connection may have been at
-// another worker before, in vain.
+// observeWait puts the time in line into the metrics. It does so once: the connection may have had
+// an earlier slot whose worker could not be reached.
 func (w *waiter) observeWait() {
 	if !w.observed {
 		w.observed = true
@@ -210,10 +210,10 @@ func (w *waiter) refuse(outcome string, answer func() error) error {
 		return nil
 	}
 	quiet := w.trip.quiet
-	w.conn.Linger = 0 // it keeps no slot, but a seat that others may need
+	w.conn.Linger = 0 // it has no slot, but a seat that other refused connections may need
 	kept, err := w.takeSeat(answer)
 	if !kept || quiet {
-		return nil // it was cut for another connection's sake, or the error would be a line in the log
+		return nil // it was cut to free its seat, or the error would be a line in the log
 	}
 	return err
 }
@@ -261,7 +261,7 @@ func (w *waiter) wrap(cx *layer4.Connection) *layer4.Connection {
 // connVar names the connection variable that holds the connection's newest waiter.
 const connVar = "l4.tcplock.conn"
 
-// moment says what is known of the connection now.
+// moment returns what hooks and placeholders can know of the connection now.
 func (w *waiter) moment(on, reason string) hook.Moment {
 	return hook.Moment{
 		On:         on,
@@ -298,7 +298,7 @@ func (w *waiter) event(name, reason string) status.Event {
 	}
 }
 
-// leave is the end of Handle.
+// leave ends the connection's time in Handle.
 func (w *waiter) leave() {
 	if w.counted {
 		fds.Process.Leave()
@@ -308,7 +308,7 @@ func (w *waiter) leave() {
 	w.lock.handling.Add(-1)
 }
 
-// exit lets go of the lock when the last user of it for this connection is done.
+// exit removes a user of the waiter. The last one reports the connection's end and exits the lock.
 func (w *waiter) exit() {
 	if w.users.Add(-1) == 0 {
 		w.reportEnd()

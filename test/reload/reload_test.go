@@ -151,7 +151,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 	const config = "storage_clean_interval off\nlayer4 {\n%s {\nroute {\n%s\nproxy %s\n}\n}\n%s\n}"
 	for _, failure := range []struct{ name, server, site, want string }{
 		{"at provision", caddytest.FreeAddr(t) + " {\nroute {\ntcplock\necho\n}\n}", "", "found a second tcplock without a name"},
-		{"in the lock's start", caddytest.FreeAddr(t) + " {\nroute {\ntcplock {\nname other\n}\necho\n}\n}", "", "lock other: no handler of this config says what it is"},
+		{"in the lock's start", caddytest.FreeAddr(t) + " {\nroute {\ntcplock {\nname other\n}\necho\n}\n}", "", "lock other: no handler of this config has its settings"},
 		{"in another app's start", "", fmt.Sprintf("http://%s {\nrespond hello\n}", taken.Addr()), "address already in use"},
 		// (caddy-l4 leaves open the listeners that it has opened by then, and serves their
 		// connections.)
