@@ -14,8 +14,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// A pause keeps the line where it is, until somebody resumes or its time is over; of
-// several the last one says how long, and one resume ends them all.
+// A pause holds the line until a resume or until its time is over. Of several pauses the last one
+// sets the time, and one resume ends them all.
 func TestPause(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 2})
@@ -48,7 +48,7 @@ func TestPause(t *testing.T) {
 		s.until(10 * sec) // the first one's time does not end the second
 		s.say("resume")
 		s.lock.resume()
-		s.lock.resume() // is no matter
+		s.lock.resume() // changes nothing
 		s.expect(`
 			10s resume
 			10s d in
@@ -66,8 +66,8 @@ func TestPauseKeepsIdleHooks(t *testing.T) {
 	})
 }
 
-// A drain is over when the last holder is gone, and no sooner; who waits stays in line.
-// It ends in vain when somebody resumes, or when its own time is over.
+// A drain is over when the last holder is gone, and no sooner; waiters stay in line.
+// It fails if the lock is resumed, or when its own time is over.
 func TestDrain(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		drain := func(wait time.Duration) (result chan error) {
@@ -154,7 +154,7 @@ func TestDrainEndsAtShutdown(t *testing.T) {
 }
 
 // An operator's run goes before the line, waits for the holders, runs all hooks of the
-// moment whether they are due or not, and lets nobody in meanwhile. It counts as a run.
+// moment whether they are due or not, and admits no connection meanwhile. It counts as a run.
 func TestRunNow(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		var seen hook.Moment
@@ -199,7 +199,7 @@ func TestRunNow(t *testing.T) {
 	})
 }
 
-// A run ends in vain when holders stay too long, and at the first hook that fails, which is
+// A run fails when holders stay too long, and at the first hook that fails, which is
 // due again. In both cases the line goes on.
 func TestRunNowInVain(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
@@ -269,8 +269,8 @@ func TestRunNowKeepsIdleHooks(t *testing.T) {
 	})
 }
 
-// Who is kicked in line loses its place and is refused; who is kicked at the service or
-// in its hooks is cut, and its slot goes on when all that has come to its end. A second
+// A waiter that is kicked leaves the line and is refused. A holder that is kicked, at the service
+// or in its hooks, is cut, and its slot is given back when service and hooks are done. A second
 // kick changes nothing.
 func TestKick(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
@@ -314,8 +314,8 @@ func TestKick(t *testing.T) {
 	})
 }
 
-// Who is kicked while its exclusive hook waits for the other holders does not hold up the
-// line any longer: the hook is due again, for the next one.
+// A connection that is kicked while its exclusive hook waits for the other holders holds up the
+// line no longer. The hook is due again, for the next connection.
 func TestKickWhoWantsToBeAlone(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 2}, s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 2}, Exclusive: true}, &fakeStep{name: "restart"}))

@@ -12,8 +12,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// hearer is a handler of Caddy's events app that writes down the names of what it gets
-// before the context is done.
+// hearer is a handler of Caddy's events app that records the names of the events it gets before
+// the context is done.
 type hearer struct{ names []string }
 
 func (h *hearer) Handle(ctx context.Context, e caddy.Event) error {
@@ -68,8 +68,8 @@ func TestEventsAtShutdown(t *testing.T) {
 	})
 }
 
-// Those who were refused at the end of the process, and have no line of their own in the
-// log, are counted in it before that.
+// Connections that are refused at the end of the process, and have no line of their own in the
+// log, are counted there before the process ends.
 func TestRefusalsAtShutdown(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{})

@@ -11,9 +11,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
-// The idle hook runs once in each pause: when nobody has held a slot or stood in line for
-// that long. Who comes while it runs waits for its end, and is served then; so are more
-// than one. A client that holds its slot for long is no pause.
+// The idle hook runs once in each idle period: when no connection has held a slot or waited for
+// that long. Clients that come while it runs wait for its end, and are served then. A client that
+// holds its slot for long is no idle period.
 func TestIdleHook(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(Settings{Slots: 2}, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(5 * sec)},
@@ -95,7 +95,7 @@ func TestIdleHookAndReload(t *testing.T) {
 	})
 }
 
-// Refuse hooks run in the background: nobody who is refused waits for them. Only one
+// Refuse hooks run in the background: no refused client waits for them. Only one
 // runs at a time; the refusals that come meanwhile count, so that the hook is due in its
 // turn, or as soon as it is free if its turn came while it was not.
 func TestRefuseHook(t *testing.T) {
@@ -195,7 +195,7 @@ func TestHooksHoldNoMutex(t *testing.T) {
 		var seen []string
 		look := func(m hook.Moment) {
 			seen = append(seen, m.On)
-			time.Sleep(time.Millisecond) // nobody else does anything now
+			time.Sleep(time.Millisecond) // nothing else runs now
 			if !s.lock.mu.TryLock() {
 				t.Errorf("on %s: found the lock's mutex held", m.On)
 				return
@@ -231,8 +231,7 @@ func TestHooksHoldNoMutex(t *testing.T) {
 }
 
 // On shutdown the line is refused at once. Hooks that still run when drain is over are
-// ended, however long they would take and whoever they wait for, and none of them is
-// tried again.
+// ended, however long they would take and whatever they wait for, and none is retried.
 func TestDrainEndsHooks(t *testing.T) {
 	drain := caddy.Duration(2 * sec)
 	for _, test := range []struct {

@@ -39,7 +39,7 @@ type hookStage struct {
 	said []string
 }
 
-// playHooks plays a script in fake time, and makes sure that nobody uses the lock at its
+// playHooks plays a script in fake time, and makes sure that the lock has no users at its
 // end. (synctest makes sure that no goroutine is left.)
 func playHooks(t *testing.T, script func(s *hookStage)) {
 	t.Helper()
@@ -65,7 +65,7 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 	})
 }
 
-// load puts settings in force, as a config does that has started.
+// load activates settings, as a config does that has started.
 func (s *hookStage) load(settings Settings, hooks ...*hook.Hook) {
 	c := &config{lock: s.lock, defined: true, settings: settings, hooks: make(map[string][]*hook.Hook), events: s.events}
 	c.logTo(zap.NewNop())
@@ -148,7 +148,7 @@ func (c namedConn) RemoteAddr() net.Addr { return c }
 func (c namedConn) Network() string      { return c.name } // what the lock takes from unknown addresses
 func (c namedConn) String() string       { return c.name }
 
-// fakeStep is a step that says for whom it runs.
+// fakeStep is a step that says for which client it runs.
 type fakeStep struct {
 	name  string
 	takes time.Duration

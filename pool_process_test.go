@@ -74,7 +74,7 @@ func TestMissedProcessHasEnded(t *testing.T) {
 
 // A client reaches the worker, and then its connection ends with an error. The worker is
 // there again, so when it is not the next time, it is left out for the shortest time. An
-// error that says that nobody was reached tells nothing of the kind.
+// error that says that no worker was reached does not show that.
 func TestReachedThenFailed(t *testing.T) {
 	for _, c := range []struct {
 		fails error
@@ -298,7 +298,7 @@ func TestIdleHookWhileRestarting(t *testing.T) {
 }
 
 // A restart that was asked for begins in the instant in which the client has gone, and not
-// when somebody happens to look.
+// at a later look.
 func TestRestartWhenHolderHasGone(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(withService(service.Service{}, "a:1"))

@@ -35,8 +35,8 @@ func TestWorkersAreReadOnce(t *testing.T) {
 	}
 }
 
-// Who counts as one client: an IPv4 address, however it is written, and the /64 of an IPv6
-// one. Whoever has no IP address has no bounds.
+// One client is an IPv4 address, however it is written, or the /64 of an IPv6 address. A client
+// without an IP address has no bounds.
 func TestClientOf(t *testing.T) {
 	tcp := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 1000} }
 	groups := [][]net.Addr{

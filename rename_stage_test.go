@@ -15,7 +15,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// rename puts settings in force under another name.
+// rename activates settings under another name.
 func (s *hookStage) rename(name string, settings Settings) {
 	c := &config{lock: s.lock, name: name, defined: true, settings: settings, events: s.events}
 	c.logTo(zap.NewNop())

@@ -152,8 +152,8 @@ func TestRestartLeavesAnAnsweredClient(t *testing.T) {
 	})
 }
 
-// A restart for which nobody has asked waits for the holder, however long that hangs: it
-// is hold_timeout that ends it.
+// A restart that no operator has requested waits for the holder, however long it hangs: only
+// hold_timeout ends it.
 func TestOtherRestartsWait(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(withService(service.Service{}, "a:1"))
