@@ -22,7 +22,7 @@ import (
 //		<step> [<args...>]
 //	}
 func (h *Hook) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	start := *d // what is wrong with the hook as a whole is reported here
+	start := *d // reports what is wrong with the hook as a whole
 	if !d.NextArg() {
 		return d.Errf("on: found no moment, expected one of %s", strings.Join(Moments, ", "))
 	}
@@ -57,7 +57,7 @@ func ParseEvery(s string) (e Every, err error) {
 	return e, err
 }
 
-// conditions are a hook's options in its block.
+// conditions are the options in a hook's block.
 func (h *Hook) conditions() opts.Table {
 	return opts.Table{
 		"every": opts.One(&h.Every, ParseEvery),

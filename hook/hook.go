@@ -1,5 +1,5 @@
-// Package hook is what the hooks of a lock are made of: a moment, the conditions under which a hook
-// runs then, and its steps. A plugin that adds a step implements Step.
+// Package hook defines the hooks of a lock: a moment, the conditions under which a hook runs then,
+// and its steps. A plugin that adds a step implements Step.
 package hook
 
 import (
@@ -20,71 +20,71 @@ import (
 
 // The moments at which hooks run.
 const (
-	Activate = "activate" // a slot was granted, nothing has been sent to the service yet
-	Release  = "release"  // the holder is gone, its slot is not handed on yet
-	Timeout  = "timeout"  // hold_timeout is over, the client is cut, the slot is not handed on yet
+	Activate = "activate" // a slot is granted, and nothing has been sent to the service yet
+	Release  = "release"  // the holder is gone, and its slot is not granted again yet
+	Timeout  = "timeout"  // hold_timeout is over: the client is cut, and the slot is not granted again yet
 	Refuse   = "refuse"   // a connection was refused
 	Idle     = "idle"     // no connection has held a slot or waited for idle_for
 )
 
-// Moments are all of them.
+// Moments is the list of all moments.
 var Moments = []string{Activate, Release, Timeout, Refuse, Idle}
 
-// Hook is a moment, conditions and steps. The hooks of one moment run one after the
-// other, in the order of the config; those of different slots run side by side.
+// Hook is a moment, conditions and steps. The hooks of one moment run one after the other, in the
+// order of the config. Those of different slots run at the same time.
 //
-// A failed activate hook refuses the connection it ran for, unless it is optional,
-// and is due again for the next one. A hook of another moment that fails is logged.
+// If an activate hook fails, the connection for which it ran is refused, unless the hook is
+// optional, and the hook is due again for the next connection. At any other moment a failure is
+// logged only.
 type Hook struct {
 	// The moment: activate, release, timeout, refuse or idle. Required.
 	On string `json:"on"`
 
-	// With "idle" only, and required there: how long no connection must have held a slot
-	// or stood in line. The hook runs once in each such pause; connections that come while
-	// it runs wait for its end.
+	// With "idle" only, and required there: the hook runs when no connection has held a slot or
+	// waited in line for this time. It runs once in each such pause. A connection that comes while
+	// it runs waits for its end.
 	IdleFor caddy.Duration `json:"idle_for,omitempty"`
 
-	// Run not every time. A number n: the first time, and then when n times have been
-	// counted since the last run. At activate and release the connections that reached the
-	// service are counted, and no others; not those that end by themselves without a byte in
-	// either direction. A duration string: when the last run is that long
-	// ago (so the first time too). More than zero. Default: every time. The count is kept
-	// for the lock, across reloads.
+	// Run only now and then. A number n: the first time, and then whenever n moments have been
+	// counted since the last run. At activate and release, only connections that reached the
+	// service count, and not those that ended by themselves without a byte in either direction. A
+	// duration string: the first time, and then when the last run is at least that long ago. More
+	// than zero. Default: every time. The lock keeps the count across reloads.
 	Every Every `json:"every,omitzero"`
 
-	// First let all other holders finish, and admit nobody until the hook is done.
-	// Not with refuse (which has no slot) and idle (which is alone anyway).
+	// First let all other holders finish, and grant no slot until the hook is done. Not with
+	// refuse (which has no slot) or idle (which is exclusive anyway). Default: false.
 	Exclusive bool `json:"exclusive,omitempty"`
 
-	// The longest wait for the other holders; when it is over the hook has failed.
-	// Default and zero: none.
+	// The longest wait for the other holders. After that the hook has failed. Default and zero: no
+	// limit.
 	ExclusiveWait caddy.Duration `json:"exclusive_wait,omitempty"`
 
-	// How many more times to try when a step has failed, from that step on.
-	// Default and zero: none.
+	// How often to try again when a step has failed. Each new try starts with the failed step.
+	// Default and zero: not at all.
 	Retry int `json:"retry,omitempty"`
 
-	// The pause before each of these tries. Default and zero: none.
+	// The pause before each new try. Default and zero: none.
 	RetryInterval caddy.Duration `json:"retry_interval,omitempty"`
 
-	// With activate only: a failure is logged, and the connection goes on. (At other
-	// moments it does in any case.) Default: false.
+	// With activate only: if the hook fails, log it and let the connection go on. (At other
+	// moments a failure never stops anything.) Default: false.
 	Optional bool `json:"optional,omitempty"`
 
-	// What to do, in order; at least one.
+	// The steps, in order. At least one.
 	StepsRaw []json.RawMessage `json:"steps,omitempty" caddy:"namespace=layer4.tcplock.hooks inline_key=hook"`
 
-	key   string // the hook's own JSON, with defaults written out: what it is counted under
+	key   string // the hook's JSON with the defaults written out: its count is kept under this key
 	steps []Step
 }
 
-// Namespace is where steps are registered as modules.
+// Namespace is the module namespace of steps.
 const Namespace = "layer4.tcplock.hooks"
 
-// Step is one action of a hook: a module in the namespace layer4.tcplock.hooks. It
-// must return soon after ctx is done, and must bound its own time: a step that never
-// returns keeps a slot for ever. A panic counts as an error. A reload does not wait for
-// steps: Run may still be at work, or be called once more, after the step's Cleanup.
+// Step is one action of a hook: a module in the namespace layer4.tcplock.hooks. Run must return
+// soon after ctx is done, and must limit its own time: a step that never returns keeps a slot
+// forever. A panic counts as an error. A reload does not wait for steps: Run may still be at work
+// after the step's Cleanup, or be called once more.
 type Step interface {
 	Run(ctx context.Context, m Moment) error
 }
@@ -95,14 +95,14 @@ type Moment struct {
 	Lock       string        // the lock's name
 	Slot       int           // the slot's index, from 1; 0 if there never was one (refuse)
 	Worker     string        // the slot's worker, empty if it has none
-	Connection uint64        // its id, a running number of the connections to the lock; 0 if there is none
+	Connection uint64        // its id, which counts the connections to the lock; 0 if there is none
 	Client     string        // the client's address; empty at idle
-	Waited     time.Duration // the time the connection stood in line
-	Reason     string        // why it was refused (refuse), how it ended (release, timeout)
+	Waited     time.Duration // how long the connection waited in line
+	Reason     string        // why it was refused (refuse), or how it ended (release, timeout)
 }
 
-// Values are the moment's placeholders and variables: {l4.tcplock.<name>} in
-// arguments, TCPLOCK_<NAME> in a command's environment.
+// Values returns the moment's values: {l4.tcplock.<name>} in arguments, TCPLOCK_<NAME> in a
+// command's environment.
 func (m Moment) Values() map[string]string {
 	values := map[string]string{
 		"moment":     m.On,
@@ -117,9 +117,9 @@ func (m Moment) Values() map[string]string {
 	return values
 }
 
-// Replacer returns a replacer for a step's arguments: Caddy's global placeholders and
-// {l4.tcplock.moment|name|slot|worker|worker_host|worker_port|connection|client|waited|reason}.
-// It knows nothing else that a client could have sent, on purpose.
+// Replacer returns a replacer for a step's arguments. It knows Caddy's global placeholders and
+// {l4.tcplock.moment|name|slot|worker|worker_host|worker_port|connection|client|waited|reason}. It
+// knows nothing else that a client could have sent, on purpose.
 func (m Moment) Replacer() *caddy.Replacer { return vars.Replacer(m.Values()) }
 
 // Every is how often a hook runs: in JSON a number (Count) or a duration string
@@ -163,7 +163,7 @@ func (e *Every) parse(s string) error {
 	return nil
 }
 
-// Check refuses values that are out of range, and a hook without steps.
+// Check returns an error for a value that is out of range, and for a hook without steps.
 func (h *Hook) Check() error {
 	if err := h.checkConditions(); err != nil {
 		return err
@@ -174,7 +174,7 @@ func (h *Hook) Check() error {
 	return nil
 }
 
-// checkConditions is Check without the steps, which the Caddyfile reads after them.
+// checkConditions is Check without the steps. The Caddyfile reader reads the steps last.
 func (h *Hook) checkConditions() error {
 	if !slices.Contains(Moments, h.On) {
 		return fmt.Errorf("on: found %q, expected one of %s", h.On, strings.Join(Moments, ", "))
@@ -200,8 +200,8 @@ func (h *Hook) checkConditions() error {
 	return nil
 }
 
-// New returns a hook with steps that no config has loaded, for tests. StepsRaw is only what
-// they are known by.
+// New returns a hook with steps that no config has loaded, for tests. StepsRaw only identifies
+// them.
 func New(h Hook, steps ...Step) (*Hook, error) {
 	h.steps = steps
 	return &h, h.setKey()
@@ -232,17 +232,18 @@ func (h *Hook) setKey() error {
 	return err
 }
 
-// Key is what the hook is known by across reloads. A hook with other settings has another key.
+// Key identifies the hook across reloads. Other settings give another key.
 func (h *Hook) Key() string { return h.key }
 
-// CountApart gives the hook a key that none of the others has: twins count on their own.
+// CountApart gives the hook a key that no other hook has, so that two equal hooks are counted
+// separately.
 func (h *Hook) CountApart(others []*Hook) {
 	for slices.ContainsFunc(others, func(other *Hook) bool { return other.key == h.key }) {
 		h.key += "+"
 	}
 }
 
-// Run takes the hook's steps, and on failure tries again from the failed one on.
+// Run runs the hook's steps. After a failure it tries again, from the failed step on.
 func (h *Hook) Run(ctx context.Context, m Moment) error {
 	next := 0
 	var err error
@@ -274,11 +275,11 @@ func runStep(ctx context.Context, s Step, m Moment) (err error) {
 	return s.Run(ctx, m)
 }
 
-// CheckPlaceholders refuses what the replacer of a moment does not know, above all
-// everything that could carry what a client has sent.
+// CheckPlaceholders returns an error for a placeholder that the replacer of a moment does not
+// know, above all for one with text that a client has sent.
 func CheckPlaceholders(s string) error { return vars.Check(s, Moment{}.Values()) }
 
-// CheckTimeout refuses a timeout that no step can have.
+// CheckTimeout returns an error for a timeout that is less than 0.
 func CheckTimeout(d caddy.Duration) error {
 	if d < 0 {
 		return fmt.Errorf("timeout: found %s, expected a duration of 0 (the default) or more", time.Duration(d))

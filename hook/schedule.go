@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// Schedule keeps what hooks need to know of their past. It belongs to the lock, so
-// that a reload does not forget it, and knows a hook by its key: an edited hook
-// starts anew. The zero value is ready for use.
+// Schedule keeps what hooks must remember about earlier runs. It belongs to the lock, so that a
+// reload does not lose it. It finds a hook by its key: an edited hook starts anew. The zero value
+// is ready for use.
 type Schedule struct {
 	mu   sync.Mutex
 	past map[string]*Past // by key
 }
 
-// Past is what is known of one hook. A hook that runs every time needs none.
+// Past is the record of one hook. A hook that runs every time needs none.
 type Past struct {
 	times int       // how many moments were counted since the last run
 	runs  int       // how often the hook has run
 	last  time.Time // the last run
-	owed  bool      // that run failed
+	owed  bool      // the last run failed
 }
 
-// Tally is a moment that was counted for a hook.
+// Tally is one counted moment of a hook.
 type Tally struct {
 	past *Past
 	runs int // how often the hook had run by then
@@ -41,8 +41,7 @@ func (s *Schedule) of(h *Hook) *Past {
 	return p
 }
 
-// Due counts the moment for h and reports whether h is to run now. TakeBack undoes the
-// count.
+// Due counts the moment for h and reports whether h must run now. TakeBack undoes the count.
 func (s *Schedule) Due(h *Hook, now time.Time) (bool, Tally) {
 	if h.Every == (Every{}) {
 		return true, Tally{}
@@ -57,16 +56,16 @@ func (s *Schedule) Due(h *Hook, now time.Time) (bool, Tally) {
 		due = due || now.Sub(p.last) >= h.Every.Interval
 	}
 	if due {
-		// Booked before it has run: the holder of another slot must not
-		// run it a second time meanwhile.
+		// Book the run before it starts: the holder of another slot must not start a second run
+		// meanwhile.
 		p.run(now)
 	}
 	p.times++
 	return due, Tally{p, p.runs}
 }
 
-// TakeBack undoes the count of a moment. If the hook has run since, there is nothing to
-// undo: that run has set the count to 0.
+// TakeBack undoes the count of a moment. If the hook has run since, there is nothing to undo: that
+// run has set the count to 0.
 func (s *Schedule) TakeBack(t Tally) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +74,7 @@ func (s *Schedule) TakeBack(t Tally) {
 	}
 }
 
-// Overdue reports whether h is to run now although the moment does not count.
+// Overdue reports whether h must run now although the moment does not count.
 func (s *Schedule) Overdue(h *Hook, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,7 +86,7 @@ func (s *Schedule) Overdue(h *Hook, now time.Time) bool {
 	return true
 }
 
-// Book notes that h runs now, whether it was due or not.
+// Book records that h runs now, whether it was due or not.
 func (s *Schedule) Book(h *Hook, now time.Time) {
 	if h.Every == (Every{}) {
 		return
@@ -97,13 +96,13 @@ func (s *Schedule) Book(h *Hook, now time.Time) {
 	s.of(h).run(now)
 }
 
-// run notes that the hook runs. The count starts anew.
+// run records that the hook runs. The count starts anew.
 func (p *Past) run(now time.Time) {
 	p.runs++
 	p.times, p.last, p.owed = 0, now, false
 }
 
-// Owe makes h due the next time, whatever its conditions.
+// Owe makes h due next time, whatever its conditions say.
 func (s *Schedule) Owe(h *Hook) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,14 +111,14 @@ func (s *Schedule) Owe(h *Hook) {
 	}
 }
 
-// Keep forgets all hooks but those with these keys.
+// Keep forgets all hooks except those with these keys.
 func (s *Schedule) Keep(keys map[string]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.past, func(key string, _ *Past) bool { return !keys[key] })
 }
 
-// Snapshot returns what is known now of all hooks, by key.
+// Snapshot returns the records of all hooks, by key.
 func (s *Schedule) Snapshot() map[string]Past {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-// Written returns the hook in one form of all those that mean the same: with the defaults of its
-// steps written out.
+// Written returns the hook with the defaults of its steps written out, so that two hooks that mean
+// the same are equal.
 func (h Hook) Written() Hook {
 	h.StepsRaw = slices.Clone(h.StepsRaw)
 	for i, raw := range h.StepsRaw {
@@ -18,12 +18,13 @@ func (h Hook) Written() Hook {
 	return h
 }
 
-// DefaultWriter is a step whose settings may leave out what is the default. WriteDefaults fills that
-// in, so that two hooks which mean the same compare equal.
+// DefaultWriter is a step that can write its defaults out. WriteDefaults sets each setting that is
+// left out to its default, so that two hooks that mean the same are equal.
 type DefaultWriter interface{ WriteDefaults() }
 
-// stepWritten is a step's JSON as its module writes it, with the defaults of those that say
-// theirs. JSON that the module cannot read stays as it is: it is refused when it is loaded.
+// stepWritten returns a step's JSON as its module writes it, with the defaults written out if the
+// step is a DefaultWriter. JSON that the module cannot read stays unchanged: it is refused when it
+// is loaded.
 func stepWritten(raw json.RawMessage) json.RawMessage {
 	const key = "hook"
 	var fields map[string]json.RawMessage

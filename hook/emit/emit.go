@@ -1,4 +1,4 @@
-// Package emit is a step of hooks that emits an event through Caddy's events app.
+// Package emit is a hook step that emits an event through Caddy's events app.
 package emit
 
 import (
@@ -23,18 +23,16 @@ func init() {
 	caddy.RegisterModule(new(Step))
 }
 
-// Step emits an event through Caddy's events app, and waits for the handlers that
-// have subscribed to it. It fails if one of them aborts the event; other errors of
-// handlers are logged by the events app. The event's data are moment, name, slot, worker,
-// worker_host, worker_port, connection, client, waited and reason, all strings, and handlers may use
-// {l4.tcplock.*} too.
+// Step emits an event through Caddy's events app and waits for the handlers that subscribe to it.
+// It fails if a handler aborts the event. The events app logs all other errors of handlers. The
+// event's data are moment, name, slot, worker, worker_host, worker_port, connection, client,
+// waited and reason, all of them strings. Handlers may use {l4.tcplock.*} too.
 type Step struct {
-	// The event's name, without placeholders. Required.
+	// The name of the event. No placeholders. Required.
 	Event string `json:"event"`
 
-	// The longest time its handlers may take; when it is over the step has failed.
-	// A handler that goes on after that fails each later run of the step, until it
-	// returns. Default and zero: 10s.
+	// How long the handlers may take. After that the step has failed. If a handler still runs
+	// after that, the step fails each time until the handler returns. Default and zero: 10s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
 	ctx     caddy.Context
@@ -67,8 +65,8 @@ func (s *Step) Provision(ctx caddy.Context) error {
 	return s.events.On("started", &s.started)
 }
 
-// startSignal hears that all apps of its config have started. A connection may come before:
-// until then the events app still takes subscriptions, without a mutex, and must not be asked.
+// startSignal learns that all apps of its config have started. A connection may come before: until
+// then the events app still takes subscriptions, without a mutex, and must not be called.
 type startSignal struct {
 	once  sync.Once
 	heard chan struct{}
@@ -76,7 +74,7 @@ type startSignal struct {
 
 // Handle implements caddyevents.Handler.
 func (s *startSignal) Handle(_ context.Context, e caddy.Event) error {
-	if e.Origin() == nil { // Caddy's own
+	if e.Origin() == nil { // an event of Caddy itself
 		s.once.Do(func() { close(s.heard) })
 	}
 	return nil
@@ -91,7 +89,7 @@ func (s *Step) check() error {
 
 // Run implements Step.
 func (s *Step) Run(ctx context.Context, m hook.Moment) error {
-	// One that hangs may hang for ever: they must not pile up.
+	// A handler that hangs may hang forever: such handlers must not pile up.
 	if s.overdue.Load() > 0 {
 		return fmt.Errorf("emit %s: not emitted, its handlers still run since an earlier timeout", s.Event)
 	}
@@ -115,8 +113,8 @@ func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 			s.overdue.Add(-1)
 		}()
 	}
-	// The events app leaves out the remaining handlers when the context is done, and
-	// does not say so.
+	// The events app skips the remaining handlers when the context is done, and does not report
+	// it.
 	switch {
 	case ctx.Err() != nil:
 		err = fmt.Errorf("stopped: %w", context.Cause(ctx))
@@ -129,8 +127,8 @@ func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 	return nil
 }
 
-// emit emits with the step's own context: the one it was provisioned with names the
-// origin, but is done after a reload, when those who came before it still need it.
+// emit emits with the context of the step. The one it was provisioned with names the origin, but
+// it is done after a reload, when connections from before the reload still need it.
 func (s *Step) emit(ctx context.Context, m hook.Moment) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -141,7 +139,7 @@ func (s *Step) emit(ctx context.Context, m hook.Moment) (err error) {
 	for name, value := range m.Values() {
 		data[name] = value
 	}
-	// A replacer for each event, since the app adds the event's data to it.
+	// A new replacer for each event, because the events app adds the event's data to it.
 	origin := s.ctx
 	origin.Context = context.WithValue(ctx, caddy.ReplacerCtxKey, m.Replacer())
 	if event := s.events.Emit(origin, s.Event, data); event.Aborted != nil {

@@ -1,4 +1,4 @@
-// Package exec is a step of hooks that runs a command.
+// Package exec is a hook step that runs a command.
 package exec
 
 import (
@@ -25,42 +25,41 @@ func init() {
 	caddy.RegisterModule(new(Step))
 }
 
-// Step runs a command and fails unless it ends with status 0. There is no shell:
-// each argument reaches the command as it stands, as one argument.
+// Step runs a command. It fails unless the command ends with status 0. There is no shell: each
+// argument reaches the command unchanged, as one argument.
 //
-// The command's environment is Caddy's own but for NOTIFY_SOCKET, WATCHDOG_* and LISTEN_*,
-// which systemd tells Caddy alone; then TCPLOCK_MOMENT, TCPLOCK_NAME, TCPLOCK_SLOT,
-// TCPLOCK_WORKER, TCPLOCK_WORKER_HOST, TCPLOCK_WORKER_PORT, TCPLOCK_CONNECTION,
-// TCPLOCK_CLIENT, TCPLOCK_WAITED and TCPLOCK_REASON, then env. Its input is empty. The first 8 KiB of its output go to the
-// log, and so does the end of a longer one; the rest is read and counted. If the command fails, the error of the step ends
-// with the first line that it printed, cut at 200 bytes.
+// The command gets Caddy's environment without NOTIFY_SOCKET, WATCHDOG_* and LISTEN_*, which
+// systemd sets for Caddy alone. TCPLOCK_MOMENT, TCPLOCK_NAME, TCPLOCK_SLOT, TCPLOCK_WORKER,
+// TCPLOCK_WORKER_HOST, TCPLOCK_WORKER_PORT, TCPLOCK_CONNECTION, TCPLOCK_CLIENT, TCPLOCK_WAITED and
+// TCPLOCK_REASON are added, then env. Its input is empty. The first 8 KiB of its output go to the
+// log, and the end of a longer output as well. The rest is read and counted. If the command fails,
+// the error of the step ends with the first line that the command printed, cut at 200 bytes.
 //
-// The command runs in a process group of its own. When it fails or is killed, whatever
-// it has started in that group is killed with it (on Windows only when it is killed);
-// what it leaves behind when it ends well goes on.
+// The command runs in a process group of its own. When it fails or is killed, everything that it
+// has started in that group is killed too (on Windows only when it is killed). What it leaves
+// behind when it succeeds goes on.
 type Step struct {
-	// The command: a path, or a name to be looked up in Caddy's PATH. A relative path
-	// starts from dir. No placeholders. Required.
+	// The command: a path, or a name that is looked up in Caddy's PATH. A relative path starts
+	// from dir. No placeholders. Required.
 	Command string `json:"command"`
 
-	// Its arguments. They take Caddy's global placeholders and {l4.tcplock.*}, no
-	// others: nothing a client sends can get here. A plain brace is written \{.
+	// Its arguments. They take Caddy's global placeholders and {l4.tcplock.*}, and no others:
+	// nothing that a client sends can get here. Write a literal brace as \{. Default: none.
 	Args []string `json:"args,omitempty"`
 
-	// The longest time it may run; it is killed then, and the step has failed.
-	// Default and zero: 1m.
+	// How long it may run. After that it is killed, and the step has failed. Default and zero: 1m.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// The directory it runs in. No placeholders. Default: Caddy's own.
+	// The directory in which it runs. No placeholders. Default: Caddy's own.
 	Dir string `json:"dir,omitempty"`
 
-	// More environment variables, which win over those above. Their values take the
-	// same placeholders as args.
+	// More environment variables. They win over those above. Their values take the same
+	// placeholders as args. Default: none.
 	Env map[string]string `json:"env,omitempty"`
 
-	// Do not wait for it: the step is done when the command has started. It gets a
-	// session of its own, is never killed, and its output is thrown away. Not with
-	// timeout. Default: false.
+	// Do not wait for the command: the step is done when the command has started. The command gets
+	// a session of its own, is never killed, and its output is thrown away. Not with timeout.
+	// Default: false.
 	Detach bool `json:"detach,omitempty"`
 
 	logger *zap.Logger
@@ -76,8 +75,8 @@ func (*Step) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision checks the step. A command that is not there is no error yet: it may come
-// later, with a mount or an installation.
+// Provision checks the step. A missing command is not an error yet: it may come later, with a
+// mount or an installation.
 func (s *Step) Provision(ctx caddy.Context) error {
 	return s.provision(ctx.Logger())
 }
@@ -89,7 +88,7 @@ func (s *Step) provision(logger *zap.Logger) error {
 	}
 	file := s.Command
 	if filepath.Base(file) != file && !filepath.IsAbs(file) {
-		// Absolute, since Join takes ./ away, and what is left would be looked up in PATH.
+		// Absolute, because Join removes ./ and the rest would be looked up in PATH.
 		file, _ = filepath.Abs(filepath.Join(s.Dir, file))
 	}
 	if _, err := exec.LookPath(file); err != nil {
@@ -144,7 +143,7 @@ func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 
 func (s *Step) prepare(m hook.Moment) (*exec.Cmd, error) {
 	if s.Dir != "" {
-		// Looked at here because the error of a start names the command only.
+		// Checked here, because the error of a start names the command only.
 		if info, err := os.Stat(s.Dir); err != nil || !info.IsDir() {
 			return nil, fmt.Errorf("dir: found no directory %s", s.Dir)
 		}
@@ -169,7 +168,7 @@ func (s *Step) prepare(m hook.Moment) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// fields leaves the arguments out: they may hold secrets from the environment.
+// fields does not include the arguments: they may hold secrets from the environment.
 func (s *Step) fields(m hook.Moment) []zap.Field {
 	return []zap.Field{zap.String("lock", m.Lock), zap.String("moment", m.On), zap.Int("slot", m.Slot), zap.String("command", s.Command)}
 }

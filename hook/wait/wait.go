@@ -1,5 +1,5 @@
-// Package wait is a step of hooks that waits until a service is at an address, or until none is any
-// more.
+// Package wait is a hook step that waits until a service answers at an address, or until none
+// does.
 package wait
 
 import (
@@ -21,22 +21,21 @@ func init() {
 	caddy.RegisterModule(new(Step))
 }
 
-// Step waits until a service is at an address, or until none is any more, by
-// trying: at once, and then in pauses that grow from 20ms to 250ms. A try is a connection
-// that listens for 50ms, closes its side, and closes when the service has closed too, or
-// after 100ms.
+// Step waits until a service answers at an address, or until none does. It tries at once, and then
+// after pauses that grow from 20ms to 250ms. Each try is a connection that listens for 50ms and
+// closes its side. It closes when the service has closed too, or after 100ms.
 type Step struct {
-	// The address: host:port or unix//path, with Caddy's global placeholders and
+	// The address: host:port or unix//path. It takes Caddy's global placeholders and
 	// {l4.tcplock.*}. Required.
 	Address string `json:"address"`
 
-	// What to wait for: "open", a connection succeeds and is not closed at once, or
-	// "closed", a connection is refused (or there is no such socket file), or closed at
-	// once without a word, as a forwarder does with nothing behind it. An address that
-	// neither accepts nor refuses is neither. Default: "open".
+	// What to wait for. "open": a connection succeeds and is not closed at once. "closed": a
+	// connection is refused (or there is no such socket file), or it is closed at once without a
+	// byte, as a forwarder does with nothing behind it. An address that neither accepts nor
+	// refuses is neither. Default: "open".
 	For string `json:"for,omitempty"`
 
-	// The longest wait; when it is over the step has failed. Default and zero: 30s.
+	// The longest wait. After that the step has failed. Default and zero: 30s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 }
 

@@ -20,23 +20,23 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
-// Process is a running process, as its supervisor sees it.
+// Process is a running process, as its supervisor uses it.
 type Process interface {
 	PID() int
-	Exited() <-chan struct{}     // closed when it has ended by whatever cause, and the rest of its group has been killed
-	Cause() error                // how it ended; nil is status 0; after Exited
-	Ready(context.Context) error // waits until it is ready, at most ready_timeout; that it has ended is an error
-	Memory() (uint64, error)     // resident bytes, with all descendants
+	Exited() <-chan struct{}     // closed when it has ended for any reason, and the rest of its group has been killed
+	Cause() error                // how it ended: nil is status 0; only after Exited
+	Ready(context.Context) error // waits until it is ready, at most for ready_timeout; if it ends first, that is an error
+	Memory() (uint64, error)     // resident bytes of it and all its descendants
 	Terminate()                  // asks it to end
-	Kill()                       // ends it
-	Release()                    // after Exited: waits until nothing is left, for a bounded time
+	Kill()                       // kills it
+	Release()                    // after Exited: waits for a limited time until nothing of it is left
 }
 
 // Starter starts a process.
 type Starter func(s *Service, id ID, logger func() *zap.Logger) (Process, error)
 
 const (
-	lineKept    = 4 << 10 // bytes of a line for the log
+	lineKept    = 4 << 10 // bytes of a line that are logged
 	linesLogged = 100     // a second
 )
 
@@ -47,16 +47,16 @@ type osProcess struct {
 	logger  func() *zap.Logger
 	cmd     *exec.Cmd
 	out     *os.File      // the read end of its output
-	over    chan struct{} // see Exited
+	over    chan struct{} // closed when it has ended, see Exited
 	err     error
 	drained chan struct{} // its output has been read to the end
 
 	group *proc.Group
 	mu    sync.Mutex
-	swept bool // it has ended, and nothing may be sent to its group
+	swept bool // it has ended: its group gets no signal any more
 }
 
-// startProcess is the starter of real processes.
+// startProcess is the Starter of real processes.
 func startProcess(s *Service, id ID, logger func() *zap.Logger) (Process, error) {
 	if err := s.checkVacant(id); err != nil {
 		return nil, err
@@ -66,9 +66,9 @@ func startProcess(s *Service, id ID, logger func() *zap.Logger) (Process, error)
 		return nil, err
 	}
 	if cmd.Err != nil {
-		return nil, cmd.Err // and no group is made for it
+		return nil, cmd.Err // before the process group is made
 	}
-	// The pipe is its own, not os/exec's, for the reasons given at proc.Run.
+	// The pipe is our own, not os/exec's. See proc.Run for the reasons.
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -92,7 +92,7 @@ func startProcess(s *Service, id ID, logger func() *zap.Logger) (Process, error)
 	return p, nil
 }
 
-// prepare makes a command that runs where and as the service does.
+// prepare returns a command with the directory and the environment of the service.
 func (s *Service) prepare(id ID, command string, args []string) (*exec.Cmd, error) {
 	var errs []error
 	repl := id.replacer()
@@ -106,7 +106,7 @@ func (s *Service) prepare(id ID, command string, args []string) (*exec.Cmd, erro
 		cmd.Args = append(cmd.Args, replace(arg))
 	}
 	if cmd.Dir = replace(s.Dir); cmd.Dir != "" {
-		// Looked at here because the error of a start names the command only.
+		// Checked here, because the error of a start names the command only.
 		if info, err := os.Stat(cmd.Dir); err != nil || !info.IsDir() {
 			errs = append(errs, fmt.Errorf("dir: found no directory %s", cmd.Dir))
 		}
@@ -118,8 +118,8 @@ func (s *Service) prepare(id ID, command string, args []string) (*exec.Cmd, erro
 	return cmd, errors.Join(errs...)
 }
 
-// live starts the process and waits for its end, on one thread: that a process gets a
-// signal when its parent dies means, to Linux, the thread that has started it.
+// live starts the process and waits for its end, both on one thread: on Linux, the signal that a
+// process gets when its parent dies comes when the thread that started it ends.
 func (p *osProcess) live(started chan<- error) {
 	defer fds.Process.Take(fds.PerProcess)()
 	runtime.LockOSThread()
@@ -140,7 +140,7 @@ func (p *osProcess) live(started chan<- error) {
 	p.err = proc.WaitThen(p.cmd, p.sweep)
 }
 
-// sweep kills what the process has left behind in its group. Nothing is sent there after it.
+// sweep kills what the process has left in its group. The group gets no signal after that.
 func (p *osProcess) sweep(bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -163,7 +163,8 @@ func (p *osProcess) isOver() bool {
 
 func (p *osProcess) Memory() (uint64, error) { return proc.Memory(p.PID()) }
 
-// Terminate and kill do nothing once the number of the process or of its group may be another's.
+// Terminate and Kill do nothing after the end: the pid or the group may be another process's by
+// then.
 func (p *osProcess) Terminate() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,17 +182,17 @@ func (p *osProcess) Kill() {
 	}
 }
 
-// Release waits for the end of the output: then those who were killed with the process
-// have let go of their ports as well. One that has moved to a group of its own may
-// hold the output still, and loses it.
+// Release waits for the end of the output: then the processes that were killed with this one have
+// released their ports as well. A process that has moved to a group of its own may still hold the
+// output. It loses it.
 func (p *osProcess) Release() {
 	clock.Wait(p.drained, proc.OutputDelay)
 	_ = p.out.Close()
 	<-p.drained
 }
 
-// copyLines logs r by line, to its end. It always reads on: a process must not be stopped
-// by a log.
+// copyLines logs r line by line until its end. It reads on in any case: a log must not stop a
+// process.
 func copyLines(r io.Reader, logger func() *zap.Logger) {
 	limit := clock.Limit{Most: linesLogged, Tell: func(dropped int) {
 		logger().Warn("output lines dropped, there were too many", zap.Int("lines", dropped), zap.Int("logged_a_second", linesLogged))

@@ -14,16 +14,17 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 )
 
-// When a process is ready: nothing answered at its address before it was started, a service
-// answers now or the ready command has succeeded, and the process lives on after that.
+// When a process is ready: nothing answered at its address before the start, then a service
+// answers there or the ready command succeeds, and the process is still alive a moment later.
 
 const (
-	vacatedIn = time.Second           // how long the former process's last children may still answer
-	livesOn   = 50 * time.Millisecond // how long a process must live after the probe that found it ready
-	forksFor  = time.Second           // how long one that has gone to the background may take to answer
+	vacatedIn = time.Second           // how long the last children of the process before may still answer
+	livesOn   = 50 * time.Millisecond // how long a process must live after the probe that succeeded
+	forksFor  = time.Second           // how long a process that has gone to the background may take to answer
 )
 
-// address is where a process answers when it is ready; empty if that is not known.
+// address returns the address at which a process answers when it is ready, or "" if that is not
+// known.
 func (s *Service) address(id ID) (string, error) {
 	if s.Ready == "" {
 		return id.Worker, nil
@@ -38,8 +39,8 @@ func (s *Service) address(id ID) (string, error) {
 	return address, nil
 }
 
-// checkVacant refuses a start if something answers at the address of the process already.
-// A probe could not tell that from the process, and clients would be sent there.
+// checkVacant returns an error if something answers at the process's address before the start. A
+// probe could not tell it from the process, and clients would be sent there.
 func (s *Service) checkVacant(id ID) error {
 	address, err := s.address(id)
 	if err != nil || address == "" {
@@ -77,8 +78,7 @@ func (p *osProcess) Ready(ctx context.Context) error {
 	return err
 }
 
-// awaitReady waits until a probe or the ready command says that the process is ready. It
-// reports whether a probe has been accepted.
+// awaitReady waits until a probe or the ready command succeeds. It reports whether it was a probe.
 func (p *osProcess) awaitReady(ctx context.Context) (met bool, err error) {
 	timeout := cmp.Or(time.Duration(p.service.ReadyTimeout), defaultReadyTimeout)
 	if p.service.ReadyCommand != nil {
@@ -91,8 +91,7 @@ func (p *osProcess) awaitReady(ctx context.Context) (met bool, err error) {
 	return dial.Await(ctx, address, dial.Open, timeout)
 }
 
-// endedEarly says why a process that has ended before it was ready, or just then, may have
-// done so.
+// endedEarly explains why a process may have ended before it was ready or right after.
 func (p *osProcess) endedEarly(ctx context.Context, met bool) error {
 	if address, err := p.service.address(p.id); err == nil && address != "" && p.err == nil {
 		if _, err := dial.Await(ctx, address, dial.Open, forksFor); err == nil {
@@ -108,7 +107,7 @@ func (p *osProcess) endedEarly(ctx context.Context, met bool) error {
 func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) error {
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	// The first failure and the success are logged, with the output: not each try.
+	// Log the first failure and the success, with the output, but not each try.
 	once := zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, timeout+proc.KillDelay, 1, 0)
 	})
@@ -124,7 +123,7 @@ func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) e
 		if err == nil {
 			return nil
 		}
-		// The last try may have been cut short, which tells nothing.
+		// The last try may have been cut short: its error says nothing.
 		if last == nil || bounded.Err() == nil {
 			last = err
 		}

@@ -24,77 +24,76 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
-// Service is the process behind each slot of a lock: started, restarted and stopped by
-// the lock itself. There is no shell: each argument reaches the command as it stands, as
-// one argument. The process is given no client before it is ready, and a restart happens
-// between two clients of its slot.
+// Service is the process behind each slot of a lock. The lock starts, restarts and stops it. There
+// is no shell: each argument reaches the command unchanged, as one argument. The process gets no
+// client before it is ready, and a restart happens between two clients of its slot.
 //
 // Args, env, dir, ready and ready_command take Caddy's global placeholders and
-// {l4.tcplock.name|slot|worker|worker_host|worker_port}, no others: nothing a client
-// sends can get there. A plain brace is written \{. The values are read at each start.
+// {l4.tcplock.name|slot|worker|worker_host|worker_port}, and no others: nothing that a client
+// sends can get there. Write a literal brace as \{. The values are read at each start.
 //
-// The process's environment is Caddy's own but for NOTIFY_SOCKET, WATCHDOG_* and LISTEN_*,
-// which systemd tells Caddy alone; then TCPLOCK_NAME, TCPLOCK_SLOT, TCPLOCK_WORKER,
-// TCPLOCK_WORKER_HOST and TCPLOCK_WORKER_PORT, then env. Its input is empty. Its output goes to the log by line:
-// lines are cut at 4 KiB, at most 100 of them a second are logged, the others counted.
+// The process gets Caddy's environment without NOTIFY_SOCKET, WATCHDOG_* and LISTEN_*, which
+// systemd sets for Caddy alone. TCPLOCK_NAME, TCPLOCK_SLOT, TCPLOCK_WORKER, TCPLOCK_WORKER_HOST
+// and TCPLOCK_WORKER_PORT are added, then env. Its input is empty. Its output goes to the log line
+// by line: a line is cut at 4 KiB, and at most 100 lines a second are logged. The others are
+// counted.
 //
-// It runs in a process group of its own, which ends as a whole, also with Caddy itself,
-// and (not on Windows) if Caddy is killed.
+// It runs in a process group of its own. The group ends as a whole. It also ends when Caddy ends,
+// and (not on Windows) when Caddy is killed.
 type Service struct {
-	// The command: a path, or a name to be looked up in Caddy's PATH. A relative path
-	// starts from dir. No placeholders. Required.
+	// The command: a path, or a name that is looked up in Caddy's PATH. A relative path starts
+	// from dir. No placeholders. Required.
 	Command string `json:"command"`
 
-	// Its arguments.
+	// Its arguments. Default: none.
 	Args []string `json:"args,omitempty"`
 
-	// The directory it runs in, which must exist. Default: Caddy's own.
+	// The directory in which it runs. The directory must exist. Default: Caddy's own.
 	Dir string `json:"dir,omitempty"`
 
-	// More environment variables, which win over those above.
+	// More environment variables. They win over those above. Default: none.
 	Env map[string]string `json:"env,omitempty"`
 
-	// When it is started: "eager", when the config is loaded, or "lazy", for the first
-	// connection, which waits for it. A lazy process that ends by itself with status 0, and
-	// has not failed, is started again for the next connection only. Default: "eager".
+	// When to start it: "eager" starts it when the config is loaded, "lazy" when the first
+	// connection comes, which waits for it. If a lazy process ends by itself with status 0 and has
+	// not failed, it is started again only for the next connection. Default: "eager".
 	Start string `json:"start,omitempty"`
 
-	// The process is ready when a service is at this address (host:port or unix//path),
-	// which is found out as by the step wait. Not with ready_command. Default: the
-	// slot's worker; required without workers.
+	// The process is ready when a service answers at this address (host:port or unix//path). The
+	// probe is the one of the wait step. Not with ready_command. Default: the slot's worker.
+	// Required without workers.
 	Ready string `json:"ready,omitempty"`
 
-	// The process is ready when this command and its arguments end with status 0; it is
-	// tried again until then, in the process's own directory and environment. No
-	// placeholders in the command itself. Not with ready. Default: none, see ready.
+	// The process is ready when this command, with its arguments, ends with status 0. The command
+	// is repeated until then, in the directory and the environment of the process. No placeholders
+	// in the command itself. Not with ready. Default: none, see ready.
 	ReadyCommand []string `json:"ready_command,omitempty"`
 
-	// The longest time until it is ready; when it is over the start has failed, the
-	// process is ended, and tried again after a pause that doubles from 1s to 1m.
-	// Default and zero: 1m.
+	// How long the process may take to become ready. After that the start has failed: the process
+	// is ended, and started again after a pause that doubles from 1s to 1m. Default and zero: 1m.
 	ReadyTimeout caddy.Duration `json:"ready_timeout,omitempty"`
 
-	// Restart it after so many connections that have reached it. Default and zero: never.
+	// Restart it after this number of connections that reached it. Default and zero: never.
 	RestartEvery int `json:"restart_every,omitempty"`
 
-	// Restart it when it has been ready for so long. Default and zero: never.
+	// Restart it when it has been ready for this time. Default and zero: never.
 	RestartInterval caddy.Duration `json:"restart_interval,omitempty"`
 
-	// Restart it when it and its descendants have more than this in resident memory, in
-	// bytes, or as a string such as "1GiB" or "800MB". On Linux, memory that processes
-	// share counts once. Looked at every 5s. Default and zero: no limit.
+	// Restart it when it and its descendants use more resident memory than this: a number of
+	// bytes, or a string such as "1GiB" or "800MB". On Linux, memory that processes share counts
+	// once. Checked every 5s. Default and zero: no limit.
 	MaxMemory Size `json:"max_memory,omitempty"`
 
-	// Stop it when its slot has had no connection for so long; the next one starts it, as
+	// Stop it when its slot has had no connection for this time. The next connection starts it, as
 	// with lazy. Default and zero: never.
 	StopIdle caddy.Duration `json:"stop_idle,omitempty"`
 
-	// How long it may take to end when it is asked to (SIGTERM to the whole group), before
-	// it is killed. On Windows it is killed at once. Default and zero: 10s.
+	// How long it may take to end after it was asked to (SIGTERM to the whole group) before it is
+	// killed. On Windows it is killed at once. Default and zero: 10s.
 	StopTimeout caddy.Duration `json:"stop_timeout,omitempty"`
 }
 
-// When a process is started, see Service.Start.
+// The values of Service.Start.
 const (
 	StartEager = "eager"
 	StartLazy  = "lazy"
@@ -128,8 +127,8 @@ func size(s string) (Size, error) {
 	return Size(n), nil
 }
 
-// Check refuses values that are out of range. The Caddyfile calls it after each option,
-// so that its error carries the option's file and line.
+// Check returns an error for a value that is out of range. The Caddyfile reader calls it after
+// each option, so that the error carries the option's file and line.
 func (s *Service) Check() error {
 	if err := proc.CheckCommand(s.Command); err != nil {
 		return err
@@ -188,7 +187,7 @@ func (s *Service) checkReady() error {
 	return nil
 }
 
-// checkTexts refuses placeholders that are not those of a process.
+// checkTexts returns an error for placeholders that a process does not have.
 func (s *Service) checkTexts() error {
 	check := func(name string, texts ...string) error {
 		for _, text := range texts {
@@ -210,9 +209,9 @@ func (s *Service) checkTexts() error {
 		check("ready_command", s.ReadyCommand...))
 }
 
-// CheckSlots refuses a service if it cannot be known when the process of a slot is ready. It
-// is not part of Check, because the options of a block come in any order. A slot without
-// a worker has an empty address.
+// CheckSlots returns an error if nothing says when the process of a slot is ready. It is not part
+// of Check, because the options of a block come in any order. The address of a slot without a
+// worker is empty.
 func (s *Service) CheckSlots(addresses []string) error {
 	if s.ReadyCommand != nil {
 		return nil
@@ -224,7 +223,7 @@ func (s *Service) CheckSlots(addresses []string) error {
 		}
 		address, err := s.address(ID{"", i + 1, worker})
 		if err != nil {
-			continue // a start would say the same, and a global placeholder may have a value by then
+			continue // the start reports it, and a global placeholder may have a value by then
 		}
 		if other := seen[address]; other != 0 {
 			return fmt.Errorf("service: ready: found %s for slots %d and %d, expected an address of its own for each slot, with {l4.tcplock.slot} for instance, or ready exec: the process of another slot would answer", address, other, i+1)
@@ -234,21 +233,21 @@ func (s *Service) CheckSlots(addresses []string) error {
 	return nil
 }
 
-// sameProcess reports whether a process started by s is as one started by other: the
-// other settings hold for a running process as well.
+// sameProcess reports whether s and other start the same process. The settings that it does not
+// compare can change while the process runs.
 func (s *Service) sameProcess(other *Service) bool {
 	return s.Command == other.Command && slices.Equal(s.Args, other.Args) &&
 		s.Dir == other.Dir && maps.Equal(s.Env, other.Env)
 }
 
-// sameReady reports whether a process is ready by s when it is by other.
+// sameReady reports whether s and other mean the same by ready.
 func (s *Service) sameReady(other *Service) bool {
 	return s.Ready == other.Ready && slices.Equal(s.ReadyCommand, other.ReadyCommand) &&
 		s.ReadyTimeout == other.ReadyTimeout
 }
 
-// Written returns the service in one form of all those that mean the same: with the defaults written
-// out.
+// Written returns the service with all defaults written out, so that two services that mean the
+// same are equal.
 func (s Service) Written() Service {
 	s.Start = cmp.Or(s.Start, StartEager)
 	s.ReadyTimeout = cmp.Or(s.ReadyTimeout, caddy.Duration(defaultReadyTimeout))
@@ -260,7 +259,7 @@ func (s Service) Written() Service {
 type ID struct {
 	Lock   string
 	Slot   int
-	Worker string // empty if the slot has none
+	Worker string // empty if the slot has no worker
 }
 
 func (id ID) values() map[string]string {
@@ -269,7 +268,7 @@ func (id ID) values() map[string]string {
 	return values
 }
 
-// replacer knows Caddy's global placeholders and those of a process.
+// replacer returns a replacer for Caddy's global placeholders and those of a process.
 func (id ID) replacer() *caddy.Replacer { return vars.Replacer(id.values()) }
 
 // UnmarshalCaddyfile reads a service with its block; d is on the word "service".

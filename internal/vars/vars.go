@@ -1,4 +1,4 @@
-// Package vars hands out what is known of a moment or a process: as the placeholders
+// Package vars provides the values of a moment or a process: as the placeholders
 // {l4.tcplock.<name>}, and as the environment variables TCPLOCK_<NAME> of a command.
 package vars
 
@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// AddWorker adds what a worker's address is made of. Of a unix socket the host is the path.
+// AddWorker adds the parts of a worker's address. The host of a unix socket is its path.
 func AddWorker(values map[string]string, worker string) {
 	host, port := "", ""
 	if addr, err := caddy.ParseNetworkAddress(worker); worker != "" && err == nil {
@@ -24,7 +24,7 @@ func AddWorker(values map[string]string, worker string) {
 	values["worker"], values["worker_host"], values["worker_port"] = worker, host, port
 }
 
-// Replacer knows Caddy's global placeholders and those of values.
+// Replacer returns a replacer for Caddy's global placeholders and those of values.
 func Replacer(values map[string]string) *caddy.Replacer {
 	repl := caddy.NewReplacer()
 	for name, value := range values {
@@ -33,7 +33,7 @@ func Replacer(values map[string]string) *caddy.Replacer {
 	return repl
 }
 
-// Check refuses a text with placeholders other than Caddy's global ones and those of
+// Check returns an error for a text with placeholders other than Caddy's global ones and those of
 // values.
 func Check(text string, values map[string]string) error {
 	if _, err := Replacer(values).ReplaceOrErr(text, false, true); err != nil {
