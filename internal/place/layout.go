@@ -184,8 +184,8 @@ func (y *Layout) Addresses(lock string) (all []string) {
 	return all
 }
 
-// addressesOf writes listen addresses out, so that the same address is the same word in all
-// configs. An address of TCP is the same whichever network of Caddy's listens on it.
+// addressesOf writes listen addresses out, so that the same address is the same string in all
+// configs. A TCP address is the same whichever of Caddy's networks listens on it.
 func addressesOf(listen []string) (all []string) {
 	for _, l := range listen {
 		address, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(l, ""))
@@ -207,9 +207,9 @@ func addressesOf(listen []string) (all []string) {
 	return all
 }
 
-// checkOrders refuses locks that connections take in different orders: each of two
-// connections could hold the lock that the other one waits for, and with more locks it is
-// the same in a circle.
+// checkOrders returns an error if connections take locks in different orders: each of two
+// connections could hold the lock for which the other one waits. With more locks the same happens
+// in a circle.
 func (y *Layout) checkOrders() error {
 	inner := make(map[string][]string)
 	for o := range y.orders {
@@ -234,8 +234,7 @@ func (y *Layout) checkOrders() error {
 		"and wait for the next would wait for each other for ever", strings.Join(found, ", "))
 }
 
-// circleFrom returns the locks of the shortest way from a lock back to itself, nil if there
-// is none.
+// circleFrom returns the locks of the shortest way from a lock back to itself, or nil.
 func circleFrom(lock string, inner map[string][]string) (circle []string) {
 	from := make(map[string]string)
 	for next := []string{lock}; len(next) > 0; next = next[1:] {

@@ -42,7 +42,7 @@ type Places struct {
 
 func New() Places { return Places{Layout: newLayout(), seen: make(map[caddy.Module]bool)} }
 
-// Refuser is a handler of ours, which has handlers for refused connections.
+// Refuser is a tcplock handler with handlers for refused connections.
 type Refuser interface{ RefuseHandlers() []json.RawMessage }
 
 // Check refuses the places in a config at which a lock would not hold, or
@@ -152,9 +152,9 @@ func warnOfHeaders(handlers []json.RawMessage, logger *zap.Logger) {
 	}
 }
 
-// checkTerminal refuses a tcplock that nothing but handlers which pass the connection
-// on stand after. (What it cannot see here, a subroute of which no route matches, or
-// somebody else's handler, Handle refuses when it happens.)
+// checkTerminal returns an error if only handlers that pass the connection on follow a tcplock.
+// (It cannot see a subroute of which no route matches, or an unknown handler: Handle refuses the
+// connection then.)
 func checkTerminal(handlers []json.RawMessage, logger *zap.Logger) error {
 	locked, hidden := false, ""
 	for _, raw := range handlers {

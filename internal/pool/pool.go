@@ -16,11 +16,11 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// Pool is what stands behind a lock slot by slot: with "workers" each slot has an
-// address of its own, with "service" a process of its own, or both. A slot whose worker
-// cannot be reached is out of service: the line waits for the others, in order.
+// Pool has a worker for each slot of a lock: with "workers" each slot has its own address, with
+// "service" its own process, or both. A slot whose worker cannot be reached is out of service: the
+// line waits for the other slots, in order.
 //
-// Its mutex is taken before those of workers and supervisors, and after the lock's.
+// Take the pool's mutex after the lock's, and before those of workers and supervisors.
 type Pool struct {
 	Lock   Lock
 	pooled atomic.Bool // the config in force says what stands behind the slots
@@ -31,15 +31,15 @@ type Pool struct {
 	Processes []*processSlot            // that have not ended
 }
 
-// Wanted is what a config wants to stand behind the slots.
+// Wanted is what a config asks for behind the slots.
 type Wanted struct {
 	Addresses []string // one for each slot; empty ones if the lock does not know it
 	Pooled    bool     // the lock knows what stands behind its slots
 	Service   *service.Service
 }
 
-// Lock is what a pool needs of its lock. Nothing of it blocks, and all of it may be called
-// with the pool's mutexes held.
+// Lock is what a pool needs from its lock. No method blocks, and all may be called with the pool's
+// mutexes held.
 type Lock interface {
 	Out(slot int) (vacant bool) // no connection is granted the slot from now on
 	In(slot int)                // the slot may be granted again
@@ -50,8 +50,8 @@ type Lock interface {
 	PublishProcess(service.Event)
 }
 
-// Worker is what stands behind one slot. It stays the slot's as long as the lock lives or
-// until the slot is vacant and needed for another one.
+// Worker is what stands behind one slot. It keeps the slot as long as the lock lives, or until the
+// slot is vacant and another worker needs it.
 type Worker struct {
 	pool    *Pool
 	Slot    int
@@ -76,7 +76,7 @@ const (
 	outProcess                          // its process is not ready
 )
 
-// A worker that could not be reached is left out for so long, twice as long each time.
+// How long a worker that could not be reached is left out. The time doubles with each failure.
 const (
 	minLeftOut = 500 * time.Millisecond
 	maxLeftOut = 30 * time.Second
@@ -104,9 +104,9 @@ func (w *Worker) end(why outOfService) {
 	}
 }
 
-// Reach makes sure that a service is at the worker's address: its process is ready,
-// and if check is more than 0, it accepts a connection in that time. If it returns an
-// error the slot is out of service.
+// Reach makes sure that a service is at the worker's address: its process is ready, and if check
+// is more than 0, the address accepts a connection in that time. If Reach returns an error, the
+// slot is out of service.
 func (w *Worker) Reach(ctx context.Context, check time.Duration) error {
 	if p := w.Running(); p != nil {
 		if err := p.Ready(ctx); err != nil {
@@ -128,8 +128,8 @@ func (w *Worker) Reach(ctx context.Context, check time.Duration) error {
 	return err
 }
 
-// Down leaves the worker out for a while, after a connection has not reached it. If its
-// process has ended meanwhile there is no need: the slot is out until another is ready.
+// Down leaves the worker out for a while after a connection could not reach it. If its process has
+// ended meanwhile, Down does nothing: the slot is out until another process is ready.
 func (w *Worker) Down(err error) {
 	if p := w.Running(); p != nil && !p.Missed() {
 		return
@@ -186,8 +186,8 @@ func (w *Worker) Restored() {
 	}
 }
 
-// List returns what stands behind the slots, from slot 1 on; nil for a slot of which the
-// lock does not know. Workers that are removed are there until their holder has gone.
+// List returns the workers of the slots, from slot 1 on; nil for a slot without one. A removed
+// worker stays in the list until its holder has gone.
 func (p *Pool) List() []*Worker {
 	if workers := p.workers.Load(); workers != nil {
 		return *workers
@@ -203,17 +203,16 @@ func (p *Pool) Worker(slot int) *Worker {
 	return p.At(slot)
 }
 
-// At is worker, whatever config is in force: a worker that is removed stays until its slot is
-// vacant.
+// At returns the slot's worker, whatever the current config says: a removed worker stays until its
+// slot is vacant.
 func (p *Pool) At(slot int) *Worker { return at(p.List(), slot-1) }
 
-// Set puts the number of slots, or the workers, in force. bound is called with the number of
-// slots that there are then, and sets it in the queue.
+// Set activates the number of slots, or the workers. It calls bound with the number of slots that
+// there are then; bound sets it in the queue.
 //
-// A worker that stays keeps its slot, its process and its back-off. A new one takes a
-// slot that no other worker has; a holder from before the reload keeps that slot until it
-// ends. A worker that is removed leaves its slot out of service, and goes when its holder has
-// gone: then it is as if it had never been there.
+// A worker that stays keeps its slot, its process and its back-off. A new worker takes a slot that
+// no other worker has; a holder from before the reload keeps that slot until it ends. A removed
+// worker leaves its slot out of service. When its holder has gone, the worker is forgotten.
 func (p *Pool) Set(w Wanted, bound func(slots int)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -235,7 +234,7 @@ func (p *Pool) Set(w Wanted, bound func(slots int)) {
 		limit = len(workers)
 	}
 	for slot := range max(slots, len(workers), len(old)) {
-		// No slot is granted as long as it is open what stands behind it.
+		// Grant no slot while its worker is not decided.
 		if w := at(workers, slot); w == nil || w != at(old, slot) {
 			p.Lock.Out(slot + 1)
 		}
@@ -283,7 +282,7 @@ func (p *Pool) open(slot int) {
 	}
 }
 
-// Slots is how many slots the config in force has.
+// Slots returns the number of slots of the current config.
 func (p *Pool) Slots() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

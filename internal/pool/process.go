@@ -8,12 +8,12 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
-// A worker whose process is the lock's to run: what the slot's holders and the settings
-// tell its supervisor, and how that takes the slot out of service.
+// A worker whose process the lock runs: what its supervisor learns from the slot's holders and
+// from the settings, and how the supervisor takes the slot out of service.
 //
-// A process that no config in force wants any more is dismissed: it ends as soon as nobody
-// holds its slot, which is out of service until it has ended. Whoever comes after it, in its
-// slot or at its address, waits for that.
+// A process that no current config wants is retired: it ends as soon as its slot has no holder.
+// The slot is out of service until then. The next process in the same slot or at the same address
+// waits for that end.
 
 // Ended is called when the slot's holder is done, before the slot is given back.
 func (w *Worker) Ended(reached, counts bool) {
@@ -42,8 +42,8 @@ func (w *Worker) RestartDue() bool {
 	return p != nil && p.Snapshot().Due != ""
 }
 
-// Vacated is called when the slot has been given back. The pool's mutex decides between
-// the end of the last holder and a config that wants the worker, or its process, again.
+// Vacated is called after the slot was released. The pool's mutex decides which comes first: the
+// end of the last holder, or a config that wants the worker or its process again.
 func (w *Worker) Vacated() {
 	w.mu.Lock()
 	concerned := w.process != nil || w.why&outRemoved != 0
@@ -65,14 +65,15 @@ func (w *Worker) Vacated() {
 	}
 }
 
-// Running returns the process behind the worker, nil if that is not the lock's to run.
+// Running returns the worker's process, or nil if the lock runs none.
 func (w *Worker) Running() *processSlot {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.process
 }
 
-// All below, but what the supervisor calls, halt and stop, is called with the pool's mutex held.
+// Call everything below with the pool's mutex held, except Halt, Stop and what the supervisor
+// calls.
 
 // remove takes the worker out until a config names it again.
 func (w *Worker) remove() {
@@ -82,7 +83,7 @@ func (w *Worker) remove() {
 	}
 }
 
-// supervise makes the process behind the worker what the settings say, nil being none.
+// supervise makes the worker's process follow the settings; nil means no process.
 func (w *Worker) supervise(s *service.Service) {
 	switch p := w.Running(); {
 	case p == nil && s != nil:
@@ -115,8 +116,8 @@ func (w *Worker) launch(s *service.Service) {
 	w.mu.Unlock()
 }
 
-// takeName makes the process one of the lock's new name. The places of the old name stay
-// its own while the process runs that was started under that name.
+// takeName gives the process the lock's new name. It keeps the places of the old name as long as
+// the process that was started under that name runs.
 func (p *processSlot) takeName(name string) {
 	if name == p.name {
 		return
@@ -129,7 +130,7 @@ func (p *processSlot) takeName(name string) {
 	p.note(name, p.Done())
 }
 
-// retire ends p, or has vacated do it if the slot has a holder.
+// retire ends p. If the slot has a holder, Vacated does so later.
 func (w *Worker) retire(p *processSlot) {
 	w.mu.Lock()
 	p.retired = true
@@ -143,15 +144,15 @@ func (w *Worker) retire(p *processSlot) {
 	}
 }
 
-// processSlot is a worker's process and how it takes its slot out of service. Its two
-// variables are changed with the mutexes of both pool and worker held.
+// processSlot is a worker's process, and takes its slot out of service. Change retired and over
+// only with the mutexes of both the pool and the worker held.
 type processSlot struct {
 	*service.Supervisor
 	worker  *Worker
 	name    string                         // of the lock, as the supervisor knows it; the pool's mutex guards it
-	claims  map[service.ID]<-chan struct{} // what it has in ends, whose mutex guards it
+	claims  map[service.ID]<-chan struct{} // its places in exits, whose mutex guards it
 	retired bool                           // no config in force wants it
-	over    bool                           // it is dismissed, and nobody holds the slot, which it has no say in any more
+	over    bool                           // it is retired and its slot was vacant: it has no say in the slot any more
 }
 
 // Out, In, Fresh and Gone implement service.Slot.
@@ -176,7 +177,7 @@ func (p *processSlot) In() {
 
 func (p *processSlot) Fresh() { p.worker.Restored() }
 
-// Gone lets the next process come, or, if there is to be none, somebody else's.
+// Gone lets the next process start, or puts slots that waited for this end back into service.
 func (p *processSlot) Gone() {
 	exits.Lock()
 	for place, end := range p.claims {
@@ -202,8 +203,8 @@ func (p *Pool) occupied(address string) bool {
 	return slices.ContainsFunc(p.Processes, func(p *processSlot) bool { return p.worker.Address == address })
 }
 
-// places are what only one process can have at a time: a slot, after which its directory
-// may be named, and an address.
+// places returns what only one process can have at a time: a slot, which may be in the name of its
+// directory, and an address.
 func (p *processSlot) places(name string) []service.ID {
 	places := []service.ID{{Lock: name, Slot: p.worker.Slot}}
 	if p.worker.Address != "" {
@@ -212,8 +213,8 @@ func (p *processSlot) places(name string) []service.ID {
 	return places
 }
 
-// before returns the ends of those whose places p takes. The mutex of ends is held, here and
-// in note.
+// before returns the exits for which p must wait: of the processes at its places. Hold the mutex
+// of exits, here and in note.
 func (p *processSlot) before() (all []<-chan struct{}) {
 	for _, place := range p.places(p.name) {
 		if end := exits.last[place]; end != nil {
@@ -223,17 +224,16 @@ func (p *processSlot) before() (all []<-chan struct{}) {
 	return all
 }
 
-// note says when p has left the places that it has under a name.
+// note records when p leaves its places under that name.
 func (p *processSlot) note(name string, end <-chan struct{}) {
 	for _, place := range p.places(name) {
 		exits.last[place], p.claims[place] = end, end
 	}
 }
 
-// exits has, for each place, the end of the process that has come there last. All that came
-// before have ended by then, since each waits for its predecessor's end, whatever else it is
-// told. They may belong to another lock: one that a reload has removed, and whose name has
-// come back while its processes were ending.
+// exits has, for each place, the exit of the process that came there last. All earlier ones have
+// exited by then, because each waits for its predecessor. An earlier one may belong to another
+// lock: one that a reload has removed, and whose name came back while its processes were ending.
 var exits = struct {
 	sync.Mutex
 	last map[service.ID]<-chan struct{}
@@ -246,7 +246,7 @@ func Exiting() []service.ID {
 	return slices.Collect(maps.Keys(exits.last))
 }
 
-// AwaitExits returns when those of all locks have ended, which all have been told.
+// AwaitExits waits until the processes of all locks have exited. All must have been told to end.
 func AwaitExits() {
 	exits.Lock()
 	last := slices.Collect(maps.Values(exits.last))

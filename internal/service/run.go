@@ -277,10 +277,9 @@ func (s *Supervisor) look() (why string, next time.Duration) {
 	return "", next
 }
 
-// leave notes that the process that was ready ends or has ended. One that has lived
-// briefly has failed, unless a connection has reached it or its end was wanted. Its exit
-// status does not matter for that. Whether the holder has reached it may show only
-// afterwards, see Reached. The mutex is held.
+// leave records that the process that was ready ends or has ended. A process with a short life has
+// failed, unless a connection has reached it or its end was wanted. Its exit status does not
+// matter. Whether the holder has reached it may show only later, see Reached. The mutex is held.
 func (s *Supervisor) leave(why, how string) {
 	lived := time.Since(s.now.Since)
 	s.wanted, s.resting = why != status.StopIdle, why == status.StopIdle
