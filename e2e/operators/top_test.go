@@ -64,7 +64,7 @@ func (t *terminal) shows(want string) {
 	}
 }
 
-// top in a real terminal: it shows who holds and who waits, pauses, resumes and kicks,
+// top in a real terminal: it shows holders and waiters, pauses, resumes and kicks,
 // fits itself to the terminal's size, survives a restart of Caddy, and leaves the
 // terminal as it was.
 func TestTopInTerminal(t *testing.T) {

@@ -387,7 +387,7 @@ func TestServiceStopIdle(t *testing.T) {
 		t.Errorf("process %d has answered, expected another than the first one, %d", second, first)
 	}
 
-	// A client that stays, and says nothing, is somebody.
+	// A client that stays and sends nothing keeps the server running.
 	second := w.pids(t, 1)[1]
 	caddytest.InLine(t, "default", 0, 0)
 	caddytest.InLine(t, "default", 0, 0)

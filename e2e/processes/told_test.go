@@ -62,7 +62,7 @@ func TestServiceRestartsAreTold(t *testing.T) {
 	if pid = ready(2); process().LastReason != "request" {
 		t.Errorf("found %+v, expected a restart on request", process())
 	}
-	get() // one that has served nobody would back off
+	get() // a process without a client would back off
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

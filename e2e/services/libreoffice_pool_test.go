@@ -277,7 +277,7 @@ func (p *officePool) convert(t *testing.T, from, to string) error {
 	return nil
 }
 
-// check looks at who has served whom.
+// check compares which process has served which client.
 func (p *officePool) check(t *testing.T, restartEvery int) {
 	t.Helper()
 	for _, w := range p.workers {

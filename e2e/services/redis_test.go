@@ -19,7 +19,7 @@ func TestRedis(t *testing.T) {
 		return caddytest.Start(t, nil, caddytest.FindProgram(t, program), append([]string{"-h", host, "-p", port}, args...)...)
 	}
 	// -k 0: a connection for each request. Clients that keep theirs for more requests would
-	// wait for each other for ever: none leaves before the last request of all is answered.
+	// wait for each other forever: none leaves before the last request of all is answered.
 	bench := func(addr string) (string, error) {
 		return redis(addr, "redis-benchmark", "-q", "-k", "0", "-c", fmt.Sprint(clients), "-n", fmt.Sprint(requests), "INCR", "counter").Result(t)
 	}

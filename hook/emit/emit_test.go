@@ -73,7 +73,7 @@ func TestEmit(t *testing.T) {
 	}
 }
 
-// A reload ends the config's context, but those who came before it still emit.
+// A reload ends the config's context, but connections from before the reload still emit.
 func TestEmitAfterReload(t *testing.T) {
 	n := 0
 	emit, unload := newEmit(t, `{"event":"restarted"}`, func(context.Context, caddy.Event) error { n++; return nil })

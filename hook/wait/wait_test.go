@@ -82,7 +82,7 @@ func TestWaitForRestart(t *testing.T) {
 	}
 }
 
-// A socket file that nobody listens at is closed too.
+// A socket file without a listener is closed too.
 func TestWaitStaleSocket(t *testing.T) {
 	ln := testkit.Listen(t, "unix", filepath.Join(t.TempDir(), "sock")).(*net.UnixListener)
 	ln.SetUnlinkOnClose(false)
@@ -110,7 +110,7 @@ func TestWaitTimeout(t *testing.T) {
 	}
 }
 
-// An error that does not say that nobody listens is no sign of a closed service.
+// An error that does not say that there is no listener is no sign of a closed service.
 func TestWaitNotRefused(t *testing.T) {
 	s := &Step{Address: "unix/" + strings.Repeat("/long", 100), For: "closed", Timeout: caddy.Duration(100 * time.Millisecond)}
 	if err := <-run(t, s); !errors.Is(err, syscall.EINVAL) {

@@ -282,7 +282,7 @@ func TestProcessReady(t *testing.T) {
 	}
 }
 
-// realSlot is a slot that nobody holds.
+// realSlot is a slot without a holder.
 type realSlot struct {
 	mu    sync.Mutex
 	isOut bool

@@ -44,8 +44,8 @@ func (s *Supervisor) run() {
 	}
 }
 
-// awaitOthers waits for the ends of those whose place this one takes. The mutex is held, and
-// given back meanwhile.
+// awaitOthers waits for the processes at the same place to exit. The mutex is held, and released
+// meanwhile.
 func (s *Supervisor) awaitOthers() {
 	for len(s.before) > 0 {
 		end := s.before[0]
@@ -56,9 +56,8 @@ func (s *Supervisor) awaitOthers() {
 	}
 }
 
-// rest waits until the process is to be started: while it is stopped, or as long as it
-// backs off. It returns false after Halt. why becomes empty if the next process
-// takes no other's place.
+// rest waits until the process is to be started: while it is stopped, or backs off. It returns
+// false after Halt. why becomes empty if the next process replaces no other.
 func (s *Supervisor) rest(why *string) bool {
 	s.tellRest(why)
 	var pauseOver <-chan time.Time
@@ -94,7 +93,7 @@ func (s *Supervisor) rest(why *string) bool {
 	}
 }
 
-// tellRest tells that the last process is not replaced, if that has just been decided.
+// tellRest reports that the last process is not replaced, if that was just decided.
 func (s *Supervisor) tellRest(why *string) {
 	s.mu.Lock()
 	resting := s.resting
@@ -106,7 +105,7 @@ func (s *Supervisor) tellRest(why *string) {
 	}
 }
 
-// layDown notes that there is no process, and says how long not to start one.
+// layDown records that there is no process, and returns how long to wait before a start.
 func (s *Supervisor) layDown() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,8 +128,8 @@ func backOff(failures int) time.Duration {
 	return min(minBackOff<<min(failures-1, 10), maxBackOff)
 }
 
-// start starts the process and waits until it is ready. On an error there may be
-// one to be ended.
+// start starts the process and waits until it is ready. With an error it may still return a
+// process, which must be ended.
 func (s *Supervisor) start(why string) (Process, error) {
 	s.mu.Lock()
 	s.awaitOthers()
@@ -241,7 +240,7 @@ func ending(p Process) string {
 	return "exit status 0"
 }
 
-// look returns why the process is to be ended now, or when to look again.
+// look returns why the process must end now, or when to check again.
 func (s *Supervisor) look() (why string, next time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -299,13 +298,13 @@ func (s *Supervisor) leave(why, how string) {
 	s.set(status.ProcessStopping)
 }
 
-// fail notes that a process has failed. The mutex is held.
+// fail records that a process has failed. The mutex is held.
 func (s *Supervisor) fail(why string) {
 	s.failures++
 	s.failing, s.now.Failed = true, why
 }
 
-// weigh looks how much memory p has, if there is a limit.
+// weigh checks the memory of p against the limit, if there is one.
 func (s *Supervisor) weigh(p Process) {
 	s.mu.Lock()
 	limit, due := uint64(s.spec.MaxMemory), s.now.Due
@@ -328,8 +327,9 @@ func (s *Supervisor) weigh(p Process) {
 	s.require(status.RestartMemory)
 }
 
-// end ends p and waits for that. Only after Halt it does not wait for ever: a process that
-// hangs in the kernel does not die, and another beside it could not have its address.
+// end ends p and waits for its exit. After Halt it does not wait forever: a process that hangs in
+// the kernel does not die. Otherwise it waits, because the next process could not have its
+// address.
 func (s *Supervisor) end(p Process) {
 	s.mu.Lock()
 	timeout := cmp.Or(time.Duration(s.spec.StopTimeout), defaultStopTimeout)
@@ -360,7 +360,7 @@ func (s *Supervisor) end(p Process) {
 	}
 }
 
-// tell logs what has happened, and notes it.
+// tell logs e and passes it to note.
 func (s *Supervisor) tell(e Event) {
 	e.ID = s.identity()
 	fields := []zap.Field{zap.Int("pid", e.PID), zap.String("reason", e.Reason)}

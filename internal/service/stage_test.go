@@ -23,7 +23,7 @@ type stage struct {
 
 	mu    sync.Mutex
 	trace []string
-	held  bool         // somebody holds the slot
+	held  bool         // the slot has a holder
 	at    *fakeProcess // the one that the holder has been let to
 	isOut bool
 	ends  bool // the script is over, the process may end whoever holds the slot
@@ -127,7 +127,7 @@ func (s *stage) come() {
 	}
 }
 
-// reach is what a client does who has the slot.
+// reach is what a client with the slot does.
 func (s *stage) reach() error {
 	if err := s.Ready(s.t.Context()); err != nil {
 		return err

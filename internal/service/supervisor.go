@@ -44,16 +44,16 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// Slot is the slot, as its supervisor sees it. All but Gone are called with the
-// supervisor's mutex held: they must not block and not call the supervisor.
+// Slot is the slot, as its supervisor uses it. All methods except Gone are called with the
+// supervisor's mutex held: they must not block and must not call the supervisor.
 type Slot interface {
-	Out() (vacant bool) // not granted from now on; says whether no connection holds it. Idempotent.
-	In()                // may be granted again. Idempotent.
+	Out() (vacant bool) // grants the slot no more, and reports whether it has no holder; idempotent
+	In()                // lets the slot be granted again; idempotent
 	Fresh()             // the process has just become ready; In follows
 	Gone()              // the supervisor has ended
 }
 
-// Event is what has happened to a process.
+// Event is something that happened to a process.
 type Event struct {
 	ID
 	Name   string // status.EventStarted, EventRestarted, EventStopped or EventFailed
@@ -82,35 +82,35 @@ type Supervisor struct {
 	note   func(Event)
 	launch func(*Service, ID) (Process, error)
 
-	kick chan struct{} // capacity 1: look at what follows again
+	kick chan struct{} // capacity 1: check the state again
 	quit chan struct{} // closed by Halt
 	done chan struct{} // closed when the goroutine has ended
 
 	mu       sync.Mutex
 	id       ID
-	before   []<-chan struct{} // the ends of those whose place this one takes
+	before   []<-chan struct{} // the exits for which this one waits
 	former   []chan struct{}   // closed when no process is left that was started under a former name
-	spec     *Service          // of the next start; what does not need one holds at once
+	spec     *Service          // of the next start; settings that need no restart apply at once
 	now      status.Process
 	exists   bool          // there is a process, or one is being started
 	wanted   bool          // to be started
-	closed   bool          // by Halt
+	closed   bool          // Halt was called
 	failures int           // in a row
-	failing  bool          // the process that ran last has failed, and the next is not being started yet
-	letIn    bool          // the holder was let to the process that runs now
-	arrived  bool          // it has reached that one
-	met      bool          // a connection that is over has reached it
-	doubted  bool          // it was let to the process that ran last, which has failed unless the holder has reached it
-	clean    bool          // the process that ran last has ended by itself with status 0
-	resting  bool          // no process takes its place until one is asked for, which is not told yet
+	failing  bool          // the last process has failed, and the next start has not begun
+	letIn    bool          // the holder was let in to the current process
+	arrived  bool          // the holder has reached the current process
+	met      bool          // an earlier connection has reached the current process
+	doubted  bool          // the holder was let in to the last process, which has failed unless the holder has reached it
+	clean    bool          // the last process has ended by itself with status 0
+	resting  bool          // no process replaces the last one until one is asked for; not reported yet
 	used     time.Time     // when the slot last had a connection
 	changed  chan struct{} // closed when the state has changed
 }
 
-// Supervise starts a supervisor, and the process unless it is lazy: then the
-// slot is out already when Supervise returns. It does nothing, and its slot is out, until
-// all channels in before are closed. logger returns the one in force. note, if
-// not nil, is told what happens, one thing after the other. End it with Halt.
+// Supervise starts a supervisor, and the process unless it is lazy. If it starts the process, the
+// slot is out when Supervise returns. Until all channels in before are closed, the supervisor does
+// nothing and its slot is out. logger returns the current logger. note, if not nil, gets the
+// events one after the other. End the supervisor with Halt.
 func Supervise(spec *Service, id ID, slot Slot, logger func() *zap.Logger, note func(Event), before ...<-chan struct{}) *Supervisor {
 	return superviseWith(Starting, spec, id, slot, logger, note, before...)
 }
@@ -187,8 +187,8 @@ func (s *Supervisor) enter() (wait <-chan struct{}, err error) {
 	return s.changed, nil
 }
 
-// Missed is called when the holder has not reached the process that it was let to. It
-// reports whether that one runs still.
+// Missed is called when the holder has not reached the process to which it was let in. It reports
+// whether that process still runs.
 func (s *Supervisor) Missed() (runs bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,9 +197,9 @@ func (s *Supervisor) Missed() (runs bool) {
 	return runs
 }
 
-// Reached is called when the holder is seen to have reached the process that it was let
-// to, at the first sign of that. The end of the process may have been noticed before: then
-// it was no failure, and the next one is started at once.
+// Reached is called at the first sign that the holder has reached the process to which it was let
+// in. The end of the process may be known before: then it was no failure, and the next process is
+// started at once.
 func (s *Supervisor) Reached() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -242,9 +242,8 @@ func (s *Supervisor) Vacated() {
 	}
 }
 
-// Restart has the process restarted between two clients of the slot. One that is just
-// being started or stopped, or does not run, is left alone; in a back-off the next
-// start comes at once.
+// Restart restarts the process between two clients of the slot. It does nothing while the process
+// is being started or stopped, or does not run. In a back-off the next start comes at once.
 func (s *Supervisor) Restart(reason string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,9 +252,8 @@ func (s *Supervisor) Restart(reason string) {
 	}
 }
 
-// Replace puts other settings in force, but not after Halt. The process is restarted if it
-// would be another one with them; a start that is under way is given up, also if it would
-// be ready otherwise.
+// Replace activates other settings, but not after Halt. If they mean another process, the process
+// is restarted, and a start that is under way is given up, even if it would succeed.
 func (s *Supervisor) Replace(spec *Service) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -324,10 +322,10 @@ func (s *Supervisor) Snapshot() status.Process {
 	return now
 }
 
-// All below is called with the mutex held.
+// Call everything below with the mutex held.
 
-// replaceOrRest decides whether another process takes the place of one that has ended by
-// itself and has not failed.
+// replaceOrRest decides whether another process replaces one that has ended by itself and has not
+// failed.
 func (s *Supervisor) replaceOrRest() {
 	s.resting = s.finished()
 	s.wanted = !s.resting

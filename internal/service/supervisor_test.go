@@ -27,7 +27,7 @@ func TestSupervisorEager(t *testing.T) {
 		"1s: in, started")
 }
 
-// Nothing is started before the first client, who waits for it; the second does not.
+// Nothing is started before the first client, which waits for the start; the second does not wait.
 // A client that gives up meanwhile does not stop the start.
 func TestSupervisorLazy(t *testing.T) {
 	perform(t, &Service{Start: "lazy"}, func(s *stage) {
@@ -206,7 +206,7 @@ func TestSupervisorRequest(t *testing.T) {
 		s.sleep(time.Millisecond)
 		s.Restart(status.RestartRequest) // no use: a new one is on its way
 		s.sleep(3 * time.Second)
-		s.Restart(status.RestartHoldTimeout) // nobody is there
+		s.Restart(status.RestartHoldTimeout) // no client is there
 		s.sleep(2 * time.Second)
 		if got := s.Snapshot(); got.Restarts["request"] != 1 || got.Restarts["hold_timeout"] != 1 || got.LastReason != "hold_timeout" || got.PID != 103 {
 			t.Errorf("found %+v, expected one restart for each reason", got)
@@ -301,7 +301,7 @@ func TestSupervisorIdle(t *testing.T) {
 		s.sleep(9 * time.Second)
 	},
 		"0s: out, start 1", "1s: in, started",
-		"11s: out, in", "21s: out, in", "31s: out, in", // somebody is there
+		"11s: out, in", "21s: out, in", "31s: out, in", // a client is there
 		"46s: out, term 1", "47s: exit 1, stopped idle, in",
 		"56s: out, start 2", "57s: in, started")
 }
