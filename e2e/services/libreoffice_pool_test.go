@@ -277,7 +277,7 @@ func (p *officePool) convert(t *testing.T, from, to string) error {
 	return nil
 }
 
-// check compares which process has served which client.
+// check checks how many clients each worker has served, and that it was one at a time.
 func (p *officePool) check(t *testing.T, restartEvery int) {
 	t.Helper()
 	for _, w := range p.workers {

@@ -45,12 +45,11 @@ func New() Places { return Places{Layout: newLayout(), seen: make(map[caddy.Modu
 // Refuser is a tcplock handler with handlers for refused connections.
 type Refuser interface{ RefuseHandlers() []json.RawMessage }
 
-// Check refuses the places in a config at which a lock would not hold, or
-// would stop more than its own connection. modules are those that lead to the handler,
-// itself at the end. Only Caddy's module tree tells a handler where it stands; the raw
-// configs in it are there until all modules of their route are loaded, so the first
-// handler sees all that there is to see in a place, and those after it need not look: of
-// a thousand, each would look at a thousand.
+// Check returns an error if a lock at its place in the config would not hold, or would stop more
+// than its own connection. modules lead to the handler, which is the last of them. Only Caddy's
+// module tree tells a handler where it stands. The raw configs in the tree stay until all modules
+// of their route are loaded. So the first handler sees everything in a place, and the handlers
+// after it need not look: with a thousand of them, each would look at a thousand.
 func (p *Places) Check(modules []caddy.Module, logger *zap.Logger) error {
 	if err := p.checkPlace(modules[0], logger); err != nil {
 		return err
@@ -127,8 +126,8 @@ func checkRoutes(routes layer4.RouteList, logger *zap.Logger) error {
 	return nil
 }
 
-// warnOfHeaders looks for a proxy_protocol before a tcplock that is told whom to believe:
-// caddy-l4 (v0.1.2) believes all others as well, unless they are rejected.
+// warnOfHeaders looks for a proxy_protocol with an allow list before a tcplock. caddy-l4 (v0.1.2)
+// believes headers from other addresses as well, unless they are rejected.
 func warnOfHeaders(handlers []json.RawMessage, logger *zap.Logger) {
 	believed := false
 	for _, raw := range handlers {

@@ -67,7 +67,7 @@ func Run(ctx context.Context, cmd *exec.Cmd, timeout time.Duration, logger *zap.
 	err = await(ctx, timeout, ended, kill)
 	took := time.Since(start)
 	if !out.wait(OutputDelay) {
-		logger.Warn("command left a process behind that holds its output, which is thrown away from now on; use detach, or redirect it", fields...)
+		logger.Warn("command left a process behind that holds its output open; this output is thrown away from now on; use detach, or redirect it", fields...)
 	}
 	report(logger, fields, err, took, out)
 	return out.Explain(err)

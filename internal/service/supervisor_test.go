@@ -79,8 +79,8 @@ func TestSupervisorEvery(t *testing.T) {
 		"10s: in, restarted every")
 }
 
-// A process that has been ready for 10 seconds is restarted: at once if nobody is
-// there, else when the client has gone. The time begins anew when the next is ready.
+// A process that has been ready for 10 seconds is restarted: at once if its slot is vacant, else
+// when the client has gone. The time begins anew when the next process is ready.
 func TestSupervisorInterval(t *testing.T) {
 	perform(t, &Service{RestartInterval: 10 * second}, func(s *stage) {
 		s.sleep(20 * time.Second)
@@ -126,9 +126,9 @@ func TestSupervisorMemory(t *testing.T) {
 		"22s: in, restarted memory")
 }
 
-// A process that ends by itself is started again. If it lived briefly and for nobody,
-// there is a pause, which doubles up to a minute; who has got the slot all the same is
-// told so at once. After a life that was worth it, there is no pause, and it begins anew.
+// A process that ends by itself is started again. After a short life without a client there is a
+// pause, which doubles up to a minute. A connection that holds the slot during the pause gets an
+// error at once. After a life long enough there is no pause, and the next pause is short again.
 func TestSupervisorBackOff(t *testing.T) {
 	perform(t, &Service{}, func(s *stage) {
 		s.let(func() { s.readyAfter, s.diesAfter = 0, time.Second })
@@ -160,9 +160,9 @@ func TestSupervisorBackOff(t *testing.T) {
 		"3m35s: exit 11, out, start 12, in, restarted exit")
 }
 
-// A process that ends under its client does not wait for the client to go, and that one
-// does not count for the next process. Another, who has the slot but has not got to the
-// process yet, waits for the next one.
+// A process that ends while it has a client does not wait for the client to go, and that client
+// does not count for the next process. A client that has the slot but has not reached the process
+// yet waits for the next one.
 func TestSupervisorExitWhileHeld(t *testing.T) {
 	perform(t, &Service{RestartEvery: 1}, func(s *stage) {
 		s.sleep(11 * time.Second)
@@ -187,9 +187,8 @@ func TestSupervisorExitWhileHeld(t *testing.T) {
 		"24s: in, restarted exit, out, term 3")
 }
 
-// A restart on request waits for the client who is there. By the time that one's going
-// is told, the slot may have been given to the next: who was just granted it when the
-// restart was asked for. Then it waits for that one too.
+// A restart on request waits for the current client. Before the supervisor learns that this client
+// has gone, the slot may be granted to the next client. Then the restart waits for that one too.
 func TestSupervisorRequest(t *testing.T) {
 	perform(t, &Service{}, func(s *stage) {
 		s.sleep(time.Second)
@@ -284,8 +283,8 @@ func TestSupervisorReplaceStart(t *testing.T) {
 		"9s: out, term 3", "10s: exit 3, stopped idle, start 4", "11s: in, started")
 }
 
-// After 10 seconds without a connection the process is stopped, and started for the next
-// client. A client who is there, or came just then, keeps it.
+// After 10 seconds without a connection the process is stopped, and started for the next client. A
+// client that is there, or has just come, keeps it running.
 func TestSupervisorIdle(t *testing.T) {
 	perform(t, &Service{StopIdle: 10 * second}, func(s *stage) {
 		s.sleep(6 * time.Second)
@@ -332,8 +331,8 @@ func TestSupervisorStubborn(t *testing.T) {
 		"8s: kill 2", "13s: kill 2", "18s: stopped stop, exit 2")
 }
 
-// stop does not wait for a start, nor for a pause, nor for a client; nobody comes to the
-// process after it has begun; and it may be called twice.
+// stop waits neither for a start, nor for a pause, nor for a client. After it no client reaches
+// the process. It may be called twice.
 func TestSupervisorStop(t *testing.T) {
 	stopAfter := func(after, takes time.Duration) func(*stage) {
 		return func(s *stage) {
@@ -363,8 +362,8 @@ func TestSupervisorStop(t *testing.T) {
 }
 
 // A start fails: the command is not there, the process ends at once, or is not ready in
-// time and is ended. The client who waits is told so with the slot out already, and it is
-// tried again until it works, also for a lazy one: nobody can come to ask for it.
+// time and is ended. The waiting client gets an error when the slot is already out. The start is
+// tried again until it works, also for a lazy process: no client can ask for it.
 func TestSupervisorStartFails(t *testing.T) {
 	perform(t, &Service{Start: "lazy"}, func(s *stage) {
 		s.let(func() { s.startErr = errors.New("no such file") })
@@ -390,9 +389,9 @@ func TestSupervisorStartFails(t *testing.T) {
 		"16s: start 3", "21s: in, started")
 }
 
-// A process is renamed in each state. One that is ready or being started is restarted; the
-// others are only started under the new name next time. The next start waits for those who
-// have the new name's place, and the old name's place is free when the process has ended.
+// A process is renamed in each state. If it is ready or being started, it is restarted; otherwise
+// the next start uses the new name. The next start waits for the processes at the new name's
+// place. The old name's place is free when the process has ended.
 func TestSupervisorRename(t *testing.T) {
 	isOver := func(over <-chan struct{}) bool {
 		select {
