@@ -118,31 +118,6 @@ func TestCommandDrain(t *testing.T) {
 	o.service.Leave(o.service.Next(t))
 }
 
-// If a pause ends by itself before the last holder has ended, drain ends as after a resume.
-func TestCommandDrainFor(t *testing.T) {
-	o := newOperated(t, "")
-	caddytest.Dial(t, o.addr)
-	o.service.Next(t)
-	o.Exits(t, 5, `(?m)^Error: printer: it was resumed, `, "drain", "--wait", "--for", "300ms")
-}
-
-// kick ends a waiter and a holder.
-func TestCommandKick(t *testing.T) {
-	o := newOperated(t, "")
-	holder := caddytest.Dial(t, o.addr)
-	held := o.service.Next(t)
-	waiter := caddytest.Dial(t, o.addr)
-	caddytest.InLine(t, "printer", 1, 1)
-	o.Exits(t, 0, `^printer: kicked connection 2\n$`, "kick", "2")
-	caddytest.ExpectClosed(t, waiter)
-	caddytest.InLine(t, "printer", 1, 0)
-	o.Exits(t, 0, `^printer: kicked connection 1\n$`, "kick", "printer", "1")
-	caddytest.ExpectClosed(t, holder)
-	o.service.Leave(held)
-	caddytest.InLine(t, "printer", 0, 0)
-	o.Exits(t, 1, `^Error: printer: found no connection 99, expected one that holds a slot or waits\n$`, "kick", "99")
-}
-
 // run runs a moment's hooks when there is no holder, and prints the result.
 func TestCommandRun(t *testing.T) {
 	caddytest.Slow(t)
