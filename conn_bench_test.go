@@ -2,7 +2,6 @@ package tcplock
 
 import (
 	"io"
-	"net"
 	"testing"
 	"time"
 
@@ -11,27 +10,15 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // What the lock adds to a connection that need not wait: all of Handle but the handler after
 // it, which here answers with nothing. No socket is opened, since the system's work would
 // hide it; the client's is looked at once, as always.
 func BenchmarkConnection(b *testing.B) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer client.Close()
-	conn, err := ln.Accept()
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer conn.Close()
+	_, conn := testkit.Pair(b)
 
 	ctx, err := caddy.ProvisionContext(new(caddy.Config)) // for a log without debug lines of each event
 	if err != nil {

@@ -2,7 +2,6 @@ package tcplock
 
 import (
 	"io"
-	"net"
 	"testing"
 	"time"
 
@@ -10,6 +9,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // Two locks stand on one connection's way, and the handler behind them reads only when the
@@ -36,21 +37,7 @@ func TestShortestLingerForLateReader(t *testing.T) {
 	}
 	for _, lingers := range [][2]time.Duration{{long, 0}, {0, long}} {
 		outer, inner := locked("outer", lingers[0]), locked("inner", lingers[1])
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		client, err := net.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		server, err := ln.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer server.Close()
+		_, server := testkit.Pair(t)
 		over := make(chan struct{})
 		go func() {
 			serve := layer4.HandlerFunc(func(cx *layer4.Connection) error {

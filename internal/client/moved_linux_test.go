@@ -2,32 +2,19 @@ package client
 
 import (
 	"io"
-	"net"
 	"testing"
 	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // A client takes little at a time, so one write of the handler lasts long. Moved counts what the
 // client has taken although the write has not returned.
 func TestBytesMoveDuringWrite(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	server, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
+	client, server := testkit.Pair(t)
 	c := New(layer4.WrapConnection(server, nil, zap.NewNop()))
 	go func() { _, _ = c.Write(make([]byte, 64<<20)) }()
 	moves := func(least int64) {

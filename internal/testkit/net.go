@@ -30,3 +30,22 @@ func Accept(t *testing.T, ln net.Listener) net.Conn {
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }
+
+// Pair returns both ends of a TCP connection. Both are closed at the end of the test.
+func Pair(t testing.TB) (client, server net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if client, err = net.Dial("tcp", ln.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	if server, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return client, server
+}
