@@ -2,15 +2,14 @@ package tcplock
 
 import (
 	"errors"
-	"fmt"
 	"math"
-	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
@@ -67,7 +66,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return nil
 		}},
 		"worker_check": {Max: 1, Set: func(_ *caddyfile.Dispenser, args []string) (err error) {
-			h.WorkerCheck = caddy.Duration(defaultWorkerCheck)
+			h.WorkerCheck = caddy.Duration(lock.DefaultWorkerCheck)
 			if len(args) > 0 {
 				h.WorkerCheck, err = opts.Duration(args[0])
 			}
@@ -106,30 +105,20 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	if len(args) == 1 {
 		var err error
-		if h.Slots, err = slots(args[0]); err != nil {
+		if h.Slots, err = lock.ParseSlots(args[0]); err != nil {
 			return d.Errf("tcplock: %w", err)
 		}
 	}
 	if err := table.Parse(d, h.check, nil); err != nil {
 		return err
 	}
-	if err := h.checkMoments(); err != nil {
+	if err := h.CheckMoments(); err != nil {
 		return timeoutHook.WrapErr(err)
 	}
-	if err := h.checkWorkers(); err != nil {
+	if err := h.CheckWorkers(); err != nil {
 		return start.WrapErr(err)
 	}
 	return nil
-}
-
-// slots reads a number of slots. It refuses 0, which would otherwise mean the default: a config
-// that says 0 means something else.
-func slots(s string) (int, error) {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 || n > maxSlots {
-		return 0, fmt.Errorf("found %q slots, expected a whole number from 1 to %d", s, maxSlots)
-	}
-	return n, nil
 }
 
 // unmarshalRefuse reads a "refuse" with its block.

@@ -18,7 +18,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 )
 
-var update = stdflag.Bool("update", false, "rewrite the expected parts of testdata/adapt, and docs/capacity.svg")
+var update = stdflag.Bool("update", false, "rewrite the expected parts of testdata/adapt")
 
 const (
 	goldenPattern   = "testdata/adapt/*.caddytest"

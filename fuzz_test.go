@@ -69,7 +69,7 @@ func FuzzJSON(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		h := new(Handler)
-		if caddy.StrictUnmarshalJSON(raw, h) != nil || h.check() != nil || h.checkMoments() != nil {
+		if caddy.StrictUnmarshalJSON(raw, h) != nil || h.check() != nil || h.CheckMoments() != nil {
 			return
 		}
 		raw, err := json.Marshal(h)
@@ -88,7 +88,7 @@ func roundTrip(t *testing.T, raw []byte) {
 	if err := h.check(); err != nil {
 		t.Errorf("%s: %v", raw, err)
 	}
-	if err := h.checkMoments(); err != nil {
+	if err := h.CheckMoments(); err != nil {
 		t.Errorf("%s: %v", raw, err)
 	}
 	again, err := json.Marshal(h)

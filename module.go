@@ -5,7 +5,7 @@
 // or locks up can be restarted between two clients.
 //
 // Start reading at handler.go (one connection's way through a lock), then internal/queue (the
-// semaphore and its rules) and lock.go (the named lock around it). ARCHITECTURE.md has the
+// semaphore and its rules) and internal/lock (the named lock around it). ARCHITECTURE.md has the
 // picture.
 package tcplock
 
@@ -13,28 +13,31 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
 
-	"github.com/seed-4dbef00f/caddy-tcplock/status"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
 
 	// The plugin is of use only together with caddy-l4's handlers and matchers,
 	// so that building Caddy with this one module is enough.
 	_ "github.com/mholt/caddy-l4"
 
-	// The steps that come with the plugin.
+	// The modules and commands that come with the plugin.
 	_ "github.com/seed-4dbef00f/caddy-tcplock/hook/emit"
 	_ "github.com/seed-4dbef00f/caddy-tcplock/hook/exec"
 	_ "github.com/seed-4dbef00f/caddy-tcplock/hook/wait"
+	_ "github.com/seed-4dbef00f/caddy-tcplock/internal/admin"
+	_ "github.com/seed-4dbef00f/caddy-tcplock/internal/cli"
+	_ "github.com/seed-4dbef00f/caddy-tcplock/internal/page"
 )
 
 func init() {
 	caddy.RegisterModule(new(Handler))
 	caddy.RegisterModule(new(App))
-	caddy.OnExit(func(context.Context) { shutDownAll() })
+	caddy.OnExit(func(context.Context) { lock.ShutDown() })
 }
 
 // Handler is a layer4 handler that lets a limited number of connections at a time
@@ -54,7 +57,7 @@ type Handler struct {
 	Name string `json:"name,omitempty"`
 
 	// The settings of the lock. Handlers that share a lock set the same, or nothing.
-	Settings
+	lock.Settings
 
 	// The priority of this handler's connections, from -1000 to 1000. They go before those of
 	// handlers of the same lock with a lower priority; see also priority_age. Default and
@@ -68,7 +71,7 @@ type Handler struct {
 	RefuseRaw []json.RawMessage `json:"refuse,omitempty" caddy:"namespace=layer4.handlers inline_key=handler"`
 
 	logger  *zap.Logger
-	config  *config
+	config  *lock.Config
 	refusal layer4.Handler // nil: close the connection
 }
 
@@ -86,10 +89,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.check(); err != nil {
 		return err
 	}
-	if err := h.checkMoments(); err != nil {
+	if err := h.CheckMoments(); err != nil {
 		return err
 	}
-	if err := h.checkWorkers(); err != nil {
+	if err := h.CheckWorkers(); err != nil {
 		return err
 	}
 	loaded, err := ctx.App("tcplock")
@@ -100,6 +103,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := app.places.Check(ctx.Modules(), h.logger); err != nil {
 		return err
 	}
+	var refusal layer4.Handler
 	if h.RefuseRaw != nil {
 		mods, err := ctx.LoadModule(h, "RefuseRaw")
 		if err != nil {
@@ -109,38 +113,34 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		for _, mod := range mods.([]any) {
 			handlers = append(handlers, mod.(layer4.NextHandler))
 		}
-		h.refusal = handlers.Compile()
+		refusal = handlers.Compile()
 	}
-	h.config, err = app.register(ctx, h)
+	config, err := app.register(ctx, h)
+	h.Use(config, refusal)
 	return err
 }
 
 // check refuses values that are out of range. The Caddyfile calls it after each
 // option, so that its error carries the option's file and line.
 func (h *Handler) check() error {
-	// Dots alone would be no path of the admin API.
-	if h.Name != "" && (!validName.MatchString(h.Name) || strings.Trim(h.Name, ".") == "") {
-		return fmt.Errorf("name: found %q, expected 1 to 64 letters, digits or any of . _ -, and not just dots", h.Name)
+	if err := lock.CheckName(h.Name); err != nil {
+		return err
 	}
 	if h.Priority < -maxPriority || h.Priority > maxPriority {
 		return fmt.Errorf("priority: found %d, expected a number from %d to %d", h.Priority, -maxPriority, maxPriority)
 	}
-	return h.Settings.check()
+	return h.Settings.Check()
 }
 
-// RefuseHandlers implements refuser.
+// RefuseHandlers implements place.Refuser.
 func (h *Handler) RefuseHandlers() []json.RawMessage { return h.RefuseRaw }
 
-// lockName is the name of the handler's lock.
-func (h *Handler) lockName() string {
-	if h.Name == "" {
-		return status.DefaultName
-	}
-	return h.Name
-}
+// maxPriority bounds priority, in both directions.
+const maxPriority = 1000
 
 // Interface guards
 var (
 	_ caddy.Provisioner  = (*Handler)(nil)
 	_ layer4.NextHandler = (*Handler)(nil)
+	_ place.Refuser      = (*Handler)(nil)
 )

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
 )
 
 // JSON follows the rules of the Caddyfile: a value that the Caddyfile refuses is refused here too,
@@ -29,7 +31,7 @@ func (h *Handler) UnmarshalJSON(b []byte) error {
 	}
 	if read.Slots != nil {
 		if h.Slots = *read.Slots; h.Slots == 0 {
-			return fmt.Errorf("slots: found 0, expected a number from 1 to %d", maxSlots)
+			return fmt.Errorf("slots: found 0, expected a number from 1 to %d", lock.MaxSlots)
 		}
 	}
 	if len(h.Hooks) == 0 {

@@ -8,6 +8,9 @@ import "time"
 // DefaultName is the name of a lock whose handler has no name.
 const DefaultName = "default"
 
+// AdminPath is the path of all locks in Caddy's admin API. That of one lock has its name after it.
+const AdminPath = "/tcplock/locks"
+
 // Lock is the state of one lock at one moment.
 type Lock struct {
 	Name string    `json:"name"`

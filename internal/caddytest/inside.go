@@ -43,7 +43,7 @@ func Counted() int { return inside.Process.Counted() }
 func Draining() int { return inside.Process.Draining() }
 
 // Hubs counts the locks with an open status page.
-func Hubs() int { return inside.Process.Hubs() }
+func Hubs() int { return inside.Hubs() }
 
 // SetDescriptorLimit sets how many descriptors the process may have, until restore is called. Before
 // that it waits until nothing of the test before is counted: that would be added to one budget and

@@ -8,8 +8,8 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 )
 
-// attempt is one call of the next handler. It holds what was true before the call.
-type attempt struct {
+// Attempt is one call of the next handler. It holds what was true before the call.
+type Attempt struct {
 	conn            *Conn
 	cx              *layer4.Connection
 	unused, matched int64 // bytes; see Result.Untouched
@@ -23,12 +23,12 @@ type Result struct {
 }
 
 // Begin is called just before the next handler is. Classify then compares.
-func (c *Conn) Begin(cx *layer4.Connection) attempt {
-	return attempt{c, cx, c.Traffic.unused.Load(), int64(len(cx.MatchingBytes()))}
+func (c *Conn) Begin(cx *layer4.Connection) Attempt {
+	return Attempt{c, cx, c.Traffic.unused.Load(), int64(len(cx.MatchingBytes()))}
 }
 
 // Classify tells how the call ended. err is what the handler returned.
-func (a attempt) Classify(err error) Result {
+func (a Attempt) Classify(err error) Result {
 	after := a.conn.Begin(a.cx)
 	return Result{
 		Used:      a.conn.Signs.used.Load(),

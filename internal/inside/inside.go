@@ -15,7 +15,6 @@ type Lock struct {
 type View interface {
 	Locks() []Lock
 	Ending() int    // places of processes that have not ended, also of locks that are no more
-	Hubs() int      // hubs of status pages that are in use
 	Counted() int   // connections that the budget of descriptors counts
 	Draining() int  // refused connections whose clients do not have the end of the answer yet
 	Budget() string // all that the budget of descriptors counts; "": nothing
@@ -25,5 +24,8 @@ type View interface {
 	SetListenFor(d time.Duration) (restore func())
 }
 
-// Process is the view of this process. Package tcplock sets it.
+// Process is the view of this process. Package lock sets it.
 var Process View
+
+// Hubs returns how many hubs of status pages are in use. Package page sets it.
+var Hubs func() int

@@ -87,7 +87,7 @@ type benchLine struct {
 	all      sync.WaitGroup
 }
 
-// giveUp is a context that costs no more than its channel.
+// GiveUp is a context that costs no more than its channel.
 type giveUp chan struct{}
 
 func (g giveUp) Deadline() (time.Time, bool) { return time.Time{}, false }

@@ -3,7 +3,6 @@ package operators_test
 import (
 	"encoding/json"
 	"fmt"
-	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // The commands as an operator or a script runs them: the program itself with its output and

@@ -1,0 +1,104 @@
+package lock
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
+)
+
+// Configs has the configs of the locks of one Caddy config, by name of the lock.
+type Configs struct {
+	layout *place.Layout
+	byName map[string]*Config
+	found  sync.Once // see find
+}
+
+// NewConfigs returns no configs yet. The layout is that of the Caddy config. It need not be
+// complete before Activate.
+func NewConfigs(layout *place.Layout) *Configs {
+	return &Configs{layout: layout, byName: make(map[string]*Config)}
+}
+
+// Join returns the config of the lock with this name, for a handler that adds no settings.
+func (s *Configs) Join(name string) *Config {
+	c := s.byName[name]
+	if c == nil {
+		c = &Config{name: name, find: s.find}
+		s.byName[name] = c
+	}
+	return c
+}
+
+// Define returns the config of the lock with this name, with these settings. It refuses settings that
+// differ from those of an earlier handler.
+func (s *Configs) Define(ctx caddy.Context, name string, settings Settings, logger *zap.Logger) (*Config, error) {
+	c := s.Join(name)
+	return c, c.define(ctx, settings, logger)
+}
+
+// Check refuses a lock without settings.
+func (s *Configs) Check() error {
+	for name, c := range s.byName {
+		if !c.defined {
+			return fmt.Errorf("lock %s: no handler of this config has its settings: add them to one of the handlers with this name (tcplock 1 { name %s })", name, name)
+		}
+	}
+	return nil
+}
+
+// find gives each config its lock. The first connection does it, or the start of the Caddy config,
+// whichever comes first.
+func (s *Configs) find() {
+	s.found.Do(func() {
+		for name, c := range s.byName {
+			c.listen = s.layout.Addresses(name)
+			c.to = s.layout.LeadsTo(name, c.settings.Workers)
+		}
+		locks.assign(s.byName, s.layout.Listen)
+	})
+}
+
+// Activate makes the configs current, because all apps of the Caddy config have started. The
+// Caddy config that it replaces may still be stopping.
+func (s *Configs) Activate(logger *zap.Logger) {
+	s.find()
+	warnOfOldLocks(s.byName, s.layout.Listen, logger)
+	for _, name := range slices.Sorted(maps.Keys(s.byName)) { // in an order, for the log
+		c := s.byName[name]
+		c.lock.activate(c)
+	}
+}
+
+// Deactivate ends the configs. It finds the locks first even if the Caddy config never started: a
+// connection may still come through a listener that layer4 left open when it failed to start.
+func (s *Configs) Deactivate() {
+	s.find()
+	for _, c := range s.byName {
+		c.lock.deactivate(c)
+		c.lock.Exit()
+	}
+}
+
+// NewAddresses returns those listen addresses that lead to a lock only with these configs, each with
+// the name of the lock.
+func (s *Configs) NewAddresses() map[string]string {
+	fresh := make(map[string]string)
+	for address, names := range s.layout.Listen {
+		fresh[address] = names[0]
+	}
+	for _, l := range InForce() {
+		if !l.configured() { // the addresses of a former config are open no longer
+			continue
+		}
+		for _, address := range l.current.Load().listen {
+			delete(fresh, address)
+		}
+	}
+	return fresh
+}

@@ -1,0 +1,216 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
+)
+
+// The verbs of the admin API: what an operator can do to a lock.
+
+var (
+	ErrUnknownConnection = errors.New("no such connection holds or waits")
+	ErrResumed           = errors.New("the lock was resumed before the last holder was gone")
+	ErrShutDown          = queue.ErrClosed
+	ErrHolders           = errors.New("there are still other holders")
+)
+
+// pauses holds the pause of a lock, nil if it is not paused.
+type pauses struct {
+	mu  sync.Mutex
+	now *pause
+}
+
+// pause is a pause of a lock.
+type pause struct {
+	status.Pause
+	timer *time.Timer   // ends it; nil: only resume does
+	ended chan struct{} // closed when the lock is resumed
+}
+
+func (p *pause) stop() {
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+}
+
+// status returns the pause as operators see it, nil if there is none.
+func (p *pauses) status() *status.Pause {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.now == nil {
+		return nil
+	}
+	return &p.now.Pause
+}
+
+// drop stops the timer: the lock ends.
+func (p *pauses) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.now != nil {
+		p.now.stop()
+	}
+}
+
+// Pause stops admitting connections, for d if that is more than 0. Holders stay, waiters
+// keep their places. Of several pauses the last one says how long.
+func (l *Lock) Pause(d time.Duration) (ended <-chan struct{}) {
+	p := &pause{Pause: status.Pause{Since: time.Now()}, ended: make(chan struct{})}
+	l.pauses.mu.Lock()
+	defer l.pauses.mu.Unlock()
+	if before := l.pauses.now; before != nil {
+		p.Since, p.ended = before.Since, before.ended
+		before.stop()
+	}
+	reason := ""
+	if d > 0 {
+		until := time.Now().Add(d)
+		p.Until = &until
+		p.timer = time.AfterFunc(d, func() { l.endPause(p) })
+		reason = "for " + d.String()
+	}
+	l.pauses.now = p
+	l.queue.Pause()
+	l.Publish(status.Event{Event: status.EventPaused, Reason: reason})
+	return p.ended
+}
+
+// Resume ends a pause, however often it was asked for.
+func (l *Lock) Resume() { l.endPause(nil) }
+
+// endPause is resume, but if p is not nil, for that pause only: its time is over.
+func (l *Lock) endPause(p *pause) {
+	l.pauses.mu.Lock()
+	now := l.pauses.now
+	if now == nil || p != nil && p != now {
+		l.pauses.mu.Unlock()
+		return
+	}
+	now.stop()
+	close(now.ended)
+	l.pauses.now = nil
+	woken := l.queue.Resume(time.Now())
+	l.pauses.mu.Unlock()
+	l.idle.again()
+	grant(woken...)
+	l.Publish(status.Event{Event: status.EventResumed})
+}
+
+// Drain pauses the lock and waits until the last holder is gone, or for ctx.
+func (l *Lock) Drain(ctx context.Context, d time.Duration) error {
+	resumed := l.Pause(d)
+	vacant := l.queue.Vacant()
+	select {
+	case <-vacant:
+		return nil
+	case <-resumed:
+		return ErrResumed
+	case <-ctx.Done():
+		return ErrHolders
+	case <-l.ctx.Done(): // there may be holders that never end
+		return ErrShutDown
+	}
+}
+
+// Kick ends a connection, whether it holds a slot or waits.
+func (l *Lock) Kick(id uint64) error {
+	p, waited := l.queue.Expel(id)
+	if p == nil {
+		return ErrUnknownConnection
+	}
+	w := p.Owner.(*Waiter)
+	switch {
+	case waited:
+		l.noteIdle()
+		l.Publish(status.Event{Event: status.EventKicked, Connection: id, Client: w.conn.Address})
+	case w.state() == status.StateEnding:
+		return ErrUnknownConnection // its client is cut already
+	default:
+		w.throwOut(l.queue.Look(p).Slot, "")
+	}
+	w.turnedAway() // a holder may be going back in line, or waiting for exclusive access
+	return nil
+}
+
+// Moments returns the moments for which RunNow finds hooks, sorted.
+func (l *Lock) Moments() []string { return slices.Sorted(maps.Keys(l.current.Load().hooks)) }
+
+// HasSlot reports whether the lock has a slot with this number.
+func (l *Lock) HasSlot(slot int) bool { return l.pool.HasSlot(slot) }
+
+// exclusiveCaller asks for exclusive access to a lock without being a connection.
+type exclusiveCaller chan struct{}
+
+func (c exclusiveCaller) granted() {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (c exclusiveCaller) turnedAway() { c.granted() }
+
+// RunNow runs a moment's hooks, due or not, when all holders are gone. It admits no connection
+// meanwhile. With workers it runs the hooks for each worker, or only for the slot's worker. It
+// stops at the first hook that fails, and returns how many have run.
+func (l *Lock) RunNow(ctx context.Context, on string, slot int) (ran int, err error) {
+	caller := make(exclusiveCaller, 1)
+	p := &queue.Waiter{Owner: caller}
+	grant(l.queue.BeginExclusive(p, false))
+	defer l.letGo(p)
+	for !l.queue.IsExclusive(p) {
+		select {
+		case <-caller:
+		case <-ctx.Done():
+			return 0, ErrHolders
+		case <-l.ctx.Done():
+			return 0, ErrShutDown
+		}
+	}
+	hooks := l.current.Load().hooks[on] // there may have been a reload
+	for _, m := range l.momentsNow(on, slot) {
+		for _, h := range hooks {
+			l.schedule.Book(h, time.Now())
+			ran++
+			if err := l.runHook(h, m, p); err != nil {
+				return ran, fmt.Errorf("%s hook: %w", on, err)
+			}
+		}
+	}
+	if on == hook.Activate {
+		l.failings.passed()
+	}
+	return ran, nil
+}
+
+// letGo ends the exclusive access of RunNow.
+func (l *Lock) letGo(p *queue.Waiter) {
+	woken, _ := l.queue.EndExclusive(p, time.Now())
+	l.idle.again()
+	grant(woken...)
+}
+
+// momentsNow returns a moment for each slot for which RunNow runs hooks.
+func (l *Lock) momentsNow(on string, slot int) (moments []hook.Moment) {
+	if workers := l.pool.Named(); workers != nil {
+		for _, w := range workers {
+			if slot == 0 || slot == w.Slot {
+				moments = append(moments, hook.Moment{On: on, Lock: l.Name(), Slot: w.Slot, Worker: w.Address})
+			}
+		}
+		return moments
+	}
+	if l.pool.Slots() == 1 {
+		slot = 1
+	}
+	return []hook.Moment{{On: on, Lock: l.Name(), Slot: slot}}
+}

@@ -1,0 +1,425 @@
+package lock
+
+import (
+	"cmp"
+	"sync"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
+)
+
+// Holder is one slot granted to one connection. It is a new value for each slot, and walks
+// one way:
+//
+//	           connect                end, onHoldTimeout, forceRelease:
+//	           ┌──────▶ connected ──┐  the first one wins
+//	activating ┤                    ├──▶ ending ──▶ abandoned ──▶ done
+//	           └────────────────────┘       └──────────────────────▲
+//
+// Three events can end it: the next handler returns, hold_timeout passes, or an operator
+// kicks the connection. Each asks "am I first?" (begin), and the winner releases the slot,
+// once. The next handler may not have returned by then: a service that does not let go of
+// its client keeps no slot. Until that handler returns, the holder is abandoned.
+type Holder struct {
+	waiter *Waiter
+	slot   int
+	worker *pool.Worker // nil if the lock has no workers
+
+	timer         *time.Timer    // of hold_timeout; nil: there is none
+	attempt       client.Attempt // the next handler's use of the connection
+	socketCounted bool           // the budget counts its socket to the service; Handle's goroutine only
+	tallies       []hook.Tally   // where activate hooks have counted it; of the goroutine that runs hooks for it
+	counts        bool           // every <n> counts it, see recount
+
+	firstSign client.Observer // the holder itself, as its connection knows it
+
+	mu          sync.Mutex
+	phase       phase
+	reason      string        // how it ended; empty before ending
+	connectedAt time.Time     // zero while activating
+	hasReached  bool          // the connection has reached the service, as far as that can be told
+	requeued    bool          // it ends because its worker cannot be reached: the connection goes back in line
+	returned    bool          // the next handler has returned, or will not be called
+	onReturn    chan struct{} // closed then, if not nil
+}
+
+// phase is how far a holder has come.
+type phase uint8
+
+const (
+	phaseActivating phase = iota // its worker is reached, its hooks run
+	phaseConnected               // the next handler has the connection
+	phaseEnding                  // hooks run, the service settles, the slot is not released yet
+	phaseAbandoned               // the slot is released, the next handler has not returned
+	phaseDone
+)
+
+// newHolder makes the holder of the slot that w was granted. It keeps the lock in use, since
+// its end may come after that of Handle.
+func newHolder(w *Waiter, slot int) *Holder {
+	h := &Holder{waiter: w, slot: slot, worker: w.lock.pool.Worker(slot)}
+	h.firstSign = h
+	w.trip.slot = slot
+	if h.worker != nil {
+		w.trip.worker = h.worker.Address
+	}
+	w.users.Add(1)
+	h.countSocket()
+	w.holder.Store(h)
+	return h
+}
+
+// Activate reaches the worker and runs the activate hooks. It returns "" if the connection may go
+// to the service, else the outcome. It checks whether the client has gone before each step that
+// costs the service something, and after each step that takes time.
+func (h *Holder) Activate() (outcome string) {
+	w := h.waiter
+	config := w.lock.current.Load()
+	check := time.Duration(config.settings.WorkerCheck)
+	switch {
+	case w.kicked.Load(): // before it knew that it had been granted a slot
+	case h.worker != nil && w.conn.IsGone():
+		outcome = status.ClientGone
+	case h.worker != nil && h.worker.Reach(w.lock.ctx, check) != nil:
+		h.beginRequeue()
+		return h.requeue()
+	case w.conn.IsGone():
+		outcome = status.ClientGone
+	case len(config.hooks[hook.Activate]) == 0: // no time has passed
+	case w.lock.runHooks(hook.Activate, h) != nil:
+		outcome = status.HookFailed
+	case w.conn.IsGone():
+		outcome = status.ClientGone
+	}
+	if w.kicked.Load() {
+		outcome = status.Kicked
+	}
+	if outcome != "" {
+		h.end(outcome)
+	}
+	return outcome
+}
+
+// Connect is called when cx, the connection, goes to the next handler. hold_timeout counts from
+// here.
+func (h *Holder) Connect(cx *layer4.Connection) {
+	w := h.waiter
+	w.observeWait()
+	h.mu.Lock()
+	h.phase, h.connectedAt = phaseConnected, time.Now()
+	h.mu.Unlock()
+	w.conn.Serve(&h.firstSign)
+	w.lock.Publish(w.event(status.EventActivated, ""))
+	if d := time.Duration(w.lock.current.Load().settings.HoldTimeout); d > 0 {
+		h.timer = time.AfterFunc(d, h.onHoldTimeout)
+	}
+	h.attempt = w.conn.Begin(cx)
+}
+
+// Reached implements client.Observer: the next handler has used the connection for the first time.
+// The worker is told at once, unless the holder ends already: then release tells it.
+func (h *Holder) Reached() {
+	h.mu.Lock()
+	first := !h.hasReached && h.phase == phaseConnected
+	h.hasReached = true
+	h.mu.Unlock()
+	if first && h.worker != nil {
+		h.worker.Reached()
+	}
+}
+
+// Finish is called when the next handler has returned err, which for the proxy means: the
+// service has closed, and the proxy has closed its socket to it. finish returns how the
+// connection has ended, or status.WorkerDown if its worker could not be reached and it is back in
+// line. The error is that of the next handler, or says that there is none.
+func (h *Holder) Finish(err error) (outcome string, _ error) {
+	r := h.attempt.Classify(err)
+	switch {
+	case r.Dial: // what was used was a handler before the proxy, such as tls
+		h.mu.Lock()
+		h.hasReached = false
+		h.mu.Unlock()
+	case r.Used:
+		h.Reached()
+		if h.worker != nil {
+			h.worker.Succeeded()
+		}
+	}
+	if h.worker != nil && err != nil && !r.Used && (r.Untouched || r.Dial) {
+		h.worker.Down(err)
+		// No handler has taken a byte of this connection: it can go to another worker.
+		if r.Untouched && h.beginRequeue() {
+			h.uncount()
+			_ = h.waiter.lock.runHooks(hook.Release, h)
+			return h.requeue(), err
+		}
+	}
+	outcome = status.Served
+	if err != nil {
+		outcome = status.ServiceError
+	}
+	h.end(outcome)
+	if err == nil && !r.Used {
+		err = place.ErrNotTerminal
+	}
+	return outcome, err
+}
+
+// afterHandler is called when the next handler has returned, or will not be called.
+func (h *Holder) afterHandler() {
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+	h.uncountSocket()
+}
+
+// begin asks to be the first that ends the holder, for this reason. The caller that gets
+// true must release the slot, or put the connection back in line.
+func (h *Holder) begin(reason string) (first bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.phase >= phaseEnding {
+		return false
+	}
+	h.phase, h.reason = phaseEnding, reason
+	return true
+}
+
+// beginRequeue is begin, for a connection whose worker cannot be reached.
+func (h *Holder) beginRequeue() (first bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.phase >= phaseEnding {
+		return false
+	}
+	h.phase, h.reason, h.requeued = phaseEnding, status.ServiceError, true
+	return true
+}
+
+// end is called when the next handler has returned, or will not be called. The slot is
+// released, unless hold_timeout or an operator was first: then that side releases it.
+func (h *Holder) end(outcome string) {
+	h.afterHandler()
+	h.mu.Lock()
+	h.returned = true
+	if h.onReturn != nil {
+		close(h.onReturn)
+		h.onReturn = nil
+	}
+	wasAbandoned := h.phase == phaseAbandoned
+	if wasAbandoned {
+		h.phase = phaseDone
+		h.waiter.lock.leftOver.Add(-1)
+	}
+	h.mu.Unlock()
+	if wasAbandoned {
+		h.waiter.log(zapcore.InfoLevel, "left-over connection has ended") // not under the mutex: a log may stand still
+	}
+	if h.begin(outcome) {
+		h.beginRelease(outcome)
+	}
+}
+
+// onHoldTimeout cuts the client. If the service neither answers nor closes, the proxy never
+// returns, so the slot must not wait for that.
+func (h *Holder) onHoldTimeout() {
+	if !h.begin(status.HoldTimeout) {
+		return // the connection ended just in time
+	}
+	w := h.waiter
+	w.log(zapcore.WarnLevel, "hold_timeout is over, client cut")
+	w.lock.Publish(w.event(status.EventTimeout, ""))
+	w.trip.held = time.Since(h.connectedAt)
+	w.conn.Cut()
+	_ = w.lock.runHooks(hook.Timeout, h)
+	h.awaitReturn(h.connectedAt.Add(w.trip.held + client.LetGoGrace))
+	if h.worker != nil {
+		h.worker.Restart(status.RestartHoldTimeout)
+	}
+	h.beginRelease(status.HoldTimeout)
+}
+
+// awaitReturn waits until the next handler returns, or the time has come. Most services close the
+// connection of a cut client at once, and must not see the next client before that.
+func (h *Holder) awaitReturn(until time.Time) {
+	h.mu.Lock()
+	if h.returned {
+		h.mu.Unlock()
+		return
+	}
+	returned := make(chan struct{})
+	h.onReturn = returned
+	h.mu.Unlock()
+	clock.Wait(returned, time.Until(until))
+}
+
+// kick cuts the connection. Its slot is released when the next handler returns, and after
+// client.LetGoGrace at the latest.
+func (h *Holder) kick() {
+	h.waiter.conn.Cut()
+	time.AfterFunc(client.LetGoGrace, h.forceRelease)
+}
+
+// forceRelease releases the slot of a kicked connection whose next handler has not returned. While
+// activate hooks run it does nothing: the connection will not reach the service.
+func (h *Holder) forceRelease() {
+	if h.state() != status.StateConnected || !h.begin(status.Kicked) {
+		return
+	}
+	if h.worker != nil {
+		h.worker.Restart(status.RestartKicked)
+	}
+	h.beginRelease(status.Kicked)
+}
+
+// beginRelease runs the release hooks, lets the service settle, and releases the slot. The
+// client does not wait for this. Only the winner of begin may call it.
+func (h *Holder) beginRelease(outcome string) {
+	w := h.waiter
+	if w.kicked.Load() {
+		outcome = status.Kicked
+	}
+	h.mu.Lock()
+	h.reason = outcome
+	h.mu.Unlock()
+	h.recount()
+	if !h.connectedAt.IsZero() {
+		w.trip.held = cmp.Or(w.trip.held, time.Since(h.connectedAt))
+		w.lock.record.Hold.Observe(w.trip.held.Seconds())
+	}
+	config := w.lock.current.Load()
+	settle := time.Duration(config.settings.Settle)
+	if settle == 0 && len(config.hooks[hook.Release]) == 0 {
+		h.release(outcome)
+		return
+	}
+	go func() {
+		_ = w.lock.runHooks(hook.Release, h)
+		clock.Sleep(w.lock.ctx, settle)
+		h.release(outcome)
+	}()
+}
+
+// release gives the slot to the next in line.
+func (h *Holder) release(outcome string) {
+	w := h.waiter
+	worker := h.worker
+	h.mu.Lock()
+	reached := h.hasReached
+	h.mu.Unlock()
+	if worker != nil {
+		worker.Ended(reached, h.counts)
+	}
+	w.trip.outcome = outcome
+	w.lock.record.CountEnd(outcome)
+	w.lock.giveBack(&w.queued)
+	if worker == nil {
+		worker = w.lock.pool.At(h.slot) // the slot has got one meanwhile, which may be removed again
+	}
+	if worker != nil {
+		worker.Vacated()
+	}
+	h.mu.Lock()
+	h.phase = phaseDone
+	if !h.returned {
+		h.phase = phaseAbandoned
+		w.lock.leftOver.Add(1)
+	}
+	isAbandoned := h.phase == phaseAbandoned
+	h.mu.Unlock()
+	if isAbandoned {
+		w.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
+		w.lock.Publish(w.event(status.EventLeftOver, outcome))
+	}
+	w.lock.Publish(w.event(status.EventReleased, outcome))
+	w.exit()
+}
+
+// requeue gives up the slot, whose worker cannot be reached, but not the place in line. The
+// time that went by with the slot is time in line, but for the hooks: so when wait_timeout
+// has passed, the connection does not get another worker to try, and leaves.
+func (h *Holder) requeue() (outcome string) {
+	w := h.waiter
+	h.afterHandler()
+	w.conn.Unserve()
+	w.holder.Store(nil)
+	w.trip.slot, w.trip.worker = 0, ""
+	p := w.lock.queue.Look(&w.queued)
+	if waited := time.Since(p.Joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {
+		if w.trip.waited, outcome = waited, status.WaitTimeout; w.kicked.Load() {
+			outcome = status.Kicked
+		}
+		w.lock.giveBack(&w.queued)
+	} else {
+		outcome = status.WorkerDown
+		grant(w.lock.queue.Requeue(&w.queued, time.Now(), w.trip.hooked)) // which may be this one
+	}
+	h.worker.Vacated()
+	w.users.Add(-1)
+	return outcome
+}
+
+// recount decides, at the holder's end, whether it counts for every <n>. If the next handler
+// has not returned by now, the connection has reached the service as far as the lock can tell.
+func (h *Holder) recount() {
+	h.mu.Lock()
+	h.counts = h.hasReached && !h.mute() || !h.returned
+	h.mu.Unlock()
+	if !h.counts {
+		h.uncount()
+	}
+}
+
+// mute reports whether the connection has ended by itself without a byte in either direction.
+// So do probes that connect and close at once: whether the lock sees that they have gone
+// before they are connected to the service is a matter of microseconds, and must not decide
+// about a restart. The mutex is held.
+func (h *Holder) mute() bool {
+	traffic := &h.waiter.conn.Traffic
+	return traffic.In.Load()+traffic.Out.Load() == 0 && h.reason != status.HoldTimeout && h.reason != status.Kicked
+}
+
+// uncount takes the connection out of the counts of activate hooks: it has not reached the service.
+func (h *Holder) uncount() {
+	for _, t := range h.tallies {
+		h.waiter.lock.schedule.TakeBack(t)
+	}
+	h.tallies = nil
+}
+
+// atService reports whether the next handler still has the connection. That can be so at timeout
+// hooks, and at the release hooks of a connection that was cut.
+func (h *Holder) atService() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.returned && !h.connectedAt.IsZero()
+}
+
+// state is the phase as operators know it. A connection that goes back in line is not ending: an
+// operator can still kick it.
+func (h *Holder) state() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.phase == phaseActivating || h.requeued:
+		return status.StateActivating
+	case h.phase == phaseConnected:
+		return status.StateConnected
+	}
+	return status.StateEnding
+}
+
+// why returns the reason of the holder's end, "" before that.
+func (h *Holder) why() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.reason
+}

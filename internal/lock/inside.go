@@ -1,0 +1,50 @@
+package lock
+
+import (
+	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/inside"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
+)
+
+func init() { inside.Process = insideView{} }
+
+// insideView shows black-box tests the state of the process.
+type insideView struct{}
+
+func (insideView) Locks() (all []inside.Lock) {
+	for _, l := range locks.list() {
+		s := l.queue.Stats()
+		all = append(all, inside.Lock{
+			Name: l.Name(), Slots: l.pool.Slots(), Held: s.Held, Waiting: s.Waiting,
+			LeftOver: int(l.leftOver.Load()), Clients: l.queue.Clients(),
+		})
+	}
+	return all
+}
+
+func (insideView) Ending() int {
+	return len(pool.Exiting())
+}
+
+func (insideView) Counted() int { return fds.Process.Clients() }
+
+func (insideView) Draining() int { return fds.Process.Drains.InUse() }
+
+func (insideView) Budget() string { return fds.Process.InUse() }
+
+func (insideView) SetDescriptorLimit(n int64) (restore func()) {
+	before := fds.Process
+	fds.Process = fds.New(n)
+	return func() { fds.Process = before }
+}
+
+func (insideView) SetListenFor(d time.Duration) (restore func()) {
+	before := dial.ListenFor
+	dial.ListenFor = d
+	return func() { dial.ListenFor = before }
+}
+
+var _ inside.View = insideView{}

@@ -1,0 +1,311 @@
+package lock
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
+)
+
+// Settings are the settings of a lock. Durations are strings such as "20s" or
+// "1h30m", or integers in nanoseconds. No number and no duration may be negative.
+type Settings struct {
+	// How many connections may be at the service at once, from 1 to 1000000. Default: 1.
+	Slots int `json:"slots,omitempty"`
+
+	// The addresses of the service's workers. Each worker takes one connection at a time, so
+	// there is one slot for each address. The placeholder {l4.tcplock.worker} has the
+	// address that a connection got, for the proxy to dial. An address is host:port,
+	// host:port-port (one worker for each port) or unix//path, and is listed once. Only
+	// global placeholders are allowed. Not with slots. Default: none, all slots lead to one
+	// service.
+	Workers []string `json:"workers,omitempty"`
+
+	// How long the lock tries to connect to a worker before it lets a connection through to
+	// it. The check takes the worker's only socket for up to 100ms, which not every device
+	// can stand. It cannot detect a forwarder with nothing behind it. Needs workers. Default
+	// and zero: no check; that a worker is down shows when the proxy fails to reach it. In
+	// both cases the worker is left out for half a second, and twice as long each further
+	// time (at most 30s). The client keeps its place in line.
+	WorkerCheck caddy.Duration `json:"worker_check,omitempty"`
+
+	// The service that the lock starts and restarts, with one process for each slot.
+	// Default: none, the lock does not run the service.
+	Service *service.Service `json:"service,omitempty"`
+
+	// How many slots one client may hold at once. A client is one IPv4 address, or one IPv6
+	// /64. Further connections of the client are passed over in line until one of those with
+	// a slot has ended. Default and zero: no bound.
+	MaxPerClient int `json:"max_per_client,omitempty"`
+
+	// How many connections of one client may stand in line; more are refused. Default
+	// and zero: no bound of its own; max_waiting holds.
+	MaxWaitingPerClient int `json:"max_waiting_per_client,omitempty"`
+
+	// How long a connection must wait to gain 1 priority point, at most 24h. It keeps
+	// connections with a low priority from waiting for ever: after 10 times as long, a
+	// connection with priority 0 goes before a new one with 10. Default and zero: a
+	// connection gains no points.
+	PriorityAge caddy.Duration `json:"priority_age,omitempty"`
+
+	// How many connections may stand in line; more are refused. Zero: no connection waits,
+	// and one that finds no free slot is refused; then not with wait_timeout. Default: as
+	// many as the process has file descriptors for (see docs/running.md). That bound holds
+	// whatever is set here.
+	MaxWaiting *int `json:"max_waiting,omitempty"`
+
+	// The longest time in line; after that the connection is refused. The time of tries to
+	// reach a worker that fail counts, the time in hooks does not. Default and zero: no limit.
+	WaitTimeout caddy.Duration `json:"wait_timeout,omitempty"`
+
+	// The longest time with a slot, counted from the end of the activate hooks.
+	// After that the client is cut, the timeout hooks and the release hooks run, and the slot
+	// is given back, even if the service has not closed the connection. Default and zero: no
+	// limit.
+	HoldTimeout caddy.Duration `json:"hold_timeout,omitempty"`
+
+	// How long a silent client keeps the slot after the service has closed its side of the
+	// connection. A client that is still sending is never cut by this. Zero: the connection
+	// ends when the service closes its side. That is fastest, and right only if the service
+	// does not read on after that (request and response). Default: 1s.
+	Linger *caddy.Duration `json:"linger,omitempty"`
+
+	// What happens to a waiter that has sent data and closed its sending side. "keep" serves
+	// it (a print client sends its job and goes), "drop" ends it (a request/response client
+	// that gave up). Not every system can detect this, see docs/running.md. Default: "keep".
+	HalfClosed string `json:"half_closed,omitempty"`
+
+	// The pause between a holder's end (after its hooks) and the next activation
+	// of its slot. Default and zero: none.
+	Settle caddy.Duration `json:"settle,omitempty"`
+
+	// How long holders may take to finish when Caddy shuts down; after that they are cut.
+	// Waiters are refused at once. Zero: holders are cut at once. Default: 4s, because
+	// systemd's unit for Caddy kills after 5s, and docker stop after 10s.
+	Drain *caddy.Duration `json:"drain,omitempty"`
+
+	// The hooks: what runs at the lock's moments. Default: none.
+	Hooks []*hook.Hook `json:"hooks,omitempty"`
+}
+
+// Names and bounds of the settings.
+const (
+	MaxSlots = 1_000_000
+	maxAge   = 24 * time.Hour
+
+	halfClosedKeep = "keep"
+	halfClosedDrop = "drop"
+
+	DefaultLinger      = time.Second
+	DefaultDrain       = 4 * time.Second
+	DefaultWorkerCheck = time.Second
+)
+
+var validName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// CheckName refuses a name that no lock may have. "" is the default name.
+func CheckName(name string) error {
+	// Dots alone would be no path of the admin API.
+	if name != "" && (!validName.MatchString(name) || strings.Trim(name, ".") == "") {
+		return fmt.Errorf("name: found %q, expected 1 to 64 letters, digits or any of . _ -, and not just dots", name)
+	}
+	return nil
+}
+
+// ParseSlots parses a number of slots. It refuses 0, which would otherwise mean the default: a config
+// that says 0 means something else.
+func ParseSlots(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > MaxSlots {
+		return 0, fmt.Errorf("found %q slots, expected a whole number from 1 to %d", s, MaxSlots)
+	}
+	return n, nil
+}
+
+func (s *Settings) Check() error {
+	if s.Slots < 0 || s.Slots > MaxSlots {
+		return fmt.Errorf("slots: found %d, expected a number from 1 to %d", s.Slots, MaxSlots)
+	}
+	if s.MaxWaiting != nil && *s.MaxWaiting < 0 {
+		return fmt.Errorf("max_waiting: found %d, expected 0 or more", *s.MaxWaiting)
+	}
+	if s.MaxWaiting != nil && *s.MaxWaiting == 0 && s.WaitTimeout > 0 {
+		return fmt.Errorf("wait_timeout: found %s with max_waiting 0, expected only one of them: no connection waits then", time.Duration(s.WaitTimeout))
+	}
+	if err := s.checkPool(); err != nil {
+		return err
+	}
+	for _, d := range []struct {
+		name  string
+		value *caddy.Duration
+	}{
+		{"worker_check", &s.WorkerCheck},
+		{"priority_age", &s.PriorityAge},
+		{"wait_timeout", &s.WaitTimeout},
+		{"hold_timeout", &s.HoldTimeout},
+		{"linger", s.Linger},
+		{"settle", &s.Settle},
+		{"drain", s.Drain},
+	} {
+		if d.value != nil && *d.value < 0 {
+			return fmt.Errorf("%s: found %s, expected a duration of 0 or more", d.name, time.Duration(*d.value))
+		}
+	}
+	switch s.HalfClosed {
+	case "", halfClosedKeep, halfClosedDrop:
+	default:
+		return fmt.Errorf("half_closed: found %q, expected %s or %s", s.HalfClosed, halfClosedKeep, halfClosedDrop)
+	}
+	for i, hook := range s.Hooks {
+		if hook == nil {
+			return fmt.Errorf("hook %d: found null, expected a hook", i+1)
+		}
+		if err := hook.Check(); err != nil {
+			return fmt.Errorf("hook %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// CheckWorkers refuses options that are of no use without workers. It is not part of
+// check, because the options of a block come in any order.
+func (s *Settings) CheckWorkers() error {
+	if s.WorkerCheck > 0 && len(s.Workers) == 0 {
+		return errors.New("worker_check: found no workers, expected some")
+	}
+	if s.Service != nil {
+		return s.Service.CheckSlots(s.addresses())
+	}
+	return nil
+}
+
+func (s *Settings) checkPool() error {
+	addresses, err := s.expand()
+	switch {
+	case err != nil:
+		return err
+	case len(addresses) > 0 && s.Slots > 0:
+		return fmt.Errorf("workers: found %d beside slots %d, expected only one of them: each worker is a slot", len(addresses), s.Slots)
+	case len(addresses) > MaxSlots:
+		return fmt.Errorf("workers: found %d, expected at most %d", len(addresses), MaxSlots)
+	}
+	if s.Service != nil {
+		if err := s.Service.Check(); err != nil {
+			return fmt.Errorf("service: %w", err)
+		}
+	}
+	for _, n := range []struct {
+		name  string
+		value int
+	}{
+		{"max_per_client", s.MaxPerClient},
+		{"max_waiting_per_client", s.MaxWaitingPerClient},
+	} {
+		if n.value < 0 {
+			return fmt.Errorf("%s: found %d, expected 0 or more", n.name, n.value)
+		}
+	}
+	if time.Duration(s.PriorityAge) > maxAge {
+		return fmt.Errorf("priority_age: found %s, expected at most %s", time.Duration(s.PriorityAge), maxAge)
+	}
+	return nil
+}
+
+// CheckMoments refuses hooks whose moment never comes. It is not part of check, because
+// the options of a block come in any order.
+func (s *Settings) CheckMoments() error {
+	onTimeoutHook := func(h *hook.Hook) bool { return h.On == hook.Timeout }
+	if s.HoldTimeout == 0 && slices.ContainsFunc(s.Hooks, onTimeoutHook) {
+		return errors.New("on timeout: found no hold_timeout, expected one: without it that moment never comes")
+	}
+	return nil
+}
+
+// pooled reports whether the lock has a worker behind each slot.
+func (s *Settings) pooled() bool { return len(s.Workers) > 0 || s.Service != nil }
+
+// addresses returns the workers' addresses, one for each slot. They are empty strings if the
+// lock has no workers with addresses.
+func (s *Settings) addresses() []string {
+	if len(s.Workers) == 0 {
+		return make([]string, max(1, s.Slots))
+	}
+	addresses, _ := s.expand() // check has seen the error
+	return addresses
+}
+
+func (s *Settings) slots() int { return len(s.addresses()) }
+
+// wanted tells the pool what must stand behind the slots.
+func (s *Settings) wanted() pool.Wanted {
+	return pool.Wanted{Addresses: s.addresses(), Pooled: s.pooled(), Service: s.Service}
+}
+
+// resolve returns the workers with their placeholders replaced.
+func (s *Settings) resolve() (workers []string, err error) {
+	for _, found := range s.Workers {
+		worker, err := caddy.NewReplacer().ReplaceOrErr(found, true, true)
+		if err != nil {
+			return nil, fmt.Errorf("workers: found %q: %w", found, err)
+		}
+		workers = append(workers, worker)
+	}
+	return workers, nil
+}
+
+// expand returns the workers' addresses with port ranges written out.
+func (s *Settings) expand() (addresses []string, err error) {
+	workers, err := s.resolve()
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[string]bool)
+	for i, found := range s.Workers {
+		a, err := caddy.ParseNetworkAddress(workers[i])
+		if err != nil || a.PortRangeSize() > MaxSlots {
+			return nil, fmt.Errorf("workers: found %q, expected host:port, host:port-port or unix//path", found)
+		}
+		for _, one := range a.Expand() {
+			address := one.JoinHostPort(0)
+			if one.IsUnixNetwork() {
+				address = "unix/" + address
+			}
+			if _, _, err := dial.Address(address); err != nil || one.Network != "tcp" && one.Network != "unix" {
+				return nil, fmt.Errorf("workers: found %q, expected host:port, host:port-port or unix//path", found)
+			}
+			if seen[address] {
+				return nil, fmt.Errorf("workers: found %s a second time, expected each once: it would get two connections", address)
+			}
+			seen[address] = true
+			addresses = append(addresses, address)
+		}
+	}
+	return addresses, nil
+}
+
+func (s *Settings) Empty() bool { return reflect.ValueOf(*s).IsZero() }
+
+func (s *Settings) linger() time.Duration {
+	if s.Linger == nil {
+		return DefaultLinger
+	}
+	return time.Duration(*s.Linger)
+}
+
+func (s *Settings) drain() time.Duration {
+	if s.Drain == nil {
+		return DefaultDrain
+	}
+	return time.Duration(*s.Drain)
+}

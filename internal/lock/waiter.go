@@ -1,0 +1,347 @@
+package lock
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
+)
+
+// Waiter is a connection on its way through a lock: in line, and from each slot that it is
+// granted on with a holder. It stays the same when the connection goes back in line.
+type Waiter struct {
+	lock   *Lock
+	conn   *client.Conn
+	outer  *Waiter // the connection's way through the lock before this one, if any
+	queued queue.Waiter
+
+	waitTimeout time.Duration
+	until       time.Time // when wait_timeout is over; zero: never
+	counted     bool      // the budget counts its client
+	observed    bool      // the time in line is in the metrics
+	trip        trip
+
+	holder atomic.Pointer[Holder] // of the slot it has; nil: none, or it does not know yet
+	kicked atomic.Bool            // an operator has kicked the connection
+	users  atomic.Int32           // Handle, and each holder until its slot is released, see exit
+}
+
+// newWaiter makes the waiter of a connection that has come to l, which it keeps in use.
+func newWaiter(l *Lock, cx *layer4.Connection) *Waiter {
+	w := &Waiter{lock: l, conn: client.New(cx)}
+	if w.outer, _ = cx.GetVar(connVar).(*Waiter); w.outer != nil {
+		w.conn.Outer = w.outer.conn
+	}
+	w.queued.Owner, w.queued.Client = w, clientOf(cx.RemoteAddr())
+	w.users.Store(1)
+	l.handling.Add(1)
+	return w
+}
+
+// clientOf is where a connection comes from, for the bounds of each client: an IPv4 address,
+// or the /64 of an IPv6 one, which is what one customer has. Other clients, such as those
+// of a unix socket, have no bounds.
+func clientOf(addr net.Addr) queue.ClientKey {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return 0
+	}
+	ip := tcp.AddrPort().Addr().Unmap()
+	if ip.Is4() {
+		b := ip.As4()
+		return queue.ClientKey(1<<32 | uint64(binary.BigEndian.Uint32(b[:]))) // no IPv6 network begins like this
+	}
+	b := ip.As16()
+	return queue.ClientKey(max(1, binary.BigEndian.Uint64(b[:8]))) // ::1 is one as well
+}
+
+// Check refuses a connection that must not even join: config is what it came by.
+func (w *Waiter) Check(config *Config, cx *layer4.Connection) (refused bool, err error) {
+	if err := w.lock.activateFirst(config); err != nil {
+		return true, err
+	}
+	if err := w.checkNesting(); err != nil {
+		return true, err
+	}
+	err = client.HeaderError(cx.Conn)
+	switch {
+	case err == nil:
+		return false, nil
+	case !w.lock.refusals.Allow():
+		return true, nil // the error would be a line in the log
+	}
+	return true, fmt.Errorf("PROXY header from %s: %w", w.conn.Address, err)
+}
+
+// checkNesting refuses a connection that has a slot of this lock already.
+func (w *Waiter) checkNesting() error {
+	for outer := w.outer; outer != nil; outer = outer.outer {
+		if h := outer.holder.Load(); outer.lock == w.lock && h != nil && h.state() != status.StateEnding {
+			return fmt.Errorf("found a second tcplock of lock %s on one connection's way, expected one: it would wait for itself", w.lock.Name())
+		}
+	}
+	return nil
+}
+
+// Join asks for a slot. It returns "" when the connection stands in line or holds a slot,
+// else why it does neither.
+func (w *Waiter) Join(priority int) (outcome string) {
+	s := &w.lock.current.Load().settings
+	w.waitTimeout, w.conn.Input.Drop = time.Duration(s.WaitTimeout), s.HalfClosed == halfClosedDrop
+	w.conn.LingerFor(s.linger())
+	if !w.countClient() {
+		return status.RefusedFull
+	}
+	w.queued.Priority = priority
+	holds, err := w.lock.queue.Join(&w.queued, time.Now())
+	w.trip.id = w.queued.ID // read without the mutex, as ahead is: neither changes from here on
+	switch {
+	case errors.Is(err, queue.ErrClosed):
+		return status.Shutdown
+	case errors.Is(err, queue.ErrFullPaused):
+		return status.RefusedPaused
+	case err != nil:
+		return status.RefusedFull
+	case !holds:
+		w.trip.position = w.queued.Ahead + 1
+	}
+	return ""
+}
+
+// Look returns the holder if the connection has got a slot, or the outcome if it never will.
+// It returns neither while the connection is in line. If the slot is granted just as the client
+// leaves, the connection takes it: activate checks for the client.
+func (w *Waiter) Look() (h *Holder, outcome string) {
+	p := w.lock.queue.Look(&w.queued)
+	switch {
+	case p.State == queue.Holding:
+		w.trip.waited = p.Waited
+		return newHolder(w, p.Slot), ""
+	case p.State == queue.Gone:
+		w.trip.waited = time.Since(p.Joined) - p.Apart
+		if p.Expelled || w.kicked.Load() {
+			return nil, status.Kicked
+		}
+		return nil, status.Shutdown
+	case w.waitTimeout > 0:
+		w.until = p.Joined.Add(w.waitTimeout + p.Apart)
+	}
+	return nil, ""
+}
+
+// Park waits on the client's socket until the connection is called, its wait_timeout has passed, or
+// the client has gone.
+func (w *Waiter) Park() client.Woken { return w.conn.Park(w.until) }
+
+// GiveUp leaves the line, if that is what the connection woke up for. It returns "" if the
+// connection must look again: it was called, or was granted a slot just now.
+func (w *Waiter) GiveUp(woken client.Woken) (outcome string) {
+	if woken == client.Called && !w.kicked.Load() || !w.lock.queue.Leave(&w.queued) {
+		return ""
+	}
+	w.trip.waited = time.Since(w.queued.Joined) - w.queued.Apart
+	w.lock.noteIdle()
+	switch {
+	case w.kicked.Load(): // when it had a slot, whose worker could not be reached
+		return status.Kicked
+	case woken == client.TimedOut:
+		return status.WaitTimeout
+	}
+	return status.ClientGone
+}
+
+// Abort cleans up after a panic: it leaves the line or releases the slot.
+func (w *Waiter) Abort() {
+	h := w.holder.Load()
+	switch {
+	case h != nil:
+	case w.lock.queue.Leave(&w.queued):
+		w.lock.noteIdle()
+		w.lock.record.CountEnd(status.ClientGone)
+		w.trip.outcome = status.ClientGone
+		return
+	default:
+		p := w.lock.queue.Look(&w.queued)
+		if p.State != queue.Holding {
+			return
+		}
+		h = newHolder(w, p.Slot)
+	}
+	h.end(status.ServiceError)
+}
+
+// granted and turnedAway implement owner. They wake Handle's goroutine, which looks at the queue.
+
+func (w *Waiter) granted()    { w.conn.Wake() }
+func (w *Waiter) turnedAway() { w.conn.Wake() }
+
+// throwOut cuts a connection that has a slot.
+func (w *Waiter) throwOut(slot int, reason string) {
+	w.kicked.Store(true)
+	if h := w.holder.Load(); h != nil {
+		h.kick()
+	} else {
+		w.conn.Cut() // activate, which comes next, ends it
+	}
+	w.lock.Publish(status.Event{Event: status.EventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.Address, Reason: reason})
+}
+
+// state is what the connection does with its slot.
+func (w *Waiter) state() string {
+	if h := w.holder.Load(); h != nil {
+		return h.state()
+	}
+	return status.StateActivating // its slot is granted, and Handle's goroutine has not woken yet
+}
+
+// Discard reads what the client still sends, until it has closed or linger is over.
+func (w *Waiter) Discard() { w.conn.Discard() }
+
+// LockName is the name of the waiter's lock.
+func (w *Waiter) LockName() string { return w.lock.Name() }
+
+// observeWait puts the time in line into the metrics. It does so once: the connection may have had
+// an earlier slot whose worker could not be reached.
+func (w *Waiter) observeWait() {
+	if !w.observed {
+		w.observed = true
+		w.lock.record.ObserveWait(w.trip.waited)
+	}
+}
+
+// Refuse ends a connection that does not reach the service. answer, if not nil, gives it to the
+// refuse handlers.
+func (w *Waiter) Refuse(outcome string, answer func() error) error {
+	granted := w.holder.Load() != nil
+	if !granted { // else releasing the slot does that
+		w.trip.outcome = outcome
+		w.lock.record.CountEnd(outcome)
+		w.trip.quiet = !w.lock.refusals.Allow()
+	}
+	if outcome == status.ClientGone || outcome == status.Kicked && granted { // a connection that is kicked from its slot has been cut
+		return nil
+	}
+	w.conn.MarkUsed()
+	w.trip.refused = outcome
+	w.lock.Publish(w.event(status.EventRefused, outcome))
+	w.lock.runRefuseHooks(w)
+	if answer == nil {
+		return nil
+	}
+	quiet := w.trip.quiet
+	w.conn.Linger = 0 // it has no slot, but a seat that other refused connections may need
+	kept, err := w.takeSeat(answer)
+	if !kept || quiet {
+		return nil // it was cut to free its seat, or the error would be a line in the log
+	}
+	return err
+}
+
+// takeSeat has the refuse handlers answer, if there is a seat for that, and reports whether
+// the connection had it to the end.
+func (w *Waiter) takeSeat(answer func() error) (kept bool, err error) {
+	seat := fds.Process.Refusals.Enter(w.conn.Cut)
+	if seat == nil {
+		return false, nil
+	}
+	func() {
+		defer func() { kept = fds.Process.Refusals.Leave(seat) }()
+		err = answer()
+	}()
+	if !kept {
+		return false, nil
+	}
+	// The end of the answer has a share of its own, or the next one would have to wait for
+	// clients that are slow to take it.
+	if seat := fds.Process.Drains.Enter(w.conn.Cut); seat != nil {
+		defer fds.Process.Drains.Leave(seat)
+		w.conn.Discard()
+	}
+	return true, err
+}
+
+// Wrap makes the connection known to the handlers to come, and returns it as they see it.
+func (w *Waiter) Wrap(cx *layer4.Connection) *layer4.Connection {
+	cx.SetVar(connVar, w)
+	if w.outer != nil { // the lock before this one has added the placeholders
+		return cx.Wrap(w.conn)
+	}
+	cx.Replacer().Map(func(key string) (any, bool) {
+		name, ours := strings.CutPrefix(key, "l4.tcplock.")
+		if !ours {
+			return nil, false
+		}
+		value, ok := cx.GetVar(connVar).(*Waiter).refusal("").Values()[name]
+		return value, ok
+	})
+	return cx.Wrap(w.conn)
+}
+
+// connVar names the connection variable that holds the connection's newest waiter.
+const connVar = "l4.tcplock.conn"
+
+// moment returns what hooks and placeholders can know of the connection now.
+func (w *Waiter) moment(on, reason string) hook.Moment {
+	return hook.Moment{
+		On:         on,
+		Lock:       w.lock.Name(),
+		Slot:       w.trip.slot,
+		Worker:     w.trip.worker,
+		Connection: w.trip.id,
+		Client:     w.conn.Address,
+		Waited:     w.trip.waited,
+		Reason:     reason,
+	}
+}
+
+// refusal is what refuse hooks know, and without a moment, what handlers do. Only Handle's
+// goroutine may ask for it.
+func (w *Waiter) refusal(on string) hook.Moment { return w.moment(on, w.trip.refused) }
+
+// moment is the waiter's, with the reason of the holder's end.
+func (h *Holder) moment(on string) hook.Moment {
+	return h.waiter.moment(on, h.why())
+}
+
+// event is an event of this connection.
+func (w *Waiter) event(name, reason string) status.Event {
+	return status.Event{
+		Event:         name,
+		Slot:          w.trip.slot,
+		Worker:        w.trip.worker,
+		Connection:    w.trip.id,
+		Client:        w.conn.Address,
+		Reason:        reason,
+		WaitedSeconds: w.trip.waited.Seconds(),
+		HeldSeconds:   w.trip.held.Seconds(),
+	}
+}
+
+// Leave ends the connection's time in Handle.
+func (w *Waiter) Leave() {
+	if w.counted {
+		fds.Process.Leave()
+	}
+	w.conn.Signs.Retired.Store(true)
+	w.exit()
+	w.lock.handling.Add(-1)
+}
+
+// exit removes a user of the waiter. The last one reports the connection's end and exits the lock.
+func (w *Waiter) exit() {
+	if w.users.Add(-1) == 0 {
+		w.reportEnd()
+		w.lock.Exit()
+	}
+}
