@@ -39,8 +39,8 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 			outcome = holder.Activate()
 		}
 		if outcome == "" {
-			holder.Connect(view) // hold_timeout counts from here
-			outcome, err = holder.Finish(next.Handle(view))
+			call := holder.Connect(view) // hold_timeout counts from here
+			outcome, err = call.Finish(next.Handle(view))
 		}
 		switch outcome {
 		case status.Served, status.ServiceError:

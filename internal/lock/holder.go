@@ -33,8 +33,6 @@ type Holder struct {
 	slot   int
 	worker *pool.Worker // nil if the lock has no workers
 
-	timer         *time.Timer    // of hold_timeout; nil: there is none
-	attempt       client.Attempt // the next handler's use of the connection
 	socketCounted bool           // the budget counts its socket to the service; Handle's goroutine only
 	tallies       []hook.Tally   // where activate hooks have counted it; of the goroutine that runs hooks for it
 	counts        bool           // every <n> counts it, see recount
@@ -67,10 +65,6 @@ const (
 func newHolder(w *Waiter, slot int) *Holder {
 	h := &Holder{waiter: w, slot: slot, worker: w.lock.pool.Worker(slot)}
 	h.firstSign = h
-	w.trip.slot = slot
-	if h.worker != nil {
-		w.trip.worker = h.worker.Address
-	}
 	w.users.Add(1)
 	h.countSocket()
 	w.holder.Store(h)
@@ -108,9 +102,16 @@ func (h *Holder) Activate() (outcome string) {
 	return outcome
 }
 
+// Call is one call of the next handler, for a holder.
+type Call struct {
+	holder  *Holder
+	timer   *time.Timer // of hold_timeout; nil: there is none
+	attempt client.Attempt
+}
+
 // Connect is called when cx, the connection, goes to the next handler. hold_timeout counts from
 // here.
-func (h *Holder) Connect(cx *layer4.Connection) {
+func (h *Holder) Connect(cx *layer4.Connection) (c Call) {
 	w := h.waiter
 	w.observeWait()
 	h.mu.Lock()
@@ -119,9 +120,10 @@ func (h *Holder) Connect(cx *layer4.Connection) {
 	w.conn.Serve(&h.firstSign)
 	w.lock.Publish(w.event(status.EventActivated, ""))
 	if d := time.Duration(w.lock.current.Load().settings.HoldTimeout); d > 0 {
-		h.timer = time.AfterFunc(d, h.onHoldTimeout)
+		c.timer = time.AfterFunc(d, h.onHoldTimeout)
 	}
-	h.attempt = w.conn.Begin(cx)
+	c.holder, c.attempt = h, w.conn.Begin(cx)
+	return c
 }
 
 // Reached implements client.Observer: the next handler has used the connection for the first time.
@@ -136,12 +138,15 @@ func (h *Holder) Reached() {
 	}
 }
 
-// Finish is called when the next handler has returned err, which for the proxy means: the
-// service has closed, and the proxy has closed its socket to it. finish returns how the
-// connection has ended, or status.WorkerDown if its worker could not be reached and it is back in
-// line. The error is that of the next handler, or says that there is none.
-func (h *Holder) Finish(err error) (outcome string, _ error) {
-	r := h.attempt.Classify(err)
+// Finish is called when the next handler has returned err, which for the proxy means: the service has
+// closed, and the proxy has closed its socket to it. Finish returns how the connection has ended,
+// or status.WorkerDown if its worker could not be reached and it is back in line. The error is that
+// of the next handler, or says that there is none.
+func (c Call) Finish(err error) (outcome string, _ error) {
+	if c.timer != nil {
+		defer c.timer.Stop()
+	}
+	h, r := c.holder, c.attempt.Classify(err)
 	switch {
 	case r.Dial: // what was used was a handler before the proxy, such as tls
 		h.mu.Lock()
@@ -173,14 +178,6 @@ func (h *Holder) Finish(err error) (outcome string, _ error) {
 	return outcome, err
 }
 
-// afterHandler is called when the next handler has returned, or will not be called.
-func (h *Holder) afterHandler() {
-	if h.timer != nil {
-		h.timer.Stop()
-	}
-	h.uncountSocket()
-}
-
 // begin asks to be the first that ends the holder, for this reason. The caller that gets
 // true must release the slot, or put the connection back in line.
 func (h *Holder) begin(reason string) (first bool) {
@@ -207,7 +204,7 @@ func (h *Holder) beginRequeue() (first bool) {
 // end is called when the next handler has returned, or will not be called. The slot is
 // released, unless hold_timeout or an operator was first: then that side releases it.
 func (h *Holder) end(outcome string) {
-	h.afterHandler()
+	h.uncountSocket()
 	h.mu.Lock()
 	h.returned = true
 	if h.onReturn != nil {
@@ -348,10 +345,9 @@ func (h *Holder) release(outcome string) {
 // has passed, the connection does not get another worker to try, and leaves.
 func (h *Holder) requeue() (outcome string) {
 	w := h.waiter
-	h.afterHandler()
+	h.uncountSocket()
 	w.conn.Unserve()
 	w.holder.Store(nil)
-	w.trip.slot, w.trip.worker = 0, ""
 	p := w.lock.queue.Look(&w.queued)
 	if waited := time.Since(p.Joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {
 		if w.trip.waited, outcome = waited, status.WaitTimeout; w.kicked.Load() {

@@ -12,10 +12,7 @@ import (
 
 // trip is what log and events say of a connection.
 type trip struct {
-	id       uint64 // running number of the connections that came to the lock; 0 if it could not even join
 	position int    // in line when it came, from 1; 0 if it did not have to wait
-	slot     int    // 0 if it has none, and had none
-	worker   string // the slot's address; empty if the lock does not know it
 	waited   time.Duration
 	hooked   time.Duration // how long its hooks have run
 	held     time.Duration // how long it was at the service
@@ -25,11 +22,12 @@ type trip struct {
 }
 
 func (w *Waiter) log(level zapcore.Level, msg string) {
+	slot, _ := w.slot()
 	w.lock.Logger().Log(level, msg,
 		zap.String("lock", w.lock.Name()),
 		zap.String("client", w.conn.Address),
-		zap.Int("slot", w.trip.slot),
-		zap.Uint64("connection", w.trip.id))
+		zap.Int("slot", slot),
+		zap.Uint64("connection", w.queued.ID))
 }
 
 // reportEnd reports how the connection ended. It is called when Handle has returned and the slot
@@ -59,11 +57,12 @@ func (w *Waiter) tellDiscarded() {
 	count(record.FromClient, w.conn.Traffic.DiscardedIn.Load())
 	count(record.ToClient, w.conn.Traffic.DiscardedOut.Load())
 	if n := w.conn.Traffic.DiscardedIn.Load(); n > 0 && w.lock.discards.Allow() {
+		slot, _ := w.slot()
 		w.lock.Logger().Warn("bytes of the client were thrown away: it sent them when its slot had been handed on; if the service needs them, raise linger",
 			zap.String("lock", w.lock.Name()),
 			zap.String("client", w.conn.Address),
-			zap.Int("slot", w.trip.slot),
-			zap.Uint64("connection", w.trip.id),
+			zap.Int("slot", slot),
+			zap.Uint64("connection", w.queued.ID),
 			zap.Int64("bytes", n),
 			zap.Duration("linger", w.conn.Linger))
 	}
@@ -80,10 +79,11 @@ func (w *Waiter) logEnd() {
 	if !logger.Core().Enabled(zapcore.InfoLevel) {
 		return
 	}
+	slot, worker := w.slot()
 	logger.Info("connection ended",
 		zap.String("lock", w.lock.Name()),
 		zap.String("client", w.conn.Address),
-		zap.Uint64("connection", w.trip.id),
+		zap.Uint64("connection", w.queued.ID),
 		zap.String("outcome", w.trip.outcome),
 		zap.Int("position", w.trip.position),
 		zap.Duration("waited", w.trip.waited),
@@ -92,8 +92,8 @@ func (w *Waiter) logEnd() {
 		zap.Int64("bytes_in", w.conn.Traffic.In.Load()),
 		zap.Int64("bytes_out", w.conn.Traffic.Out.Load()),
 		zap.Int64("bytes_discarded", w.conn.Traffic.DiscardedIn.Load()+w.conn.Traffic.DiscardedOut.Load()),
-		zap.Int("slot", w.trip.slot),
-		zap.String("worker", w.trip.worker))
+		zap.Int("slot", slot),
+		zap.String("worker", worker))
 }
 
 // refusalsLogged is how many connections without a slot are logged per second. Their number has no

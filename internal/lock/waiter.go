@@ -27,7 +27,6 @@ type Waiter struct {
 	queued queue.Waiter
 
 	waitTimeout time.Duration
-	until       time.Time // when wait_timeout is over; zero: never
 	counted     bool      // the budget counts its client
 	observed    bool      // the time in line is in the metrics
 	trip        trip
@@ -105,7 +104,6 @@ func (w *Waiter) Join(priority int) (outcome string) {
 	}
 	w.queued.Priority = priority
 	holds, err := w.lock.queue.Join(&w.queued, time.Now())
-	w.trip.id = w.queued.ID // read without the mutex, as ahead is: neither changes from here on
 	switch {
 	case errors.Is(err, queue.ErrClosed):
 		return status.Shutdown
@@ -114,7 +112,7 @@ func (w *Waiter) Join(priority int) (outcome string) {
 	case err != nil:
 		return status.RefusedFull
 	case !holds:
-		w.trip.position = w.queued.Ahead + 1
+		w.trip.position = w.queued.Ahead + 1 // without the mutex: it does not change any more
 	}
 	return ""
 }
@@ -134,15 +132,19 @@ func (w *Waiter) Look() (h *Holder, outcome string) {
 			return nil, status.Kicked
 		}
 		return nil, status.Shutdown
-	case w.waitTimeout > 0:
-		w.until = p.Joined.Add(w.waitTimeout + p.Apart)
 	}
 	return nil, ""
 }
 
 // Park waits on the client's socket until the connection is called, its wait_timeout has passed, or
 // the client has gone.
-func (w *Waiter) Park() client.Woken { return w.conn.Park(w.until) }
+func (w *Waiter) Park() client.Woken {
+	var until time.Time
+	if w.waitTimeout > 0 {
+		until = w.queued.Joined.Add(w.waitTimeout + w.queued.Apart) // only this goroutine changes them
+	}
+	return w.conn.Park(until)
+}
 
 // GiveUp leaves the line, if that is what the connection woke up for. It returns "" if the
 // connection must look again: it was called, or was granted a slot just now.
@@ -194,7 +196,20 @@ func (w *Waiter) throwOut(slot int, reason string) {
 	} else {
 		w.conn.Cut() // activate, which comes next, ends it
 	}
-	w.lock.Publish(status.Event{Event: status.EventKicked, Slot: slot, Connection: w.trip.id, Client: w.conn.Address, Reason: reason})
+	w.lock.Publish(status.Event{Event: status.EventKicked, Slot: slot, Connection: w.queued.ID, Client: w.conn.Address, Reason: reason})
+}
+
+// slot returns the slot that the connection has or had last, 0 if none, and the address of its worker,
+// "" if the lock does not know it.
+func (w *Waiter) slot() (slot int, worker string) {
+	h := w.holder.Load()
+	if h == nil {
+		return 0, ""
+	}
+	if h.worker != nil {
+		worker = h.worker.Address
+	}
+	return h.slot, worker
 }
 
 // state is what the connection does with its slot.
@@ -293,12 +308,13 @@ const connVar = "l4.tcplock.conn"
 
 // moment returns what hooks and placeholders can know of the connection now.
 func (w *Waiter) moment(on, reason string) hook.Moment {
+	slot, worker := w.slot()
 	return hook.Moment{
 		On:         on,
 		Lock:       w.lock.Name(),
-		Slot:       w.trip.slot,
-		Worker:     w.trip.worker,
-		Connection: w.trip.id,
+		Slot:       slot,
+		Worker:     worker,
+		Connection: w.queued.ID,
 		Client:     w.conn.Address,
 		Waited:     w.trip.waited,
 		Reason:     reason,
@@ -316,11 +332,12 @@ func (h *Holder) moment(on string) hook.Moment {
 
 // event is an event of this connection.
 func (w *Waiter) event(name, reason string) status.Event {
+	slot, worker := w.slot()
 	return status.Event{
 		Event:         name,
-		Slot:          w.trip.slot,
-		Worker:        w.trip.worker,
-		Connection:    w.trip.id,
+		Slot:          slot,
+		Worker:        worker,
+		Connection:    w.queued.ID,
 		Client:        w.conn.Address,
 		Reason:        reason,
 		WaitedSeconds: w.trip.waited.Seconds(),

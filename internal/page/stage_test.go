@@ -125,14 +125,14 @@ func (s *stage) comes(name string, stays time.Duration) {
 			s.t.Errorf("found %s, expected the connection to be served", outcome)
 			return
 		}
-		holder.Connect(cx)
+		call := holder.Connect(cx)
 		_ = cx.SetReadDeadline(time.Now().Add(stays))
 		for buf := make([]byte, 1); ; {
 			if _, err := cx.Read(buf); err != nil {
 				break
 			}
 		}
-		_, _ = holder.Finish(nil)
+		_, _ = call.Finish(nil)
 	})
 }
 
