@@ -33,9 +33,9 @@ type Holder struct {
 	slot   int
 	worker *pool.Worker // nil if the lock has no workers
 
-	socketCounted bool           // the budget counts its socket to the service; Handle's goroutine only
-	tallies       []hook.Tally   // where activate hooks have counted it; of the goroutine that runs hooks for it
-	counts        bool           // every <n> counts it, see recount
+	socketCounted bool         // the budget counts its socket to the service; Handle's goroutine only
+	tallies       []hook.Tally // where activate hooks have counted it; of the goroutine that runs hooks for it
+	counts        bool         // every <n> counts it, see recount
 
 	firstSign client.Observer // the holder itself, as its connection knows it
 

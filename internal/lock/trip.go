@@ -12,7 +12,7 @@ import (
 
 // trip is what log and events say of a connection.
 type trip struct {
-	position int    // in line when it came, from 1; 0 if it did not have to wait
+	position int // in line when it came, from 1; 0 if it did not have to wait
 	waited   time.Duration
 	hooked   time.Duration // how long its hooks have run
 	held     time.Duration // how long it was at the service

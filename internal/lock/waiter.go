@@ -27,8 +27,8 @@ type Waiter struct {
 	queued queue.Waiter
 
 	waitTimeout time.Duration
-	counted     bool      // the budget counts its client
-	observed    bool      // the time in line is in the metrics
+	counted     bool // the budget counts its client
+	observed    bool // the time in line is in the metrics
 	trip        trip
 
 	holder atomic.Pointer[Holder] // of the slot it has; nil: none, or it does not know yet
