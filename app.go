@@ -3,6 +3,7 @@ package tcplock
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/caddyserver/caddy/v2"
@@ -25,7 +26,7 @@ type App struct {
 	places  place.Places
 	unnamed bool // there is a handler without a name
 	ctx     caddy.Context
-	unwatch func() // see listen.Watch; nil before
+	guard   *listen.Guard // of the layer4 servers; nil: not started
 }
 
 // CaddyModule returns the Caddy module information.
@@ -41,7 +42,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision registers the metrics of all locks with the config's registry, and subscribes to
-// the event that all apps of the config have started, see Handle.
+// Caddy's events, see Handle.
 func (a *App) Provision(ctx caddy.Context) error {
 	events, err := ctx.App("events")
 	if err != nil {
@@ -51,7 +52,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := ctx.GetMetricsRegistry().Register(lock.Collector{}); err != nil {
 		return err
 	}
-	return events.(*caddyevents.App).On("started", a)
+	return errors.Join(events.(*caddyevents.App).On("started", a), events.(*caddyevents.App).On("stopping", a))
 }
 
 // register adds a handler to the config of its lock. It refuses a handler that contradicts an
@@ -79,14 +80,17 @@ func (a *App) Start() error {
 	return listen.Elsewhere(a.configs.NewAddresses())
 }
 
-// Handle implements caddyevents.Handler. It activates the config, because all its apps have started.
+// Handle implements caddyevents.Handler. It activates the config when all its apps have started.
 func (a *App) Handle(_ context.Context, e caddy.Event) error {
-	if e.Origin() != nil {
-		return nil // not Caddy's own
-	}
-	a.configs.Activate(a.ctx.Logger())
-	if app, err := a.ctx.AppIfConfigured("layer4"); err == nil {
-		a.unwatch = listen.Watch(app.(*layer4.App).Servers, a.ctx.Logger())
+	switch {
+	case e.Origin() != nil: // not Caddy's own
+	case e.Name() == "started":
+		a.configs.Activate(a.ctx.Logger())
+		if app, err := a.ctx.AppIfConfigured("layer4"); err == nil {
+			a.guard = listen.Watch(app.(*layer4.App).Servers, a.ctx.Logger())
+		}
+	case a.guard != nil && !caddy.Exiting():
+		a.guard.Stopping()
 	}
 	return nil
 }
@@ -101,8 +105,8 @@ func (a *App) Stop() error {
 
 // Cleanup deactivates the config.
 func (a *App) Cleanup() error {
-	if a.unwatch != nil {
-		a.unwatch()
+	if a.guard != nil {
+		a.guard.Stop()
 	}
 	a.configs.Deactivate()
 	return nil

@@ -6,15 +6,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // Elsewhere returns an error if another process listens on one of the addresses. locks has the name
@@ -28,8 +25,7 @@ func Elsewhere(locks map[string]string) error {
 	if len(locks) == 0 {
 		return nil // the usual case at a reload; with many sockets, reading takes long
 	}
-	all := slices.Concat(listeners("/proc/net/tcp"), listeners("/proc/net/tcp6"))
-	own := ownSockets() // after the listeners, so that it has each of them that is ours
+	all, own := listeners()
 	if own == nil {
 		return nil
 	}
@@ -47,35 +43,19 @@ func Elsewhere(locks map[string]string) error {
 	return nil
 }
 
-// resolve returns the IP and port of a listen address, as net.Listen finds them. It returns false
-// for port 0, for a network other than TCP, and for an unknown name.
-func resolve(address string) (addr netip.AddrPort, ok bool) {
-	if parsed, err := caddy.ParseNetworkAddress(address); err != nil || parsed.Network != "tcp" {
-		return addr, false
-	}
-	tcp, err := net.ResolveTCPAddr("tcp", address)
-	if err != nil || tcp.Port == 0 { // layer4 reports the unknown name when it listens
-		return addr, false
-	}
-	ip, ok := netip.AddrFromSlice(tcp.IP)
-	if !ok {
-		ip = netip.IPv6Unspecified()
-	}
-	return netip.AddrPortFrom(ip.Unmap(), uint16(tcp.Port)), true
-}
-
-// overlap reports whether listeners on a and b could get the same connection.
-func overlap(a, b netip.AddrPort) bool {
-	return a.Port() == b.Port() && (a.Addr().IsUnspecified() || b.Addr().IsUnspecified() || a.Addr().Unmap() == b.Addr().Unmap())
-}
-
 type listener struct {
 	addr  netip.AddrPort
 	inode string
 }
 
-// listeners reads the listening sockets in /proc/net/tcp or tcp6, see proc(5).
-func listeners(file string) (all []listener) {
+// listeners returns the listening TCP sockets of the machine, and the inodes of this process's sockets.
+func listeners() (all []listener, own map[string]bool) {
+	all = slices.Concat(listenersIn("/proc/net/tcp"), listenersIn("/proc/net/tcp6"))
+	return all, ownSockets() // after the others, so that it has each of them that is ours
+}
+
+// listenersIn reads the listening sockets in /proc/net/tcp or tcp6, see proc(5).
+func listenersIn(file string) (all []listener) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil
@@ -136,6 +116,26 @@ func describeOwner(inode string) string {
 		if socketsOf(dir)[inode] {
 			name, _ := os.ReadFile(filepath.Join(filepath.Dir(dir), "comm"))
 			return fmt.Sprintf(" (%s, pid %s)", strings.TrimSpace(string(name)), filepath.Base(filepath.Dir(dir)))
+		}
+	}
+	return ""
+}
+
+// explainInUse says what listens on an address that is in use. It returns "" if the system does not
+// tell.
+func explainInUse(address string) string {
+	wanted, ok := resolve(address)
+	all, own := listeners()
+	if !ok || own == nil {
+		return ""
+	}
+	for _, l := range all {
+		switch {
+		case !overlap(wanted, l.addr):
+		case own[l.inode]:
+			return ": found this process itself to listen on " + l.addr.String() + " in another way, expected one way for one port: use the same address in all places, or restart Caddy if it was another one before"
+		default:
+			return ": found another process" + describeOwner(l.inode) + " that listens there, expected none: end it, or listen on another address"
 		}
 	}
 	return ""

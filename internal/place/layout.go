@@ -13,6 +13,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/listen"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -55,22 +56,36 @@ func (y *Layout) readApp(app caddy.Module) error {
 	switch app := app.(type) {
 	case *layer4.App:
 		for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
-			y.readServer(name, app.Servers[name].Listen, map[string]any{"routes": app.Servers[name].Routes})
+			if err := y.readServer(name, app.Servers[name].Listen, map[string]any{"routes": app.Servers[name].Routes}); err != nil {
+				return err
+			}
 		}
 	case *caddyhttp.App:
 		for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
-			y.readServer(name, app.Servers[name].Listen, app.Servers[name].ListenerWrappersRaw)
+			if err := y.readServer(name, app.Servers[name].Listen, app.Servers[name].ListenerWrappersRaw); err != nil {
+				return err
+			}
 		}
 	}
 	return y.checkOrders()
 }
 
-func (y *Layout) readServer(name string, listen []string, config any) {
+func (y *Layout) readServer(name string, addresses []string, config any) error {
+	for _, address := range addresses {
+		parsed, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(address, ""))
+		if err != nil {
+			continue // Caddy refuses it
+		}
+		if err := listen.CheckChange(parsed); err != nil {
+			return fmt.Errorf("server %s: %w", name, err)
+		}
+	}
 	raw, err := json.Marshal(config)
 	var value any
 	if err == nil && json.Unmarshal(raw, &value) == nil { // Caddy refuses what is no JSON when it loads it
-		y.read(value, spot{where: "server " + name, listen: addressesOf(listen)})
+		y.read(value, spot{where: "server " + name, listen: addressesOf(addresses)})
 	}
+	return nil
 }
 
 // read looks for locks at any depth: any handler may have routes of its own. In a list of

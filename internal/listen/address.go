@@ -1,0 +1,30 @@
+package listen
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// resolve returns the IP and port of a listen address, as net.Listen finds them. It returns false
+// for port 0, for a network other than TCP, and for an unknown name.
+func resolve(address string) (addr netip.AddrPort, ok bool) {
+	if parsed, err := caddy.ParseNetworkAddress(address); err != nil || parsed.Network != "tcp" {
+		return addr, false
+	}
+	tcp, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil || tcp.Port == 0 { // layer4 reports the unknown name when it listens
+		return addr, false
+	}
+	ip, ok := netip.AddrFromSlice(tcp.IP)
+	if !ok {
+		ip = netip.IPv6Unspecified()
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(tcp.Port)), true
+}
+
+// overlap reports whether listeners on a and b could get the same connection.
+func overlap(a, b netip.AddrPort) bool {
+	return a.Port() == b.Port() && (a.Addr().IsUnspecified() || b.Addr().IsUnspecified() || a.Addr().Unmap() == b.Addr().Unmap())
+}

@@ -1,0 +1,5 @@
+//go:build unix && !linux && !solaris
+
+package listen
+
+func explainInUse(string) string { return "" }
