@@ -18,8 +18,8 @@ func resolve(address string) (addr netip.AddrPort, ok bool) {
 		return addr, false
 	}
 	ip, ok := netip.AddrFromSlice(tcp.IP)
-	if !ok {
-		ip = netip.IPv6Unspecified()
+	if !ok || tcp.IP.IsUnspecified() {
+		ip = netip.IPv6Unspecified() // net.Listen takes 0.0.0.0 for it as well
 	}
 	return netip.AddrPortFrom(ip.Unmap(), uint16(tcp.Port)), true
 }

@@ -74,7 +74,9 @@ func listenKeep(ctx context.Context, _, host, ports string, offset uint, config 
 	if err != nil {
 		return nil, fmt.Errorf("keep/: %w", err)
 	}
-	normalize(address)
+	if address.IP.IsUnspecified() {
+		address.IP = nil // ":9000", "0.0.0.0:9000" and "[::]:9000" are one socket
+	}
 	key := any(address.String())
 	if address.Port == 0 {
 		key = address // any free port: each use has a socket of its own
@@ -98,14 +100,6 @@ func listenKeep(ctx context.Context, _, host, ports string, offset uint, config 
 	})
 	context.AfterFunc(ctx, h.close)
 	return h, nil
-}
-
-// normalize makes all ways to write the addresses of the machine one: ":9000" and "[::]:9000" are one
-// socket. (0.0.0.0 is another one: it has no IPv6.)
-func normalize(address *net.TCPAddr) {
-	if address.IP.IsUnspecified() && address.IP.To4() == nil {
-		address.IP = nil
-	}
 }
 
 // open opens a socket without SO_REUSEPORT, so that no second process can listen there.

@@ -62,6 +62,10 @@ func ask(addr string) error {
 	if err != nil {
 		return err
 	}
+	return question(conn)
+}
+
+func question(conn net.Conn) error {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(caddytest.Patience))
 	const line = "is anybody there?\n"
