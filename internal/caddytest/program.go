@@ -222,7 +222,14 @@ func (o *Output) String() string {
 // program is stopped, if it still runs.
 func Start(t *testing.T, env []string, name string, args ...string) *Program {
 	t.Helper()
+	return StartWith(t, nil, env, name, args...)
+}
+
+// StartWith is like Start, and passes files to the program as its descriptors 3, 4 and so on.
+func StartWith(t *testing.T, files []*os.File, env []string, name string, args ...string) *Program {
+	t.Helper()
 	p := &Program{Cmd: exec.Command(name, args...), Ended: make(chan struct{})}
+	p.Cmd.ExtraFiles = files
 	p.Cmd.Env = append(os.Environ(), env...)
 	p.Cmd.Stdout, p.Cmd.Stderr = &p.Out, &p.Out
 	var err error

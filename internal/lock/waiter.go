@@ -14,6 +14,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/listen"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -42,10 +43,20 @@ func newWaiter(l *Lock, cx *layer4.Connection) *Waiter {
 	if w.outer, _ = cx.GetVar(connVar).(*Waiter); w.outer != nil {
 		w.conn.Outer = w.outer.conn
 	}
-	w.queued.Owner, w.queued.Client = w, clientOf(cx.RemoteAddr())
+	w.queued.Owner, w.queued.Client, w.queued.Arrival = w, clientOf(cx.RemoteAddr()), arrival(cx)
 	w.users.Store(1)
 	l.handling.Add(1)
 	return w
+}
+
+// arrival is the connection's place in the order of arrival. On keep/ that is the order of accept, unless
+// something has read from the client since: a client that was silent for long must not go before
+// others. Everywhere else it is now.
+func arrival(cx *layer4.Connection) uint64 {
+	if conn, ok := cx.Conn.(*listen.Conn); ok && len(cx.MatchingBytes()) == 0 {
+		return conn.Arrival
+	}
+	return listen.Arrive()
 }
 
 // clientOf is where a connection comes from, for the bounds of each client: an IPv4 address,

@@ -8,7 +8,7 @@ import (
 
 // The line: the waiters, in the order in which they go.
 //
-// Within one priority that is the order of joining. Between two priorities the higher one goes
+// Within one priority that is the order of arrival, and of joining where the caller does not tell it. Between two priorities the higher one goes
 // first. With a priority age, a waiter gains 1 priority point each time it has waited for so long,
 // so no waiter waits for ever. All waiters age alike, so the order of two waiters never changes
 // while they wait: a waiter with priority n goes as if it had joined n ages earlier. So it is
@@ -19,7 +19,7 @@ import (
 // comes back: so there are always enough waiters in line to fill the client's share. A waiter that
 // comes back was the first in line before, so it goes in near the front.
 
-// line has a list of waiters for each priority, in the order of joining. A list stays once its
+// line has a list of waiters for each priority, in the order of arrival. A list stays once its
 // priority was seen: there are few priorities, since the config names them.
 type line struct {
 	lists []*list // the highest priority first
@@ -44,17 +44,30 @@ func (l *line) of(priority int) *list {
 	return made
 }
 
-// add puts w where it belongs, which is the end if it is new.
+// add puts w where it belongs. Mostly that is the end. A waiter that comes back goes in near the
+// front, and one that has arrived before others, but joins after them, near the end.
 func (l *line) add(w *Waiter) {
 	ends := &l.of(w.Priority).ends
 	next := ends
-	if ends.prev.ID > w.ID { // ends.ID is 0
-		for next = ends.next; next.ID < w.ID; {
-			next = next.next
+	if w.before(ends.prev) { // not if the list is empty: nothing is before ends
+		for front, back := ends.next, ends.prev; ; front, back = front.next, back.prev {
+			if w.before(front) {
+				next = front
+				break
+			}
+			if back.before(w) {
+				next = back.next
+				break
+			}
 		}
 	}
 	w.prev, w.next = next.prev, next
 	w.prev.next, w.next.prev = w, w
+}
+
+// before reports whether w goes before another waiter of the same priority.
+func (w *Waiter) before(other *Waiter) bool {
+	return w.Arrival < other.Arrival || w.Arrival == other.Arrival && w.ID < other.ID
 }
 
 // first returns the waiter that goes first, nil if the line is empty.
@@ -74,7 +87,7 @@ func (l *line) first(age time.Duration) (first *Waiter) {
 // find returns the waiter with that ID, nil if it is not in line.
 func (l *line) find(id uint64) *Waiter {
 	for _, list := range l.lists {
-		for w := list.ends.next; w != &list.ends && w.ID <= id; w = w.next {
+		for w := list.ends.next; w != &list.ends; w = w.next {
 			if w.ID == id {
 				return w
 			}

@@ -79,6 +79,7 @@ type Waiter struct {
 	Owner    any
 	Client   ClientKey // for the bounds of each client; zero: no client, no bounds
 	Priority int       // a higher one goes first
+	Arrival  uint64    // its place in the order of arrival; 0 for all: the order of joining
 
 	State    State
 	Slot     int           // from 1 while it holds one, else 0
