@@ -52,11 +52,11 @@ func TestTwoProcessesAnswer(t *testing.T) {
 
 // The warning ends when the new Caddy alone has answered for a while.
 func TestAnswersAreForgotten(t *testing.T) {
-	var a answers
+	c := adminClient{address: "x"}
 	for i, pid := range slices.Concat([]int{12}, slices.Repeat([]int{34}, recentAnswers)) {
-		a.note(pid)
+		c.noteAnswer(pid)
 		two := i > 0 && i < recentAnswers
-		if got := a.warning("x") != ""; got != two {
+		if got := c.warning() != ""; got != two {
 			t.Errorf("answer %d: found a warning: %t, expected %t", i+1, got, two)
 		}
 	}

@@ -18,163 +18,12 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// The exit codes of the commands that talk to a running Caddy, besides 0 and 1. Go and
-// Caddy have uses of their own for 2 and 3.
-const (
-	exitOutOfTime = 4 // the time for the wait is over
-	exitResumed   = 5 // the lock did not stay paused until it was drained
-	exitTooSlow   = 6 // the planned slots are too few
-)
-
-// codedError is an error with an exit code of its own.
-type codedError struct {
-	code int
-	error
-}
-
-// adminCommand is a command that uses the admin API of a running Caddy.
-type adminCommand struct {
-	use, short, long string
-
-	lock  lockArg
-	args  []string // the other arguments, in words for errors
-	flags func(*pflag.FlagSet)
-	check func(args []string) error // checks arguments and flags before Caddy is asked; may be nil
-	run   func(*call) error
-}
-
-// lockArg says whether a command takes the name of a lock.
-type lockArg int
-
-const (
-	lockNone  lockArg = iota
-	lockOne           // one lock; if there is only one, the name may be left out
-	lockOrAll         // the named lock, or without a name: all, or none (plan)
-)
-
-// call is one run of an adminCommand.
-type call struct {
-	*cobra.Command
-	client *adminClient
-	lock   string // empty: for no lock, or for all
-	args   []string
-}
-
-// say prints a line for the user. It replaces what cannot be printed in args.
-func (c *call) say(format string, args ...any) {
-	for i, arg := range args {
-		if words, ok := arg.(string); ok {
-			args[i] = text.Printable(words)
-		}
-	}
-	fmt.Fprintf(c.OutOrStdout(), format+"\n", args...)
-}
-
-const (
-	addressUsage = " [--address <address>] [--config <file>]"
-	addressHelp  = `
---address is the address of Caddy's admin API. Without it, the address is that of
-the config file, or Caddy's default.`
-	onlyLockHelp = `
-If there is only one lock, its name may be left out.`
-)
-
-// cobra returns a as a cobra command.
-func (a adminCommand) cobra() *cobra.Command {
-	long := strings.TrimSpace(a.long)
-	if a.lock == lockOne {
-		long += "\n" + onlyLockHelp
-	}
-	cmd := &cobra.Command{Use: a.use + addressUsage, Short: a.short, Long: long + "\n" + addressHelp, DisableFlagsInUseLine: true}
-	fs := cmd.Flags()
-	fs.SortFlags = false
-	if a.flags != nil {
-		a.flags(fs)
-	}
-	fs.String("address", "", "`address` of Caddy's admin API")
-	fs.StringP("config", "c", "", "config `file` that sets the address")
-	fs.StringP("adapter", "a", "", "`name` of the config adapter for that file")
-	cmd.ValidArgsFunction = a.complete
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		err := a.ask(cmd, args)
-		coded, ok := errors.AsType[*codedError](err)
-		if !ok {
-			return err
-		}
-		// Only Caddy's wrapper sets an exit code. It would write the error to Caddy's log,
-		// so print it here.
-		cmd.PrintErrln(cmd.ErrPrefix(), coded.Error())
-		cmd.SilenceErrors = true
-		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
-			return coded.code, nil
-		})(cmd, nil)
-	}
-	return cmd
-}
-
-// complete returns the names of the locks, for completion in a shell.
-func (a adminCommand) complete(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	client, err := adminClientOf(cmd)
-	if a.lock == lockNone || len(args) > 0 || err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	client.answerWithin = time.Second
-	locks, _ := client.locks(cmd.Context(), 0)
-	var names []string
-	for _, l := range locks {
-		names = append(names, l.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
-// ask checks the command line, finds Caddy and the lock, and runs the command.
-func (a adminCommand) ask(cmd *cobra.Command, args []string) (err error) {
-	c := &call{Command: cmd, args: args}
-	switch surplus := len(args) - len(a.args); {
-	case surplus == 1 && a.lock != lockNone:
-		c.lock, c.args = args[0], args[1:]
-	case surplus != 0:
-		return usageError(cmd, fmt.Errorf("found %s, expected %s", opts.Count(len(args), "argument"), a.expected()))
-	}
-	if a.check != nil {
-		if err := a.check(c.args); err != nil {
-			return usageError(cmd, err)
-		}
-	}
-	if c.client, err = adminClientOf(cmd); err != nil {
-		return err
-	}
-	c.client.warn = func(text string) { cmd.PrintErrln("Warning:", text) }
-	if a.lock == lockOne || c.lock != "" {
-		if c.lock, err = c.client.lock(cmd.Context(), c.lock); err != nil {
-			return err
-		}
-	}
-	return a.run(c)
-}
-
-// expected describes the arguments that the command takes.
-func (a adminCommand) expected() string {
-	what := slices.Clone(a.args)
-	if a.lock != lockNone {
-		what = append([]string{"a lock"}, what...)
-	}
-	if what == nil {
-		return "nothing but options"
-	}
-	return strings.Join(what, " and ")
-}
-
-// adminClient is a client for the admin API of a running Caddy. Caddy's own
+// adminClient is a client for the admin API of a running Caddy, for one goroutine. Caddy's own
 // caddycmd.AdminAPIRequest has no deadline, and returns an error's status only as part of
 // a sentence.
 type adminClient struct {
@@ -182,19 +31,9 @@ type adminClient struct {
 	url          string // goes before a path
 	header       http.Header
 	http         http.Client
-	answerWithin time.Duration // bounds requests that Caddy answers at once
-	answers      answers
+	answerWithin time.Duration     // bounds requests that Caddy answers at once
+	pids         []int             // see warning; the newest last
 	warn         func(text string) // called once if more than one process answers; may be nil
-}
-
-// adminClientOf returns a client for the Caddy that a command's flags name.
-func adminClientOf(cmd *cobra.Command) (*adminClient, error) {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
-	if err != nil {
-		return nil, err
-	}
-	return newAdminClient(address)
 }
 
 func newAdminClient(address string) (*adminClient, error) {
@@ -203,7 +42,8 @@ func newAdminClient(address string) (*adminClient, error) {
 		_, err = url.Parse("http://" + addr.JoinHostPort(0))
 	}
 	if err != nil || addr.PortRangeSize() != 1 {
-		return nil, fmt.Errorf("found %q, expected the address of Caddy's admin API, such as localhost:2019 or unix//run/caddy/admin.sock", address)
+		return nil, fmt.Errorf("found %q, expected the address of Caddy's admin API, "+
+			"such as localhost:2019 or unix//run/caddy/admin.sock", address)
 	}
 	c := &adminClient{address: address, url: "http://" + addr.JoinHostPort(0), answerWithin: 10 * time.Second}
 	if addr.IsUnixNetwork() {
@@ -216,50 +56,32 @@ func newAdminClient(address string) (*adminClient, error) {
 		// A kept connection always reaches the same process, and would hide a second Caddy.
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, c.answerWithin)
-			defer cancel()
-			return new(net.Dialer).DialContext(ctx, addr.Network, addr.JoinHostPort(0))
+			return (&net.Dialer{Timeout: c.answerWithin}).DialContext(ctx, addr.Network, addr.JoinHostPort(0))
 		},
 	}
 	return c, nil
 }
 
-// lockPath returns the path of a lock, or of one of its verbs.
-func lockPath(lock, verb string) string {
-	path := status.AdminPath + "/" + url.PathEscape(lock)
-	if verb != "" {
-		path += "/" + verb
+// ask sends a verb for a lock, or without one asks how the lock is, or without a lock how all are. It
+// decodes the answer's JSON. The error is an *adminError, or says that Caddy did not answer.
+func (c *adminClient) ask(ctx context.Context, lock, verb string, query url.Values, into any) error {
+	if verb != "run" { // hooks may take long, and Caddy bounds them
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.answerWithin)
+		defer cancel()
 	}
-	return path
-}
-
-// get requests path, and waits for the answer no longer than answerWithin.
-func (c *adminClient) get(ctx context.Context, path string, query url.Values, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, c.answerWithin)
-	defer cancel()
-	return c.do(ctx, http.MethodGet, path, query, into)
-}
-
-// verb carries out a verb that Caddy answers at once, and returns the lock as it is afterwards.
-func (c *adminClient) verb(ctx context.Context, lock, verb string, query url.Values) (status.Lock, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.answerWithin)
-	defer cancel()
-	var status status.Lock
-	err := c.do(ctx, http.MethodPost, lockPath(lock, verb), query, &status)
-	return status, err
-}
-
-// do sends a request and decodes the answer's JSON. Its error is an *adminError, or says
-// that Caddy did not answer.
-func (c *adminClient) do(ctx context.Context, method, path string, query url.Values, into any) error {
-	uri := c.url + path
-	if len(query) > 0 {
-		uri += "?" + query.Encode()
+	method, uri := http.MethodGet, c.url+status.AdminPath
+	if lock != "" {
+		uri += "/" + url.PathEscape(lock)
+	}
+	if verb != "" {
+		method, uri = http.MethodPost, uri+"/"+verb
 	}
 	req, err := http.NewRequestWithContext(ctx, method, uri, nil)
 	if err != nil {
 		return err
 	}
+	req.URL.RawQuery = query.Encode()
 	maps.Copy(req.Header, c.header)
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -270,58 +92,77 @@ func (c *adminClient) do(ctx context.Context, method, path string, query url.Val
 	if err != nil {
 		return c.unreachable(err)
 	}
+	var other struct { // what an answer may have besides what the caller wants
+		PID   int    `json:"pid"` // absent in an older version
+		Error string `json:"error"`
+	}
+	_ = json.Unmarshal(body, &other)
 	if resp.StatusCode != http.StatusOK {
-		return newAdminError(resp.StatusCode, body)
+		if other.Error == "" {
+			other.Error = strings.TrimSpace(string(body))
+		}
+		return &adminError{resp.StatusCode, text.Printable(other.Error)}
 	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return fmt.Errorf("found no JSON at %s, expected Caddy's admin API: %w", c.address, err)
 	}
-	c.noteAnswer(body)
+	c.noteAnswer(other.PID)
 	return nil
 }
 
-// noteAnswer warns if more than one process answers. It knows them by the pid in each answer.
-func (c *adminClient) noteAnswer(body []byte) {
-	var from struct {
-		PID int `json:"pid"`
+// recentAnswers is how many of the last answers count. After a restart of Caddy two processes
+// have answered too. The warning ends when the new one has answered so many times.
+const recentAnswers = 10
+
+// noteAnswer warns if more than one process answers. It ignores the pid 0 of an older version.
+func (c *adminClient) noteAnswer(pid int) {
+	if pid != 0 {
+		c.pids = append(c.pids, pid)
+		c.pids = c.pids[max(0, len(c.pids)-recentAnswers):]
 	}
-	_ = json.Unmarshal(body, &from) // an older version answers without a pid
-	c.answers.note(from.PID)
-	if text := c.answers.warning(c.address); text != "" && c.warn != nil {
+	if text := c.warning(); text != "" && c.warn != nil {
 		c.warn(text)
 		c.warn = nil
 	}
 }
 
+// warning says that more than one process has answered. It is empty if only one has. Caddy's admin
+// listener has SO_REUSEPORT, so a second Caddy can listen on the same address. The system then
+// spreads the connections over both, and each knows its own locks only.
+func (c *adminClient) warning() string {
+	var pids []string
+	for _, pid := range c.pids {
+		if text := strconv.Itoa(pid); !slices.Contains(pids, text) {
+			pids = append(pids, text)
+		}
+	}
+	if len(pids) < 2 {
+		return ""
+	}
+	return fmt.Sprintf("two Caddys answer at %s (pid %s): either Caddy was restarted just now, or both run, "+
+		"and a command reaches one or the other; end one of them, or give each an admin address of its own",
+		c.address, strings.Join(pids, " and "))
+}
+
 // unreachable returns an error that says why there was no answer.
 func (c *adminClient) unreachable(err error) error {
-	reason := err
-	if wrapped, ok := errors.AsType[*url.Error](err); ok { // it repeats method and URL
-		reason = wrapped.Err
-	}
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("found no Caddy at %s: it is not running, or its admin API is off or elsewhere (see --address and --config)", c.address)
+		return fmt.Errorf("found no Caddy at %s: it is not running, or its admin API is off or elsewhere "+
+			"(see --address and --config)", c.address)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("found no answer from Caddy at %s within %s", c.address, c.answerWithin)
 	}
-	return fmt.Errorf("found no answer from Caddy at %s: %w", c.address, reason)
+	if wrapped, ok := errors.AsType[*url.Error](err); ok { // it repeats method and URL
+		err = wrapped.Err
+	}
+	return fmt.Errorf("found no answer from Caddy at %s: %w", c.address, err)
 }
 
 // adminError is an answer of the admin API with an error status.
 type adminError struct {
 	status  int
 	message string
-}
-
-func newAdminError(status int, body []byte) *adminError {
-	var answer struct {
-		Error string `json:"error"`
-	}
-	if err := json.Unmarshal(body, &answer); err != nil || answer.Error == "" {
-		answer.Error = strings.TrimSpace(string(body))
-	}
-	return &adminError{status: status, message: text.Printable(answer.Error)}
 }
 
 func (e *adminError) Error() string {
@@ -341,9 +182,10 @@ func (c *adminClient) locks(ctx context.Context, waiters int) ([]status.Lock, er
 	var answer struct {
 		Locks []status.Lock `json:"locks"`
 	}
-	err := c.get(ctx, status.AdminPath, url.Values{"waiters": {strconv.Itoa(waiters)}}, &answer)
+	err := c.ask(ctx, "", "", url.Values{"waiters": {strconv.Itoa(waiters)}}, &answer)
 	if statusOf(err) == http.StatusNotFound {
-		return nil, fmt.Errorf("found no tcplock in the Caddy at %s: it was built without this plugin, or with an old version", c.address)
+		return nil, fmt.Errorf("found no tcplock in the Caddy at %s: it was built without this plugin, "+
+			"or with an old version", c.address)
 	}
 	return answer.Locks, err
 }
@@ -357,12 +199,11 @@ func (c *adminClient) lock(ctx context.Context, named string) (string, error) {
 	}
 	var names []string
 	for _, l := range locks {
-		if l.Name == named {
-			return named, nil
-		}
 		names = append(names, l.Name)
 	}
 	switch {
+	case slices.Contains(names, named):
+		return named, nil
 	case len(names) == 0:
 		return "", fmt.Errorf("found no lock in the config of the Caddy at %s, expected at least one", c.address)
 	case named != "":

@@ -62,8 +62,7 @@ func TestDrainage(t *testing.T) {
 				if found.Paused == nil {
 					found.Paused = &status.Pause{Since: begin}
 				}
-				d := drainage{status: found, timeout: test.timeout, poll: poll}
-				err := d.wait(t.Context())
+				err := drained(t.Context(), &found, test.timeout, poll)
 				code := 0
 				if coded, ok := errors.AsType[*codedError](err); ok {
 					code = coded.code
@@ -90,13 +89,11 @@ func TestDrainage(t *testing.T) {
 func TestDrainagePausedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
-		d := drainage{
-			status: status.Lock{Held: 1, Paused: &status.Pause{Since: begin}},
-			poll: func(context.Context) (status.Lock, error) {
-				return status.Lock{Held: 1, Paused: &status.Pause{Since: begin.Add(time.Millisecond)}}, nil
-			},
-		}
-		coded, ok := errors.AsType[*codedError](d.wait(t.Context()))
+		found := status.Lock{Held: 1, Paused: &status.Pause{Since: begin}}
+		err := drained(t.Context(), &found, 0, func(context.Context) (status.Lock, error) {
+			return status.Lock{Held: 1, Paused: &status.Pause{Since: begin.Add(time.Millisecond)}}, nil
+		})
+		coded, ok := errors.AsType[*codedError](err)
 		if !ok || coded.code != exitResumed {
 			t.Errorf("got %v, expected exit code %d", coded, exitResumed)
 		}

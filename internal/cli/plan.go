@@ -1,27 +1,30 @@
 package cli
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/plan"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-func planCommand() *cobra.Command {
-	q := question{watch: caddy.Duration(time.Minute)}
-	return adminCommand{
+func planCommand() command {
+	q := question{Plan: plan.Plan{Variability: 1, MaxWaiting: plan.Unlimited}, watch: time.Minute}
+	return command{
 		use:   "plan [<lock>] [--rate <n>/s] [--hold <duration>] [--slots <n>] [--wait-p99 <duration>] [...]",
 		short: "Says how many slots a lock needs, and how long its line will be",
 		long: `
@@ -36,8 +39,14 @@ it what --rate, --hold and --slots do not say.
 
 Exit codes: 0, the slots are enough; 1, the command failed; 6, they are too few.`,
 		lock:  lockOrAll,
-		flags: q.define,
-		check: func([]string) error { return q.check() },
+		flags: func(c *call) { q.define(c.Flags()) },
+		check: func(c *call) error {
+			if c.Flags().Changed("variability") && c.Flags().Changed("max-waiting") {
+				return errors.New("found --variability beside --max-waiting, expected one or the other: " +
+					"with --max-waiting, the formulas hold for a variability of 1 only")
+			}
+			return nil
+		},
 		run: func(c *call) error {
 			if c.lock != "" {
 				if err := q.askLock(c); err != nil {
@@ -48,76 +57,55 @@ Exit codes: 0, the slots are enough; 1, the command failed; 6, they are too few.
 				return usageError(c.Command, err)
 			}
 			a := q.answer()
-			if !q.asJSON {
-				if err := printLines(c.OutOrStdout(), a.lines()); err != nil {
+			words := a.String()
+			if q.asJSON {
+				text, err := json.Marshal(a)
+				if err != nil {
 					return err
 				}
-				return a.verdict()
+				words = string(text) + "\n"
 			}
-			text, err := json.Marshal(a)
-			if err != nil {
+			if _, err := io.WriteString(c.OutOrStdout(), words); err != nil {
 				return err
 			}
-			c.say("%s", text)
 			return a.verdict()
 		},
-	}.cobra()
+	}
 }
 
-// question has what the user asks; nil and 0: not given.
+// question has what the user asks. What was not given is 0.
 type question struct {
-	rate        float64
-	hold        caddy.Duration
-	slots       int
-	target      *caddy.Duration // the longest time that 99 of 100 should wait
-	variability *float64
-	maxWaiting  *int
-	watch       caddy.Duration
-	asJSON      bool
+	plan.Plan
+	target *time.Duration // the longest time that 99 of 100 should wait, or nil
+	watch  time.Duration
+	asJSON bool
 }
 
 func (q *question) define(fs *pflag.FlagSet) {
-	fs.Func("rate", "how many connections come: `n/s`, or n/m, or n/h", opts.One(&q.rate, rate).Value)
-	durationFlag(fs, &q.hold, "hold", "how long a connection holds a slot on average, a `duration`")
-	fs.Func("slots", "`number` of slots (default: as many as --wait-p99 needs)", opts.One(&q.slots, lock.ParseSlots).Value)
-	fs.Func("wait-p99", "longest `duration` that 99 of 100 connections should stand in line", opts.Optional(&q.target, plannedWait).Value)
-	fs.Func("variability", "standard deviation of the time with a slot, divided by its mean, a `number`; 0: the same for all (default 1: exponential)", opts.Optional(&q.variability, variability).Value)
-	fs.Func("max-waiting", "`number` of connections that may stand in line (default no limit)", opts.Optional(&q.maxWaiting, plannedLine).Value)
-	durationFlag(fs, &q.watch, "watch", "how long to watch the lock, a `duration` (default 1m)")
+	fs.Func("rate", "how many connections come: `n/s`, or n/m, or n/h", opts.One(&q.Rate, rate).Value)
+	fs.Func("hold", "how long a connection holds a slot on average, a `duration`", opts.One(&q.Hold, hold).Value)
+	fs.Func("slots", "`number` of slots (default: as many as --wait-p99 needs)", opts.One(&q.Slots, lock.ParseSlots).Value)
+	fs.Func("wait-p99", "longest `duration` that 99 of 100 connections should stand in line",
+		opts.Optional(&q.target, plannedWait).Value)
+	fs.Func("variability", "standard deviation of the time with a slot, divided by its mean, a `number`; "+
+		"0: the same for all (default 1: exponential)", opts.One(&q.Variability, variability).Value)
+	fs.Func("max-waiting", "`number` of connections that may stand in line (default no limit)",
+		opts.One(&q.MaxWaiting, plannedLine).Value)
+	fs.Func("watch", "how long to watch the lock, a `duration` (default 1m)", opts.One(&q.watch, positive).Value)
 	fs.BoolVar(&q.asJSON, "json", false, "print the figures as JSON")
-}
-
-// check refuses flags that do not go together.
-func (q *question) check() error {
-	if q.variability != nil && q.maxWaiting != nil {
-		return errors.New("found --variability beside --max-waiting, expected one or the other: with --max-waiting, the formulas hold for a variability of 1 only")
-	}
-	return nil
 }
 
 // complete refuses a question in which something is missing.
 func (q *question) complete() error {
 	switch {
-	case q.rate == 0:
+	case q.Rate == 0:
 		return errors.New("found no --rate, expected how many connections come, such as 3/s, 90/m or 500/h")
-	case q.hold == 0:
+	case q.Hold == 0:
 		return errors.New("found no --hold, expected how long a connection holds a slot on average, such as 2s")
-	case q.slots == 0 && q.target == nil:
+	case q.Slots == 0 && q.target == nil:
 		return errors.New("found neither --slots nor --wait-p99, expected one of them or both")
 	}
 	return nil
-}
-
-// plan returns the question as a plan, without a number of slots.
-func (q *question) plan() plan.Plan {
-	p := plan.Plan{Rate: q.rate, Hold: time.Duration(q.hold).Seconds(), Variability: 1, MaxWaiting: plan.Unlimited}
-	if q.variability != nil {
-		p.Variability = *q.variability
-	}
-	if q.maxWaiting != nil {
-		p.MaxWaiting = *q.maxWaiting
-	}
-	return p
 }
 
 // planAnswer is what plan prints.
@@ -135,28 +123,29 @@ type planAnswer struct {
 }
 
 func (q *question) answer() *planAnswer {
-	p := q.plan()
+	p := q.Plan
 	a := &planAnswer{
-		RatePerSecond: p.Rate, HoldSeconds: p.Hold, Variability: p.Variability, MaxWaiting: q.maxWaiting,
-		Load: p.Load(), Slots: q.slots,
+		RatePerSecond: p.Rate, HoldSeconds: p.Hold, Variability: p.Variability, Load: p.Load(), Slots: p.Slots,
+	}
+	if p.MaxWaiting != plan.Unlimited {
+		a.MaxWaiting = &p.MaxWaiting
 	}
 	well := func(p plan.Plan) bool { return !p.Endless() }
 	if q.target != nil {
-		target := time.Duration(*q.target).Seconds()
-		a.TargetSeconds = &target
-		well = func(p plan.Plan) bool { return p.Meets(target) }
+		a.TargetSeconds = new(q.target.Seconds())
+		well = func(p plan.Plan) bool { return p.Meets(*a.TargetSeconds) }
 	}
 	needed, ok := p.SlotsFor(well, lock.MaxSlots)
 	if ok {
 		a.SlotsNeeded = needed
 	}
-	a.Enough = ok && (q.slots == 0 || q.slots >= needed)
-	about := []int{q.slots, needed}
+	a.Enough = ok && (a.Slots == 0 || a.Slots >= needed)
+	about := []int{a.Slots, needed}
 	switch {
-	case q.slots == 0: // show one less and one more, to compare
+	case a.Slots == 0: // show one less and one more, to compare
 		about = []int{needed - 1, needed, needed + 1}
 	case a.Enough && q.target == nil:
-		about = []int{q.slots}
+		about = []int{a.Slots}
 	}
 	slices.Sort(about)
 	for _, p.Slots = range slices.Compact(about) {
@@ -167,6 +156,67 @@ func (q *question) answer() *planAnswer {
 	return a
 }
 
+// String returns the answer for people.
+func (a *planAnswer) String() string {
+	var out strings.Builder
+	say := func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }
+	busy := figure(a.Load) + " slot"
+	if busy != "1 slot" {
+		busy += "s"
+	}
+	say("%s, each with a slot for %s, keep %s busy on average.\n",
+		rateText(a.RatePerSecond), text.Brief(seconds(a.HoldSeconds)), busy)
+	t := new(table)
+	for _, title := range []string{"SLOTS", "BUSY", "REFUSED", "MUST WAIT", "MEAN WAIT", "P50", "P90", "P99", "MEAN LINE", "P99 LINE"} {
+		t.columns = append(t.columns, column{title: title, right: true})
+	}
+	for _, f := range a.Forecasts {
+		cells := []any{f.Slots, percent(f.Busy), "", "100%", "-", "-", "-", "-", "-", "-"}
+		if l := f.Line; l != nil {
+			cells = append(cells[:3], percent(l.MustWait), seconds(l.MeanWaitSeconds), seconds(l.P50WaitSeconds), seconds(l.P90WaitSeconds),
+				seconds(l.P99WaitSeconds), figure(l.MeanWaiting), strconv.Itoa(l.P99Waiting))
+			if a.MaxWaiting != nil {
+				cells[2] = percent(l.Refused)
+			}
+		}
+		t.add(nil, cells...)
+	}
+	_ = printLines(&out, t.lines(0, 0, nil))
+	say("")
+	for _, f := range a.Forecasts {
+		slots := opts.Count(f.Slots, "slot")
+		switch {
+		case f.Line != nil:
+		case f.GrowthPerMinute < 0.01: // the slots can serve as many as come: it grows more and more slowly
+			say("With %s the line grows for ever, if slowly.", slots)
+		default:
+			say("With %s the line grows for ever, by %s a minute.", slots, figure(f.GrowthPerMinute))
+		}
+	}
+	needed := opts.Count(a.SlotsNeeded, "slot")
+	switch {
+	case a.SlotsNeeded == 0:
+		say("A lock may have %d slots, and that is not enough.", lock.MaxSlots)
+	case !a.Enough && a.TargetSeconds == nil:
+		say("It takes %s for a line that does not grow for ever.", needed)
+	case a.TargetSeconds == nil:
+	case !a.Enough || a.Slots == 0:
+		say("It takes %s.", needed)
+	case a.Slots == a.SlotsNeeded:
+		say("%s will be enough, and no fewer.", needed)
+	default:
+		say("%s will be enough, %d would be too.", opts.Count(a.Slots, "slot"), a.SlotsNeeded)
+	}
+	if f := a.advised(); f != nil {
+		most, refused := f.Line.P99Waiting+1, "fewer than 1 of 100"
+		if a.MaxWaiting != nil {
+			most, refused = *a.MaxWaiting, percent(f.Line.Refused)
+		}
+		say("With a line of up to %d, %s are refused:\n\n\ttcplock %d {\n\t\tmax_waiting %d\n\t}", most, refused, f.Slots, most)
+	}
+	return out.String()
+}
+
 // advised returns the forecast for the slots that plan recommends: the given ones if they are
 // enough, or the needed ones. It returns nil if there is nothing to recommend.
 func (a *planAnswer) advised() *plan.Forecast {
@@ -174,96 +224,11 @@ func (a *planAnswer) advised() *plan.Forecast {
 	if !a.Enough || slots == 0 {
 		slots = a.SlotsNeeded
 	}
-	for i := range a.Forecasts {
-		if f := &a.Forecasts[i]; f.Slots == slots && (a.Enough || a.TargetSeconds != nil) {
-			return f
-		}
+	i := slices.IndexFunc(a.Forecasts, func(f plan.Forecast) bool { return f.Slots == slots })
+	if i < 0 || !a.Enough && a.TargetSeconds == nil {
+		return nil
 	}
-	return nil
-}
-
-// lines returns the answer as text.
-func (a *planAnswer) lines() []textLine {
-	text := []string{fmt.Sprintf("%s, each with a slot for %s, keep %s busy on average.",
-		rateText(a.RatePerSecond), text.Brief(seconds(a.HoldSeconds)), figureOf(a.Load, "slot")), ""}
-	t := &table{columns: []column{
-		{title: "SLOTS", right: true}, {title: "BUSY", right: true}, {title: "REFUSED", right: true}, {title: "MUST WAIT", right: true},
-		{title: "MEAN WAIT", right: true}, {title: "P50", right: true}, {title: "P90", right: true}, {title: "P99", right: true},
-		{title: "MEAN LINE", right: true}, {title: "P99 LINE", right: true},
-	}}
-	for _, f := range a.Forecasts {
-		t.row(a.row(&f)...)
-	}
-	for _, l := range t.lines(0) {
-		text = append(text, l.String())
-	}
-	text = append(text, "")
-	for _, f := range a.Forecasts {
-		if f.Line == nil {
-			text = append(text, fmt.Sprintf("With %s the line grows for ever%s.", opts.Count(f.Slots, "slot"), pace(f.GrowthPerMinute)))
-		}
-	}
-	text = append(text, a.advice()...)
-	lines := make([]textLine, len(text))
-	for i, s := range text {
-		lines[i] = textLine{{text: s}}
-	}
-	return lines
-}
-
-// pace says how fast a line grows. If as many connections come as the slots can serve, the line
-// grows too, but more and more slowly.
-func pace(growth float64) string {
-	if growth < 0.01 {
-		return ", if slowly"
-	}
-	return ", by " + figure(growth) + " a minute"
-}
-
-func (a *planAnswer) row(f *plan.Forecast) []span {
-	cells := []string{strconv.Itoa(f.Slots), percent(f.Busy), "", "100%", "-", "-", "-", "-", "-", "-"}
-	if l := f.Line; l != nil {
-		wait := func(s float64) string { return text.Brief(seconds(s)) }
-		cells = append(cells[:3], percent(l.MustWait), wait(l.MeanWaitSeconds), wait(l.P50WaitSeconds), wait(l.P90WaitSeconds), wait(l.P99WaitSeconds),
-			figure(l.MeanWaiting), strconv.Itoa(l.P99Waiting))
-		if a.MaxWaiting != nil {
-			cells[2] = percent(l.Refused)
-		}
-	}
-	spans := make([]span, len(cells))
-	for i, text := range cells {
-		spans[i].text = text
-	}
-	return spans
-}
-
-// advice returns the lines that say how many slots are needed, and what to write into the
-// Caddyfile.
-func (a *planAnswer) advice() (text []string) {
-	needed := opts.Count(a.SlotsNeeded, "slot")
-	switch {
-	case a.SlotsNeeded == 0:
-		text = append(text, fmt.Sprintf("A lock may have %d slots, and that is not enough.", lock.MaxSlots))
-	case !a.Enough && a.TargetSeconds == nil:
-		text = append(text, fmt.Sprintf("It takes %s for a line that does not grow for ever.", needed))
-	case a.TargetSeconds == nil:
-	case !a.Enough || a.Slots == 0:
-		text = append(text, fmt.Sprintf("It takes %s.", needed))
-	case a.Slots == a.SlotsNeeded:
-		text = append(text, fmt.Sprintf("%s will be enough, and no fewer.", needed))
-	default:
-		text = append(text, fmt.Sprintf("%s will be enough, %d would be too.", opts.Count(a.Slots, "slot"), a.SlotsNeeded))
-	}
-	f := a.advised()
-	if f == nil {
-		return text
-	}
-	most, refused := f.Line.P99Waiting+1, "fewer than 1 of 100"
-	if a.MaxWaiting != nil {
-		most, refused = *a.MaxWaiting, percent(f.Line.Refused)
-	}
-	return append(text, fmt.Sprintf("With a line of up to %d, %s are refused:", most, refused), "",
-		fmt.Sprintf("\ttcplock %d {", f.Slots), fmt.Sprintf("\t\tmax_waiting %d", most), "\t}")
+	return &a.Forecasts[i]
 }
 
 // verdict returns an error if the slots are too few.
@@ -271,14 +236,90 @@ func (a *planAnswer) verdict() error {
 	if a.Enough {
 		return nil
 	}
-	slots, expected := a.Slots, "a line that does not grow for ever"
-	if slots == 0 {
-		slots = lock.MaxSlots
-	}
+	expected := "a line that does not grow for ever"
 	if a.TargetSeconds != nil {
 		expected = fmt.Sprintf("99 of 100 to have a slot within %s", seconds(*a.TargetSeconds))
 	}
-	return &codedError{exitTooSlow, fmt.Errorf("found %s to be too few, expected %s", opts.Count(slots, "slot"), expected)}
+	slots := opts.Count(cmp.Or(a.Slots, lock.MaxSlots), "slot")
+	return &codedError{exitTooSlow, fmt.Errorf("found %s to be too few, expected %s", slots, expected)}
+}
+
+// askLock takes from the lock what the user has not given.
+func (q *question) askLock(c *call) error {
+	var found plan.Plan
+	if q.Rate > 0 && q.Hold > 0 {
+		s, err := c.poll(c.Context())
+		if err != nil {
+			return err
+		}
+		found.Slots = s.Slots
+	} else {
+		c.PrintErrf("watching %s for %s\n", c.lock, q.watch)
+		var err error
+		if found, err = watchLock(c.Context(), q.watch, c.poll); err != nil {
+			return fmt.Errorf("%s: %w", c.lock, err)
+		}
+	}
+	q.Rate, q.Hold, q.Slots = cmp.Or(q.Rate, found.Rate), cmp.Or(q.Hold, found.Hold), cmp.Or(q.Slots, found.Slots)
+	return nil
+}
+
+// watchLock polls a lock so many times, if the interval is not shorter than this.
+const (
+	watchPolls    = 300
+	leastInterval = 100 * time.Millisecond
+)
+
+// watchLock observes the load of a lock for a while. The time with a slot, with hooks and settle,
+// follows from Little's law: the mean number of holders, divided by how many give up a slot each
+// second.
+func watchLock(ctx context.Context, watch time.Duration, poll func(context.Context) (status.Lock, error)) (found plan.Plan, err error) {
+	first, err := poll(ctx)
+	if err != nil {
+		return found, err
+	}
+	last, held, n := first, 0, 0
+	for begin := time.Now(); time.Since(begin) < watch; n++ {
+		if !clock.Sleep(ctx, max(watch/watchPolls, leastInterval)) {
+			return found, ctx.Err()
+		}
+		if last, err = poll(ctx); err != nil {
+			return found, err
+		}
+		held += last.Held
+		if last.Paused != nil || last.Exclusive {
+			return found, fmt.Errorf("found it %s, expected it to admit connections", lockState(&last).text)
+		}
+	}
+	cameBefore, leftBefore := flow(&first)
+	came, left := flow(&last)
+	came, left = came-cameBefore, left-leftBefore
+	switch {
+	case came < 0 || left < 0:
+		return found, errors.New("found its counts reset, as by a restart of Caddy, expected them to go on: watch it again")
+	case came == 0 || left == 0 || held == 0:
+		return found, fmt.Errorf("found %s that came, %d that left and %s within %s, expected some of each: watch it for longer",
+			opts.Count(came, "connection"), left, opts.Count(held, "holder"), watch)
+	}
+	took := last.Now.Sub(first.Now).Seconds()
+	return plan.Plan{
+		Rate:  float64(came) / took,
+		Hold:  float64(held) / float64(n) * took / float64(left),
+		Slots: last.Slots,
+	}, nil
+}
+
+// flow returns how many connections have come, and how many have given up a slot.
+func flow(s *status.Lock) (came, left int) {
+	came = s.Held + s.Waiting
+	for outcome, n := range s.Connections {
+		came += int(n)
+		switch outcome {
+		case status.Served, status.HoldTimeout, status.ServiceError, status.HookFailed:
+			left += int(n)
+		}
+	}
+	return came, left
 }
 
 // The parsers of the flags' values.
@@ -293,12 +334,17 @@ func rate(s string) (float64, error) {
 	return n, nil
 }
 
-func plannedWait(s string) (caddy.Duration, error) {
+func hold(s string) (float64, error) {
+	d, err := positive(s)
+	return d.Seconds(), err
+}
+
+func plannedWait(s string) (time.Duration, error) {
 	d, err := opts.Duration(s)
 	if err == nil && d < 0 {
 		err = fmt.Errorf("found %s, expected a duration of 0 or more", s)
 	}
-	return d, err
+	return time.Duration(d), err
 }
 
 func variability(s string) (float64, error) {
@@ -310,15 +356,13 @@ func variability(s string) (float64, error) {
 }
 
 func plannedLine(s string) (int, error) {
+	const most = 1_000_000 // a process has file descriptors for fewer connections
 	n, err := strconv.Atoi(s)
-	if err != nil || n < 0 || n > maxLine {
-		return 0, fmt.Errorf("found %q, expected a whole number from 0 to %d", s, maxLine)
+	if err != nil || n < 0 || n > most {
+		return 0, fmt.Errorf("found %q, expected a whole number from 0 to %d", s, most)
 	}
 	return n, nil
 }
-
-// maxLine bounds --max-waiting. A process has file descriptors for fewer connections.
-const maxLine = 1_000_000
 
 // figure formats a number with three digits.
 func figure(n float64) string {
@@ -340,14 +384,6 @@ func rateText(perSecond float64) string {
 		return figure(perSecond*60) + "/m"
 	}
 	return figure(perSecond) + "/s"
-}
-
-func figureOf(n float64, what string) string {
-	text := figure(n)
-	if text != "1" {
-		what += "s"
-	}
-	return text + " " + what
 }
 
 // percent formats a part of the whole. It never rounds to 0% or 100%.

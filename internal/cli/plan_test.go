@@ -171,7 +171,7 @@ func TestPlanWatch(t *testing.T) {
 					}
 					return
 				}
-				if err != nil || !roughly(found.rate, 2, .01) || !roughly(found.hold.Seconds(), 1, .01) || found.slots != 3 {
+				if err != nil || !roughly(found.Rate, 2, .01) || !roughly(found.Hold, 1, .01) || found.Slots != 3 {
 					t.Errorf("found %+v, error %v, expected 2 a second, of a second each, at 3 slots", found, err)
 				}
 			})

@@ -92,7 +92,7 @@ no events
 	if got := printed(lockLines(&s)); got != want[1:] {
 		t.Errorf("got\n%swant%s", got, want)
 	}
-	if got := printed(locksLines(nil)); got != "no locks\n" {
+	if got := printed(locksTable(nil, nil).lines(0, 0, nil)); got != "no locks\n" {
 		t.Errorf("without locks: got %q", got)
 	}
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -15,13 +16,13 @@ import (
 type style int
 
 const (
-	stylePlain  style = iota
-	styleFaint        // less important, or out of date
-	styleStrong       // a title
-	styleNotice       // an operator should know
-	styleAlarm        // something fails
+	styleFaint    style = 1 << iota // less important; or out of date, whatever else it is
+	styleStrong                     // a title
+	styleNotice                     // an operator should know
+	styleAlarm                      // something fails
+	styleSelected                   // added to another style: the selected row
 
-	styleSelected style = 1 << 8 // added to another style: the selected row
+	stylePlain style = 0
 )
 
 // span is a piece of text with one style.
@@ -41,136 +42,23 @@ func (l textLine) String() string {
 	return strings.TrimRight(sb.String(), " ")
 }
 
-// table has columns that are as wide as their contents.
-type table struct {
-	columns []column
-	rows    [][]span
-}
-
-// column is a column of a table. lines leaves it out if it is empty in every row.
-type column struct {
-	title string
-	right bool // aligned to the right, as numbers are
-	usual int  // on a screen at least this wide, so that columns do not move with their contents
-	spare int  // on a narrow screen, the column with the highest goes first; 0: it stays
-	least int  // on a narrow screen, its text is cut with … to no less than this; 0: it is not cut
-}
-
-// row adds a row. It replaces what cannot be printed, before lines measures the columns.
-func (t *table) row(cells ...span) {
-	for i := range cells {
-		cells[i].text = text.Printable(cells[i].text)
-	}
-	t.rows = append(t.rows, cells)
-}
-
-// gap is the space between two columns.
-const gap = 2
-
-// lines returns the title line and a line for each row. If width is 0, they are as wide as
-// their contents, or else they fit a screen of that width.
-func (t *table) lines(width int) []textLine {
-	widths := t.widths()
-	if width > 0 {
-		t.fit(widths, width)
-	}
-	titles := make([]span, len(t.columns))
-	for i, c := range t.columns {
-		titles[i] = span{c.title, styleStrong}
-	}
-	lines := []textLine{t.line(titles, widths)}
-	for _, row := range t.rows {
-		lines = append(lines, t.line(row, widths))
-	}
-	return lines
-}
-
-// widths returns the widths of the columns' contents, 0 for an empty column.
-func (t *table) widths() []int {
-	widths := make([]int, len(t.columns))
-	for i, c := range t.columns {
-		for _, row := range t.rows {
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i].text))
-		}
-		if widths[i] > 0 {
-			widths[i] = max(widths[i], utf8.RuneCountInString(c.title))
-		}
-	}
-	return widths
-}
-
-// fit widens columns to their usual width. Then it leaves out columns until the rest fits, and
-// narrows those that have a least width.
-func (t *table) fit(widths []int, width int) {
-	narrow := func(i int) int {
-		if least := t.columns[i].least; least > 0 {
-			return min(least, widths[i])
-		}
-		return widths[i]
-	}
-	needed := -gap
-	for i, c := range t.columns {
-		if widths[i] == 0 {
-			continue
-		}
-		widths[i] = max(widths[i], c.usual)
-		needed += gap + narrow(i)
-	}
-	for needed > width {
-		last := -1
-		for i, c := range t.columns {
-			if widths[i] > 0 && c.spare > 0 && (last < 0 || c.spare > t.columns[last].spare) {
-				last = i
-			}
-		}
-		if last < 0 {
-			break
-		}
-		needed -= gap + narrow(last)
-		widths[last] = 0
-	}
-	for i := range t.columns { // narrowed columns get the room that is left
-		more := min(widths[i]-narrow(i), max(0, width-needed))
-		widths[i] = narrow(i) + more
-		needed += more
-	}
-}
-
-func (t *table) line(cells []span, widths []int) (l textLine) {
-	for i, c := range cells {
-		if widths[i] == 0 {
-			continue
-		}
-		if len(l) > 0 {
-			l = append(l, span{text: strings.Repeat(" ", gap)})
-		}
-		c.text = textLine{c}.cut(widths[i]).String()
-		pad := span{text: strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text))}
-		if t.columns[i].right {
-			l = append(l, pad, c)
-		} else {
-			l = append(l, c, pad)
-		}
-	}
-	return l
-}
-
-// cut shortens a line to at most width characters.
-func (l textLine) cut(width int) textLine {
+// fit returns the line as a screen can show it: at most width characters, all of which can be printed.
+func (l textLine) fit(width int) (fits textLine) {
 	for i, s := range l {
-		n := utf8.RuneCountInString(s.text)
-		if n <= width {
-			width -= n
+		s.text = text.Printable(s.text)
+		runes := []rune(s.text)
+		if len(runes) <= width {
+			fits = append(fits, s)
+			width -= len(runes)
 			continue
 		}
-		cut := "…"
-		if width == 0 || l[i:].String() == "" {
-			cut = ""
+		s.text = string(runes[:max(width-1, 0)])
+		if width > 0 && l[i:].String() != "" {
+			s.text += "…"
 		}
-		s.text = string([]rune(s.text)[:max(width-1, 0)]) + cut
-		return append(slices.Clone(l[:i]), s)
+		return append(fits, s)
 	}
-	return l
+	return fits
 }
 
 // pad fills a line with blanks to width characters.
@@ -179,15 +67,6 @@ func (l textLine) pad(width int) textLine {
 		width -= utf8.RuneCountInString(s.text)
 	}
 	return append(slices.Clip(l), span{text: strings.Repeat(" ", max(0, width))})
-}
-
-// plain returns the line with what cannot be printed replaced.
-func (l textLine) plain() textLine {
-	l = slices.Clone(l)
-	for i := range l {
-		l[i].text = text.Printable(l[i].text)
-	}
-	return l
 }
 
 // with returns the line with a style added to all of it.
@@ -203,11 +82,166 @@ func (l textLine) with(add style) textLine {
 func printLines(w io.Writer, lines []textLine) error {
 	var sb strings.Builder
 	for _, l := range lines {
-		sb.WriteString(text.Printable(l.String()))
-		sb.WriteByte('\n')
+		sb.WriteString(text.Printable(l.String()) + "\n")
 	}
 	_, err := io.WriteString(w, sb.String())
 	return err
+}
+
+// table has columns that are as wide as their contents.
+type table struct {
+	columns []column
+	rows    []row
+	none    string // stands in place of an empty table; empty: the table is left out
+	more    int    // how many entries there are besides those in rows
+}
+
+// column is a column of a table. It is left out if it is empty in every row.
+type column struct {
+	title string
+	right bool // aligned to the right, as numbers are
+	usual int  // on a screen at least this wide, so that columns do not move with their contents
+	spare int  // on a narrow screen, the column with the highest goes first; 0: it stays
+	least int  // on a narrow screen, its text is cut with … to no less than this; 0: it is not cut
+}
+
+type row struct {
+	key   any // of what the user can select, or nil
+	cells []span
+}
+
+// add adds a row. A cell is a span, a text, a time, or a number, which is left out if it is 0.
+func (t *table) add(key any, cells ...any) {
+	r := row{key, make([]span, len(t.columns))}
+	for i, cell := range cells {
+		switch cell := cell.(type) {
+		case span:
+			r.cells[i] = cell
+		case string:
+			r.cells[i].text = cell
+		case time.Duration:
+			r.cells[i].text = text.Brief(cell)
+		default:
+			r.cells[i].text = strings.TrimPrefix(fmt.Sprint(cell), "0")
+		}
+	}
+	t.rows = append(t.rows, r)
+}
+
+// leftOut reports whether there is nothing to show.
+func (t *table) leftOut() bool { return t.none == "" && len(t.rows) == 0 }
+
+// height returns how many lines the table needs on a screen, with an empty line before it.
+func (t *table) height() int { return 2 + len(t.rows) + min(max(t.more, 0), 1) }
+
+// The space between two columns, and what stands before the rows on a screen.
+const (
+	gap    = "  "
+	margin = "   "
+	mark   = " ▸ "
+)
+
+// lines returns the titles, the rows, and how many more there are. With a width they fit a screen of
+// that size, with a margin, and include the row with the selected key.
+func (t *table) lines(width, height int, selected any) []textLine {
+	edge := span{}
+	if width > 0 {
+		edge.text = margin
+	}
+	if len(t.rows) == 0 {
+		return []textLine{{edge, {t.none, styleFaint}}}
+	}
+	widths := t.widths(width - len(margin))
+	first, last, more := 0, len(t.rows), max(t.more, 0)
+	if width > 0 && last+min(more, 1) > height-1 {
+		fit := max(height-2, 1)
+		at := slices.IndexFunc(t.rows, func(r row) bool { return r.key != nil && r.key == selected })
+		first = max(0, min(at-fit/2, last-fit))
+		last = min(first+fit, last)
+		more += len(t.rows) - last
+	}
+	titles := make([]span, len(t.columns))
+	for i, c := range t.columns {
+		titles[i] = span{c.title, styleStrong}
+	}
+	lines := []textLine{t.line(edge, titles, widths)}
+	for _, r := range t.rows[first:last] {
+		if r.key != nil && r.key == selected {
+			lines = append(lines, t.line(span{text: mark}, r.cells, widths).pad(width).with(styleSelected))
+		} else {
+			lines = append(lines, t.line(edge, r.cells, widths))
+		}
+	}
+	switch {
+	case first > 0:
+		lines = append(lines, textLine{edge, {fmt.Sprintf("... and %d before, %d after", first, more), styleFaint}})
+	case more > 0:
+		lines = append(lines, textLine{edge, {fmt.Sprintf("... and %d more", more), styleFaint}})
+	}
+	return lines
+}
+
+// widths returns the widths of the columns, 0 for one that is left out. If room is not positive,
+// they are the widths of the contents. Otherwise columns get their usual width, as far as there is
+// room.
+func (t *table) widths(room int) []int {
+	full := make([]int, len(t.columns))
+	for i, c := range t.columns {
+		for _, r := range t.rows {
+			full[i] = max(full[i], utf8.RuneCountInString(r.cells[i].text))
+		}
+		if full[i] > 0 {
+			full[i] = max(full[i], len(c.title))
+		}
+	}
+	if room <= 0 {
+		return full
+	}
+	widths := slices.Clone(full)
+	room += len(gap)
+	for i, c := range t.columns {
+		if full[i] == 0 {
+			continue
+		}
+		full[i] = max(full[i], c.usual)
+		if widths[i] = full[i]; c.least > 0 {
+			widths[i] = min(full[i], c.least)
+		}
+		room -= len(gap) + widths[i]
+	}
+	for spare := len(t.columns); spare > 0 && room < 0; spare-- {
+		for i, c := range t.columns {
+			if c.spare == spare && widths[i] > 0 {
+				room += len(gap) + widths[i]
+				full[i], widths[i] = 0, 0
+			}
+		}
+	}
+	for i := range widths { // narrowed columns get the room that is left
+		more := min(full[i]-widths[i], max(0, room))
+		widths[i] += more
+		room -= more
+	}
+	return widths
+}
+
+func (t *table) line(edge span, cells []span, widths []int) textLine {
+	l := textLine{edge}
+	for i, c := range cells {
+		if widths[i] == 0 {
+			continue
+		}
+		if len(l) > 1 {
+			l = append(l, span{text: gap})
+		}
+		c.text = textLine{c}.fit(widths[i]).String()
+		if pad := (textLine{c}).pad(widths[i])[1]; t.columns[i].right {
+			l = append(l, pad, c)
+		} else {
+			l = append(l, c, pad)
+		}
+	}
+	return l
 }
 
 // seconds returns a number of seconds as a duration.

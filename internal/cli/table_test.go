@@ -14,18 +14,24 @@ func printed(lines []textLine) string {
 	return out.String()
 }
 
+// onScreen returns the first row of a table, on a screen of so many columns besides the margin.
+func onScreen(t *table, columns int) string {
+	row := t.lines(columns+len(margin), 5, nil)[1].fit(columns + len(margin)).String()
+	return strings.TrimPrefix(row, margin)
+}
+
 // Columns are as wide as their contents. Empty columns are left out. What cannot be printed is
 // replaced.
 func TestTable(t *testing.T) {
 	table := table{columns: []column{{title: "NAME"}, {title: "N", right: true}, {title: "EMPTY"}, {title: "LAST"}}}
-	table.row(span{text: "a"}, span{text: "1"}, span{}, span{text: "x\x1b[31my\u202e"})
-	table.row(span{text: "longer"}, span{text: "1000"}, span{}, span{text: "größe"})
+	table.add(nil, "a", 1, 0, "x\x1b[31my\u202e")
+	table.add(nil, "longer", 1000, "", "größe")
 	want := `
 NAME       N  LAST
 a          1  x?[31my?
 longer  1000  größe
 `
-	if got := printed(table.lines(0)); got != want[1:] {
+	if got := printed(table.lines(0, 0, nil)); got != want[1:] {
 		t.Errorf("got\n%swant%s", got, want)
 	}
 }
@@ -34,7 +40,7 @@ longer  1000  größe
 // least width are cut.
 func TestTableFits(t *testing.T) {
 	table := table{columns: []column{{title: "A"}, {title: "B", spare: 1}, {title: "C", usual: 4, spare: 2}, {title: "D", least: 3}}}
-	table.row(span{text: "aaaa"}, span{text: "bbbb"}, span{text: "c"}, span{text: "dddddddd"})
+	table.add(nil, "aaaa", "bbbb", "c", "dddddddd")
 	for width, want := range map[int]string{
 		80: "aaaa  bbbb  c     dddddddd",
 		21: "aaaa  bbbb  c     dd…",
@@ -45,7 +51,7 @@ func TestTableFits(t *testing.T) {
 		5:  "aaaa…",
 		1:  "…",
 	} {
-		if got := table.lines(width)[1].cut(width).String(); got != want {
+		if got := onScreen(&table, width); got != want {
 			t.Errorf("%d columns: got %q, expected %q", width, got, want)
 		}
 	}
@@ -54,15 +60,15 @@ func TestTableFits(t *testing.T) {
 // A long text in the first column leaves room for the columns after it.
 func TestTableCutsLongNames(t *testing.T) {
 	table := table{columns: []column{{title: "NAME", least: 6}, {title: "N", right: true}, {title: "STATE", least: 4}}}
-	table.row(span{text: "a-name-of-some-length"}, span{text: "12"}, span{text: "open"})
-	table.row(span{text: "short"}, span{text: "1"}, span{text: "paused"})
+	table.add(nil, "a-name-of-some-length", 12, "open")
+	table.add(nil, "short", 1, "paused")
 	for width, want := range map[int]string{
 		80: "a-name-of-some-length  12  open",
 		31: "a-name-of-some-length  12  open",
 		20: "a-name-of…  12  open",
 		16: "a-nam…  12  open",
 	} {
-		if got := table.lines(width)[1].cut(width).String(); got != want {
+		if got := onScreen(&table, width); got != want {
 			t.Errorf("%d columns: got %q, expected %q", width, got, want)
 		}
 	}

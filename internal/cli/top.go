@@ -5,24 +5,23 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/gdamore/tcell/v2"
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/term"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-func topCommand() *cobra.Command {
-	var (
-		interval = caddy.Duration(time.Second)
-		once     bool
-	)
-	return adminCommand{
+func topCommand() command {
+	interval, once := time.Second, false
+	return command{
 		use:   "top [--interval <duration>] [--once]",
 		short: "Shows the locks of the running Caddy live",
 		long: `
@@ -31,14 +30,14 @@ connections and restart its service; ? lists them. If Caddy does not answer, top
 says so and goes on asking.
 
 With --once, or if the output is not a terminal, top prints the table of status.`,
-		flags: func(fs *pflag.FlagSet) {
-			durationFlag(fs, &interval, "interval", "`duration` between two looks at the locks (default 1s)")
-			fs.BoolVar(&once, "once", false, "look once, print the result, and end")
+		flags: func(c *call) {
+			c.Flags().Func("interval", "`duration` between two looks at the locks (default 1s)", opts.One(&interval, positive).Value)
+			c.Flags().BoolVar(&once, "once", false, "look once, print the result, and end")
 		},
 		run: func(c *call) error {
 			c.client.answerWithin = topAnswer
 			if once || !term.IsTerminal(int(os.Stdout.Fd())) {
-				return printTop(c, time.Duration(interval), once)
+				return printTop(c, interval, once)
 			}
 			tcell.SetEncodingFallback(tcell.EncodingFallbackASCII)
 			screen, err := tcell.NewScreen()
@@ -51,9 +50,9 @@ With --once, or if the output is not a terminal, top prints the table of status.
 			defer screen.Fini()
 			c.client.warn = nil // the screen shows the warning
 			inASCII(screen)
-			return watch(c, screen, time.Duration(interval))
+			return watch(c, screen, interval)
 		},
-	}.cobra()
+	}
 }
 
 const (
@@ -68,20 +67,18 @@ func printTop(c *call, interval time.Duration, once bool) error {
 		if once && err != nil {
 			return err
 		}
-		lines := locksLines(locks)
+		lines := locksTable(locks, nil).lines(0, 0, nil)
 		if err != nil {
 			lines = []textLine{{{text: err.Error()}}}
 		}
 		if !once {
-			lines = append([]textLine{{{text: time.Now().Format(time.DateTime)}}}, append(lines, nil)...)
+			lines = slices.Concat([]textLine{{{text: time.Now().Format(time.DateTime)}}}, lines, []textLine{nil})
 		}
 		if err := printLines(c.OutOrStdout(), lines); err != nil || once {
 			return err
 		}
-		select {
-		case <-c.Context().Done():
+		if !clock.Sleep(c.Context(), interval) {
 			return nil
-		case <-time.After(interval):
 		}
 	}
 }
@@ -89,53 +86,32 @@ func printTop(c *call, interval time.Duration, once bool) error {
 // watch shows the locks on the screen until the user quits.
 func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	var helpers sync.WaitGroup
-	defer helpers.Wait()
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	defer stop()
 
 	events, quit := make(chan tcell.Event), make(chan struct{})
 	defer close(quit)
 	go screen.ChannelEvents(events, quit)
 
-	polls, again := make(chan polled), make(chan struct{}, 1)
-	helpers.Go(func() {
-		for ctx.Err() == nil {
-			locks, err := c.client.locks(ctx, topWaiters)
-			select {
-			case polls <- polled{time.Now(), locks, err, c.client.answers.warning(c.client.address)}:
-			case <-ctx.Done():
-			}
-			select {
-			case <-time.After(interval):
-			case <-again:
-			case <-ctx.Done():
-			}
-		}
-	})
-
 	t := &top{address: c.client.address, interval: interval}
-	done := make(chan span)
-	var orders []*order // in the order of the keys; the first is being carried out, then the next
-	carryOutFirst := func() {
-		if len(orders) > 0 {
-			first := orders[0]
-			helpers.Go(func() { carryOut(ctx, c.client, first, done) })
-		}
-	}
+	var waiting []*order // in the order of the keys
+	orders, answers := make(chan *order), make(chan func())
+	asking.Go(func() { askForTop(ctx, c.client, t, orders, answers) })
 	for {
 		draw(screen, t)
+		var next *order
+		var ready chan *order
+		if len(waiting) > 0 {
+			next, ready = waiting[0], orders
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case p := <-polls:
-			t.update(p)
-		case note := <-done:
-			t.note, orders = note, orders[1:]
-			carryOutFirst()
-			select {
-			case again <- struct{}{}:
-			default:
-			}
+		case ready <- next:
+			waiting = waiting[1:]
+		case show := <-answers:
+			show()
 		case event := <-events:
 			switch event := event.(type) {
 			case nil: // the terminal is gone
@@ -147,27 +123,37 @@ func watch(c *call, screen tcell.Screen, interval time.Duration) error {
 				if quit {
 					return nil
 				}
-				if order == nil {
-					continue
-				}
-				if orders = append(orders, order); len(orders) == 1 {
-					carryOutFirst()
+				if order != nil {
+					waiting = append(waiting, order)
 				}
 			}
 		}
 	}
 }
 
-// carryOut sends an order to Caddy, and sends the result to done.
-func carryOut(ctx context.Context, client *adminClient, o *order, done chan<- span) {
-	_, err := client.verb(ctx, o.lock, o.verb, o.query)
-	note := span{text: o.lock + ": " + o.said}
-	if err != nil {
-		note = span{o.lock + ": " + err.Error(), styleAlarm}
+// askForTop polls Caddy at each interval and after each order, and sends the orders to Caddy. It
+// sends functions that put the answers into t.
+func askForTop(ctx context.Context, client *adminClient, t *top, orders <-chan *order, answers chan<- func()) {
+	show := func(answer func()) {
+		select {
+		case answers <- answer:
+		case <-ctx.Done():
+		}
 	}
-	select {
-	case done <- note:
-	case <-ctx.Done():
+	for ctx.Err() == nil {
+		locks, err := client.locks(ctx, topWaiters)
+		p := polled{time.Now(), locks, err, client.warning()}
+		show(func() { t.update(p) })
+		select {
+		case <-time.After(t.interval):
+		case o := <-orders:
+			note := span{text: o.lock + ": " + o.said}
+			if err := client.ask(ctx, o.lock, o.verb, o.query, new(status.Lock)); err != nil {
+				note = span{o.lock + ": " + err.Error(), styleAlarm}
+			}
+			show(func() { t.note = note })
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -202,14 +188,14 @@ func draw(screen tcell.Screen, t *top) {
 // or NO_COLOR is set) it uses bold and reverse only: tcell would pick colours of its own.
 func tcellStyle(s style, colours bool) tcell.Style {
 	is, selected := tcell.StyleDefault, s&styleSelected != 0
-	switch s &^ styleSelected {
-	case styleFaint:
+	switch {
+	case s&styleFaint != 0:
 		is = is.Dim(!selected)
-	case styleStrong:
+	case s&styleStrong != 0:
 		is = is.Bold(true)
-	case styleNotice:
+	case s&styleNotice != 0:
 		is = is.Foreground(tcell.ColorOlive).Bold(!colours)
-	case styleAlarm:
+	case s&styleAlarm != 0:
 		is = is.Foreground(tcell.ColorMaroon).Bold(true)
 	}
 	if !colours {

@@ -17,12 +17,9 @@ type top struct {
 	address  string // of Caddy
 	interval time.Duration
 
-	locks    []status.Lock
-	answered time.Time             // when Caddy answered last; zero: never
-	at       time.Time             // of the last poll
-	err      error                 // of the last poll
-	warning  string                // see answers; empty: none
-	pasts    map[string][]pastPoll // of each lock, the newest last
+	polled                            // the last one; but the locks are those of the last answer
+	answered time.Time                // when Caddy answered last; zero: never
+	pasts    map[string][]status.Lock // the counts of each lock at the last polls, the newest last
 
 	lock       string             // the selected one
 	connection *status.Connection // the selected one of this lock, or nil
@@ -36,7 +33,7 @@ type polled struct {
 	at      time.Time
 	locks   []status.Lock
 	err     error
-	warning string
+	warning string // that two Caddys answer, or empty
 }
 
 // order is a verb for a lock, as the user has asked by a key.
@@ -46,13 +43,6 @@ type order struct {
 	said       string // the note when it is done
 }
 
-// pastPoll has the counts of a lock at one poll.
-type pastPoll struct {
-	at      time.Time
-	ended   map[string]uint64 // by class
-	waiting int
-}
-
 const (
 	ratesOver = 10 * time.Second // rates are means over this time
 	keptPolls = 120
@@ -60,20 +50,18 @@ const (
 
 // update takes the result of a poll. If Caddy did not answer, the locks stay as they were.
 func (t *top) update(p polled) {
-	t.at, t.err, t.warning = p.at, p.err, p.warning
+	locks := t.locks
+	t.polled = p
 	if p.err != nil {
+		t.locks = locks
 		return
 	}
-	t.locks, t.answered = p.locks, p.at
-	pasts := make(map[string][]pastPoll)
-	for i := range t.locks {
-		s := &t.locks[i]
-		now := pastPoll{s.Now, make(map[string]uint64), s.Waiting}
-		for _, c := range classes {
-			now.ended[c.name] = sum(s.Connections, c.outcomes)
-		}
+	t.answered = p.at
+	pasts := make(map[string][]status.Lock)
+	for _, s := range t.locks {
+		now := status.Lock{Now: s.Now, Connections: s.Connections, Waiting: s.Waiting}
 		past := t.pasts[s.Name]
-		if len(past) > 0 && past[len(past)-1].isAfter(&now) {
+		if len(past) > 0 && isReset(&past[len(past)-1], &now) {
 			past = nil
 		}
 		past = append(past, now)
@@ -83,31 +71,23 @@ func (t *top) update(p polled) {
 	t.reselect()
 }
 
-// isAfter reports whether a count of now is less than that of p. Then now is of a new lock, as
-// after a restart of Caddy.
-func (p *pastPoll) isAfter(now *pastPoll) bool {
-	for class, n := range p.ended {
-		if n > now.ended[class] {
-			return true
-		}
-	}
-	return false
+// isReset reports whether a count of now is less than before. Then now is of a new lock, as after a
+// restart of Caddy.
+func isReset(before, now *status.Lock) bool {
+	return slices.ContainsFunc(classes, func(c class) bool { return c.count(now.Connections) < c.count(before.Connections) })
 }
 
-// rates returns how many connections of each class end each second.
-func (t *top) rates(lock string) map[string]float64 {
-	rates, past := make(map[string]float64), t.pasts[lock]
-	if len(past) == 0 {
-		return rates
-	}
+// rate returns how many connections of a class end each second.
+func (t *top) rate(lock string, c *class) float64 {
+	past := t.pasts[lock]
 	last := past[len(past)-1]
-	first, _ := slices.BinarySearchFunc(past, last.at.Add(-ratesOver), func(p pastPoll, at time.Time) int { return p.at.Compare(at) })
-	if d := last.at.Sub(past[first].at).Seconds(); d > 0 {
-		for class, n := range last.ended {
-			rates[class] = float64(n-past[first].ended[class]) / d
-		}
+	first, _ := slices.BinarySearchFunc(past, last.Now.Add(-ratesOver),
+		func(s status.Lock, at time.Time) int { return s.Now.Compare(at) })
+	d := last.Now.Sub(past[first].Now).Seconds()
+	if d <= 0 {
+		return 0
 	}
-	return rates
+	return float64(c.count(last.Connections)-c.count(past[first].Connections)) / d
 }
 
 // reselect keeps the selection as long as the selected lock or connection exists. It never
@@ -119,7 +99,7 @@ func (t *top) reselect() {
 	if t.connection == nil {
 		return
 	}
-	for _, c := range connections(t.selected()) {
+	for _, c := range t.connections() {
 		if c.ID == t.connection.ID && c.Client == t.connection.Client {
 			t.connection = &c
 			return
@@ -141,9 +121,12 @@ func (t *top) selected() *status.Lock {
 	return nil
 }
 
-// connections returns a lock's connections in the order in which the view shows them.
-func connections(s *status.Lock) []status.Connection {
-	return slices.Concat(s.Holders, s.Waiters)
+// connections returns the connections of the selected lock in the order in which the view shows them.
+func (t *top) connections() []status.Connection {
+	if s := t.selected(); s != nil {
+		return slices.Concat(s.Holders, s.Waiters)
+	}
+	return nil
 }
 
 // key handles a key. It returns an order for a lock, or nil, and whether the user quits.
@@ -156,11 +139,11 @@ func (t *top) key(key tcell.Key, r rune) (o *order, quit bool) {
 		t.help = false
 		return nil, false
 	case t.question != nil:
-		o, t.question = t.question, nil
 		if r == 'y' || r == 'Y' {
-			return o, false
+			o = t.question
 		}
-		return nil, false
+		t.question = nil
+		return o, false
 	}
 	switch key {
 	case tcell.KeyUp:
@@ -174,14 +157,8 @@ func (t *top) key(key tcell.Key, r rune) (o *order, quit bool) {
 	case tcell.KeyEscape:
 		t.connection = nil
 	case tcell.KeyRune:
-		switch r {
-		case 'q':
-			return nil, true
-		case '?':
-			t.help = true
-		default:
-			return t.command(r), false
-		}
+		t.help = r == '?'
+		return t.command(r), r == 'q'
 	}
 	return nil, false
 }
@@ -199,14 +176,14 @@ func (t *top) command(r rune) *order {
 		return &order{s.Name, "resume", nil, "resumed"}
 	case 'k':
 		if t.connection == nil {
-			t.note = span{text: "select a connection first, with Tab"}
+			t.note.text = "select a connection first, with Tab"
 			return nil
 		}
 		id := strconv.FormatUint(t.connection.ID, 10)
 		t.question = &order{s.Name, "kick", url.Values{"id": {id}}, "kicked connection " + id}
 	case 'R':
 		if !slices.ContainsFunc(s.Workers, func(w status.Worker) bool { return w.Process != nil }) {
-			t.note = span{text: s.Name + " has no service of its own to restart"}
+			t.note.text = s.Name + " has no service of its own to restart"
 			return nil
 		}
 		return &order{s.Name, "restart", nil, "the service restarts between two clients of each slot"}
@@ -222,12 +199,7 @@ func (t *top) selectLock(by int) {
 }
 
 func (t *top) selectConnection(by int) {
-	s := t.selected()
-	if s == nil {
-		return
-	}
-	all := connections(s)
-	next := 0
+	all, next := t.connections(), 0
 	if t.connection != nil {
 		next = by + slices.IndexFunc(all, func(c status.Connection) bool { return c.ID == t.connection.ID })
 	}

@@ -138,7 +138,7 @@ func TestTopRates(t *testing.T) {
 	poll := func(after time.Duration, served_, refused uint64) float64 {
 		at = at.Add(after)
 		top.update(polled{at: at, locks: []status.Lock{{Name: "a", Now: at, Connections: map[string]uint64{status.Served: served_, status.RefusedFull: refused}}}})
-		return top.rates("a")["served"]
+		return top.rate("a", &classes[0])
 	}
 	for i, step := range []struct {
 		after  time.Duration
@@ -204,8 +204,8 @@ func TestTopView(t *testing.T) {
 	if got != sampleScreen[1:] {
 		t.Errorf("got\n%swant%s", got, sampleScreen)
 	}
-	for _, l := range helpLines {
-		if n := utf8.RuneCountInString(l.String()); n > 80 {
+	for l := range strings.Lines(help) {
+		if n := utf8.RuneCountInString(margin + l); n > 81 {
 			t.Errorf("found %d columns, expected 80 at most: %s", n, l)
 		}
 	}
@@ -272,7 +272,7 @@ func TestTopRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	cmd := topCommand()
+	cmd := topCommand().cobra()
 	cmd.SetContext(t.Context())
 	go func() { ended <- watch(&call{Command: cmd, client: client}, screen, 20*time.Millisecond) }()
 	shows := func(want string) {
@@ -317,14 +317,18 @@ func TestTopRuns(t *testing.T) {
 	}
 }
 
-// Without colours no colour is set: tcell would pick colours of its own.
-func TestStylesWithoutColours(t *testing.T) {
-	for s := stylePlain; s <= styleAlarm; s++ {
+// Without colours no colour is set: tcell would pick colours of its own. A selected row stands out, and what is out of
+// date is faint.
+func TestStyles(t *testing.T) {
+	for s := stylePlain; s <= styleAlarm; s = max(1, 2*s) {
 		if colour, _, _ := tcellStyle(s, false).Decompose(); colour != tcell.ColorDefault {
 			t.Errorf("style %d: got colour %v, expected none", s, colour)
 		}
 		if tcellStyle(s, true) == tcellStyle(s|styleSelected, true) {
 			t.Errorf("style %d looks the same when it is selected", s)
+		}
+		if tcellStyle(s|styleFaint, true) != tcellStyle(styleFaint, true) {
+			t.Errorf("style %d is not faint when it is out of date", s)
 		}
 	}
 }

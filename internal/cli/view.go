@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,22 +18,46 @@ import (
 
 // The tables of the commands status and top.
 
-// classes are the groups of outcomes that the tables show as one figure.
-var classes = []struct {
+// class is a group of outcomes that the tables show as one figure.
+type class struct {
 	name     string
 	style    style // of a rate other than 0
 	spare    int   // see column
 	outcomes []string
-}{
+}
+
+var classes = []class{
 	{"served", stylePlain, 2, []string{status.Served}},
 	{"refused", styleNotice, 3, status.RefusedOutcomes},
 	{"failed", styleAlarm, 1, status.FailedOutcomes},
 	{"gone", stylePlain, 6, status.GoneOutcomes},
 }
 
-// locksTable has a column for each class of outcomes.
-func locksTable() table {
-	t := table{columns: []column{
+// count returns how many connections of the class have ended.
+func (c *class) count(ended map[string]uint64) (n uint64) {
+	for _, outcome := range c.outcomes {
+		n += ended[outcome]
+	}
+	return n
+}
+
+// rate formats how many connections of the class end each second.
+func (c *class) rate(perSecond float64) span {
+	switch {
+	case perSecond == 0:
+		return span{"0/s", styleFaint}
+	case perSecond < 0.1:
+		return span{"<0.1/s", c.style}
+	case perSecond < 10:
+		return span{fmt.Sprintf("%.1f/s", perSecond), c.style}
+	}
+	return span{fmt.Sprintf("%.0f/s", perSecond), c.style}
+}
+
+// locksTable has a column for each class of outcomes. It shows what rate returns, or the totals if
+// rate is nil.
+func locksTable(locks []status.Lock, rate func(lock string, c *class) float64) *table {
+	t := &table{none: "no locks", columns: []column{
 		{title: "LOCK", least: 16},
 		{title: "SLOTS", right: true},
 		{title: "WAITING", right: true},
@@ -44,44 +69,30 @@ func locksTable() table {
 		t.columns = append(t.columns, column{title: strings.ToUpper(c.name), right: true, usual: 6, spare: c.spare})
 	}
 	t.columns = append(t.columns, column{title: "STATE", least: 14})
-	return t
-}
-
-// lockRow returns a row of locksTable. It shows the rates, or the totals if rates is nil.
-func lockRow(s *status.Lock, rates map[string]float64) []span {
-	oldest := span{text: "-"}
-	if s.Waiting > 0 {
-		oldest.text = text.Brief(seconds(s.OldestWaitSeconds))
-	}
-	if lineIsSlow(s) {
-		oldest.style = styleNotice
-	}
-	row := []span{
-		{text: s.Name},
-		{text: fmt.Sprintf("%d/%d", s.Held, s.Slots)},
-		{text: waitingOf(s)},
-		oldest,
-		{text: waitFigure(s, s.Waits.P50Seconds)},
-		{text: waitFigure(s, s.Waits.P99Seconds)},
-	}
-	for _, c := range classes {
-		cell := span{text: strconv.FormatUint(sum(s.Connections, c.outcomes), 10)}
-		if rates != nil {
-			cell.text = perSecond(rates[c.name])
-			if cell.style = styleFaint; rates[c.name] > 0 {
-				cell.style = c.style
+	for i := range locks {
+		s := &locks[i]
+		waiting, oldest := fmt.Sprint(s.Waiting), span{text: "-"}
+		if s.MaxWaiting != nil {
+			waiting = fmt.Sprintf("%d/%d", s.Waiting, *s.MaxWaiting)
+		}
+		if s.Waiting > 0 {
+			oldest.text = text.Brief(seconds(s.OldestWaitSeconds))
+		}
+		if lineIsSlow(s) {
+			oldest.style = styleNotice
+		}
+		cells := []any{s.Name, fmt.Sprintf("%d/%d", s.Held, s.Slots), waiting, oldest,
+			waitFigure(s, s.Waits.P50Seconds), waitFigure(s, s.Waits.P99Seconds)}
+		for _, c := range classes {
+			if rate != nil {
+				cells = append(cells, c.rate(rate(s.Name, &c)))
+			} else {
+				cells = append(cells, strconv.FormatUint(c.count(s.Connections), 10))
 			}
 		}
-		row = append(row, cell)
+		t.add(s.Name, append(cells, lockState(s))...)
 	}
-	return append(row, lockState(s))
-}
-
-func waitingOf(s *status.Lock) string {
-	if s.MaxWaiting == nil {
-		return strconv.Itoa(s.Waiting)
-	}
-	return fmt.Sprintf("%d/%d", s.Waiting, *s.MaxWaiting)
+	return t
 }
 
 // waitFigure formats one of the figures of s.Waits.
@@ -90,25 +101,6 @@ func waitFigure(s *status.Lock, figure float64) string {
 		return "-"
 	}
 	return text.Brief(seconds(figure))
-}
-
-func perSecond(rate float64) string {
-	switch {
-	case rate == 0:
-		return "0/s"
-	case rate < 0.1:
-		return "<0.1/s"
-	case rate < 10:
-		return strconv.FormatFloat(rate, 'f', 1, 64) + "/s"
-	}
-	return strconv.FormatFloat(rate, 'f', 0, 64) + "/s"
-}
-
-func sum(counts map[string]uint64, of []string) (n uint64) {
-	for _, name := range of {
-		n += counts[name]
-	}
-	return n
 }
 
 // lineIsSlow reports whether the oldest waiter has been in line for more than 10 seconds, and for
@@ -121,13 +113,13 @@ func lineIsSlow(s *status.Lock) bool {
 func lockState(s *status.Lock) span {
 	var what []string
 	seen := stylePlain
-	add := func(as style, text string) {
-		what = append(what, text)
-		seen = max(seen, as)
+	add := func(is bool, as style, format string, args ...any) {
+		if is {
+			what = append(what, fmt.Sprintf(format, args...))
+			seen = max(seen, as)
+		}
 	}
-	if s.Failing != nil {
-		add(styleAlarm, "failing")
-	}
+	add(s.Failing != nil, styleAlarm, "failing")
 	if p := s.Paused; p != nil {
 		words := "paused"
 		if d := s.Now.Sub(p.Since); d >= time.Second {
@@ -136,60 +128,44 @@ func lockState(s *status.Lock) span {
 		if p.Until != nil {
 			words += " (" + text.Brief(p.Until.Sub(s.Now).Round(time.Second)) + " left)"
 		}
-		add(styleNotice, words)
+		add(true, styleNotice, "%s", words)
 	}
-	if s.Exclusive {
-		add(styleNotice, "hooks alone")
+	add(s.Exclusive, styleNotice, "hooks alone")
+	add(lineIsSlow(s), styleNotice, "slow")
+	down := 0
+	for _, w := range s.Workers {
+		if w.State == status.WorkerOut || w.Process != nil && w.Process.Failed != "" {
+			down++
+		}
 	}
-	if lineIsSlow(s) {
-		add(styleNotice, "slow")
-	}
-	if down := workersDown(s); down > 0 {
-		add(styleAlarm, fmt.Sprintf("%d of %s down", down, opts.Count(len(s.Workers), "worker")))
-	}
-	if s.LeftOver > 0 {
-		add(styleNotice, fmt.Sprintf("%d left over", s.LeftOver))
-	}
-	if what == nil {
-		return span{text: "open"}
-	}
-	return span{strings.Join(what, ", "), seen}
+	add(down > 0, styleAlarm, "%d of %s down", down, opts.Count(len(s.Workers), "worker"))
+	add(s.LeftOver > 0, styleNotice, "%d left over", s.LeftOver)
+	return span{cmp.Or(strings.Join(what, ", "), "open"), seen}
 }
 
-// failingLines says why a lock's activate hooks refuse connections. It returns nil if they do not.
-func failingLines(s *status.Lock) []textLine {
+// failing says why a lock's activate hooks refuse connections. It returns nil if they do not.
+func failing(s *status.Lock) textLine {
 	f := s.Failing
 	if f == nil {
 		return nil
 	}
-	return []textLine{{{fmt.Sprintf("failing for %s, %s refused: %s", text.Brief(s.Now.Sub(f.Since)), opts.Count(int(f.Connections), "connection"), f.Error), styleAlarm}}}
+	return textLine{{fmt.Sprintf("failing for %s, %s refused: %s",
+		text.Brief(s.Now.Sub(f.Since)), opts.Count(int(f.Connections), "connection"), f.Error), styleAlarm}}
 }
 
-func workersDown(s *status.Lock) (n int) {
-	for _, w := range s.Workers {
-		if w.State == status.WorkerOut || w.Process != nil && w.Process.Failed != "" {
-			n++
+// lockLines returns one lock with its holders, waiters, workers and last events, as status shows it.
+func lockLines(s *status.Lock) []textLine {
+	lines := locksTable([]status.Lock{*s}, nil).lines(0, 0, nil)
+	if why := failing(s); why != nil {
+		lines = append(lines, nil, why)
+	}
+	const listedEvents = 10 // --json has more
+	last := *s
+	last.Events = s.Events[:min(len(s.Events), listedEvents)]
+	for _, t := range []*table{holdersTable(s), waitersTable(s), workersTable(s), eventsTable(&last)} {
+		if !t.leftOut() {
+			lines = append(append(lines, nil), t.lines(0, 0, nil)...)
 		}
-	}
-	return n
-}
-
-// section is one of the lists of a lock.
-type section struct {
-	table table
-	none  string   // stands in place of an empty table
-	ids   []uint64 // of the rows' connections, if they are connections; 0: a free slot
-	more  int      // how many entries the table does not have
-}
-
-// lines returns the section's table.
-func (s *section) lines() []textLine {
-	if len(s.table.rows) == 0 {
-		return []textLine{{{text: s.none}}}
-	}
-	lines := s.table.lines(0)
-	if s.more > 0 {
-		lines = append(lines, textLine{{text: fmt.Sprintf("... and %d more", s.more)}})
 	}
 	return lines
 }
@@ -197,8 +173,8 @@ func (s *section) lines() []textLine {
 // mostFree is the highest number of slots of a lock for which its free slots are listed.
 const mostFree = 16
 
-func holderSection(s *status.Lock) section {
-	t := table{columns: []column{
+func holdersTable(s *status.Lock) *table {
+	t := &table{none: "no holders", more: s.Held - len(s.Holders), columns: []column{
 		{title: "SLOT", right: true},
 		{title: "ID", right: true, usual: 5},
 		{title: "HOLDER", usual: 21},
@@ -209,62 +185,38 @@ func holderSection(s *status.Lock) section {
 		{title: "STATE", usual: 10},
 		{title: "WORKER", spare: 1},
 	}}
-	var ids []uint64
-	free := func(from, to int) {
-		for slot := from; slot < to && s.Slots <= mostFree; slot++ {
-			ids = append(ids, 0)
-			t.row(span{strconv.Itoa(slot), styleFaint}, span{}, span{"free", styleFaint}, span{}, span{}, span{}, span{}, span{}, span{})
+	next := 1
+	free := func(until int) {
+		for ; next < until && s.Slots <= mostFree; next++ {
+			t.add(nil, span{strconv.Itoa(next), styleFaint}, "", span{"free", styleFaint})
 		}
 	}
-	next := 1
 	for _, c := range s.Holders {
-		free(next, c.Slot)
+		free(c.Slot)
 		next = c.Slot + 1
-		ids = append(ids, c.ID)
-		t.row(
-			span{text: strconv.Itoa(c.Slot)},
-			span{text: strconv.FormatUint(c.ID, 10)},
-			span{text: c.Client},
-			span{text: text.Brief(s.Now.Sub(c.Since))},
-			span{text: text.Brief(seconds(c.WaitedSeconds))},
-			span{text: bytesText(c.BytesIn)},
-			span{text: bytesText(c.BytesOut)},
-			span{text: c.State},
-			span{text: c.Worker},
-		)
+		t.add(c.ID, c.Slot, c.ID, c.Client, s.Now.Sub(c.Since), seconds(c.WaitedSeconds),
+			humanize.IBytes(uint64(c.BytesIn)), humanize.IBytes(uint64(c.BytesOut)), c.State, c.Worker)
 	}
-	free(next, s.Slots+1)
-	return section{table: t, none: "no holders", ids: ids, more: s.Held - len(s.Holders)}
+	free(s.Slots + 1)
+	return t
 }
 
-func lineSection(s *status.Lock) section {
-	t := table{columns: []column{
+func waitersTable(s *status.Lock) *table {
+	t := &table{none: "no waiters", more: s.Waiting - len(s.Waiters), columns: []column{
 		{title: "POSITION", right: true},
 		{title: "ID", right: true, usual: 5},
 		{title: "WAITER", usual: 21},
 		{title: "WAITED", right: true},
 		{title: "PRIORITY", right: true, spare: 1},
 	}}
-	var ids []uint64
 	for _, c := range s.Waiters {
-		ids = append(ids, c.ID)
-		priority := ""
-		if c.Priority != 0 {
-			priority = strconv.Itoa(c.Priority)
-		}
-		t.row(
-			span{text: strconv.Itoa(c.Position)},
-			span{text: strconv.FormatUint(c.ID, 10)},
-			span{text: c.Client},
-			span{text: text.Brief(seconds(c.WaitedSeconds))},
-			span{text: priority},
-		)
+		t.add(c.ID, c.Position, c.ID, c.Client, seconds(c.WaitedSeconds), c.Priority)
 	}
-	return section{table: t, none: "no waiters", ids: ids, more: s.Waiting - len(s.Waiters)}
+	return t
 }
 
-func workerSection(s *status.Lock) section {
-	t := table{columns: []column{
+func workersTable(s *status.Lock) *table {
+	t := &table{columns: []column{
 		{title: "SLOT", right: true},
 		{title: "WORKER"},
 		{title: "STATE", usual: 7},
@@ -280,51 +232,29 @@ func workerSection(s *status.Lock) section {
 		if w.State == status.WorkerOut {
 			state.style = styleAlarm
 		}
-		row := []span{{text: strconv.Itoa(w.Slot)}, {text: w.Address}, state}
-		t.row(append(row, processCells(w.Process, s.Now)...)...)
+		cells := []any{w.Slot, w.Address, state}
+		if p := w.Process; p != nil {
+			reason := span{text: p.LastReason}
+			switch {
+			case p.Failed != "":
+				reason = span{p.Failed, styleAlarm}
+			case p.Due != "":
+				reason = span{"due: " + p.Due, styleNotice}
+			}
+			var restarts []string // by reason
+			for _, reason := range slices.Sorted(maps.Keys(p.Restarts)) {
+				restarts = append(restarts, fmt.Sprintf("%d %s", p.Restarts[reason], reason))
+			}
+			cells = append(cells, p.State, s.Now.Sub(p.Since), p.PID, strconv.Itoa(p.Connections),
+				cmp.Or(strings.Join(restarts, ", "), "0"), reason)
+		}
+		t.add(nil, cells...)
 	}
-	return section{table: t}
+	return t
 }
 
-func processCells(p *status.Process, now time.Time) []span {
-	if p == nil {
-		return make([]span, 6)
-	}
-	pid := ""
-	if p.PID != 0 {
-		pid = strconv.Itoa(p.PID)
-	}
-	reason := span{text: p.LastReason}
-	switch {
-	case p.Failed != "":
-		reason = span{p.Failed, styleAlarm}
-	case p.Due != "":
-		reason = span{"due: " + p.Due, styleNotice}
-	}
-	return []span{
-		{text: p.State},
-		{text: text.Brief(now.Sub(p.Since))},
-		{text: pid},
-		{text: strconv.Itoa(p.Connections)},
-		{text: restarts(p)},
-		reason,
-	}
-}
-
-// restarts returns the restarts by reason.
-func restarts(p *status.Process) string {
-	var each []string
-	for _, reason := range slices.Sorted(maps.Keys(p.Restarts)) {
-		each = append(each, fmt.Sprintf("%d %s", p.Restarts[reason], reason))
-	}
-	if each == nil {
-		return "0"
-	}
-	return strings.Join(each, ", ")
-}
-
-func eventSection(s *status.Lock) section {
-	t := table{columns: []column{
+func eventsTable(s *status.Lock) *table {
+	t := &table{none: "no events", columns: []column{
 		{title: "AGO", right: true, usual: 6},
 		{title: "EVENT", usual: 11},
 		{title: "SLOT", right: true},
@@ -333,37 +263,12 @@ func eventSection(s *status.Lock) section {
 		{title: "WHAT", least: 15},
 	}}
 	for _, e := range s.Events {
-		t.row(
-			span{text: text.Brief(s.Now.Sub(e.Time))},
-			span{text: e.Event},
-			span{text: unlessZero(uint64(e.Slot))},
-			span{text: unlessZero(e.Connection)},
-			span{text: e.Client},
-			span{text: eventText(&e)},
-		)
-	}
-	return section{table: t, none: "no events"}
-}
-
-func eventText(e *status.Event) string {
-	var what []string
-	for _, s := range []string{e.Moment, e.Reason, e.Error} {
-		if s != "" {
-			what = append(what, s)
+		what := []string{e.Moment, e.Reason, e.Error}
+		text := strings.Join(slices.DeleteFunc(what, func(s string) bool { return s == "" }), ": ")
+		if e.Count > 1 {
+			text = strings.TrimSpace(fmt.Sprintf("%s (%d times)", text, e.Count))
 		}
+		t.add(nil, s.Now.Sub(e.Time), e.Event, e.Slot, e.Connection, e.Client, text)
 	}
-	text := strings.Join(what, ": ")
-	if e.Count > 1 {
-		text = strings.TrimSpace(fmt.Sprintf("%s (%d times)", text, e.Count))
-	}
-	return text
+	return t
 }
-
-func unlessZero(n uint64) string {
-	if n == 0 {
-		return ""
-	}
-	return strconv.FormatUint(n, 10)
-}
-
-func bytesText(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
