@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -81,7 +82,11 @@ func setUpCommand(cmd *cobra.Command) {
 			return usageError(cmd, err)
 		}
 		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
-			return runCaddy(cfg)
+			caddy.TrapSignals()
+			if err := caddy.Run(cfg); err != nil {
+				return caddy.ExitCodeFailedStartup, err
+			}
+			select {} // until a signal ends the process
 		})(cmd, nil)
 	}
 }
@@ -105,19 +110,30 @@ func usageError(cmd *cobra.Command, err error) error {
 func (l *commandLine) define(fs *pflag.FlagSet) {
 	h := &l.handler
 	fs.SortFlags = false
-	fs.FuncP("listen", "l", "`port` to listen on, on all interfaces, or host:port or unix/<path> (required)", opts.One(&l.listen, listenAddress).Value)
+	fs.FuncP("listen", "l", "`port` to listen on, on all interfaces, or host:port or unix/<path> (required)",
+		opts.One(&l.listen, listenAddress).Value)
 	fs.FuncP("port", "p", "`port` of the service (required, or --to)", opts.One(&l.port, port).Value)
 	fs.FuncP("host", "h", "`host` of the service (default localhost)", opts.One(&l.host, host).Value)
-	fs.Func("to", "`address` of the service, host:port or unix/<path>, instead of --host and --port", opts.One(&l.to, address).Value)
-	fs.FuncP("slots", "n", "`number` of connections that may be at the service at once (default 1)", opts.One(&h.Slots, lock.ParseSlots).Value)
-	fs.FuncP("hold-timeout", "t", "longest `duration` with a slot; a number without a unit is milliseconds (default none)", opts.One(&h.HoldTimeout, durationOrMillis).Value)
-	fs.Func("max-waiting", "`number` of connections that may stand in line (default: what file descriptors allow)", opts.Optional(&h.MaxWaiting, opts.Number).Value)
+	fs.Func("to", "`address` of the service, host:port or unix/<path>, instead of --host and --port",
+		opts.One(&l.to, address).Value)
+	fs.FuncP("slots", "n", "`number` of connections that may be at the service at once (default 1)",
+		opts.One(&h.Slots, lock.ParseSlots).Value)
+	fs.FuncP("hold-timeout", "t",
+		"longest `duration` with a slot; a number without a unit is milliseconds (default none)",
+		opts.One(&h.HoldTimeout, durationOrMillis).Value)
+	fs.Func("max-waiting", "`number` of connections that may stand in line (default: what file descriptors allow)",
+		opts.Optional(&h.MaxWaiting, opts.Number).Value)
 	fs.Func("wait-timeout", "longest `duration` in line (default none)", opts.One(&h.WaitTimeout, opts.Duration).Value)
-	fs.Func("linger", "`duration` that a silent client may keep a slot after the service has closed (default "+lock.DefaultLinger.String()+")", opts.Optional(&h.Linger, opts.Duration).Value)
-	fs.Func("half-closed", "`keep` or drop waiters that have sent data and closed their side (default keep)", opts.One(&h.HalfClosed, opts.Text).Value)
-	fs.Func("settle", "`duration` that a slot stays empty after each holder (default none)", opts.One(&h.Settle, opts.Duration).Value)
-	fs.Func("drain", "`duration` that holders may go on at shutdown (default "+lock.DefaultDrain.String()+")", opts.Optional(&h.Drain, opts.Duration).Value)
-	fs.Func("name", "`name` of the lock in logs and placeholders (default "+status.DefaultName+")", opts.One(&h.Name, opts.Text).Value)
+	fs.Func("linger", "`duration` that a silent client may keep a slot after the service has closed (default "+
+		lock.DefaultLinger.String()+")", opts.Optional(&h.Linger, opts.Duration).Value)
+	fs.Func("half-closed", "`keep` or drop waiters that have sent data and closed their side (default keep)",
+		opts.One(&h.HalfClosed, opts.Text).Value)
+	fs.Func("settle", "`duration` that a slot stays empty after each holder (default none)",
+		opts.One(&h.Settle, opts.Duration).Value)
+	fs.Func("drain", "`duration` that holders may go on at shutdown (default "+lock.DefaultDrain.String()+")",
+		opts.Optional(&h.Drain, opts.Duration).Value)
+	fs.Func("name", "`name` of the lock in logs and placeholders (default "+status.DefaultName+")",
+		opts.One(&h.Name, opts.Text).Value)
 	fs.BoolVarP(&l.debug, "debug", "v", false, "write the debug log")
 	// Otherwise cobra adds this flag with the shorthand -h.
 	fs.Bool("help", false, "show this help")
@@ -132,9 +148,12 @@ func (l *commandLine) config(args []string) (*caddy.Config, error) {
 	if l.listen == "" {
 		return nil, errors.New("found no --listen, expected the port to listen on")
 	}
-	to, err := l.service()
-	if err != nil {
-		return nil, err
+	to := cmp.Or(l.to, net.JoinHostPort(cmp.Or(l.host, "localhost"), l.port))
+	switch {
+	case l.to != "" && (l.host != "" || l.port != ""):
+		return nil, errors.New("found --to beside --host or --port, expected one or the other")
+	case l.to == "" && l.port == "":
+		return nil, errors.New("found neither --port nor --to, expected one of them, for the address of the service")
 	}
 	if err := lock.CheckName(l.handler.Name); err != nil {
 		return nil, err
@@ -160,30 +179,6 @@ func (l *commandLine) config(args []string) (*caddy.Config, error) {
 		}}
 	}
 	return cfg, nil
-}
-
-// service returns the address of the service.
-func (l *commandLine) service() (string, error) {
-	switch {
-	case l.to != "" && (l.host != "" || l.port != ""):
-		return "", errors.New("found --to beside --host or --port, expected one or the other")
-	case l.to != "":
-		return l.to, nil
-	case l.port == "":
-		return "", errors.New("found neither --port nor --to, expected one of them, for the address of the service")
-	case l.host == "":
-		return net.JoinHostPort("localhost", l.port), nil
-	}
-	return net.JoinHostPort(l.host, l.port), nil
-}
-
-// runCaddy runs cfg until a signal ends the process.
-func runCaddy(cfg *caddy.Config) (int, error) {
-	caddy.TrapSignals()
-	if err := caddy.Run(cfg); err != nil {
-		return caddy.ExitCodeFailedStartup, err
-	}
-	select {}
 }
 
 // The parsers of values that only flags take.

@@ -77,6 +77,8 @@ func (c *call) verb(verb string) (s status.Lock, err error) {
 	return s, err
 }
 
+type pollFunc func(context.Context) (status.Lock, error)
+
 // poll returns the lock as it is, without its waiters.
 func (c *call) poll(ctx context.Context) (s status.Lock, err error) {
 	err = c.client.ask(ctx, c.lock, "", url.Values{"waiters": {"0"}}, &s)
@@ -98,7 +100,8 @@ func (m command) cobra() *cobra.Command {
 	if m.lock == lockOne {
 		long += "\n" + onlyLockHelp
 	}
-	cmd := &cobra.Command{Use: m.use + addressUsage, Short: m.short, Long: long + "\n" + addressHelp, DisableFlagsInUseLine: true}
+	long += "\n" + addressHelp
+	cmd := &cobra.Command{Use: m.use + addressUsage, Short: m.short, Long: long, DisableFlagsInUseLine: true}
 	c := &call{Command: cmd, query: url.Values{}}
 	fs := cmd.Flags()
 	fs.SortFlags = false

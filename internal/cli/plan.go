@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
@@ -23,7 +21,7 @@ import (
 )
 
 func planCommand() command {
-	q := question{Plan: plan.Plan{Variability: 1, MaxWaiting: plan.Unlimited}, watch: time.Minute}
+	a, watch, asJSON := &planAnswer{Variability: 1}, time.Minute, false
 	return command{
 		use:   "plan [<lock>] [--rate <n>/s] [--hold <duration>] [--slots <n>] [--wait-p99 <duration>] [...]",
 		short: "Says how many slots a lock needs, and how long its line will be",
@@ -38,10 +36,25 @@ plan asks no Caddy. With a lock, it watches that lock for a while, and takes fro
 it what --rate, --hold and --slots do not say.
 
 Exit codes: 0, the slots are enough; 1, the command failed; 6, they are too few.`,
-		lock:  lockOrAll,
-		flags: func(c *call) { q.define(c.Flags()) },
+		lock: lockOrAll,
+		flags: func(c *call) {
+			fs := c.Flags()
+			fs.Func("rate", "how many connections come: `n/s`, or n/m, or n/h", opts.One(&a.RatePerSecond, rate).Value)
+			fs.Func("hold", "how long a connection holds a slot on average, a `duration`",
+				opts.One(&a.HoldSeconds, inSeconds(positive)).Value)
+			fs.Func("slots", "`number` of slots (default: as many as --wait-p99 needs)",
+				opts.One(&a.Slots, lock.ParseSlots).Value)
+			fs.Func("wait-p99", "longest `duration` that 99 of 100 connections should stand in line",
+				opts.Optional(&a.TargetSeconds, inSeconds(notNegative)).Value)
+			fs.Func("variability", "standard deviation of the time with a slot, divided by its mean, a `number`; "+
+				"0: the same for all (default 1: exponential)", opts.One(&a.Variability, variability).Value)
+			fs.Func("max-waiting", "`number` of connections that may stand in line (default no limit)",
+				opts.Optional(&a.MaxWaiting, plannedLine).Value)
+			fs.Func("watch", "how long to watch the lock, a `duration` (default 1m)", opts.One(&watch, positive).Value)
+			fs.BoolVar(&asJSON, "json", false, "print the figures as JSON")
+		},
 		check: func(c *call) error {
-			if c.Flags().Changed("variability") && c.Flags().Changed("max-waiting") {
+			if c.Flags().Changed("variability") && a.MaxWaiting != nil {
 				return errors.New("found --variability beside --max-waiting, expected one or the other: " +
 					"with --max-waiting, the formulas hold for a variability of 1 only")
 			}
@@ -49,16 +62,15 @@ Exit codes: 0, the slots are enough; 1, the command failed; 6, they are too few.
 		},
 		run: func(c *call) error {
 			if c.lock != "" {
-				if err := q.askLock(c); err != nil {
+				if err := a.askLock(c, watch); err != nil {
 					return err
 				}
 			}
-			if err := q.complete(); err != nil {
+			if err := a.compute(); err != nil {
 				return usageError(c.Command, err)
 			}
-			a := q.answer()
 			words := a.String()
-			if q.asJSON {
+			if asJSON {
 				text, err := json.Marshal(a)
 				if err != nil {
 					return err
@@ -73,69 +85,43 @@ Exit codes: 0, the slots are enough; 1, the command failed; 6, they are too few.
 	}
 }
 
-// question has what the user asks. What was not given is 0.
-type question struct {
-	plan.Plan
-	target *time.Duration // the longest time that 99 of 100 should wait, or nil
-	watch  time.Duration
-	asJSON bool
+// planAnswer is what plan prints: the question, in which 0 and nil stand for what was not given, and
+// the answer.
+type planAnswer struct {
+	RatePerSecond float64  `json:"rate_per_second"`
+	HoldSeconds   float64  `json:"hold_seconds"`
+	Variability   float64  `json:"variability"`
+	MaxWaiting    *int     `json:"max_waiting,omitempty"`
+	TargetSeconds *float64 `json:"wait_p99_seconds,omitempty"` // the longest time that 99 of 100 should wait
+	Load          float64  `json:"load"`                       // how many slots are busy on average, if there are enough
+	Slots         int      `json:"slots,omitempty"`            // as given
+
+	// The slots needed for the target, or without one for a line that does not grow for ever.
+	// Absent: more than a lock may have.
+	SlotsNeeded int  `json:"slots_needed,omitempty"`
+	Enough      bool `json:"enough"` // the given slots are enough; without them: a lock can have enough
+
+	Forecasts []plan.Forecast `json:"forecasts"` // for the given slots and the needed ones
 }
 
-func (q *question) define(fs *pflag.FlagSet) {
-	fs.Func("rate", "how many connections come: `n/s`, or n/m, or n/h", opts.One(&q.Rate, rate).Value)
-	fs.Func("hold", "how long a connection holds a slot on average, a `duration`", opts.One(&q.Hold, hold).Value)
-	fs.Func("slots", "`number` of slots (default: as many as --wait-p99 needs)", opts.One(&q.Slots, lock.ParseSlots).Value)
-	fs.Func("wait-p99", "longest `duration` that 99 of 100 connections should stand in line",
-		opts.Optional(&q.target, plannedWait).Value)
-	fs.Func("variability", "standard deviation of the time with a slot, divided by its mean, a `number`; "+
-		"0: the same for all (default 1: exponential)", opts.One(&q.Variability, variability).Value)
-	fs.Func("max-waiting", "`number` of connections that may stand in line (default no limit)",
-		opts.One(&q.MaxWaiting, plannedLine).Value)
-	fs.Func("watch", "how long to watch the lock, a `duration` (default 1m)", opts.One(&q.watch, positive).Value)
-	fs.BoolVar(&q.asJSON, "json", false, "print the figures as JSON")
-}
-
-// complete refuses a question in which something is missing.
-func (q *question) complete() error {
+// compute answers the question. It returns an error if something is missing in it.
+func (a *planAnswer) compute() error {
 	switch {
-	case q.Rate == 0:
+	case a.RatePerSecond == 0:
 		return errors.New("found no --rate, expected how many connections come, such as 3/s, 90/m or 500/h")
-	case q.Hold == 0:
+	case a.HoldSeconds == 0:
 		return errors.New("found no --hold, expected how long a connection holds a slot on average, such as 2s")
-	case q.Slots == 0 && q.target == nil:
+	case a.Slots == 0 && a.TargetSeconds == nil:
 		return errors.New("found neither --slots nor --wait-p99, expected one of them or both")
 	}
-	return nil
-}
-
-// planAnswer is what plan prints.
-type planAnswer struct {
-	RatePerSecond float64         `json:"rate_per_second"`
-	HoldSeconds   float64         `json:"hold_seconds"`
-	Variability   float64         `json:"variability"`
-	MaxWaiting    *int            `json:"max_waiting,omitempty"`
-	TargetSeconds *float64        `json:"wait_p99_seconds,omitempty"`
-	Load          float64         `json:"load"`                   // how many slots are busy on average, if there are enough
-	Slots         int             `json:"slots,omitempty"`        // as given
-	SlotsNeeded   int             `json:"slots_needed,omitempty"` // for the target, or without one for a line that does not grow for ever; absent: more than a lock may have
-	Enough        bool            `json:"enough"`                 // the given slots are enough; without them: a lock can have enough
-	Forecasts     []plan.Forecast `json:"forecasts"`              // for the given slots and the needed ones
-}
-
-func (q *question) answer() *planAnswer {
-	p := q.Plan
-	a := &planAnswer{
-		RatePerSecond: p.Rate, HoldSeconds: p.Hold, Variability: p.Variability, Load: p.Load(), Slots: p.Slots,
+	p := plan.Plan{Rate: a.RatePerSecond, Hold: a.HoldSeconds, Variability: a.Variability, MaxWaiting: plan.Unlimited}
+	if a.MaxWaiting != nil {
+		p.MaxWaiting = *a.MaxWaiting
 	}
-	if p.MaxWaiting != plan.Unlimited {
-		a.MaxWaiting = &p.MaxWaiting
-	}
-	well := func(p plan.Plan) bool { return !p.Endless() }
-	if q.target != nil {
-		a.TargetSeconds = new(q.target.Seconds())
-		well = func(p plan.Plan) bool { return p.Meets(*a.TargetSeconds) }
-	}
-	needed, ok := p.SlotsFor(well, lock.MaxSlots)
+	a.Load = p.Load()
+	needed, ok := p.SlotsFor(func(p plan.Plan) bool {
+		return !p.Endless() && (a.TargetSeconds == nil || p.Meets(*a.TargetSeconds))
+	}, lock.MaxSlots)
 	if ok {
 		a.SlotsNeeded = needed
 	}
@@ -144,7 +130,7 @@ func (q *question) answer() *planAnswer {
 	switch {
 	case a.Slots == 0: // show one less and one more, to compare
 		about = []int{needed - 1, needed, needed + 1}
-	case a.Enough && q.target == nil:
+	case a.Enough && a.TargetSeconds == nil:
 		about = []int{a.Slots}
 	}
 	slices.Sort(about)
@@ -153,7 +139,7 @@ func (q *question) answer() *planAnswer {
 			a.Forecasts = append(a.Forecasts, p.Forecast())
 		}
 	}
-	return a
+	return nil
 }
 
 // String returns the answer for people.
@@ -167,14 +153,15 @@ func (a *planAnswer) String() string {
 	say("%s, each with a slot for %s, keep %s busy on average.\n",
 		rateText(a.RatePerSecond), text.Brief(seconds(a.HoldSeconds)), busy)
 	t := new(table)
-	for _, title := range []string{"SLOTS", "BUSY", "REFUSED", "MUST WAIT", "MEAN WAIT", "P50", "P90", "P99", "MEAN LINE", "P99 LINE"} {
+	const titles = "SLOTS,BUSY,REFUSED,MUST WAIT,MEAN WAIT,P50,P90,P99,MEAN LINE,P99 LINE"
+	for title := range strings.SplitSeq(titles, ",") {
 		t.columns = append(t.columns, column{title: title, right: true})
 	}
 	for _, f := range a.Forecasts {
 		cells := []any{f.Slots, percent(f.Busy), "", "100%", "-", "-", "-", "-", "-", "-"}
 		if l := f.Line; l != nil {
-			cells = append(cells[:3], percent(l.MustWait), seconds(l.MeanWaitSeconds), seconds(l.P50WaitSeconds), seconds(l.P90WaitSeconds),
-				seconds(l.P99WaitSeconds), figure(l.MeanWaiting), strconv.Itoa(l.P99Waiting))
+			cells = append(cells[:3], percent(l.MustWait), seconds(l.MeanWaitSeconds), seconds(l.P50WaitSeconds),
+				seconds(l.P90WaitSeconds), seconds(l.P99WaitSeconds), figure(l.MeanWaiting), strconv.Itoa(l.P99Waiting))
 			if a.MaxWaiting != nil {
 				cells[2] = percent(l.Refused)
 			}
@@ -207,28 +194,22 @@ func (a *planAnswer) String() string {
 	default:
 		say("%s will be enough, %d would be too.", opts.Count(a.Slots, "slot"), a.SlotsNeeded)
 	}
-	if f := a.advised(); f != nil {
+	recommended := a.Slots
+	if !a.Enough || a.Slots == 0 {
+		recommended = a.SlotsNeeded
+	}
+	for _, f := range a.Forecasts {
+		if f.Slots != recommended || !a.Enough && a.TargetSeconds == nil {
+			continue
+		}
 		most, refused := f.Line.P99Waiting+1, "fewer than 1 of 100"
 		if a.MaxWaiting != nil {
 			most, refused = *a.MaxWaiting, percent(f.Line.Refused)
 		}
-		say("With a line of up to %d, %s are refused:\n\n\ttcplock %d {\n\t\tmax_waiting %d\n\t}", most, refused, f.Slots, most)
+		say("With a line of up to %d, %s are refused:\n", most, refused)
+		say("\ttcplock %d {\n\t\tmax_waiting %d\n\t}", f.Slots, most)
 	}
 	return out.String()
-}
-
-// advised returns the forecast for the slots that plan recommends: the given ones if they are
-// enough, or the needed ones. It returns nil if there is nothing to recommend.
-func (a *planAnswer) advised() *plan.Forecast {
-	slots := a.Slots
-	if !a.Enough || slots == 0 {
-		slots = a.SlotsNeeded
-	}
-	i := slices.IndexFunc(a.Forecasts, func(f plan.Forecast) bool { return f.Slots == slots })
-	if i < 0 || !a.Enough && a.TargetSeconds == nil {
-		return nil
-	}
-	return &a.Forecasts[i]
 }
 
 // verdict returns an error if the slots are too few.
@@ -245,22 +226,24 @@ func (a *planAnswer) verdict() error {
 }
 
 // askLock takes from the lock what the user has not given.
-func (q *question) askLock(c *call) error {
+func (a *planAnswer) askLock(c *call, watch time.Duration) error {
 	var found plan.Plan
-	if q.Rate > 0 && q.Hold > 0 {
+	if a.RatePerSecond > 0 && a.HoldSeconds > 0 {
 		s, err := c.poll(c.Context())
 		if err != nil {
 			return err
 		}
 		found.Slots = s.Slots
 	} else {
-		c.PrintErrf("watching %s for %s\n", c.lock, q.watch)
+		c.PrintErrf("watching %s for %s\n", c.lock, watch)
 		var err error
-		if found, err = watchLock(c.Context(), q.watch, c.poll); err != nil {
+		if found, err = watchLock(c.Context(), watch, c.poll); err != nil {
 			return fmt.Errorf("%s: %w", c.lock, err)
 		}
 	}
-	q.Rate, q.Hold, q.Slots = cmp.Or(q.Rate, found.Rate), cmp.Or(q.Hold, found.Hold), cmp.Or(q.Slots, found.Slots)
+	a.RatePerSecond = cmp.Or(a.RatePerSecond, found.Rate)
+	a.HoldSeconds = cmp.Or(a.HoldSeconds, found.Hold)
+	a.Slots = cmp.Or(a.Slots, found.Slots)
 	return nil
 }
 
@@ -273,7 +256,7 @@ const (
 // watchLock observes the load of a lock for a while. The time with a slot, with hooks and settle,
 // follows from Little's law: the mean number of holders, divided by how many give up a slot each
 // second.
-func watchLock(ctx context.Context, watch time.Duration, poll func(context.Context) (status.Lock, error)) (found plan.Plan, err error) {
+func watchLock(ctx context.Context, watch time.Duration, poll pollFunc) (found plan.Plan, err error) {
 	first, err := poll(ctx)
 	if err != nil {
 		return found, err
@@ -298,8 +281,8 @@ func watchLock(ctx context.Context, watch time.Duration, poll func(context.Conte
 	case came < 0 || left < 0:
 		return found, errors.New("found its counts reset, as by a restart of Caddy, expected them to go on: watch it again")
 	case came == 0 || left == 0 || held == 0:
-		return found, fmt.Errorf("found %s that came, %d that left and %s within %s, expected some of each: watch it for longer",
-			opts.Count(came, "connection"), left, opts.Count(held, "holder"), watch)
+		return found, fmt.Errorf("found %s that came, %d that left and %s within %s, expected some of each: "+
+			"watch it for longer", opts.Count(came, "connection"), left, opts.Count(held, "holder"), watch)
 	}
 	took := last.Now.Sub(first.Now).Seconds()
 	return plan.Plan{
@@ -334,12 +317,15 @@ func rate(s string) (float64, error) {
 	return n, nil
 }
 
-func hold(s string) (float64, error) {
-	d, err := positive(s)
-	return d.Seconds(), err
+// inSeconds returns a parser for durations that should be in seconds.
+func inSeconds(parse func(string) (time.Duration, error)) func(string) (float64, error) {
+	return func(s string) (float64, error) {
+		d, err := parse(s)
+		return d.Seconds(), err
+	}
 }
 
-func plannedWait(s string) (time.Duration, error) {
+func notNegative(s string) (time.Duration, error) {
 	d, err := opts.Duration(s)
 	if err == nil && d < 0 {
 		err = fmt.Errorf("found %s, expected a duration of 0 or more", s)

@@ -74,7 +74,9 @@ func (t *top) update(p polled) {
 // isReset reports whether a count of now is less than before. Then now is of a new lock, as after a
 // restart of Caddy.
 func isReset(before, now *status.Lock) bool {
-	return slices.ContainsFunc(classes, func(c class) bool { return c.count(now.Connections) < c.count(before.Connections) })
+	return slices.ContainsFunc(classes, func(c class) bool {
+		return c.count(now.Connections) < c.count(before.Connections)
+	})
 }
 
 // rate returns how many connections of a class end each second.

@@ -232,7 +232,8 @@ The wait goes on through a reload of the config.`,
 			}
 			c.say("%s: drained after %s", c.lock, text.Brief(time.Since(begin)))
 			if s.LeftOver > 0 {
-				c.say("%s: %s left over: without a slot, and still open at the service", c.lock, opts.Count(s.LeftOver, "connection"))
+				left := opts.Count(s.LeftOver, "connection")
+				c.say("%s: %s left over: without a slot, and still open at the service", c.lock, left)
 			}
 			return nil
 		},
@@ -249,7 +250,7 @@ const (
 // alone. It keeps s up to date. It polls, and does not use the verb drain of the admin API. A reload
 // of the config closes the verb's connection, and a second request would pause the lock again,
 // although an operator may have resumed it.
-func drained(ctx context.Context, s *status.Lock, timeout time.Duration, poll func(context.Context) (status.Lock, error)) error {
+func drained(ctx context.Context, s *status.Lock, timeout time.Duration, poll pollFunc) error {
 	paused, begin := s.Paused, time.Now()
 	answered := begin
 	for pause := firstPoll; ; pause = min(2*pause, slowestPoll) {

@@ -82,32 +82,25 @@ func Map(dst *map[string]string) Option {
 	}}
 }
 
-// Parse reads the block that follows d, if there is one. After each option it calls check, if that
-// is not nil. For a name that is not in the table it calls other, with the dispenser on the name; if
-// other is nil, such a name is an error.
+// Parse reads the block that follows d, if there is one. After each option it calls check. For a name
+// that is not in the table it calls other, with the dispenser on the name; if other is nil, such a
+// name is an error.
 func (o Table) Parse(d *caddyfile.Dispenser, check func() error, other func(*caddyfile.Dispenser) error) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
 		opt, known := o[name]
-		if !known && other != nil {
-			if err := other(d); err != nil {
-				return err
-			}
-			continue
-		}
-		if !known {
+		switch {
+		case !known && other != nil:
+			opt = Option{Own: other}
+		case !known:
 			return d.Errf("found option %q, expected one of %s", name, o)
-		}
-		if seen[name] && !opt.Repeat {
+		case seen[name] && !opt.Repeat:
 			return d.Errf("%s: found a second time, expected once", name)
 		}
 		seen[name] = true
 		if err := opt.read(d, name); err != nil {
 			return err
-		}
-		if check == nil {
-			continue
 		}
 		if err := check(); err != nil {
 			return d.WrapErr(err)
@@ -117,9 +110,7 @@ func (o Table) Parse(d *caddyfile.Dispenser, check func() error, other func(*cad
 }
 
 // String lists the names in the table.
-func (o Table) String() string {
-	return strings.Join(slices.Sorted(maps.Keys(o)), ", ")
-}
+func (o Table) String() string { return strings.Join(slices.Sorted(maps.Keys(o)), ", ") }
 
 func (opt Option) read(d *caddyfile.Dispenser, name string) error {
 	if opt.Own != nil {
@@ -127,12 +118,16 @@ func (opt Option) read(d *caddyfile.Dispenser, name string) error {
 	}
 	args := d.RemainingArgs()
 	if len(args) < opt.Min || len(args) > opt.Max {
-		return d.Errf("%s: found %s, expected %s", name, Count(len(args), "argument"), opt.arity())
+		expected := strconv.Itoa(opt.Min)
+		if opt.Max > opt.Min {
+			expected = fmt.Sprintf("%d to %d", opt.Min, opt.Max)
+		}
+		return d.Errf("%s: found %s, expected %s", name, Count(len(args), "argument"), expected)
 	}
 	if err := opt.Set(d, args); err != nil {
 		return d.Errf("%s: %w", name, err)
 	}
-	if opensBlock(d) {
+	if next := *d; !next.NextLine() && next.Next() {
 		return d.Errf("%s: found a block, expected none", name)
 	}
 	return nil
@@ -140,19 +135,6 @@ func (opt Option) read(d *caddyfile.Dispenser, name string) error {
 
 // None returns an error if arguments or a block follow the name that d is on.
 func None(d *caddyfile.Dispenser) error { return Flag(new(bool)).read(d, d.Val()) }
-
-// opensBlock reports whether a block follows on the line whose arguments d has read.
-func opensBlock(d *caddyfile.Dispenser) bool {
-	next := *d
-	return !next.NextLine() && next.Next()
-}
-
-func (opt Option) arity() string {
-	if opt.Min == opt.Max {
-		return strconv.Itoa(opt.Min)
-	}
-	return fmt.Sprintf("%d to %d", opt.Min, opt.Max)
-}
 
 // Count writes a number with its noun, which is in the plural unless n is 1.
 func Count(n int, what string) string {

@@ -4,7 +4,6 @@ package text
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -15,12 +14,8 @@ import (
 // characters, escape sequences, marks that change the direction of writing. The commands print all
 // text through it, so that no text from outside can move the cursor or set colours.
 func Printable(s string) string {
-	seen := func(r rune) bool { return unicode.IsPrint(r) && r != utf8.RuneError || r == '\t' }
-	if !slices.ContainsFunc([]rune(s), func(r rune) bool { return !seen(r) }) {
-		return s
-	}
 	return strings.Map(func(r rune) rune {
-		if seen(r) {
+		if unicode.IsPrint(r) && r != utf8.RuneError || r == '\t' {
 			return r
 		}
 		return '?'
