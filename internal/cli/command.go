@@ -59,14 +59,9 @@ type call struct {
 	query  url.Values // the parameters of the request, from the argument and flags
 }
 
-// say prints a line for the user. It replaces what cannot be printed in args.
+// say prints a line for the user. It replaces what cannot be printed.
 func (c *call) say(format string, args ...any) {
-	for i, arg := range args {
-		if words, ok := arg.(string); ok {
-			args[i] = text.Printable(words)
-		}
-	}
-	fmt.Fprintf(c.OutOrStdout(), format+"\n", args...)
+	fmt.Fprintln(c.OutOrStdout(), text.Printable(fmt.Sprintf(format, args...)))
 }
 
 // verb carries out a verb and prints the lock as it is afterwards.

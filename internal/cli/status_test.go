@@ -14,7 +14,7 @@ var sampleTime = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 
 func ago(d time.Duration) time.Time { return sampleTime.Add(-d) }
 
-// sample is a lock with something in each field. Its first waiter has a name of control characters.
+// sampleLocks is a lock with something in each field. Its first waiter has a name of control characters.
 func sampleLocks() status.Lock {
 	until, most := sampleTime.Add(3*time.Minute), 50
 	return status.Lock{

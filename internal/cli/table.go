@@ -134,11 +134,10 @@ func (t *table) leftOut() bool { return t.none == "" && len(t.rows) == 0 }
 // height returns how many lines the table needs on a screen, with an empty line before it.
 func (t *table) height() int { return 2 + len(t.rows) + min(max(t.more, 0), 1) }
 
-// The space between two columns, and what stands before the rows on a screen.
 const (
-	gap    = "  "
-	margin = "   "
-	mark   = " ▸ "
+	gap    = "  "  // between two columns
+	margin = "   " // before the rows on a screen
+	mark   = " ▸ " // before the selected row
 )
 
 // lines returns the titles, the rows, and how many more there are. With a width they fit a screen of
@@ -151,26 +150,27 @@ func (t *table) lines(width, height int, selected any) []textLine {
 	if len(t.rows) == 0 {
 		return []textLine{{edge, {t.none, styleFaint}}}
 	}
-	widths := t.widths(width - len(margin))
+	isSelected := func(r row) bool { return r.key != nil && r.key == selected }
 	first, last, more := 0, len(t.rows), max(t.more, 0)
 	if width > 0 && last+min(more, 1) > height-1 {
 		fit := max(height-2, 1)
-		at := slices.IndexFunc(t.rows, func(r row) bool { return r.key != nil && r.key == selected })
-		first = max(0, min(at-fit/2, last-fit))
+		first = max(0, min(slices.IndexFunc(t.rows, isSelected)-fit/2, last-fit))
 		last = min(first+fit, last)
 		more += len(t.rows) - last
 	}
-	titles := make([]span, len(t.columns))
+	titles := row{cells: make([]span, len(t.columns))}
 	for i, c := range t.columns {
-		titles[i] = span{c.title, styleStrong}
+		titles.cells[i] = span{c.title, styleStrong}
 	}
-	lines := []textLine{t.line(edge, titles, widths)}
-	for _, r := range t.rows[first:last] {
-		if r.key != nil && r.key == selected {
-			lines = append(lines, t.line(span{text: mark}, r.cells, widths).pad(width).with(styleSelected))
-		} else {
-			lines = append(lines, t.line(edge, r.cells, widths))
+	widths := t.widths(width - len(margin))
+	var lines []textLine
+	for _, r := range append([]row{titles}, t.rows[first:last]...) {
+		l := t.line(edge, r.cells, widths)
+		if isSelected(r) {
+			l[0].text = mark
+			l = l.pad(width).with(styleSelected)
 		}
+		lines = append(lines, l)
 	}
 	switch {
 	case first > 0:
@@ -235,7 +235,8 @@ func (t *table) line(edge span, cells []span, widths []int) textLine {
 			l = append(l, span{text: gap})
 		}
 		c.text = textLine{c}.fit(widths[i]).String()
-		if pad := (textLine{c}).pad(widths[i])[1]; t.columns[i].right {
+		pad := span{text: strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text))}
+		if t.columns[i].right {
 			l = append(l, pad, c)
 		} else {
 			l = append(l, c, pad)

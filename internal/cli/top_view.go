@@ -58,15 +58,14 @@ func (t *top) header(width int) textLine {
 
 // trouble says that Caddy does not answer, or that two Caddys do.
 func (t *top) trouble() textLine {
-	switch {
-	case t.err == nil && t.warning == "":
-		return nil
-	case t.err == nil:
-		return textLine{{" " + t.warning, styleAlarm}}
-	case t.answered.IsZero():
-		return textLine{{" " + t.err.Error(), styleAlarm}}
+	words := " " + t.warning
+	if t.err != nil {
+		words = " " + t.err.Error()
 	}
-	return textLine{{" No answer for " + text.Brief(t.at.Sub(t.answered)) + ": " + t.err.Error(), styleAlarm}}
+	if t.err != nil && !t.answered.IsZero() {
+		words = " No answer for " + text.Brief(t.at.Sub(t.answered)) + ":" + words
+	}
+	return textLine{{words, styleAlarm}}
 }
 
 // footer shows the keys, or a question, or the result of the last order.
