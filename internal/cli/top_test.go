@@ -317,8 +317,8 @@ func TestTopRuns(t *testing.T) {
 	}
 }
 
-// Without colours no colour is set: tcell would pick colours of its own. A selected row stands out, and what is out of
-// date is faint.
+// Without colours no colour is set: tcell would pick colours of its own. A selected row stands out, and
+// what is out of date is faint.
 func TestStyles(t *testing.T) {
 	for s := stylePlain; s <= styleAlarm; s = max(1, 2*s) {
 		if colour, _, _ := tcellStyle(s, false).Decompose(); colour != tcell.ColorDefault {

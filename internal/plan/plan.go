@@ -217,7 +217,7 @@ func (o *outlook) moreWaiting(n int) float64 {
 	return o.behind[n+1] + o.refused // a refused connection has found MaxWaiting in line
 }
 
-// cli.waitingOf is the length that the line does not exceed for p percent of the time.
+// waitingOf is the length that the line does not exceed for p percent of the time.
 func (o *outlook) waitingOf(p float64) int {
 	return sort.Search(math.MaxInt32, func(n int) bool { return o.moreWaiting(n) <= 1-p/100 })
 }

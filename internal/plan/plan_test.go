@@ -89,7 +89,7 @@ func TestPlanExact(t *testing.T) {
 	}
 }
 
-// So they do for a line with a limit, whether or not the slots can serve all connections.
+// The same holds for a line with a limit, whether or not the slots can serve all connections.
 func TestPlanExactWithLimit(t *testing.T) {
 	for _, slots := range []int{1, 3, 16} {
 		for _, maxWaiting := range []int{0, 1, 2, 10, 60} {
