@@ -210,13 +210,18 @@ func address(s string) (string, error) {
 	return "", fmt.Errorf("found %q, expected host:port with one port from 1 to 65535, or unix/<path>", s)
 }
 
+// listenAddress puts TCP on keep/, which loses no connection when descriptors run out, and lets no second
+// process in.
 func listenAddress(s string) (string, error) {
 	if port, err := port(s); err == nil {
-		return ":" + port, nil
+		return "keep/:" + port, nil
 	}
 	addr, err := address(s)
 	if err != nil {
 		return "", fmt.Errorf("%w, or just the port", err)
+	}
+	if a, err := caddy.ParseNetworkAddress(addr); err == nil && a.Network == "tcp" {
+		return caddy.JoinNetworkAddress("keep", a.Host, strconv.FormatUint(uint64(a.StartPort), 10)), nil
 	}
 	return addr, nil
 }

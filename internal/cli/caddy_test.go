@@ -15,20 +15,20 @@ import (
 func TestCommandConfig(t *testing.T) {
 	const proxy8100 = `{"handler":"proxy","upstreams":[{"dial":["localhost:8100"]}]}`
 	for line, want := range map[string]string{
-		"-l 9000 -p 8100 -h localhost -n 1 -t 20000": `:9000 {"handler":"tcplock","hold_timeout":20000000000,"slots":1}` + proxy8100,
-		"-l 9000 -p 8100":                                       `:9000 {"handler":"tcplock"}` + proxy8100,
-		"-l 9000 -p 8100 -t 0":                                  `:9000 {"handler":"tcplock"}` + proxy8100,
-		"-l 9000 -p 8100 -t 20s":                                `:9000 {"handler":"tcplock","hold_timeout":20000000000}` + proxy8100,
-		"--listen 9000 --port 8100 --slots 3":                   `:9000 {"handler":"tcplock","slots":3}` + proxy8100,
-		"--listen=127.0.0.1:9000 --to=localhost:8100":           `127.0.0.1:9000 {"handler":"tcplock"}` + proxy8100,
-		"-l [::1]:9000 -h localhost -p 8100":                    `[::1]:9000 {"handler":"tcplock"}` + proxy8100,
+		"-l 9000 -p 8100 -h localhost -n 1 -t 20000": `keep/:9000 {"handler":"tcplock","hold_timeout":20000000000,"slots":1}` + proxy8100,
+		"-l 9000 -p 8100":                                       `keep/:9000 {"handler":"tcplock"}` + proxy8100,
+		"-l 9000 -p 8100 -t 0":                                  `keep/:9000 {"handler":"tcplock"}` + proxy8100,
+		"-l 9000 -p 8100 -t 20s":                                `keep/:9000 {"handler":"tcplock","hold_timeout":20000000000}` + proxy8100,
+		"--listen 9000 --port 8100 --slots 3":                   `keep/:9000 {"handler":"tcplock","slots":3}` + proxy8100,
+		"--listen=127.0.0.1:9000 --to=localhost:8100":           `keep/127.0.0.1:9000 {"handler":"tcplock"}` + proxy8100,
+		"-l [::1]:9000 -h localhost -p 8100":                    `keep/[::1]:9000 {"handler":"tcplock"}` + proxy8100,
 		"-l unix//run/lock.sock -p 8100":                        `unix//run/lock.sock {"handler":"tcplock"}` + proxy8100,
-		"-l 9000 -h ::1 -p 8100":                                `:9000 {"handler":"tcplock"}{"handler":"proxy","upstreams":[{"dial":["[::1]:8100"]}]}`,
-		"-l 9000 --host db.internal --port 5432":                `:9000 {"handler":"tcplock"}{"handler":"proxy","upstreams":[{"dial":["db.internal:5432"]}]}`,
-		"-l 9000 --to unix//run/postgresql/.s.PGSQL.5432":       `:9000 {"handler":"tcplock"}{"handler":"proxy","upstreams":[{"dial":["unix//run/postgresql/.s.PGSQL.5432"]}]}`,
-		"-l 9000 -p 8100 --max-waiting 0 --linger 0":            `:9000 {"handler":"tcplock","linger":0,"max_waiting":0}` + proxy8100,
-		"-l 9000 -p 8100 --drain 0 --name a --half-closed keep": `:9000 {"drain":0,"half_closed":"keep","handler":"tcplock","name":"a"}` + proxy8100,
-		"-l 9000 -p 8100 --max-waiting 7 --wait-timeout 1s --hold-timeout 2s --linger 3s --half-closed drop --settle 4s --drain 5s --name office": `:9000 {"drain":5000000000,"half_closed":"drop","handler":"tcplock","hold_timeout":2000000000,"linger":3000000000,"max_waiting":7,"name":"office","settle":4000000000,"wait_timeout":1000000000}` + proxy8100,
+		"-l 9000 -h ::1 -p 8100":                                `keep/:9000 {"handler":"tcplock"}{"handler":"proxy","upstreams":[{"dial":["[::1]:8100"]}]}`,
+		"-l 9000 --host db.internal --port 5432":                `keep/:9000 {"handler":"tcplock"}{"handler":"proxy","upstreams":[{"dial":["db.internal:5432"]}]}`,
+		"-l 9000 --to unix//run/postgresql/.s.PGSQL.5432":       `keep/:9000 {"handler":"tcplock"}{"handler":"proxy","upstreams":[{"dial":["unix//run/postgresql/.s.PGSQL.5432"]}]}`,
+		"-l 9000 -p 8100 --max-waiting 0 --linger 0":            `keep/:9000 {"handler":"tcplock","linger":0,"max_waiting":0}` + proxy8100,
+		"-l 9000 -p 8100 --drain 0 --name a --half-closed keep": `keep/:9000 {"drain":0,"half_closed":"keep","handler":"tcplock","name":"a"}` + proxy8100,
+		"-l 9000 -p 8100 --max-waiting 7 --wait-timeout 1s --hold-timeout 2s --linger 3s --half-closed drop --settle 4s --drain 5s --name office": `keep/:9000 {"drain":5000000000,"half_closed":"drop","handler":"tcplock","hold_timeout":2000000000,"linger":3000000000,"max_waiting":7,"name":"office","settle":4000000000,"wait_timeout":1000000000}` + proxy8100,
 	} {
 		t.Run(line, func(t *testing.T) {
 			cfg, err := cli.ParseCommand(line)

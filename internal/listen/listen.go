@@ -1,6 +1,7 @@
-// Package listen has the network keep/, whose sockets survive reloads, and makes up for what Caddy's
-// own listeners lack: it accepts connections where caddy-l4 has stopped accepting them, and refuses
-// an address on which another process listens already.
+// Package listen keeps listening sockets through reloads: that is the network keep/. Where it is not used,
+// the package makes up for what Caddy's own listeners lack. It accepts what a reload leaves in their
+// queues, accepts where caddy-l4 has stopped accepting, and refuses an address on which another
+// process listens already.
 package listen
 
 import (

@@ -32,6 +32,7 @@ var examples = map[string]func(t *testing.T){
 	"postgres":            func(t *testing.T) { caddytest.LoadExample(t, "postgres", caddytest.FreeAddr(t)) },    // driven in e2e/services
 	"printer":             drivePrinter,
 	"quickstart":          driveQuickstart,
+	"systemd":             func(*testing.T) {}, // driven in e2e/services
 	"tls":                 driveTLS,
 }
 
