@@ -187,12 +187,6 @@ func furnish(t *testing.T) *farSide {
 	if err := far.connect(true); err != nil {
 		t.Fatal(err)
 	}
-	// At a reload Caddy opens a new listener. The system resets the connections that the old one
-	// has not accepted, unless this setting makes it hand them to the new one. Only then can the
-	// test expect that each connected client reaches its lock.
-	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_migrate_req", []byte("1"), 0); err != nil {
-		lacks(t, "connections that outlive their listener (Linux 5.14): %v", err)
-	}
 	return far
 }
 

@@ -50,6 +50,7 @@ type client struct {
 	begin time.Time // before it connects
 
 	connected bool
+	at        time.Time // when it was connected
 	sent      bool      // it has sent its whole job, with the FIN if the job has one
 	finished  time.Time // just before it closed its sending side
 	saw       string
@@ -78,7 +79,7 @@ func (c *client) run(far *farSide, longest time.Duration) {
 		c.finish()
 		conn.Close()
 	}()
-	c.connected = true
+	c.connected, c.at = true, time.Now()
 	_ = conn.SetDeadline(time.Now().Add(longest))
 	switch c.kind {
 	case silent, leaving:

@@ -45,10 +45,17 @@ func (j *judge) totals(l *arenaLock) {
 			connected++
 		}
 	}
-	if arrived := after.ended() - before.ended(); arrived != connected {
-		j.complain("totals", "lock %s: %d clients have connected, %d have arrived", l.name, connected, arrived)
+	lost := connected - (after.ended() - before.ended())
+	switch {
+	case l.network == "" && lost > 0 && lost <= mostLost:
+		j.t.Logf("lock %s: reloads have lost %d of %d connections at a listener of Caddy's own", l.name, lost, connected)
+	case lost != 0:
+		j.complain("totals", "lock %s: %d of %d connections are lost", l.name, lost, connected)
 	}
 }
+
+// mostLost bounds the connections that the reloads of one round may lose at a listener of Caddy's own.
+const mostLost = 5
 
 // always has the outcomes that always have a line in the log: those of connections with a slot.
 var always = map[string]bool{"served": true, "hold_timeout": true, "service_error": true}
@@ -72,7 +79,7 @@ func (j *judge) client(c *client) {
 	case e.Outcome == "client_gone" && !l.far && e.At.Sub(c.end) > 2*onTheWay+l.hookTime &&
 		(e.Slot != 0 || e.Waited > (2*onTheWay).Seconds()): // otherwise it was accepted late, and the lock could not know of it
 		complain("dead: it took long to notice")
-	case c.saw == sawNoLock && !l.far && !errors.Is(c.err, syscall.ECONNRESET): // a reset may come from the system at a reload
+	case c.saw == sawNoLock && !l.far && (l.network != "" || !errors.Is(c.err, syscall.ECONNRESET)): // a reload resets some of Caddy's own listeners
 		complain("connects")
 	case c.saw == sawAnswer && (v == nil || v.told() && !v.Answered):
 		complain("answers: one that the service did not give")

@@ -123,14 +123,11 @@ func (j *judge) limitAt(l *arenaLock, at time.Time) (most int) {
 
 const shortly = 2 * time.Second
 
-// order: connections come to the service in the order in which they came to the lock. Up to slots-1
+// order: connections come to the service in the order in which they came to the lock: on keep/ that is the
+// order in which the system accepted them, elsewhere the order of their numbers. Up to slots-1
 // connections that got their slot earlier may still be on their way when another one arrives. If
 // each host has a share, this holds for the connections of one host at one address of the lock.
 func (j *judge) order(l *arenaLock) {
-	type arrival struct {
-		id   uint64
-		addr netip.AddrPort
-	}
 	lines, slots := make(map[string][]arrival), l.slots[1]
 	for _, v := range j.visits[l.name] {
 		e, ok := j.endings[v.Client]
@@ -147,7 +144,7 @@ func (j *judge) order(l *arenaLock) {
 		for i := range all {
 			overtaken, later := 0, uint64(0)
 			for _, other := range all[i+1 : min(len(all), i+1+200)] {
-				if other.id < all[i].id {
+				if j.cameBefore(l, other, all[i]) {
 					overtaken++
 					later = other.id
 				}
@@ -158,6 +155,22 @@ func (j *judge) order(l *arenaLock) {
 			}
 		}
 	}
+}
+
+// arrival is a connection that was served.
+type arrival struct {
+	id   uint64
+	addr netip.AddrPort
+}
+
+// cameBefore reports whether connection a must be served before b. On keep/ a client that connected
+// shortly before another may reach the lock after it.
+func (j *judge) cameBefore(l *arenaLock, a, b arrival) bool {
+	if l.network == "" {
+		return a.id < b.id
+	}
+	first, second := j.clients[a.addr], j.clients[b.addr]
+	return first != nil && second != nil && first.at.Add(100*time.Millisecond).Before(second.begin)
 }
 
 // arrivals: the number of a connection is higher than all numbers that the admin API had shown before

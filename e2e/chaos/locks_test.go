@@ -14,6 +14,7 @@ import (
 type arenaLock struct {
 	name    string
 	listen  []string // if more than one, the priority of each is its index
+	network string   // of its listeners: keep/, or empty for Caddy's own
 	service string   // its address; empty: the lock has workers
 	workers []string
 	run     bool // the workers are processes of the lock
@@ -51,7 +52,7 @@ func arenaLocks() []*arenaLock {
 	plainer := map[string]int{answers: 15, trickles: 4, hangsUp: 1, resets: 1, neverEnds: 1}
 	return []*arenaLock{
 		{ // always one slot
-			name: "one", listen: []string{base + "9001"}, service: base + "9101",
+			name: "one", network: "keep/", listen: []string{base + "9001"}, service: base + "9101",
 			linger: "1s", slots: [2]int{1, 1}, fifo: true, keep: true, waiting: 20, wait: 4 * time.Second,
 			kinds: allKinds, deeds: harmless, pause: 50 * time.Millisecond, busy: 20 * time.Millisecond,
 		},
@@ -61,17 +62,17 @@ func arenaLocks() []*arenaLock {
 			kinds: allKinds, deeds: plainer, pause: 40 * time.Millisecond, busy: 50 * time.Millisecond,
 		},
 		{ // workers with processes of the lock, which are killed
-			name: "pool", listen: []string{base + "9003"}, workers: []string{base + "9131", base + "9132", base + "9133"}, run: true,
+			name: "pool", network: "keep/", listen: []string{base + "9003"}, workers: []string{base + "9131", base + "9132", base + "9133"}, run: true,
 			linger: "0", slots: [2]int{1, 3}, keep: true, waiting: 20, wait: 6 * time.Second, hold: 2 * time.Second,
 			kinds: allKinds, deeds: anything, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
 		{ // workers without processes, which refuse connections for a while
-			name: "shared", listen: []string{base + "9004"}, workers: []string{base + "9141", base + "9142"},
+			name: "shared", network: "keep/", listen: []string{base + "9004"}, workers: []string{base + "9141", base + "9142"},
 			linger: "1s", slots: [2]int{2, 2}, keep: true, waiting: 20, wait: 6 * time.Second, hold: 2 * time.Second,
 			kinds: allKinds, deeds: anything, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
 		{ // few hosts, each with a share, and two priorities
-			name: "fair", listen: []string{base + "9005", base + "9006"}, service: base + "9105",
+			name: "fair", network: "keep/", listen: []string{base + "9005", base + "9006"}, service: base + "9105",
 			linger: "0", slots: [2]int{3, 3}, keep: true, waiting: 20, wait: 4 * time.Second, hosts: 4, perHost: 1,
 			kinds: allKinds, deeds: harmless, pause: 60 * time.Millisecond, busy: 30 * time.Millisecond,
 		},
@@ -82,7 +83,7 @@ func arenaLocks() []*arenaLock {
 			kinds: allKinds, deeds: anything, pause: 150 * time.Millisecond, busy: 20 * time.Millisecond,
 		},
 		{ // clients behind a link that is cut
-			name: "far", listen: []string{nearAddress + ":9008"}, service: base + "9108", far: true,
+			name: "far", network: "keep/", listen: []string{nearAddress + ":9008"}, service: base + "9108", far: true,
 			slots: [2]int{2, 2}, waiting: 20, wait: 4 * time.Second, hold: 2 * time.Second,
 			kinds: map[string]int{plain: 6, slow: 2, halfClose: 4, forgets: 2, silent: 1, resetting: 2, vanishing: 3},
 			deeds: plainer, pause: 100 * time.Millisecond, busy: 30 * time.Millisecond,
@@ -110,7 +111,7 @@ func config(locks []*arenaLock, random *rand.Rand, slots map[string]int) string 
 			if i > 0 {
 				settings = fmt.Sprintf("tcplock {\nname %s\npriority %d\nrefuse {\nproxy %s\n}\n}", l.name, i, busyServer)
 			}
-			fmt.Fprintf(&text, "%s {\nroute {\n%s\nproxy %s {\nproxy_protocol v1\n}\n}\n}\n", listen, settings, l.upstream())
+			fmt.Fprintf(&text, "%s%s {\nroute {\n%s\nproxy %s {\nproxy_protocol v1\n}\n}\n}\n", l.network, listen, settings, l.upstream())
 		}
 	}
 	text.WriteString("}\n}\n")
