@@ -1,0 +1,110 @@
+package listen
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// keepHandle returns a config's handle on an address of keep/. end ends the config.
+func keepHandle(t *testing.T, port string) (h *handle, end context.CancelFunc) {
+	t.Helper()
+	ctx, end := context.WithCancel(t.Context())
+	ln, err := listenKeep(ctx, Network, "127.0.0.1", port, 0, net.ListenConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(end)
+	return ln.(*handle), end
+}
+
+// freePort returns a port on which nothing listens.
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	return port
+}
+
+// Connections inherit keep-alive from the listener, after ten reloads as at first. Go sets it on none of
+// them: it would have to say so to the system, and the listener is not asked to.
+func TestKeepAliveIsInherited(t *testing.T) {
+	port := freePort(t)
+	h, end := keepHandle(t, port)
+	for range 10 {
+		next, endNext := keepHandle(t, port)
+		end()
+		<-h.closed
+		h, end = next, endNext
+	}
+	client, err := net.Dial("tcp", h.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	conn, err := h.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw, err := conn.(*Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []struct{ level, name, want int }{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
+	} {
+		var got int
+		_ = raw.Control(func(fd uintptr) { got, err = unix.GetsockoptInt(int(fd), o.level, o.name) })
+		if err != nil || got != o.want {
+			t.Errorf("option %d: found %d, %v, expected %d", o.name, got, err, o.want)
+		}
+	}
+}
+
+// A handle that is closed while it accepts stops. The connections that come go to another handle of
+// the socket.
+func TestClosedHandleStops(t *testing.T) {
+	port := freePort(t)
+	first, endFirst := keepHandle(t, port)
+	second, endSecond := keepHandle(t, port)
+	stopped := make(chan error)
+	accept := func(h *handle) {
+		conn, err := h.Accept()
+		if err == nil {
+			conn.Close()
+		}
+		stopped <- err
+	}
+	go accept(first)
+	time.Sleep(10 * time.Millisecond) // so that it mostly is the one that accepts
+	go accept(second)
+	endFirst()
+	if err := <-stopped; err == nil {
+		t.Error("found the closed handle to accept, expected an error")
+	}
+	client, err := net.Dial("tcp", second.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := <-stopped; err != nil {
+		t.Errorf("the other handle: %v", err)
+	}
+	endSecond()
+	_ = second.Close() // waits until it is closed
+	if conn, err := net.Dial("tcp", second.Addr().String()); err == nil {
+		conn.Close()
+		t.Error("found the socket open after its last config, expected it closed")
+	}
+}
