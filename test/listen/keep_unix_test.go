@@ -167,6 +167,25 @@ func TestKeepForSites(t *testing.T) {
 	}
 }
 
+// A lock in the listener wrappers of a site works on keep/, and reloads lose none of its connections.
+func TestKeepUnderListenerWrapper(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
+	svc := caddytest.NewService(t, echoLine)
+	addr := caddytest.FreeAddr(t)
+	host, _, _ := net.SplitHostPort(addr)
+	config := func(slots int) string {
+		return caddytest.Global(fmt.Sprintf("storage_clean_interval off\nservers {\nlistener_wrappers {\nlayer4 {\nroute {\ntcplock %d {\nlinger 0\n}\nproxy %s\n}\n}\n}\n}", slots, svc.Addr)) +
+			fmt.Sprintf("http://%s {\nbind keep/%s\n}\n", addr, host)
+	}
+	l := reloadUnder(t, addr, 50, [2]string{config(8), config(9)})
+	t.Log(l)
+	if l.lost.Load() > 0 {
+		t.Errorf("%s, expected none", l)
+	}
+}
+
 // When no descriptor is left, connections wait in the accept queue, also through a reload. All are
 // served as soon as there are descriptors.
 func TestKeepSurvivesLackOfDescriptors(t *testing.T) {
