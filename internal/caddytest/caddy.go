@@ -79,14 +79,14 @@ func TryLoadJSON(t *testing.T, cfg []byte) error {
 			Eventually(t, "no lock is in use any more", func() bool { return len(inside.Process.Locks()) == 0 })
 			// No process of this test may still use its directories.
 			Eventually(t, "no process is left", func() bool { return inside.Process.Ending() == 0 })
-			budget := "" // all that was added to it must have been taken away
+			var budget inside.Budget // all that was added to it must have been taken away
 			for end := time.Now().Add(Patience); ; time.Sleep(5 * time.Millisecond) {
-				if budget = inside.Process.Budget(); budget == "" || time.Now().After(end) {
+				if budget = inside.Process.Budget(); budget == (inside.Budget{}) || time.Now().After(end) {
 					break
 				}
 			}
-			if budget != "" {
-				t.Errorf("the budget still counts %s, expected nothing", budget)
+			if budget != (inside.Budget{}) {
+				t.Errorf("the budget still counts %+v, expected nothing", budget)
 			}
 		})
 	}

@@ -37,19 +37,18 @@ func Clients(name string) (clients int) {
 func Locks() int { return len(inside.Process.Locks()) }
 
 // Counted is how many connections the budget of descriptors counts.
-func Counted() int { return inside.Process.Counted() }
+func Counted() int64 { return inside.Process.Budget().Connections }
 
 // Draining is how many refused connections wait until the client has the end of the answer.
-func Draining() int { return inside.Process.Draining() }
+func Draining() int64 { return inside.Process.Budget().Draining }
 
 // Hubs counts the locks with an open status page.
 func Hubs() int { return inside.Hubs() }
 
 // SetDescriptorLimit sets how many descriptors the process may have, until restore is called. Before
-// that it waits until nothing of the test before is counted: that would be added to one budget and
-// taken away from another.
+// that it waits until nothing of the test before is counted.
 func SetDescriptorLimit(n int64) (restore func()) {
-	for end := time.Now().Add(Patience); inside.Process.Budget() != "" && time.Now().Before(end); {
+	for end := time.Now().Add(Patience); inside.Process.Budget() != (inside.Budget{}) && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	return inside.Process.SetDescriptorLimit(n)

@@ -2,16 +2,15 @@ package fds
 
 import "testing"
 
-// withBudget gives the test a budget of its own. At the end of the test nothing of it may be in use.
-func withBudget(t *testing.T, processLimit int64) {
+// withLimit sets the limit of the budget for the test. At the end of the test nothing may be in use.
+func withLimit(t *testing.T, processLimit int64) {
 	t.Helper()
-	before := Process
-	Process = New(processLimit)
+	before := Process.SetLimit(processLimit)
 	t.Cleanup(func() {
-		if left := Process.InUse(); left != "" {
-			t.Errorf("the budget still counts %s, expected nothing", left)
+		if left := Process.InUse(); left != (Use{}) {
+			t.Errorf("the budget still counts %+v, expected nothing", left)
 		}
-		Process = before
+		Process.SetLimit(before)
 	})
 }
 
@@ -32,7 +31,7 @@ func emptyBudget(n int) {
 // After slots were lowered, the sockets of the holders still count, and so do the free slots of
 // another lock.
 func TestBudgetAfterLoweredSlots(t *testing.T) {
-	withBudget(t, 1024)
+	withLimit(t, 1024)
 	var lowered, other Sockets
 	lowered.SetSlots(400)
 	other.SetSlots(10)
@@ -65,7 +64,7 @@ func TestBudgetAfterLoweredSlots(t *testing.T) {
 // Processes are never refused their descriptors, and connections leave room for them: 33 services
 // need more than the reserve.
 func TestBudgetOfServices(t *testing.T) {
-	withBudget(t, 1024)
+	withLimit(t, 1024)
 	const services = 33
 	var pool Sockets
 	pool.SetSlots(services)

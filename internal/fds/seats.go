@@ -1,6 +1,7 @@
 package fds
 
 import (
+	"container/list"
 	"sync"
 	"time"
 )
@@ -10,14 +11,13 @@ import (
 // was taken longest ago, and the connection that had it is cut. Otherwise clients that are slow or
 // never close would keep all others from their answer.
 type Seats struct {
+	mu       sync.Mutex
 	most     int64
 	mostCut  int64         // no connection is cut while so many that were cut have not gone
 	patience time.Duration // no connection loses its seat before this time
 
-	mu          sync.Mutex
-	first, last *Seat // by how long they have been taken, the longest first
-	taken       int64
-	cut         int64 // connections that lost their seat and have not gone yet
+	taken list.List // of *Seat, the one taken longest ago first
+	cut   int64     // connections that lost their seat and have not gone yet
 }
 
 // refusalPatience is how long a connection may stay at refuse handlers before it can lose its seat.
@@ -25,73 +25,63 @@ const refusalPatience = time.Second
 
 // Seat is the seat of one connection. Its owner must call Leave once.
 type Seat struct {
-	cut        func() // ends the connection
-	since      time.Time
-	lost       bool
-	prev, next *Seat
+	cut   func() // ends the connection
+	since time.Time
+	at    *list.Element // nil: the seat is lost
+}
+
+func (s *Seats) bound(most, mostCut int64, patience time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.most, s.mostCut, s.patience = most, mostCut, patience
 }
 
 // Enter gives a connection a seat. It returns nil if there is none. If the connection loses its
 // seat later, cut is called, which must end the connection.
 func (s *Seats) Enter(cut func()) *Seat {
-	now := time.Now()
-	mine := &Seat{cut: cut, since: now}
-	s.mu.Lock()
-	var loser *Seat
-	if s.taken >= s.most {
-		if loser = s.first; loser == nil || s.cut >= s.mostCut || now.Sub(loser.since) < s.patience {
-			s.mu.Unlock()
-			return nil
-		}
-		s.remove(loser)
-		loser.lost = true
-		s.cut++
+	mine := &Seat{cut: cut, since: time.Now()}
+	loser, ok := s.enter(mine)
+	if !ok {
+		return nil
 	}
-	if mine.prev = s.last; mine.prev != nil {
-		mine.prev.next = mine
-	} else {
-		s.first = mine
-	}
-	s.last = mine
-	s.taken++
-	s.mu.Unlock()
 	if loser != nil {
 		loser.cut()
 	}
 	return mine
 }
 
+// enter gives mine a seat, which may be that of loser. It returns false if there is none.
+func (s *Seats) enter(mine *Seat) (loser *Seat, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if int64(s.taken.Len()) >= s.most {
+		first := s.taken.Front()
+		if first == nil || s.cut >= s.mostCut || mine.since.Sub(first.Value.(*Seat).since) < s.patience {
+			return nil, false
+		}
+		loser = s.taken.Remove(first).(*Seat)
+		loser.at = nil
+		s.cut++
+	}
+	mine.at = s.taken.PushBack(mine)
+	return loser, true
+}
+
 // Leave gives a seat back. It returns false if the connection had lost the seat before.
 func (s *Seats) Leave(mine *Seat) (kept bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if mine.lost {
+	if mine.at == nil {
 		s.cut--
 		return false
 	}
-	s.remove(mine)
+	s.taken.Remove(mine.at)
 	return true
 }
 
-// remove is called with the mutex held.
-func (s *Seats) remove(x *Seat) {
-	if x.prev != nil {
-		x.prev.next = x.next
-	} else {
-		s.first = x.next
-	}
-	if x.next != nil {
-		x.next.prev = x.prev
-	} else {
-		s.last = x.prev
-	}
-	x.prev, x.next = nil, nil
-	s.taken--
-}
-
-// InUse is how many connections have a seat, or have lost one and have not gone yet.
-func (s *Seats) InUse() int {
+// inUse is how many connections have a seat, or have lost one and have not gone yet.
+func (s *Seats) inUse() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return int(s.taken + s.cut)
+	return int64(s.taken.Len()) + s.cut
 }

@@ -9,43 +9,21 @@ import "sync/atomic"
 // change covers both. The zero value has no slots.
 type Sockets struct{ both atomic.Uint64 }
 
-// SetSlots sets the number of slots, for each of which the budget reserves a socket.
-func (s *Sockets) SetSlots(n int) {
-	for {
-		before := s.both.Load()
-		if s.change(before, uint64(n)<<32|before&(1<<32-1)) {
-			return
-		}
-	}
-}
+// SetSlots sets the number of slots, for each of which the budget reserves a socket. Only one
+// goroutine at a time may call it.
+func (s *Sockets) SetSlots(n int) { s.add(uint64(n)<<32 - s.both.Load()>>32<<32) }
 
 // Open counts one more open socket.
-func (s *Sockets) Open() {
-	for {
-		if before := s.both.Load(); s.change(before, before+1) {
-			return
-		}
-	}
-}
+func (s *Sockets) Open() { s.add(1) }
 
 // Close counts one open socket less.
-func (s *Sockets) Close() {
-	for {
-		if before := s.both.Load(); s.change(before, before-1) {
-			return
-		}
-	}
-}
+func (s *Sockets) Close() { s.add(^uint64(0)) }
 
-// change returns false, and changes nothing, if another change came first.
-func (s *Sockets) change(before, after uint64) bool {
-	if !s.both.CompareAndSwap(before, after) {
-		return false
-	}
-	if more := most(after) - most(before); more != 0 {
+func (s *Sockets) add(n uint64) {
+	after := s.both.Add(n)
+	if more := most(after) - most(after-n); more != 0 {
 		Process.services.Add(more)
 	}
-	return true
 }
 
 // most is how many sockets are open or reserved.

@@ -11,13 +11,18 @@ type Lock struct {
 	Clients                        int // clients that the lock remembers for max_per_client
 }
 
+// Budget is what the budget of descriptors counts.
+type Budget struct {
+	Connections, ServiceSockets int64
+	Others                      int64 // descriptors of processes and commands
+	Refused, Draining           int64 // connections at refuse handlers, or that do not have the end of the answer yet
+}
+
 // View shows the state of the process to tests, and lets them set two limits.
 type View interface {
 	Locks() []Lock
 	Ending() int    // places of processes that have not ended, also of locks that are no more
-	Counted() int   // connections that the budget of descriptors counts
-	Draining() int  // refused connections whose clients do not have the end of the answer yet
-	Budget() string // all that the budget of descriptors counts; "": nothing
+	Budget() Budget // all that the budget of descriptors counts
 
 	// These set a limit. restore resets it.
 	SetDescriptorLimit(n int64) (restore func())

@@ -25,20 +25,13 @@ func (insideView) Locks() (all []inside.Lock) {
 	return all
 }
 
-func (insideView) Ending() int {
-	return len(pool.Exiting())
-}
+func (insideView) Ending() int { return len(pool.Exiting()) }
 
-func (insideView) Counted() int { return fds.Process.Clients() }
-
-func (insideView) Draining() int { return fds.Process.Drains.InUse() }
-
-func (insideView) Budget() string { return fds.Process.InUse() }
+func (insideView) Budget() inside.Budget { return inside.Budget(fds.Process.InUse()) }
 
 func (insideView) SetDescriptorLimit(n int64) (restore func()) {
-	before := fds.Process
-	fds.Process = fds.New(n)
-	return func() { fds.Process = before }
+	before := fds.Process.SetLimit(n)
+	return func() { fds.Process.SetLimit(before) }
 }
 
 func (insideView) SetListenFor(d time.Duration) (restore func()) {

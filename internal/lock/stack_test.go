@@ -68,7 +68,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 			l := s.lock
 			b, stats, free := l.Queue().Bounds(), l.Queue().Stats(), l.Queue().Free()
 			counts := l.Schedule().Snapshot()[every.Key()]
-			return append(l.Inside(s.config), b, stats, free, l.Pool().Slots(), counts, fds.Process.ServiceSockets())
+			return append(l.Inside(s.config), b, stats, free, l.Pool().Slots(), counts, fds.Process.InUse().ServiceSockets)
 		}
 		before := look()
 		for _, settings := range []lock.Settings{

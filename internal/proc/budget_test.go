@@ -22,9 +22,9 @@ func TestDescriptorsOfACommand(t *testing.T) {
 		fdstest.WantCounted(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			ended := make(chan error, 1)
-			before := fds.Process.Taken()
+			before := fds.Process.InUse().Others
 			go func() { ended <- Run(ctx, exec.Command("sleep", "60"), time.Hour, zap.NewNop()) }()
-			testkit.Poll(t, "the command runs", func() bool { return fds.Process.Taken() == before+fds.PerWait+fds.PerOutput })
+			testkit.Poll(t, "the command runs", func() bool { return fds.Process.InUse().Others == before+fds.PerWait+fds.PerOutput })
 			t.Cleanup(func() { cancel(); <-ended })
 		})
 	})

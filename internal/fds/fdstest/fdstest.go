@@ -22,20 +22,16 @@ func WantCounted(t *testing.T, start func(t *testing.T)) {
 		return len(entries)
 	}
 	const n = 10
-	// What still runs of the test before would be added to one budget and taken away from another.
-	testkit.Poll(t, "the end of all that the test before has started", func() bool { return fds.Process.InUse() == "" })
-	whole := fds.Process
-	fds.Process = fds.New(1024)
-	t.Cleanup(func() { fds.Process = whole })
+	testkit.Poll(t, "the end of all that the test before has started", func() bool { return fds.Process.InUse() == fds.Use{} })
 	before := open()
 	t.Run("running", func(t *testing.T) {
 		for range n {
 			start(t)
 		}
-		real, counted := open()-before, fds.Process.Taken()
+		real, counted := int64(open()-before), fds.Process.InUse().Others
 		if real > counted || counted == 0 {
 			t.Errorf("found %d descriptors for %d of them, and %d in the budget", real, n, counted)
 		}
 	})
-	testkit.Poll(t, "the budget counts nothing any more", func() bool { return fds.Process.InUse() == "" })
+	testkit.Poll(t, "the budget counts nothing any more", func() bool { return fds.Process.InUse() == fds.Use{} })
 }
