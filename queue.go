@@ -6,7 +6,7 @@ import "github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
 // outcome if there will be none. The connection is parked on the client's socket meanwhile.
 func wait(w *lock.Waiter) (h *lock.Holder, outcome string) {
 	for {
-		if h, outcome = w.Look(); h != nil || outcome != "" {
+		if h, outcome = w.Poll(); h != nil || outcome != "" {
 			return h, outcome
 		}
 		if outcome = w.GiveUp(w.Park()); outcome != "" {

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"crypto/tls"
 	"errors"
 	"net"
 
@@ -51,20 +50,14 @@ func isDial(err error) bool {
 // if it is fine or there is none. proxy_protocol (v0.1.2) passes a connection with a broken header
 // on, and each read from it fails: it would take a slot for nothing.
 func HeaderError(conn net.Conn) error {
-	for {
-		switch below := conn.(type) {
-		case *layer4.Connection:
-			conn = below.Conn
-		case *tls.Conn:
-			conn = below.NetConn()
-		case interface {
-			net.Conn
-			Raw() net.Conn
-		}: // go-proxyproto: an empty read returns the error of the header, and does not read on
-			_, err := below.Read(nil)
-			return err
-		default: // the socket, or an outer lock, which has checked already
+	for ; conn != nil; conn = under(conn) {
+		switch conn.(type) {
+		case *Conn: // an outer lock has checked already
 			return nil
+		case interface{ Raw() net.Conn }: // go-proxyproto: an empty read returns the error of the header, and does not read on
+			_, err := conn.Read(nil)
+			return err
 		}
 	}
+	return nil
 }

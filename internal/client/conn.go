@@ -75,30 +75,34 @@ func New(cx *layer4.Connection) *Conn {
 	c := &Conn{Conn: cx.Conn, Address: clientAddress(cx.RemoteAddr())}
 	c.Input.sent = matched > 0
 	c.Traffic.In.Store(int64(matched))
-	for c.socket = cx.Conn; ; {
-		switch below := c.socket.(type) {
-		case *layer4.Connection:
-			c.socket = below.Conn
-			continue
-		case *tls.Conn:
+	c.socket = cx.Conn
+	for below := under(c.socket); below != nil; below = under(c.socket) {
+		if outer, ok := c.socket.(*Conn); ok {
+			c.Input.sent = c.Input.sent || len(outer.Input.early) > 0
+		} else if _, ok := c.socket.(*layer4.Connection); !ok {
 			c.layered = true
-			c.socket = below.NetConn()
-			continue
-		case *Conn:
-			c.Input.sent = c.Input.sent || len(below.Input.early) > 0
-			c.socket = below.Conn
-			continue
-		case interface{ Raw() net.Conn }: // go-proxyproto
-			c.layered = true
-			c.socket = below.Raw()
-			continue
-		case syscall.Conn:
-			if canWatch {
-				c.raw, _ = below.SyscallConn()
-			}
 		}
-		return c
+		c.socket = below
 	}
+	if socket, ok := c.socket.(syscall.Conn); ok && canWatch {
+		c.raw, _ = socket.SyscallConn()
+	}
+	return c
+}
+
+// under returns the connection that conn wraps, nil if conn wraps none that is in reach.
+func under(conn net.Conn) net.Conn {
+	switch conn := conn.(type) {
+	case *layer4.Connection:
+		return conn.Conn
+	case *Conn:
+		return conn.Conn
+	case *tls.Conn:
+		return conn.NetConn()
+	case interface{ Raw() net.Conn }: // go-proxyproto
+		return conn.Raw()
+	}
+	return nil
 }
 
 // clientAddress is the address of a client for logs and commands. If it is not an IP address and a
@@ -117,15 +121,14 @@ func clientAddress(addr net.Addr) string {
 
 // IsGone reports whether the client has gone. It does not wait, and takes nothing of what the
 // client has sent. Where the system does not tell, it returns false.
-func (c *Conn) IsGone() bool {
-	if c.raw == nil {
-		return false
-	}
-	var seen peer
+func (c *Conn) IsGone() bool { return c.raw != nil && c.classify(c.look()) }
+
+// look returns the state of the client's socket.
+func (c *Conn) look() (seen peer) {
 	if err := c.raw.Control(func(fd uintptr) { seen = look(fd) }); err != nil {
-		return true // closed on our side
+		return peerReset // closed on our side
 	}
-	return c.classify(seen)
+	return seen
 }
 
 // classify decides whether a client whose socket is in this state has gone.
@@ -225,7 +228,10 @@ func (c *Conn) heard() (heard bool) {
 	if !c.layered || c.raw == nil {
 		return false
 	}
-	_ = c.raw.Control(func(fd uintptr) { heard = silence(fd) < c.Linger })
+	_ = c.raw.Control(func(fd uintptr) {
+		_, silence := delivery(fd)
+		heard = silence < c.Linger
+	})
 	return heard
 }
 
@@ -307,18 +313,12 @@ func (c *Conn) MarkUsed() {
 // closeWrite closes the sending side of conn, or of what it wraps. layer4.Connection and the
 // connection of go-proxyproto have no CloseWrite, and hide that of the socket.
 func closeWrite(conn net.Conn) error {
-	for {
-		switch c := conn.(type) {
-		case interface{ CloseWrite() error }:
+	for ; conn != nil; conn = under(conn) {
+		if c, ok := conn.(interface{ CloseWrite() error }); ok {
 			return c.CloseWrite()
-		case *layer4.Connection:
-			conn = c.Conn
-		case interface{ Raw() net.Conn }:
-			conn = c.Raw()
-		default:
-			return errors.ErrUnsupported
 		}
 	}
+	return errors.ErrUnsupported
 }
 
 // Cut ends the connection now, whatever the handlers after tcplock are doing with it.
@@ -394,12 +394,7 @@ func (c *Conn) noteGone() time.Duration {
 // InputOver reports whether the client has closed its side or has gone, as far as the system
 // tells. It changes nothing, so it may be called while handlers use the connection.
 func (c *Conn) InputOver() bool {
-	if c.Signs.inputEnded.Load() || c.raw == nil {
-		return c.Signs.inputEnded.Load()
-	}
-	var seen peer
-	err := c.raw.Control(func(fd uintptr) { seen = look(fd) })
-	return err != nil || seen != peerOpen
+	return c.Signs.inputEnded.Load() || c.raw != nil && c.look() != peerOpen
 }
 
 // Moved is the number of bytes that have moved from and to the client. One write to a client that
@@ -408,7 +403,10 @@ func (c *Conn) InputOver() bool {
 func (c *Conn) Moved() int64 {
 	n := c.Traffic.In.Load() + c.Traffic.Out.Load()
 	if c.raw != nil {
-		_ = c.raw.Control(func(fd uintptr) { n += taken(fd) })
+		_ = c.raw.Control(func(fd uintptr) {
+			acked, _ := delivery(fd)
+			n += acked
+		})
 	}
 	return n
 }

@@ -14,8 +14,6 @@ const (
 	pollEnd   = unix.POLLIN // the events after which look must look closer
 )
 
-// silence is unknown here, so a TLS record has to arrive whole within Linger.
-func silence(uintptr) time.Duration { return math.MaxInt64 }
-
-// taken is unknown here, so only finished writes count.
-func taken(uintptr) int64 { return 0 }
+// delivery is unknown here: only finished writes count, and a TLS record has to arrive whole within
+// Linger.
+func delivery(uintptr) (acked int64, silence time.Duration) { return 0, math.MaxInt64 }

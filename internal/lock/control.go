@@ -135,7 +135,7 @@ func (l *Lock) Kick(id uint64) error {
 	case w.state() == status.StateEnding:
 		return ErrUnknownConnection // its client is cut already
 	default:
-		w.throwOut(l.queue.Look(p).Slot, "")
+		w.throwOut(l.queue.Load(p).Slot, "")
 	}
 	w.turnedAway() // a holder may be going back in line, or waiting for exclusive access
 	return nil

@@ -348,7 +348,7 @@ func (h *Holder) requeue() (outcome string) {
 	h.uncountSocket()
 	w.conn.Unserve()
 	w.holder.Store(nil)
-	p := w.lock.queue.Look(&w.queued)
+	p := w.lock.queue.Load(&w.queued)
 	if waited := time.Since(p.Joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {
 		if w.trip.waited, outcome = waited, status.WaitTimeout; w.kicked.Load() {
 			outcome = status.Kicked

@@ -19,7 +19,7 @@ type idleClock struct {
 	hooks  []*hook.Hook // of the config in force; none if there is no config
 	timer  *time.Timer
 	since  time.Time       // when the period began
-	visits uint64          // how many connections had come by then, see queue.Quiet
+	visits uint64          // how many connections had come by then, see queue.Idle
 	ran    map[string]bool // the hooks that have run in this period, by key
 }
 
@@ -107,7 +107,7 @@ func (l *Lock) noteIdle() {
 	if len(l.current.Load().hooks[hook.Idle]) == 0 {
 		return
 	}
-	if visits, quiet := l.queue.Quiet(); quiet {
+	if visits, quiet := l.queue.Idle(); quiet {
 		l.idle.quiet(visits)
 	}
 }
@@ -123,7 +123,7 @@ func (l *Lock) idleNow() {
 	if !l.queue.TryExclusive(p) {
 		return
 	}
-	visits, _ := l.queue.Quiet() // a connection may have come and gone without a call of noteIdle
+	visits, _ := l.queue.Idle() // a connection may have come and gone without a call of noteIdle
 	if h := l.idle.take(visits); h != nil {
 		l.Publish(status.Event{Event: status.EventIdle, Moment: hook.Idle, Reason: "for " + time.Duration(h.IdleFor).String()})
 		if due, _ := l.schedule.Due(h, time.Now()); due {
@@ -132,7 +132,7 @@ func (l *Lock) idleNow() {
 	}
 	woken, _ := l.queue.EndExclusive(p, time.Now())
 	grant(woken...)
-	if visits, _ := l.queue.Quiet(); !l.idle.goOn(visits) {
+	if visits, _ := l.queue.Idle(); !l.idle.goOn(visits) {
 		l.noteIdle() // a connection that came and went meanwhile could not call it
 	}
 }

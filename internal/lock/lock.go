@@ -103,7 +103,7 @@ func (l *Lock) deactivate(c *Config) {
 	defer l.mu.Unlock()
 	l.configs = slices.DeleteFunc(l.configs, func(other *Config) bool { return other == c })
 	if len(l.configs) == 0 {
-		visits, _ := l.queue.Quiet()
+		visits, _ := l.queue.Idle()
 		l.idle.use(nil, visits)
 		return
 	}
@@ -191,7 +191,7 @@ func (l *Lock) apply(c *Config) {
 		b.Limit = slots
 		grant(l.queue.Set(b, time.Now())...)
 	})
-	visits, _ := l.queue.Quiet()
+	visits, _ := l.queue.Idle()
 	l.idle.use(c.hooks[hook.Idle], visits)
 	workers := 0
 	if settings.pooled() {

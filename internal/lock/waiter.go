@@ -128,11 +128,11 @@ func (w *Waiter) Join(priority int) (outcome string) {
 	return ""
 }
 
-// Look returns the holder if the connection has got a slot, or the outcome if it never will.
+// Poll returns the holder if the connection has got a slot, or the outcome if it never will.
 // It returns neither while the connection is in line. If the slot is granted just as the client
 // leaves, the connection takes it: activate checks for the client.
-func (w *Waiter) Look() (h *Holder, outcome string) {
-	p := w.lock.queue.Look(&w.queued)
+func (w *Waiter) Poll() (h *Holder, outcome string) {
+	p := w.lock.queue.Load(&w.queued)
 	switch {
 	case p.State == queue.Holding:
 		w.trip.waited = p.Waited
@@ -185,7 +185,7 @@ func (w *Waiter) Abort() {
 		w.trip.outcome = status.ClientGone
 		return
 	default:
-		p := w.lock.queue.Look(&w.queued)
+		p := w.lock.queue.Load(&w.queued)
 		if p.State != queue.Holding {
 			return
 		}

@@ -151,7 +151,7 @@ func join(c *lock.Config, cx *layer4.Connection) (w *lock.Waiter, h *lock.Holder
 	w = c.Enter(cx)
 	outcome := w.Join(0)
 	for h == nil && outcome == "" {
-		if h, outcome = w.Look(); h == nil && outcome == "" {
+		if h, outcome = w.Poll(); h == nil && outcome == "" {
 			outcome = w.GiveUp(w.Park())
 		}
 	}

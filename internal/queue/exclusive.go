@@ -68,7 +68,7 @@ func (q *Queue) EndExclusive(w *Waiter, now time.Time) (woken []*Waiter, ok bool
 		return slices.Clone(q.exclusives), true
 	}
 	granted := q.grantAll(now)
-	q.noteVacant()
+	q.signalVacant()
 	return granted, true
 }
 

@@ -145,7 +145,7 @@ func TestTryExclusive(t *testing.T) {
 	s.state("", "b c d")
 	s.endExclusive("i", "b c")
 	s.state("c1 b2", "d")
-	if got := s.q.Look(s.waiter("c")).Number; got != 3 {
+	if got := s.q.Load(s.waiter("c")).Number; got != 3 {
 		t.Fatalf("found number %d, expected 3: a seizure is nobody's connection", got)
 	}
 

@@ -64,8 +64,8 @@ func checkLine(t fatal, q *Queue) {
 			if i > 0 && l.lists[i-1].priority <= list.priority {
 				t.Fatalf("found a list for priority %d behind one for %d", list.priority, l.lists[i-1].priority)
 			}
-			last := &list.ends
-			for p := last.next; p != &list.ends; p = p.next {
+			last := &list.root
+			for p := last.next; p != &list.root; p = p.next {
 				if p.prev != last || p.next.prev != p || p.State != Waiting || p.Priority != list.priority {
 					t.Fatalf("found the line broken at %v", p.Owner)
 				}
@@ -97,7 +97,7 @@ func checkClients(t fatal, q *Queue) {
 	}
 	count := make(map[ClientKey]client)
 	for _, p := range places {
-		if p.Client == 0 || !q.countsClients() {
+		if p.Client == 0 || !q.bounds.countClients() {
 			if p.from != nil {
 				t.Fatalf("found %v to have a client, expected none", p.Owner)
 			}

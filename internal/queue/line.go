@@ -27,7 +27,13 @@ type line struct {
 
 type list struct {
 	priority int
-	ends     Waiter // next is the first waiter, prev the last
+	root     Waiter // next is the first waiter, prev the last
+}
+
+// waiters iterates over a list.
+func (l *list) waiters(yield func(*Waiter) bool) {
+	for w := l.root.next; w != &l.root && yield(w); w = w.next {
+	}
 }
 
 // of returns the list for a priority.
@@ -39,7 +45,7 @@ func (l *line) of(priority int) *list {
 		}
 	}
 	made := &list{priority: priority}
-	made.ends.prev, made.ends.next = &made.ends, &made.ends
+	made.root.prev, made.root.next = &made.root, &made.root
 	l.lists = slices.Insert(l.lists, i, made)
 	return made
 }
@@ -47,10 +53,10 @@ func (l *line) of(priority int) *list {
 // add puts w where it belongs. Mostly that is the end. A waiter that comes back goes in near the
 // front, and one that has arrived before others, but joins after them, near the end.
 func (l *line) add(w *Waiter) {
-	ends := &l.of(w.Priority).ends
-	next := ends
-	if w.before(ends.prev) { // not if the list is empty: nothing is before ends
-		for front, back := ends.next, ends.prev; ; front, back = front.next, back.prev {
+	root := &l.of(w.Priority).root
+	next := root
+	if w.before(root.prev) { // not if the list is empty: nothing is before root
+		for front, back := root.next, root.prev; ; front, back = front.next, back.prev {
 			if w.before(front) {
 				next = front
 				break
@@ -73,8 +79,8 @@ func (w *Waiter) before(other *Waiter) bool {
 // first returns the waiter that goes first, nil if the line is empty.
 func (l *line) first(age time.Duration) (first *Waiter) {
 	for _, list := range l.lists {
-		w := list.ends.next
-		if w == &list.ends {
+		w := list.root.next
+		if w == &list.root {
 			continue
 		}
 		if first == nil || age > 0 && w.rank(age).Before(first.rank(age)) {
@@ -82,18 +88,6 @@ func (l *line) first(age time.Duration) (first *Waiter) {
 		}
 	}
 	return first
-}
-
-// find returns the waiter with that ID, nil if it is not in line.
-func (l *line) find(id uint64) *Waiter {
-	for _, list := range l.lists {
-		for w := list.ends.next; w != &list.ends; w = w.next {
-			if w.ID == id {
-				return w
-			}
-		}
-	}
-	return nil
 }
 
 // rank is when w would have joined if it had no priority.
@@ -104,6 +98,11 @@ func (w *Waiter) rank(age time.Duration) time.Time {
 // ClientKey says which client a connection comes from. It stands for an address; to the queue it
 // is just a value.
 type ClientKey uint64
+
+type clientTable struct {
+	clients map[ClientKey]*client
+	spare   *client // of a client that has gone, to be used again; nil: none
+}
 
 // client is what the waiters of one client share. It exists as long as one of them waits or holds
 // a slot.
@@ -118,15 +117,13 @@ func (b *Bounds) countClients() bool { return b.PerClient > 0 || b.WaitingPerCli
 
 // The mutex is held in all functions below.
 
-func (q *Queue) countsClients() bool { return q.bounds.countClients() }
-
-// know finds w's client.
-func (q *Queue) know(w *Waiter) {
-	if w.Client == 0 {
+// attachClient sets w.from, if there are bounds for w's client.
+func (q *Queue) attachClient(w *Waiter) {
+	if w.Client == 0 || !q.bounds.countClients() {
+		w.from = nil
 		return
 	}
-	w.from = q.clients[w.Client]
-	if w.from == nil {
+	if w.from = q.clients[w.Client]; w.from == nil {
 		if w.from = q.spare; w.from == nil {
 			w.from = new(client)
 		}
@@ -135,8 +132,8 @@ func (q *Queue) know(w *Waiter) {
 	}
 }
 
-// forget forgets w's client if w was the last that it had here.
-func (q *Queue) forget(w *Waiter) {
+// detachClient forgets w's client if w was the last that it had here.
+func (q *Queue) detachClient(w *Waiter) {
 	c := w.from
 	w.from = nil
 	if c != nil && c.held == 0 && c.waiting == 0 {
@@ -145,16 +142,16 @@ func (q *Queue) forget(w *Waiter) {
 	}
 }
 
-// hasItsShare reports whether c holds as many slots as it may.
-func (q *Queue) hasItsShare(c *client) bool {
+// atLimit reports whether c holds as many slots as it may.
+func (q *Queue) atLimit(c *client) bool {
 	return c != nil && q.bounds.PerClient > 0 && c.held >= q.bounds.PerClient
 }
 
-// lineUp puts w in line, or aside if its turn would come at once.
-func (q *Queue) lineUp(w *Waiter) {
+// enqueue puts w in line, or aside if its turn would come at once.
+func (q *Queue) enqueue(w *Waiter) {
 	q.link(w)
-	if q.admitting() && q.hasItsShare(w.from) {
-		q.standAside(w)
+	if q.admitting() && q.atLimit(w.from) {
+		q.setAside(w)
 	}
 }
 
@@ -181,22 +178,22 @@ func (w *Waiter) detach() {
 	w.prev, w.next = nil, nil
 }
 
-// stepOut takes w out of the line for good.
-func (q *Queue) stepOut(w *Waiter) {
+// dequeue takes w out of the line for good.
+func (q *Queue) dequeue(w *Waiter) {
 	q.unlink(w)
 	if w.from != nil {
-		q.bringBack(w.from)
+		q.readmit(w.from)
 	}
 }
 
-func (q *Queue) standAside(w *Waiter) {
+func (q *Queue) setAside(w *Waiter) {
 	w.detach()
 	w.from.aside.add(w)
 }
 
-// bringBack puts one of c's waiters that stand aside in line again, if c may hold one more slot.
-func (q *Queue) bringBack(c *client) {
-	if q.hasItsShare(c) {
+// readmit puts one of c's waiters that stand aside in line again, if c may hold one more slot.
+func (q *Queue) readmit(c *client) {
+	if q.atLimit(c) {
 		return
 	}
 	if w := c.aside.first(q.bounds.PriorityAge); w != nil {
@@ -205,28 +202,37 @@ func (q *Queue) bringBack(c *client) {
 	}
 }
 
+// lists iterates over all waiters, in line and aside.
+func (q *Queue) lists(yield func(*list) bool) {
+	for _, list := range q.line.lists {
+		if !yield(list) {
+			return
+		}
+	}
+	for _, c := range q.clients {
+		for _, list := range c.aside.lists {
+			if !yield(list) {
+				return
+			}
+		}
+	}
+}
+
 // waiters returns the first waiters, in line and aside, at most so many. They are in the order in
 // which they would go if each of them might go.
 func (q *Queue) waiters(most int) []*Waiter {
 	all := make([]*Waiter, 0, min(most, q.waiting))
-	collect := func(l *line) {
-		for _, list := range l.lists {
-			n := 0 // the first of all are among the first of each list
-			for w := list.ends.next; w != &list.ends && n < most; w = w.next {
-				all = append(all, w)
-				n++
+	for list := range q.lists {
+		n := 0 // the first of all are among the first of each list
+		for w := range list.waiters {
+			if n++; n > most {
+				break
 			}
+			all = append(all, w)
 		}
 	}
-	collect(&q.line)
-	if len(q.line.lists) == 1 && len(q.clients) == 0 {
-		return all
-	}
-	for _, c := range q.clients {
-		collect(&c.aside)
-	}
+	age := q.bounds.PriorityAge
 	slices.SortFunc(all, func(a, b *Waiter) int {
-		age := q.bounds.PriorityAge
 		switch {
 		case a.Priority == b.Priority:
 			return cmp.Compare(a.ID, b.ID)
@@ -238,24 +244,19 @@ func (q *Queue) waiters(most int) []*Waiter {
 	return all[:min(most, len(all))]
 }
 
-// regroup counts the clients anew, after their bounds have changed.
-func (q *Queue) regroup() {
+// recountClients counts the clients anew, after their bounds have changed.
+func (q *Queue) recountClients() {
 	all := q.waiters(q.waiting)
 	q.waiting, q.line, q.clients = 0, line{}, make(map[ClientKey]*client)
-	know := func(w *Waiter) {
-		if w.from = nil; q.countsClients() {
-			q.know(w)
-		}
-	}
 	for _, s := range q.slots {
 		if w := s.holder; w != nil {
-			if know(w); w.from != nil {
+			if q.attachClient(w); w.from != nil {
 				w.from.held++
 			}
 		}
 	}
 	for _, w := range all {
-		know(w)
+		q.attachClient(w)
 		q.link(w)
 	}
 }

@@ -101,7 +101,7 @@ func TestNobodyStarves(t *testing.T) {
 			now = now.Add(time.Second)
 			holder = q.Release(holder, now)
 		}
-		if got := q.Look(low).Waited; got != c.want {
+		if got := q.Load(low).Waited; got != c.want {
 			t.Errorf("age %s: found a wait of %s, expected %s", c.age, got, c.want)
 		}
 	}

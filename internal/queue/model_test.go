@@ -172,7 +172,7 @@ func (m *model) exclusive() *person {
 	return nil
 }
 
-// place.passOn is the one to wake after a slot has come free.
+// handOn returns those to wake after a slot has come free.
 func (m *model) handOn() []*person {
 	if alone := m.exclusive(); alone != nil {
 		return []*person{alone}

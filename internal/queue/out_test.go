@@ -238,7 +238,7 @@ func TestRequeueWhenClosed(t *testing.T) {
 	vacant := s.q.Vacant()
 	s.requeue("a", "")
 	s.state("b2", "")
-	if got := s.q.Look(s.waiter("a")); got.State != Gone || got.Slot != 0 {
+	if got := s.q.Load(s.waiter("a")); got.State != Gone || got.Slot != 0 {
 		t.Fatalf("found %+v, expected it to be gone", got)
 	}
 	s.requeue("b", "")
@@ -283,7 +283,7 @@ func TestRequeueFigures(t *testing.T) {
 	at := func(seconds int64) time.Time { return time.Unix(seconds, 0) }
 	expect := func(p *Waiter, want Waiter) {
 		t.Helper()
-		if got := shown(q.Look(p)); got != want {
+		if got := shown(q.Load(p)); got != want {
 			t.Fatalf("found %+v, expected %+v", got, want)
 		}
 	}

@@ -37,7 +37,7 @@ func play(t rapid.TB, schedule []byte) {
 		g.checkVacant()
 	}
 	for _, p := range g.m.all {
-		if got := g.q.Look(&p.real); !same(got, p) {
+		if got := g.q.Load(&p.real); !same(got, p) {
 			g.fail("found in the end %+v, expected %+v", got, p.want)
 		}
 	}
@@ -95,7 +95,7 @@ func (g *game) expel(arg int) {
 	found, waited := g.q.Expel(p.real.ID)
 	g.expect("expel finds", found == &p.real, there)
 	g.expect("expel", waited, g.m.leave(p))
-	g.expect("expelled", g.q.Look(&p.real).Expelled || !waited, true)
+	g.expect("expelled", g.q.Load(&p.real).Expelled || !waited, true)
 }
 
 func (g *game) release(arg int) {
@@ -241,7 +241,7 @@ func (g *game) compare() {
 	if t := stats.Total; t.Joined != t.Refused+t.Left+t.Granted+uint64(stats.Waiting) {
 		g.fail("found totals %+v with %d waiting, expected them to add up", t, stats.Waiting)
 	}
-	visits, quiet := g.q.Quiet()
+	visits, quiet := g.q.Idle()
 	if want := m.total.Joined - m.total.Refused; visits != want || quiet != (len(m.holders)+len(m.line) == 0) {
 		g.fail("found %d visits, quiet %t, with %d holders and %d waiters, expected %d visits", visits, quiet, len(m.holders), len(m.line), want)
 	}

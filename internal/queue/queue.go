@@ -72,7 +72,7 @@ const (
 )
 
 // Waiter is one connection's way through a queue: it waits, and then holds a slot. The zero
-// value is ready for Join, and is used once. The queue's mutex guards all fields: Look and
+// value is ready for Join, and is used once. The queue's mutex guards all fields: Load and
 // Snapshot return copies. The caller sets the first three before Join. The queue carries Owner
 // and never looks at it.
 type Waiter struct {
@@ -91,16 +91,14 @@ type Waiter struct {
 	ID       uint64        // order of joining, from 1; never changes after that
 	Expelled bool          // it is gone because of Expel
 
-	atService  bool // exclusive, but its connection is still at the service
-	from       *client
-	prev, next *Waiter
+	atService bool // exclusive, but its connection is still at the service
+	links
 }
 
-// slot is one permission to be connected to the service.
-type slot struct {
-	holder   *Waiter
-	out      bool // out of service: must not be granted
-	nextFree int  // the next free slot, 0 after the last
+// links tie a waiter to others.
+type links struct {
+	from       *client // nil: clients have no bounds
+	prev, next *Waiter // in its list
 }
 
 // Bounds are what a queue keeps to.
@@ -120,16 +118,13 @@ type Queue struct {
 	paused bool
 	closed bool
 
-	slots    []slot // from 1; slots[0] is the head of the free list, the longest free slot first
-	lastFree int    // the end of the free list, 0 if the list is empty
-	held     int
+	slotTable
 
 	line    line
 	waiting int // in line and aside
-	clients map[ClientKey]*client
-	spare   *client // of a client that has gone, to be used again; nil: none
-	arrived uint64  // the last ID
-	grants  uint64  // the last Number
+	clientTable
+	arrived uint64 // the last ID
+	grants  uint64 // the last Number
 
 	// The waiters that have begun exclusive access, in the order in which they asked. While
 	// there is one, no slot is granted. It is exclusive once every other holder has gone or is in
@@ -158,30 +153,29 @@ func (q *Queue) Join(w *Waiter, now time.Time) (holds bool, err error) {
 	}
 	q.arrived++
 	w.Joined, w.ID = now, q.arrived
-	if q.countsClients() {
-		q.know(w)
-	}
-	switch holds = q.admitting() && !q.hasItsShare(w.from); {
+	q.attachClient(w)
+	full := q.bounds.MaxWaiting != Unlimited && q.waiting >= q.bounds.MaxWaiting
+	switch holds = q.admitting() && !q.atLimit(w.from); {
 	case holds: // and no waiter is in line: third invariant
 		q.grant(w)
 	case q.closed:
 		err = q.refuse(w, ErrClosed)
-	case q.bounds.MaxWaiting != Unlimited && q.waiting >= q.bounds.MaxWaiting && q.paused:
+	case full && q.paused:
 		err = q.refuse(w, ErrFullPaused)
-	case q.bounds.MaxWaiting != Unlimited && q.waiting >= q.bounds.MaxWaiting:
+	case full:
 		err = q.refuse(w, ErrFull)
 	case w.from != nil && q.bounds.WaitingPerClient > 0 && w.from.waiting >= q.bounds.WaitingPerClient:
 		err = q.refuse(w, ErrClientFull)
 	default:
 		w.Ahead = q.waiting
-		q.lineUp(w)
+		q.enqueue(w)
 	}
 	q.mu.Unlock()
 	return holds, err
 }
 
 // Leave takes w out of the line. It returns false if w does not wait any more: then w holds a
-// slot, has left, or was turned away (see Look).
+// slot, has left, or was turned away (see Load).
 func (q *Queue) Leave(w *Waiter) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -192,8 +186,8 @@ func (q *Queue) Leave(w *Waiter) bool {
 	return true
 }
 
-// Look returns w as it is now.
-func (q *Queue) Look(w *Waiter) Waiter {
+// Load returns w as it is now.
+func (q *Queue) Load(w *Waiter) Waiter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return *w
@@ -210,12 +204,12 @@ func (q *Queue) Release(w *Waiter, now time.Time) *Waiter {
 	}
 	q.vacate(w)
 	w.State = Gone
-	q.forget(w)
+	q.detachClient(w)
 	var woken *Waiter
 	if q.waiting > 0 || len(q.exclusives) > 0 {
-		woken = q.passOn(now)
+		woken = q.next(now)
 	}
-	q.noteVacant()
+	q.signalVacant()
 	q.mu.Unlock()
 	return woken
 }
@@ -233,11 +227,11 @@ func (q *Queue) Requeue(w *Waiter, now time.Time, apart time.Duration) *Waiter {
 		q.vacate(w)
 		_ = q.refuse(w, ErrClosed)
 	} else {
-		q.lineUp(w) // before its slot is free: then w, too, may come back from aside for it
+		q.enqueue(w) // before its slot is free: then w, too, may come back from aside for it
 		q.vacate(w)
 	}
-	woken := q.passOn(now)
-	q.noteVacant()
+	woken := q.next(now)
+	q.signalVacant()
 	return woken
 }
 
@@ -255,7 +249,7 @@ func (q *Queue) Set(b Bounds, now time.Time) []*Waiter {
 	}
 	if before.countClients() != b.countClients() ||
 		b.countClients() && (before.PerClient != b.PerClient || before.PriorityAge != b.PriorityAge) {
-		q.regroup() // other waiters stand aside now; it sorts the line
+		q.recountClients() // other waiters stand aside now; it sorts the line
 	}
 	return q.grantAll(now)
 }
@@ -283,7 +277,7 @@ func (q *Queue) Close() (turnedAway []*Waiter) {
 	q.closed = true
 	turnedAway = q.waiters(q.waiting)
 	for _, w := range turnedAway {
-		q.stepOut(w)
+		q.dequeue(w)
 		_ = q.refuse(w, ErrClosed)
 	}
 	return turnedAway
@@ -297,7 +291,7 @@ func (q *Queue) Vacant() <-chan struct{} {
 		q.vacant = make(chan struct{})
 	}
 	vacant := q.vacant
-	q.noteVacant()
+	q.signalVacant()
 	return vacant
 }
 
@@ -324,10 +318,10 @@ func (q *Queue) grant(w *Waiter) {
 
 // leave takes w, which waits, out of the line for good.
 func (q *Queue) leave(w *Waiter) {
-	q.stepOut(w)
+	q.dequeue(w)
 	w.State = Gone
 	q.total.Left++
-	q.forget(w)
+	q.detachClient(w)
 }
 
 // vacate takes w's slot away.
@@ -338,12 +332,12 @@ func (q *Queue) vacate(w *Waiter) {
 	q.free(i)
 	if c := w.from; c != nil {
 		c.held--
-		q.bringBack(c)
+		q.readmit(c)
 	}
 }
 
-// place.passOn returns the waiter that goes on after a holder has gone, nil if none does.
-func (q *Queue) passOn(now time.Time) *Waiter {
+// next returns the waiter that goes on after a holder has gone, nil if none does.
+func (q *Queue) next(now time.Time) *Waiter {
 	if len(q.exclusives) > 0 {
 		return q.exclusive()
 	}
@@ -360,8 +354,8 @@ func (q *Queue) grantNext(now time.Time) *Waiter {
 		if w == nil {
 			return nil
 		}
-		if q.hasItsShare(w.from) {
-			q.standAside(w)
+		if q.atLimit(w.from) {
+			q.setAside(w)
 			continue
 		}
 		q.unlink(w)
@@ -382,11 +376,11 @@ func (q *Queue) grantAll(now time.Time) (granted []*Waiter) {
 func (q *Queue) refuse(w *Waiter, err error) error {
 	w.State = Gone
 	q.total.Refused++
-	q.forget(w)
+	q.detachClient(w)
 	return err
 }
 
-func (q *Queue) noteVacant() {
+func (q *Queue) signalVacant() {
 	if q.vacant != nil && q.held == 0 && len(q.exclusives) == 0 {
 		close(q.vacant)
 		q.vacant = nil

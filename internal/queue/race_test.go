@@ -126,10 +126,10 @@ func (c *crowd) visit(random *rand.Rand) {
 		}
 	}
 	for {
-		for c.q.Look(p).State == Waiting {
+		for c.q.Load(p).State == Waiting {
 			<-called
 		}
-		granted := c.q.Look(p)
+		granted := c.q.Load(p)
 		g.number = granted.Number
 		c.enter(p, granted.Slot, g)
 		dawdle(random)

@@ -93,7 +93,7 @@ func (s *script) joinsAs(priority int, names, want string) {
 }
 
 func (s *script) slot(name string) int {
-	return s.q.Look(s.waiter(name)).Slot
+	return s.q.Load(s.waiter(name)).Slot
 }
 
 func (s *script) release(name, woken string) {

@@ -26,7 +26,7 @@ func TestSetPriorityAgeOfThoseAside(t *testing.T) {
 	b.PriorityAge = time.Second
 	q.Set(b, start.Add(102*time.Second))
 	q.Resume(start.Add(103 * time.Second))
-	if q.Look(early).State != Holding || q.Look(late).State != Waiting {
-		t.Errorf("found the early one %d and the late one %d, expected that the early one holds a slot", q.Look(early).State, q.Look(late).State)
+	if q.Load(early).State != Holding || q.Load(late).State != Waiting {
+		t.Errorf("found the early one %d and the late one %d, expected that the early one holds a slot", q.Load(early).State, q.Load(late).State)
 	}
 }

@@ -5,6 +5,19 @@ import "time"
 // The slots: a list of the free ones, in the order in which they came free, and which ones are out
 // of service.
 
+type slotTable struct {
+	slots    []slot // from 1; slots[0] is the head of the free list, the longest free slot first
+	lastFree int    // the end of the free list, 0 if the list is empty
+	held     int
+}
+
+// slot is one permission to be connected to the service.
+type slot struct {
+	holder   *Waiter
+	out      bool // out of service: must not be granted
+	nextFree int  // the next free slot, 0 after the last
+}
+
 // Out takes slot i out of service: it is not granted any more. Out reports whether the slot is
 // vacant. If it is not, its holder stays.
 func (q *Queue) Out(i int) (vacant bool) {

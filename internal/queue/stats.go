@@ -55,9 +55,9 @@ func (q *Queue) Snapshot(most int) (stats Stats, holders, waiters []Waiter) {
 	return q.stats(), holders, waiters
 }
 
-// Quiet reports whether there is no holder and no waiter, and how many have joined so far and were
+// Idle reports whether there is no holder and no waiter, and how many have joined so far and were
 // not refused. It is O(1), since every release asks for it.
-func (q *Queue) Quiet() (visits uint64, quiet bool) {
+func (q *Queue) Idle() (visits uint64, idle bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.total.Left + q.total.Granted + uint64(q.waiting), q.held == 0 && q.waiting == 0
@@ -89,12 +89,11 @@ func (q *Queue) find(id uint64) *Waiter {
 			return s.holder
 		}
 	}
-	if w := q.line.find(id); w != nil {
-		return w
-	}
-	for _, c := range q.clients {
-		if w := c.aside.find(id); w != nil {
-			return w
+	for list := range q.lists {
+		for w := range list.waiters {
+			if w.ID == id {
+				return w
+			}
 		}
 	}
 	return nil
@@ -108,16 +107,10 @@ func (q *Queue) stats() Stats {
 
 // oldest is when the longest waiting waiter joined.
 func (q *Queue) oldest() (oldest time.Time) {
-	look := func(l *line) {
-		for _, list := range l.lists {
-			if w := list.ends.next; w != &list.ends && (oldest.IsZero() || w.Joined.Before(oldest)) {
-				oldest = w.Joined
-			}
+	for list := range q.lists {
+		if w := list.root.next; w != &list.root && (oldest.IsZero() || w.Joined.Before(oldest)) {
+			oldest = w.Joined
 		}
-	}
-	look(&q.line)
-	for _, c := range q.clients {
-		look(&c.aside)
 	}
 	return oldest
 }

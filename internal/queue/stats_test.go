@@ -94,8 +94,8 @@ func TestStatsAndSnapshot(t *testing.T) {
 	}; !slices.Equal(waiters, want) {
 		t.Fatalf("found waiters %+v, expected %+v", waiters, want)
 	}
-	if holders[0] != shown(s.q.Look(s.waiter("Cc"))) {
-		t.Fatalf("found %+v, expected what the snapshot shows", s.q.Look(s.waiter("Cc")))
+	if holders[0] != shown(s.q.Load(s.waiter("Cc"))) {
+		t.Fatalf("found %+v, expected what the snapshot shows", s.q.Load(s.waiter("Cc")))
 	}
 	holders[0].Slot, waiters[0].State = 7, Gone
 	s.state("Cc1 b2", "f")
@@ -109,7 +109,7 @@ func TestStatsOldest(t *testing.T) {
 		t.Helper()
 		want := time.Time{}
 		if name != "" {
-			want = s.q.Look(s.waiter(name)).Joined
+			want = s.q.Load(s.waiter(name)).Joined
 		}
 		if got := s.q.Stats().Oldest; got != want {
 			t.Fatalf("found %v, expected %v when %q joined", got, want, name)
