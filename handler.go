@@ -1,9 +1,6 @@
 package tcplock
 
 import (
-	"fmt"
-	"runtime/debug"
-
 	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
@@ -17,9 +14,7 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 	defer w.Leave()
 	defer func() {
 		if r := recover(); r != nil {
-			// A panic that one client causes must not end the process or keep a slot.
-			err = fmt.Errorf("panic behind lock %s: %v\n%s", w.LockName(), r, debug.Stack())
-			w.Abort()
+			err = w.Abort(r) // a panic that one client causes must not end the process or keep a slot
 		}
 	}()
 	if refused, err := w.Check(h.config, cx); refused {

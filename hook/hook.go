@@ -99,6 +99,10 @@ type Moment struct {
 	Client     string        // the client's address; empty at idle
 	Waited     time.Duration // how long the connection waited in line
 	Reason     string        // why it was refused (refuse), or how it ended (release, timeout)
+
+	// Closed when all apps of the config have started; nil: they have. A connection may come before.
+	// A step that asks another app of Caddy's must wait for it.
+	Started <-chan struct{}
 }
 
 // Values returns the moment's values: {l4.tcplock.<name>} in arguments, TCPLOCK_<NAME> in a

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,7 +36,6 @@ type Step struct {
 
 	ctx     caddy.Context
 	events  *caddyevents.App
-	started startSignal
 	overdue atomic.Int64 // events whose handlers still run after the timeout
 }
 
@@ -61,22 +59,6 @@ func (s *Step) Provision(ctx caddy.Context) error {
 		return err
 	}
 	s.ctx, s.events = ctx, app.(*caddyevents.App)
-	s.started.heard = make(chan struct{})
-	return s.events.On("started", &s.started)
-}
-
-// startSignal learns that all apps of its config have started. A connection may come before: until
-// then the events app still takes subscriptions, without a mutex, and must not be called.
-type startSignal struct {
-	once  sync.Once
-	heard chan struct{}
-}
-
-// Handle implements caddyevents.Handler.
-func (s *startSignal) Handle(_ context.Context, e caddy.Event) error {
-	if e.Origin() == nil { // an event of Caddy itself
-		s.once.Do(func() { close(s.heard) })
-	}
 	return nil
 }
 
@@ -96,10 +78,12 @@ func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 	timeout := cmp.Or(time.Duration(s.Timeout), defaultEmitTimeout)
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	select {
-	case <-s.started.heard:
-	case <-bounded.Done():
-		return fmt.Errorf("emit %s: not emitted, its config has not started: %w", s.Event, context.Cause(bounded))
+	if m.Started != nil { // until then the events app takes subscriptions, without a mutex
+		select {
+		case <-m.Started:
+		case <-bounded.Done():
+			return fmt.Errorf("emit %s: not emitted, its config has not started: %w", s.Event, context.Cause(bounded))
+		}
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.emit(bounded, m) }()
@@ -177,5 +161,4 @@ var (
 	_ hook.DefaultWriter    = (*Step)(nil)
 	_ caddy.Provisioner     = (*Step)(nil)
 	_ caddyfile.Unmarshaler = (*Step)(nil)
-	_ caddyevents.Handler   = (*startSignal)(nil)
 )

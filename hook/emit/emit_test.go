@@ -154,22 +154,22 @@ func TestEmitCancelled(t *testing.T) {
 // the events app must not be asked, and would not know all who want to hear of it. So does a
 // step that has to end meanwhile, for no longer than that.
 func TestEmitBeforeStart(t *testing.T) {
-	n := 0
-	emit, start, _ := loadEmit(t, `{"event":"restarted"}`, func(context.Context, caddy.Event) error { n++; return nil })
+	n, started := 0, make(chan struct{})
+	emit, _ := newEmit(t, `{"event":"restarted"}`, func(context.Context, caddy.Event) error { n++; return nil })
 	ended := errors.New("client has gone")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ended)
-	if err := emit.Run(ctx, hook.Moment{}); !errors.Is(err, ended) || n > 0 {
+	if err := emit.Run(ctx, hook.Moment{Started: started}); !errors.Is(err, ended) || n > 0 {
 		t.Errorf("found %d events (%v), expected none, and %v", n, err, ended)
 	}
 	result := make(chan error)
-	go func() { result <- emit.Run(t.Context(), hook.Moment{}) }()
+	go func() { result <- emit.Run(t.Context(), hook.Moment{Started: started}) }()
 	select {
 	case err := <-result:
 		t.Fatalf("found it done before the start (%v)", err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	start()
+	close(started)
 	if err := <-result; err != nil || n != 1 {
 		t.Errorf("found %d events (%v), expected 1", n, err)
 	}
@@ -178,13 +178,6 @@ func TestEmitBeforeStart(t *testing.T) {
 // newEmit loads the step in a config with a real events app that handler subscribes to, and
 // starts it.
 func newEmit(t *testing.T, raw string, handler handlerFunc) (step hook.Step, unload func()) {
-	t.Helper()
-	step, start, unload := loadEmit(t, raw, handler)
-	start()
-	return step, unload
-}
-
-func loadEmit(t *testing.T, raw string, handler handlerFunc) (step hook.Step, start, unload func()) {
 	t.Helper()
 	config, err := caddy.ProvisionContext(new(caddy.Config))
 	if err != nil {
@@ -201,17 +194,13 @@ func loadEmit(t *testing.T, raw string, handler handlerFunc) (step hook.Step, st
 		t.Fatal(err)
 	}
 	events := app.(*caddyevents.App)
-	start = func() {
-		// As late as the events app takes it.
-		if err := events.On(mod.(*Step).Event, handler); err != nil {
-			t.Fatal(err)
-		}
-		if err := events.Start(); err != nil {
-			t.Fatal(err)
-		}
-		events.Emit(ctx, "started", nil)
+	if err := events.On(mod.(*Step).Event, handler); err != nil {
+		t.Fatal(err)
 	}
-	return mod.(hook.Step), start, unload
+	if err := events.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return mod.(hook.Step), unload
 }
 
 type handlerFunc func(context.Context, caddy.Event) error

@@ -28,7 +28,7 @@ func (l *Lock) Publish(e status.Event) {
 	if e.Event != status.EventActivated && e.Event != status.EventReleased {
 		l.record.KeepEvent(e)
 	}
-	if c := l.current.Load(); c != nil && c.started.Load() && c.events.ShouldEmit(status.EventPrefix+e.Event) {
+	if c := l.current.Load(); c != nil && c.hasStarted() && c.events.ShouldEmit(status.EventPrefix+e.Event) {
 		l.emitter.add(l, c, e)
 	}
 }

@@ -32,13 +32,13 @@ func TestEventsBeforeStart(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.load(lock.Settings{})
-		s.config.SetStarted(false)
+		s.config.Unstart()
 		s.lock.Pause(0)
 		synctest.Wait()
 		if len(heard.names) > 0 {
 			t.Errorf("found events %v, expected none before the start", heard.names)
 		}
-		s.config.SetStarted(true)
+		s.config.Start()
 		s.lock.Resume()
 		synctest.Wait()
 		if len(heard.names) != 1 {

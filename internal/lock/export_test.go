@@ -18,7 +18,8 @@ import (
 
 // NewConfig returns a config for l, as Define makes it from settings and hooks.
 func NewConfig(l *Lock, name string, s Settings, events *caddyevents.App, log *zap.Logger, hooks ...*hook.Hook) *Config {
-	c := &Config{lock: l, name: name, defined: true, settings: s, events: events, hooks: make(map[string][]*hook.Hook)}
+	c := newConfig(name)
+	c.lock, c.defined, c.settings, c.events, c.hooks = l, true, s, events, make(map[string][]*hook.Hook)
 	for _, h := range hooks {
 		c.hooks[h.On] = append(c.hooks[h.On], h)
 	}
@@ -40,9 +41,10 @@ func (l *Lock) Record() *record.Record   { return l.record }
 func (l *Lock) Schedule() *hook.Schedule { return &l.schedule }
 func (l *Lock) Settings() Settings       { return l.current.Load().settings }
 
-func (l *Lock) Refusals() *clock.Limit    { return &l.refusals }
-func (c *Config) SetStarted(started bool) { c.started.Store(started) }
-func (s *Settings) Pooled() bool          { return s.pooled() }
+func (l *Lock) Refusals() *clock.Limit { return &l.refusals }
+func (c *Config) Start()               { close(c.started) }
+func (c *Config) Unstart()             { c.started = make(chan struct{}) }
+func (s *Settings) Pooled() bool       { return s.pooled() }
 
 const RefusalsLogged = refusalsLogged
 

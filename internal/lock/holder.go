@@ -25,7 +25,7 @@ import (
 //	           └────────────────────┘       └──────────────────────▲
 //
 // Three events can end it: the next handler returns, hold_timeout passes, or an operator
-// kicks the connection. Each asks "am I first?" (begin), and the winner releases the slot,
+// kicks the connection. Each asks "am I first?" (tryEnd), and the winner releases the slot,
 // once. The next handler may not have returned by then: a service that does not let go of
 // its client keeps no slot. Until that handler returns, the holder is abandoned.
 type Holder struct {
@@ -71,6 +71,25 @@ func newHolder(w *Waiter, slot int) *Holder {
 	return h
 }
 
+// countSocket counts the socket to the service that the holder will have, unless an outer lock does.
+func (h *Holder) countSocket() {
+	for outer := h.waiter.outer; outer != nil; outer = outer.outer {
+		if o := outer.holder.Load(); o != nil && o.socketCounted {
+			return
+		}
+	}
+	h.socketCounted = true
+	h.waiter.lock.sockets.Open()
+}
+
+// uncountSocket undoes countSocket, when the next handler has returned.
+func (h *Holder) uncountSocket() {
+	if h.socketCounted {
+		h.socketCounted = false
+		h.waiter.lock.sockets.Close()
+	}
+}
+
 // Activate reaches the worker and runs the activate hooks. It returns "" if the connection may go
 // to the service, else the outcome. It checks whether the client has gone before each step that
 // costs the service something, and after each step that takes time.
@@ -83,7 +102,7 @@ func (h *Holder) Activate() (outcome string) {
 	case h.worker != nil && w.conn.IsGone():
 		outcome = status.ClientGone
 	case h.worker != nil && h.worker.Reach(w.lock.ctx, check) != nil:
-		h.beginRequeue()
+		h.tryEnd(status.ServiceError, true)
 		return h.requeue()
 	case w.conn.IsGone():
 		outcome = status.ClientGone
@@ -161,7 +180,7 @@ func (c Call) Finish(err error) (outcome string, _ error) {
 	if h.worker != nil && err != nil && !r.Used && (r.Untouched || r.Dial) {
 		h.worker.Down(err)
 		// No handler has taken a byte of this connection: it can go to another worker.
-		if r.Untouched && h.beginRequeue() {
+		if r.Untouched && h.tryEnd(status.ServiceError, true) {
 			h.uncount()
 			_ = h.waiter.lock.runHooks(hook.Release, h)
 			return h.requeue(), err
@@ -178,26 +197,15 @@ func (c Call) Finish(err error) (outcome string, _ error) {
 	return outcome, err
 }
 
-// begin asks to be the first that ends the holder, for this reason. The caller that gets
-// true must release the slot, or put the connection back in line.
-func (h *Holder) begin(reason string) (first bool) {
+// tryEnd asks to be the first that ends the holder, for this reason. The caller that gets true must
+// release the slot, or with requeue, put the connection back in line.
+func (h *Holder) tryEnd(reason string, requeue bool) (first bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.phase >= phaseEnding {
 		return false
 	}
-	h.phase, h.reason = phaseEnding, reason
-	return true
-}
-
-// beginRequeue is begin, for a connection whose worker cannot be reached.
-func (h *Holder) beginRequeue() (first bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.phase >= phaseEnding {
-		return false
-	}
-	h.phase, h.reason, h.requeued = phaseEnding, status.ServiceError, true
+	h.phase, h.reason, h.requeued = phaseEnding, reason, requeue
 	return true
 }
 
@@ -220,7 +228,7 @@ func (h *Holder) end(outcome string) {
 	if wasAbandoned {
 		h.waiter.log(zapcore.InfoLevel, "left-over connection has ended") // not under the mutex: a log may stand still
 	}
-	if h.begin(outcome) {
+	if h.tryEnd(outcome, false) {
 		h.beginRelease(outcome)
 	}
 }
@@ -228,7 +236,7 @@ func (h *Holder) end(outcome string) {
 // onHoldTimeout cuts the client. If the service neither answers nor closes, the proxy never
 // returns, so the slot must not wait for that.
 func (h *Holder) onHoldTimeout() {
-	if !h.begin(status.HoldTimeout) {
+	if !h.tryEnd(status.HoldTimeout, false) {
 		return // the connection ended just in time
 	}
 	w := h.waiter
@@ -268,7 +276,7 @@ func (h *Holder) kick() {
 // forceRelease releases the slot of a kicked connection whose next handler has not returned. While
 // activate hooks run it does nothing: the connection will not reach the service.
 func (h *Holder) forceRelease() {
-	if h.state() != status.StateConnected || !h.begin(status.Kicked) {
+	if h.state() != status.StateConnected || !h.tryEnd(status.Kicked, false) {
 		return
 	}
 	if h.worker != nil {
@@ -278,7 +286,7 @@ func (h *Holder) forceRelease() {
 }
 
 // beginRelease runs the release hooks, lets the service settle, and releases the slot. The
-// client does not wait for this. Only the winner of begin may call it.
+// client does not wait for this. Only the winner of tryEnd may call it.
 func (h *Holder) beginRelease(outcome string) {
 	w := h.waiter
 	if w.kicked.Load() {
@@ -315,8 +323,7 @@ func (h *Holder) release(outcome string) {
 	if worker != nil {
 		worker.Ended(reached, h.counts)
 	}
-	w.trip.outcome = outcome
-	w.lock.record.CountEnd(outcome)
+	w.end(outcome)
 	w.lock.giveBack(&w.queued)
 	if worker == nil {
 		worker = w.lock.pool.At(h.slot) // the slot has got one meanwhile, which may be removed again

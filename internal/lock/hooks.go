@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -62,6 +66,8 @@ func (h *Holder) due(which *hook.Hook) bool {
 // that failed is due again.
 func (l *Lock) runHook(h *hook.Hook, m hook.Moment, p *queue.Waiter) error {
 	start := time.Now()
+	config := l.current.Load()
+	m.Started = config.started
 	err := l.runAlone(h, m, p)
 	took := time.Since(start)
 	l.record.Hook.WithLabelValues(m.On).Observe(took.Seconds())
@@ -73,17 +79,16 @@ func (l *Lock) runHook(h *hook.Hook, m hook.Moment, p *queue.Waiter) error {
 		zap.String("client", m.Client),
 		zap.Duration("duration", took),
 	}
-	logger := l.current.Load().hookLog
 	if err != nil {
 		l.schedule.Owe(h)
 		l.record.HookRuns.WithLabelValues(m.On, record.HookFailed).Inc()
 		l.Publish(status.Event{Event: status.EventHookFailed, Slot: m.Slot, Worker: m.Worker, Connection: m.Connection, Client: m.Client, Moment: m.On, Reason: m.Reason, Error: err.Error()})
-		logger.Error("hook failed", append(fields, zap.Error(err))...)
+		config.hookLog.Error("hook failed", append(fields, zap.Error(err))...)
 		return err
 	}
 	l.failings.ran(h)
 	l.record.HookRuns.WithLabelValues(m.On, record.HookOK).Inc()
-	logger.Info("hook done", fields...)
+	config.hookLog.Info("hook done", fields...)
 	return nil
 }
 
@@ -159,4 +164,60 @@ func (l *Lock) runRefuseHooks(w *Waiter) {
 			_ = l.runHook(h, m, new(queue.Waiter))
 		}
 	}()
+}
+
+// failings says that a lock's activate hooks refuse connections.
+type failings struct {
+	mu     sync.Mutex
+	now    status.Failing // no connections: the hooks go well
+	hook   string         // the key of the hook that refused the last of them
+	mended bool           // that hook has gone well since
+}
+
+// refused records that h has refused a connection.
+func (f *failings) refused(h *hook.Hook, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.now.Connections++; f.now.Connections == 1 {
+		f.now.Since = time.Now()
+	}
+	f.now.Error = text.FirstLine(err.Error())
+	f.hook, f.mended = h.Key(), false
+}
+
+// ran notes that h has gone well. That alone does not end a failing: a later hook of the same
+// activation may refuse the connection.
+func (f *failings) ran(h *hook.Hook) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mended = f.mended || f.hook == h.Key()
+}
+
+// passed notes that all activate hooks which were due have gone well. The hook that refused the
+// last connection may not have been among them: it is not due while it runs for another slot.
+// So it must have run since.
+func (f *failings) passed() { f.end(func() bool { return f.mended }) }
+
+// keep drops a failing whose hook has none of these keys. If the hook comes back, it starts anew.
+func (f *failings) keep(keys map[string]bool) { f.end(func() bool { return !keys[f.hook] }) }
+
+func (f *failings) end(over func() bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if over() {
+		f.now, f.hook, f.mended = status.Failing{}, "", false
+	}
+}
+
+// failing returns what is wrong with the activate hooks, nil if nothing is. A connection may
+// still be refused by a hook that a reload has taken away: that does not count.
+func (l *Lock) failing(now time.Time) *status.Failing {
+	l.failings.mu.Lock()
+	found, key := l.failings.now, l.failings.hook
+	l.failings.mu.Unlock()
+	if found.Connections == 0 || !slices.ContainsFunc(l.current.Load().hooks[hook.Activate], func(h *hook.Hook) bool { return h.Key() == key }) {
+		return nil
+	}
+	found.Since = clock.Wall(found.Since, now)
+	return &found
 }

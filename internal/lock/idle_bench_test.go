@@ -18,7 +18,7 @@ func BenchmarkGiveBackWithIdleHook(b *testing.B) {
 		b.Run(fmt.Sprintf("clients=%d", n), func(b *testing.B) {
 			l := enterLock(b.Name())
 			defer l.Exit()
-			c := &Config{lock: l, defined: true, hooks: map[string][]*hook.Hook{hook.Idle: {{On: hook.Idle, IdleFor: caddy.Duration(time.Hour)}}}}
+			c := &Config{lock: l, started: make(chan struct{}), defined: true, hooks: map[string][]*hook.Hook{hook.Idle: {{On: hook.Idle, IdleFor: caddy.Duration(time.Hour)}}}}
 			c.logTo(zap.NewNop())
 			l.activate(c)
 			defer l.deactivate(c)

@@ -86,7 +86,7 @@ func (l *Lock) Destruct() error {
 func (l *Lock) activate(c *Config) {
 	defer l.logListens()
 	defer l.logRename(l.Name())
-	c.started.Store(true)
+	close(c.started)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.configs = append(l.configs, c)

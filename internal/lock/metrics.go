@@ -56,14 +56,15 @@ func (l *Lock) collect(name string, out chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, append([]string{name}, labels...)...)
 	}
+	now := time.Now()
 	s := l.queue.Stats() // not Snapshot: that copies all holders under the queue's mutex
 	gauge(slotsDesc, float64(l.pool.Slots()))
 	gauge(heldDesc, float64(s.Held))
 	gauge(waitingDesc, float64(s.Waiting))
-	gauge(oldestDesc, s.OldestWait(time.Now()).Seconds())
+	gauge(oldestDesc, s.OldestWait(now).Seconds())
 	gauge(leftOverDesc, float64(l.leftOver.Load()))
 	gauge(pausedDesc, oneIf(s.Paused))
-	gauge(failingDesc, oneIf(l.failing() != nil))
+	gauge(failingDesc, oneIf(l.failing(now) != nil))
 	for i, outcome := range status.Outcomes {
 		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(l.record.Ended(i)), name, outcome)
 	}

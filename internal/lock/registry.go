@@ -24,6 +24,9 @@ import (
 type registry struct {
 	mu  sync.Mutex // may be held when a lock's mutex is taken, not the other way round
 	all map[*Lock]struct{}
+
+	listing  listing
+	shutDown sync.Once
 }
 
 var locks = registry{all: make(map[*Lock]struct{})}
@@ -150,27 +153,19 @@ func renamed(named map[string]*Lock, configs map[string]*Config, listen map[stri
 			}
 		}
 	}
-	type pair struct {
-		name string
-		lock *Lock
-	}
-	pairs, names, old := make(map[pair]bool), make(map[string]int), make(map[*Lock]int)
+	to, from := make(map[*Lock][]string), make(map[string][]*Lock)
 	for address, here := range listen {
 		fresh := slices.DeleteFunc(slices.Clone(here), func(name string) bool { return named[name] != nil || configs[name] == nil })
 		before := configured(gone[address])
-		if len(fresh) != 1 || len(before) != 1 {
-			continue
-		}
-		if p := (pair{fresh[0], before[0]}); !pairs[p] {
-			pairs[p] = true
-			names[p.name]++
-			old[p.lock]++
+		if len(fresh) == 1 && len(before) == 1 && !slices.Contains(from[fresh[0]], before[0]) {
+			to[before[0]] = append(to[before[0]], fresh[0])
+			from[fresh[0]] = append(from[fresh[0]], before[0])
 		}
 	}
 	renamed := make(map[string]*Lock)
-	for p := range pairs {
-		if names[p.name] == 1 && old[p.lock] == 1 {
-			renamed[p.name] = p.lock
+	for name, locks := range from {
+		if len(locks) == 1 && len(to[locks[0]]) == 1 {
+			renamed[name] = locks[0]
 		}
 	}
 	return renamed
@@ -238,11 +233,13 @@ func newcomer(configs map[string]*Config, here []string, address string, old *Lo
 
 // ShutDown shuts all locks down, once in the life of the process. If the last config has
 // none, connections may still be in those of the configs before.
-var ShutDown = sync.OnceFunc(func() {
-	var ends sync.WaitGroup
-	for _, l := range locks.list() {
-		ends.Go(l.shutDown)
-	}
-	ends.Wait()
-	pool.AwaitExits() // of locks that are no more
-})
+func ShutDown() {
+	locks.shutDown.Do(func() {
+		var ends sync.WaitGroup
+		for _, l := range locks.list() {
+			ends.Go(l.shutDown)
+		}
+		ends.Wait()
+		pool.AwaitExits() // of locks that are no more
+	})
+}

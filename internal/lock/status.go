@@ -1,24 +1,69 @@
 package lock
 
 import (
+	"encoding/json"
+	"fmt"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// The status of a lock at one moment, for the admin API, the status page and the commands. Field
-// names are stable. Times are RFC 3339, durations are numbers of seconds.
+// listing answers requests for the status of locks. A snapshot stops the line of a lock for a
+// moment, and its JSON may have megabytes. So listing takes one snapshot at a time, however
+// many requests come. Requests that come meanwhile share the next snapshot. An answer is never
+// older than its request, so it shows what the same client has done before.
+type listing struct {
+	next   singleflight.Group // the snapshots that have not begun yet, by what they show
+	taking sync.Mutex         // held while a snapshot is taken
+}
 
-// lockStatuses returns the status of all locks, by name, each with at most so many waiters.
-func lockStatuses(most int) []status.Lock {
+// Listed says which status a request asks for.
+type Listed struct {
+	Lock    *Lock // nil: all locks
+	Waiters int   // at most so many of each lock
+	PID     int   // goes into the answer; 0: none, as on the status page
+}
+
+// DefaultWaiters is how many waiters of a lock are listed, unless the request says how many.
+const DefaultWaiters = 1000
+
+// StatusJSON returns the status of locks as JSON. Calls at the same time share it, so the caller must
+// not change it.
+func StatusJSON(what Listed) ([]byte, error) {
+	l, key := &locks.listing, fmt.Sprint(what)
+	raw, err, _ := l.next.Do(key, func() (any, error) {
+		l.taking.Lock()
+		defer l.taking.Unlock()
+		l.next.Forget(key) // a request that comes from now on must get a later snapshot
+		raw, err := json.Marshal(what.snapshot())
+		return append(raw, '\n'), err
+	})
+	return raw.([]byte), err
+}
+
+func (what Listed) snapshot() any {
+	listed := func(l *Lock) status.Lock {
+		s := l.Status(what.Waiters)
+		s.PID = what.PID
+		return s
+	}
+	if what.Lock != nil {
+		return listed(what.Lock)
+	}
 	all := []status.Lock{} // not null in JSON
 	for _, l := range InForce() {
-		all = append(all, l.Status(most))
+		all = append(all, listed(l))
 	}
-	return all
+	return struct {
+		Locks []status.Lock `json:"locks"`
+		PID   int           `json:"pid,omitempty"`
+	}{all, what.PID}
 }
 
 // WaitsSince is Record.WaitsSince of the lock's record.
@@ -43,7 +88,7 @@ func (l *Lock) Status(most int) status.Lock {
 
 		LeftOver:    int(l.leftOver.Load()),
 		Exclusive:   stats.Exclusive,
-		Failing:     l.failingStatus(now),
+		Failing:     l.failing(now),
 		Connections: make(map[string]uint64),
 		Waits:       l.record.Waits(),
 		Holders:     make([]status.Connection, 0, len(holders)),

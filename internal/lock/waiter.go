@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -94,6 +95,19 @@ func (w *Waiter) Check(config *Config, cx *layer4.Connection) (refused bool, err
 	return true, fmt.Errorf("PROXY header from %s: %w", w.conn.Address, err)
 }
 
+// countClient counts the connection's client in the budget, or returns false if there may not be one
+// more. A connection that goes through several locks has one client and one service: the outermost
+// lock that has it counts it.
+func (w *Waiter) countClient() bool {
+	for outer := w.outer; outer != nil; outer = outer.outer {
+		if outer.counted {
+			return true
+		}
+	}
+	w.counted = fds.Process.Enter()
+	return w.counted
+}
+
 // checkNesting refuses a connection that has a slot of this lock already.
 func (w *Waiter) checkNesting() error {
 	for outer := w.outer; outer != nil; outer = outer.outer {
@@ -174,24 +188,26 @@ func (w *Waiter) GiveUp(woken client.Woken) (outcome string) {
 	return status.ClientGone
 }
 
-// Abort cleans up after a panic: it leaves the line or releases the slot.
-func (w *Waiter) Abort() {
+// Abort cleans up after a panic: it leaves the line or releases the slot. It returns the panic as
+// an error.
+func (w *Waiter) Abort(panicked any) error {
 	h := w.holder.Load()
-	switch {
-	case h != nil:
-	case w.lock.queue.Leave(&w.queued):
+	if h == nil && w.lock.queue.Leave(&w.queued) {
 		w.lock.noteIdle()
-		w.lock.record.CountEnd(status.ClientGone)
-		w.trip.outcome = status.ClientGone
-		return
-	default:
-		p := w.lock.queue.Load(&w.queued)
-		if p.State != queue.Holding {
-			return
-		}
+		w.end(status.ClientGone)
+	} else if p := w.lock.queue.Load(&w.queued); h == nil && p.State == queue.Holding {
 		h = newHolder(w, p.Slot)
 	}
-	h.end(status.ServiceError)
+	if h != nil {
+		h.end(status.ServiceError)
+	}
+	return fmt.Errorf("panic behind lock %s: %v\n%s", w.lock.Name(), panicked, debug.Stack())
+}
+
+// end records how the connection has ended.
+func (w *Waiter) end(outcome string) {
+	w.trip.outcome = outcome
+	w.lock.record.CountEnd(outcome)
 }
 
 // granted and turnedAway implement owner. They wake Handle's goroutine, which looks at the queue.
@@ -234,9 +250,6 @@ func (w *Waiter) state() string {
 // Discard reads what the client still sends, until it has closed or linger is over.
 func (w *Waiter) Discard() { w.conn.Discard() }
 
-// LockName is the name of the waiter's lock.
-func (w *Waiter) LockName() string { return w.lock.Name() }
-
 // observeWait puts the time in line into the metrics. It does so once: the connection may have had
 // an earlier slot whose worker could not be reached.
 func (w *Waiter) observeWait() {
@@ -251,8 +264,7 @@ func (w *Waiter) observeWait() {
 func (w *Waiter) Refuse(outcome string, answer func() error) error {
 	granted := w.holder.Load() != nil
 	if !granted { // else releasing the slot does that
-		w.trip.outcome = outcome
-		w.lock.record.CountEnd(outcome)
+		w.end(outcome)
 		w.trip.quiet = !w.lock.refusals.Allow()
 	}
 	if outcome == status.ClientGone || outcome == status.Kicked && granted { // a connection that is kicked from its slot has been cut

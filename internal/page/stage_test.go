@@ -171,7 +171,7 @@ func gather(c *lock.Config, n int) (leave func()) {
 	}
 	return func() {
 		for _, w := range all {
-			w.Abort()
+			_ = w.Abort(nil)
 			w.Leave()
 		}
 	}
