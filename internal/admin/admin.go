@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -50,16 +51,24 @@ func (a *API) Routes() []caddy.AdminRoute {
 // verb is an action on a lock. do returns the answer; nil stands for the lock's status.
 type verb struct {
 	parameters []string // it takes these, and no others
-	do         func(ctx context.Context, l *lock.Lock, p *parameters) (any, error)
+	do         func(ctx context.Context, l *lock.Lock, p parameters) (any, error)
 }
 
 var verbs = map[string]verb{
-	"pause":   {[]string{"for"}, adminPause},
-	"resume":  {nil, adminResume},
-	"drain":   {[]string{"for", "wait"}, adminDrain},
-	"kick":    {[]string{"id"}, adminKick},
-	"run":     {[]string{"moment", "slot", "wait"}, adminRun},
-	"restart": {[]string{"slot"}, adminRestart},
+	"pause": {[]string{"for"}, func(_ context.Context, l *lock.Lock, p parameters) (any, error) {
+		l.Pause(p.pause)
+		return nil, nil
+	}},
+	"resume": {nil, func(_ context.Context, l *lock.Lock, _ parameters) (any, error) {
+		l.Resume()
+		return nil, nil
+	}},
+	"drain": {[]string{"for", "wait"}, func(ctx context.Context, l *lock.Lock, p parameters) (any, error) {
+		return nil, l.Drain(ctx, p.pause)
+	}},
+	"kick":    {[]string{"id"}, kick},
+	"run":     {[]string{"moment", "slot", "wait"}, run},
+	"restart": {[]string{"slot"}, restart},
 }
 
 func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
@@ -70,23 +79,19 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
 		return err
 	}
-	p, err := parse(r, "waiters")
+	p, err := parse(r, nil, "waiters")
 	if err != nil {
 		return err
 	}
-	most := p.number("waiters", 0, lock.DefaultWaiters)
-	if p.err != nil {
-		return p.err
-	}
 	if name == "" {
-		return answerListed(w, lock.Listed{Waiters: most, PID: os.Getpid()})
+		return answerListed(w, nil, p.waiters)
 	}
 	l, err := findLock(name)
 	if err != nil {
 		return err
 	}
 	defer l.Exit()
-	return answerListed(w, lock.Listed{Lock: l, Waiters: most, PID: os.Getpid()})
+	return answerListed(w, l, p.waiters)
 }
 
 func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error {
@@ -102,7 +107,7 @@ func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error 
 	if err := allow(w, r, http.MethodPost); err != nil {
 		return err
 	}
-	p, err := parse(r, verb.parameters...)
+	p, err := parse(r, l, verb.parameters...)
 	if err != nil {
 		return err
 	}
@@ -110,14 +115,22 @@ func serveVerb(w http.ResponseWriter, r *http.Request, name, word string) error 
 	// the admin server's read timeout would look the same, and end the request's context.
 	_, _ = io.Copy(io.Discard, r.Body)
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	result, err := verb.do(r.Context(), l, p)
-	if err != nil {
+	ctx, cancel := context.WithTimeout(r.Context(), p.wait)
+	defer cancel()
+	result, err := verb.do(ctx, l, p)
+	for known, status := range statuses {
+		if errors.Is(err, known) {
+			return caddy.APIError{HTTPStatus: status, Err: err}
+		}
+	}
+	switch {
+	case err != nil:
 		return err
+	case result == nil:
+		return answerListed(w, l, lock.DefaultWaiters)
 	}
-	if result == nil {
-		return answerListed(w, lock.Listed{Lock: l, Waiters: lock.DefaultWaiters, PID: os.Getpid()})
-	}
-	return answer(w, result)
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(result)
 }
 
 // findLock returns the lock of that name. It enters the lock, so the caller must exit it.
@@ -132,131 +145,92 @@ func findLock(name string) (*lock.Lock, error) {
 	return nil, apiError(http.StatusNotFound, "found no lock %q, expected one of: %s", name, cmp.Or(strings.Join(names, ", "), "(there is none)"))
 }
 
-func adminPause(_ context.Context, l *lock.Lock, p *parameters) (any, error) {
-	d := p.duration("for")
-	if p.err == nil {
-		l.Pause(d)
+func kick(_ context.Context, l *lock.Lock, p parameters) (any, error) {
+	id, err := strconv.ParseUint(p.id, 10, 64)
+	if err != nil {
+		return nil, apiError(http.StatusBadRequest, "id: found %q, expected the id of a holder or waiter", p.id)
 	}
-	return nil, p.err
+	return nil, l.Kick(id)
 }
 
-func adminResume(_ context.Context, l *lock.Lock, _ *parameters) (any, error) {
-	l.Resume()
+func run(ctx context.Context, l *lock.Lock, p parameters) (any, error) {
+	if moments := l.Moments(); !slices.Contains(moments, p.moment) {
+		return nil, apiError(http.StatusBadRequest, "moment: found %q, expected one that lock %s has hooks for: %s",
+			p.moment, l.Name(), cmp.Or(strings.Join(moments, ", "), "(there is none)"))
+	}
+	ran, err := l.RunNow(ctx, p.moment, p.slot)
+	return map[string]int{"hooks": ran, "pid": os.Getpid()}, err
+}
+
+func restart(_ context.Context, l *lock.Lock, p parameters) (any, error) {
+	if l.Restart(p.slot) == 0 {
+		return nil, apiError(http.StatusBadRequest, "lock %s: found no service, expected one to restart", l.Name())
+	}
 	return nil, nil
 }
 
-func adminDrain(ctx context.Context, l *lock.Lock, p *parameters) (any, error) {
-	d, wait := p.duration("for"), p.duration("wait")
-	if p.err != nil {
-		return nil, p.err
-	}
-	ctx, cancel := within(ctx, wait)
-	defer cancel()
-	return nil, asAPIError(l.Drain(ctx, d))
-}
-
-func adminKick(_ context.Context, l *lock.Lock, p *parameters) (any, error) {
-	id, err := strconv.ParseUint(p.values.Get("id"), 10, 64)
-	if err != nil {
-		return nil, apiError(http.StatusBadRequest, "id: found %q, expected the id of a holder or waiter", p.values.Get("id"))
-	}
-	return nil, asAPIError(l.Kick(id))
-}
-
-func adminRun(ctx context.Context, l *lock.Lock, p *parameters) (any, error) {
-	on, wait := p.values.Get("moment"), p.duration("wait")
-	slot := p.slot(l)
-	if p.err != nil {
-		return nil, p.err
-	}
-	if moments := l.Moments(); !slices.Contains(moments, on) {
-		return nil, apiError(http.StatusBadRequest, "moment: found %q, expected one that lock %s has hooks for: %s",
-			on, l.Name(), cmp.Or(strings.Join(moments, ", "), "(there is none)"))
-	}
-	ctx, cancel := within(ctx, wait)
-	defer cancel()
-	ran, err := l.RunNow(ctx, on, slot)
-	return map[string]int{"hooks": ran, "pid": os.Getpid()}, asAPIError(err)
-}
-
-func adminRestart(_ context.Context, l *lock.Lock, p *parameters) (any, error) {
-	slot := p.slot(l)
-	if p.err == nil && l.Restart(slot) == 0 {
-		return nil, apiError(http.StatusBadRequest, "lock %s: found no service, expected one to restart", l.Name())
-	}
-	return nil, p.err
-}
-
-// within returns a copy of ctx that ends after d, if d is more than 0.
-func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	if d > 0 {
-		return context.WithTimeout(ctx, d)
-	}
-	return context.WithCancel(ctx)
-}
-
-// parameters has the query parameters of a request. err is for the first one that is wrong.
+// parameters are the query parameters of a request.
 type parameters struct {
-	values url.Values
-	err    error
+	id, moment  string
+	pause, wait time.Duration // without "for", pause is 0; without "wait", wait is without end
+	waiters     int
+	slot        int // 0: all
 }
 
-func parse(r *http.Request, known ...string) (*parameters, error) {
+// parse reads the known parameters of a request for l.
+func parse(r *http.Request, l *lock.Lock, known ...string) (p parameters, err error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, apiError(http.StatusBadRequest, "query: %w", err)
+		return p, apiError(http.StatusBadRequest, "query: %w", err)
 	}
 	for name, value := range values {
 		switch {
 		case len(known) == 0:
-			return nil, apiError(http.StatusBadRequest, "found parameter %q, expected none", name)
+			return p, apiError(http.StatusBadRequest, "found parameter %q, expected none", name)
 		case !slices.Contains(known, name):
-			return nil, apiError(http.StatusBadRequest, "found parameter %q, expected %s", name, strings.Join(known, ", "))
+			return p, apiError(http.StatusBadRequest, "found parameter %q, expected %s", name, strings.Join(known, ", "))
 		case len(value) > 1:
-			return nil, apiError(http.StatusBadRequest, "%s: found it %d times, expected it once", name, len(value))
+			return p, apiError(http.StatusBadRequest, "%s: found it %d times, expected it once", name, len(value))
 		}
 	}
-	return &parameters{values: values}, nil
+	p.id, p.moment = values.Get("id"), values.Get("moment")
+	p.wait, p.waiters = math.MaxInt64, lock.DefaultWaiters
+	for _, name := range known {
+		value := values.Get(name)
+		switch {
+		case !values.Has(name):
+		case name == "for":
+			p.pause, err = duration(value)
+		case name == "wait":
+			p.wait, err = duration(value)
+		case name == "waiters":
+			p.waiters, err = number(value, 0)
+		case name == "slot":
+			if p.slot, err = number(value, 1); err == nil && !l.HasSlot(p.slot) {
+				err = fmt.Errorf("found %d, expected one that lock %s has", p.slot, l.Name())
+			}
+		}
+		if err != nil {
+			return p, apiError(http.StatusBadRequest, "%s: %w", name, err)
+		}
+	}
+	return p, nil
 }
 
-// duration returns 0 if there is no such parameter.
-func (p *parameters) duration(name string) time.Duration {
-	if !p.values.Has(name) {
-		return 0
-	}
-	d, err := opts.Duration(p.values.Get(name))
+func duration(s string) (time.Duration, error) {
+	d, err := opts.Duration(s)
 	if err == nil && d <= 0 {
-		err = fmt.Errorf("found %q, expected more than 0", p.values.Get(name))
+		err = fmt.Errorf("found %q, expected more than 0", s)
 	}
-	p.note(name, err)
-	return time.Duration(d)
+	return time.Duration(d), err
 }
 
-func (p *parameters) number(name string, least, otherwise int) int {
-	if !p.values.Has(name) {
-		return otherwise
-	}
-	n, err := opts.Number(p.values.Get(name))
+func number(s string, least int) (int, error) {
+	n, err := opts.Number(s)
 	if err == nil && n < least {
 		err = fmt.Errorf("found %d, expected %d or more", n, least)
 	}
-	p.note(name, err)
-	return n
-}
-
-// slot returns 0 if there is no such parameter.
-func (p *parameters) slot(l *lock.Lock) int {
-	slot := p.number("slot", 1, 0)
-	if p.err == nil && slot > 0 && !l.HasSlot(slot) {
-		p.note("slot", fmt.Errorf("found %d, expected one that lock %s has", slot, l.Name()))
-	}
-	return slot
-}
-
-func (p *parameters) note(name string, err error) {
-	if err != nil && p.err == nil {
-		p.err = apiError(http.StatusBadRequest, "%s: %w", name, err)
-	}
+	return n, err
 }
 
 // allow refuses all methods but these.
@@ -272,32 +246,17 @@ func apiError(status int, format string, args ...any) error {
 	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
 }
 
-// asAPIError gives an error of a lock's verb its HTTP status.
-func asAPIError(err error) error {
-	status := http.StatusInternalServerError
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, lock.ErrUnknownConnection):
-		status = http.StatusNotFound
-	case errors.Is(err, lock.ErrResumed):
-		status = http.StatusConflict
-	case errors.Is(err, lock.ErrHolders):
-		status = http.StatusGatewayTimeout
-	case errors.Is(err, lock.ErrShutDown):
-		status = http.StatusServiceUnavailable
-	}
-	return caddy.APIError{HTTPStatus: status, Err: err}
+// statuses are the HTTP statuses of the errors of a lock's verbs.
+var statuses = map[error]int{
+	lock.ErrUnknownConnection: http.StatusNotFound,
+	lock.ErrResumed:           http.StatusConflict,
+	lock.ErrHolders:           http.StatusGatewayTimeout,
+	lock.ErrShutDown:          http.StatusServiceUnavailable,
 }
 
-func answer(w http.ResponseWriter, value any) error {
-	w.Header().Set("Content-Type", "application/json")
-	return json.NewEncoder(w).Encode(value)
-}
-
-// answerListed answers with the status of one lock or of all.
-func answerListed(w http.ResponseWriter, what lock.Listed) error {
-	raw, err := lock.StatusJSON(what)
+// answerListed answers with the status of l, or of all locks if it is nil.
+func answerListed(w http.ResponseWriter, l *lock.Lock, waiters int) error {
+	raw, err := lock.StatusJSON(lock.Listed{Lock: l, Waiters: waiters, PID: os.Getpid()})
 	if err != nil {
 		return err
 	}

@@ -9,21 +9,18 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/mholt/caddy-l4/layer4"
 	"github.com/mholt/caddy-l4/modules/l4proxy"
 
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/listen"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// Layout is where the locks of a config stand, as the raw JSON tells: the locks behind each
-// listen address, the order in which a connection comes to them, and where it leads after them.
+// Layout says where the locks of a config stand. It is read from the raw JSON.
 type Layout struct {
-	Listen  map[string][]string  // names of locks, by address
-	orders  map[lockOrder]string // and the first place in the config that has the order
-	to      map[string][]string  // the addresses that the proxy handlers behind a lock dial, by its name
-	checked map[string][]string  // those of them whose health their proxy checks, until a warning has named them
+	Listen  map[string][]string  // the names of the locks behind each listen address
+	orders  map[lockOrder]string // the orders in which a connection takes locks, and the first place of each
+	to      map[string][]string  // the addresses that the proxies behind a lock dial, by the lock's name
+	checked map[string][]string  // those of them with active health checks, until a warning has named them
+	locks   int                  // handlers found so far
 }
 
 // lockOrder says that a connection can hold the outer lock while it waits for the inner one.
@@ -31,9 +28,9 @@ type lockOrder struct{ outer, inner string }
 
 // spot is a place in the JSON.
 type spot struct {
-	where  string
+	where  string   // for errors
 	listen []string // the addresses of its server
-	held   []string // the locks that a connection has come through on its way there
+	held   []string // the locks that a connection holds there
 }
 
 func (s spot) in(part string) spot {
@@ -50,48 +47,22 @@ func newLayout() Layout {
 	}
 }
 
-// readApp reads what an app's servers have of locks. It must be read when the first handler
-// of the app is provisioned, as places.check says.
-func (y *Layout) readApp(app caddy.Module) error {
-	switch app := app.(type) {
-	case *layer4.App:
-		for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
-			if err := y.readServer(name, app.Servers[name].Listen, map[string]any{"routes": app.Servers[name].Routes}); err != nil {
-				return err
-			}
-		}
-	case *caddyhttp.App:
-		for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
-			if err := y.readServer(name, app.Servers[name].Listen, app.Servers[name].ListenerWrappersRaw); err != nil {
-				return err
-			}
-		}
-	}
-	return y.checkOrders()
-}
-
-func (y *Layout) readServer(name string, addresses []string, config any) error {
-	for _, address := range addresses {
-		parsed, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(address, ""))
-		if err != nil {
-			continue // Caddy refuses it
-		}
-		if err := listen.CheckChange(parsed); err != nil {
-			return fmt.Errorf("server %s: %w", name, err)
-		}
-	}
+// readServer reads the locks of a server, and reports whether it has any. The raw JSON is complete only
+// while the first handler of the app is provisioned, see Places.Check.
+func (y *Layout) readServer(name string, listen []string, config any) (locked bool) {
+	before := y.locks
 	raw, err := json.Marshal(config)
 	var value any
-	if err == nil && json.Unmarshal(raw, &value) == nil { // Caddy refuses what is no JSON when it loads it
-		y.read(value, spot{where: "server " + name, listen: addressesOf(addresses)})
+	if err == nil && json.Unmarshal(raw, &value) == nil { // Caddy refuses invalid JSON when it loads it
+		y.read(value, spot{where: "server " + name, listen: addressesOf(listen)})
 	}
-	return nil
+	return y.locks > before
 }
 
-// read looks for locks at any depth: any handler may have routes of its own. In a list of
-// handlers, a connection that has come through a lock holds it in those that follow, and in
-// all that they contain. A connection that is refused does not hold the lock whose refuse
-// handlers it gets, but all before it.
+// read looks for locks at any depth, because any handler may have routes of its own. In a list of
+// handlers, a connection that has come through a lock holds it in the handlers that follow, and in all
+// that they contain. A refused connection does not hold the lock whose refuse handlers it gets, but it
+// holds all locks before that one.
 func (y *Layout) read(value any, at spot) {
 	switch value := value.(type) {
 	case []any:
@@ -108,13 +79,12 @@ func (y *Layout) read(value any, at spot) {
 		}
 		y.noteProxy(value, at.held)
 		for _, key := range slices.Sorted(maps.Keys(value)) {
-			routes, ok := value[key].([]any)
-			if !ok || key != "routes" {
+			if routes, ok := value[key].([]any); ok && key == "routes" {
+				for i, route := range routes {
+					y.read(route, at.in(fmt.Sprintf("route %d", i+1)))
+				}
+			} else {
 				y.read(value[key], at)
-				continue
-			}
-			for i, route := range routes {
-				y.read(route, at.in(fmt.Sprintf("route %d", i+1)))
 			}
 		}
 	}
@@ -131,13 +101,12 @@ func lockIn(value any) (name string, ok bool) {
 }
 
 func (y *Layout) note(name string, at spot) {
+	y.locks++
 	for _, address := range at.listen {
-		if !slices.Contains(y.Listen[address], name) {
-			y.Listen[address] = append(y.Listen[address], name)
-		}
+		y.Listen[address] = addNew(y.Listen[address], name)
 	}
 	if slices.Contains(at.held, name) {
-		return // Handle refuses the connection here, see meet, so it does not wait
+		return // Handle refuses the connection here, so it does not wait
 	}
 	for _, outer := range at.held {
 		if o := (lockOrder{outer, name}); y.orders[o] == "" {
@@ -146,7 +115,7 @@ func (y *Layout) note(name string, at spot) {
 	}
 }
 
-// noteProxy notes where connections that hold these locks get to, if value is a proxy handler.
+// noteProxy notes the addresses that value dials, if it is a proxy handler and held has locks.
 func (y *Layout) noteProxy(value map[string]any, held []string) {
 	if value["handler"] != "proxy" || len(held) == 0 {
 		return
@@ -158,16 +127,16 @@ func (y *Layout) noteProxy(value map[string]any, held []string) {
 	}
 	for _, upstream := range proxy.Upstreams {
 		for _, lock := range held {
-			y.to[lock] = addNew(y.to[lock], upstream.Dial)
+			y.to[lock] = addNew(y.to[lock], upstream.Dial...)
 			if proxy.HealthChecks != nil && proxy.HealthChecks.Active != nil {
-				y.checked[lock] = addNew(y.checked[lock], upstream.Dial)
+				y.checked[lock] = addNew(y.checked[lock], upstream.Dial...)
 			}
 		}
 	}
 }
 
-// addNew appends those that are not there yet.
-func addNew(list, more []string) []string {
+// addNew appends the strings that list does not have.
+func addNew(list []string, more ...string) []string {
 	for _, one := range more {
 		if !slices.Contains(list, one) {
 			list = append(list, one)
@@ -176,20 +145,20 @@ func addNew(list, more []string) []string {
 	return list
 }
 
-// LeadsTo returns the addresses that a lock's connections are proxied to. Placeholders of the worker
-// stand for the workers.
+// LeadsTo returns the addresses that a lock's connections are proxied to. The workers stand for the
+// placeholders of the worker.
 func (y *Layout) LeadsTo(lock string, workers []string) (all []string) {
 	for _, address := range y.to[lock] {
 		if strings.Contains(address, "{l4.tcplock.worker") {
-			all = addNew(all, workers)
+			all = addNew(all, workers...)
 		} else {
-			all = addNew(all, []string{address})
+			all = addNew(all, address)
 		}
 	}
 	return all
 }
 
-// Addresses returns those that lead to a lock.
+// Addresses returns the listen addresses that lead to a lock.
 func (y *Layout) Addresses(lock string) (all []string) {
 	for _, address := range slices.Sorted(maps.Keys(y.Listen)) {
 		if slices.Contains(y.Listen[address], lock) {
@@ -199,8 +168,8 @@ func (y *Layout) Addresses(lock string) (all []string) {
 	return all
 }
 
-// addressesOf writes listen addresses out, so that the same address is the same string in all
-// configs. A TCP address is the same whichever of Caddy's networks listens on it.
+// addressesOf returns listen addresses in one spelling, so that they can be compared across configs. A
+// TCP address is the same on each of Caddy's networks.
 func addressesOf(listen []string) (all []string) {
 	for _, l := range listen {
 		address, err := caddy.ParseNetworkAddress(caddy.NewReplacer().ReplaceAll(l, ""))
@@ -222,9 +191,8 @@ func addressesOf(listen []string) (all []string) {
 	return all
 }
 
-// checkOrders returns an error if connections take locks in different orders: each of two
-// connections could hold the lock for which the other one waits. With more locks the same happens
-// in a circle.
+// checkOrders returns an error if connections take locks in different orders. Then each of two
+// connections could hold the lock that the other one waits for. More locks can form a longer circle.
 func (y *Layout) checkOrders() error {
 	inner := make(map[string][]string)
 	for o := range y.orders {
