@@ -420,8 +420,8 @@ func (h *Holder) state() string {
 	return status.StateEnding
 }
 
-// why returns the reason of the holder's end, "" before that.
-func (h *Holder) why() string {
+// endReason returns how the holder ended, "" before that.
+func (h *Holder) endReason() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.reason

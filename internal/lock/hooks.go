@@ -33,7 +33,7 @@ func (l *Lock) runHooks(on string, holder *Holder) error {
 		if !holder.due(h) {
 			continue
 		}
-		if err := l.runHook(h, holder.moment(on), &w.queued); err != nil && on == hook.Activate && !h.Optional {
+		if err := l.runHook(h, w.moment(on, holder.endReason()), &w.queued); err != nil && on == hook.Activate && !h.Optional {
 			if !w.kicked.Load() { // else an operator ends the connection, and may have ended the hook
 				l.failings.refused(h, err)
 			}
@@ -142,7 +142,7 @@ func (l *Lock) runRefuseHooks(w *Waiter) {
 	if len(l.current.Load().hooks[hook.Refuse]) == 0 {
 		return
 	}
-	m := w.refusal(hook.Refuse)
+	m := w.moment(hook.Refuse, w.trip.refused)
 	var due []*hook.Hook
 	free := l.refusing.CompareAndSwap(false, true)
 	for _, h := range l.current.Load().hooks[hook.Refuse] {

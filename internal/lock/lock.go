@@ -179,13 +179,10 @@ func (l *Lock) apply(c *Config) {
 	settings := &c.settings
 	l.sockets.SetSlots(settings.slots())
 	b := queue.Bounds{
-		MaxWaiting:       queue.Unlimited,
+		MaxWaiting:       valueOr(settings.MaxWaiting, queue.Unlimited),
 		PerClient:        settings.MaxPerClient,
 		WaitingPerClient: settings.MaxWaitingPerClient,
 		PriorityAge:      time.Duration(settings.PriorityAge),
-	}
-	if settings.MaxWaiting != nil {
-		b.MaxWaiting = *settings.MaxWaiting
 	}
 	l.pool.Set(settings.wanted(), func(slots int) {
 		b.Limit = slots

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -137,38 +138,47 @@ func ParseSlots(s string) (int, error) {
 }
 
 func (s *Settings) Check() error {
-	if s.Slots < 0 || s.Slots > MaxSlots {
+	addresses, err := s.expand()
+	switch {
+	case s.Slots < 0 || s.Slots > MaxSlots:
 		return fmt.Errorf("slots: found %d, expected a number from 1 to %d", s.Slots, MaxSlots)
-	}
-	if s.MaxWaiting != nil && *s.MaxWaiting < 0 {
-		return fmt.Errorf("max_waiting: found %d, expected 0 or more", *s.MaxWaiting)
-	}
-	if s.MaxWaiting != nil && *s.MaxWaiting == 0 && s.WaitTimeout > 0 {
+	case s.MaxWaiting != nil && *s.MaxWaiting == 0 && s.WaitTimeout > 0:
 		return fmt.Errorf("wait_timeout: found %s with max_waiting 0, expected only one of them: no connection waits then", time.Duration(s.WaitTimeout))
-	}
-	if err := s.checkPool(); err != nil {
+	case s.MaxWaiting != nil && *s.MaxWaiting < 0:
+		return fmt.Errorf("max_waiting: found %d, expected 0 or more", *s.MaxWaiting)
+	case s.MaxPerClient < 0:
+		return fmt.Errorf("max_per_client: found %d, expected 0 or more", s.MaxPerClient)
+	case s.MaxWaitingPerClient < 0:
+		return fmt.Errorf("max_waiting_per_client: found %d, expected 0 or more", s.MaxWaitingPerClient)
+	case err != nil:
 		return err
+	case len(addresses) > 0 && s.Slots > 0:
+		return fmt.Errorf("workers: found %d beside slots %d, expected only one of them: each worker is a slot", len(addresses), s.Slots)
+	case len(addresses) > MaxSlots:
+		return fmt.Errorf("workers: found %d, expected at most %d", len(addresses), MaxSlots)
+	case time.Duration(s.PriorityAge) > maxAge:
+		return fmt.Errorf("priority_age: found %s, expected at most %s", time.Duration(s.PriorityAge), maxAge)
+	case s.HalfClosed != "" && s.HalfClosed != halfClosedKeep && s.HalfClosed != halfClosedDrop:
+		return fmt.Errorf("half_closed: found %q, expected %s or %s", s.HalfClosed, halfClosedKeep, halfClosedDrop)
 	}
-	for _, d := range []struct {
-		name  string
-		value *caddy.Duration
-	}{
-		{"worker_check", &s.WorkerCheck},
-		{"priority_age", &s.PriorityAge},
-		{"wait_timeout", &s.WaitTimeout},
-		{"hold_timeout", &s.HoldTimeout},
-		{"linger", s.Linger},
-		{"settle", &s.Settle},
-		{"drain", s.Drain},
-	} {
-		if d.value != nil && *d.value < 0 {
-			return fmt.Errorf("%s: found %s, expected a duration of 0 or more", d.name, time.Duration(*d.value))
+	if s.Service != nil {
+		if err := s.Service.Check(); err != nil {
+			return fmt.Errorf("service: %w", err)
 		}
 	}
-	switch s.HalfClosed {
-	case "", halfClosedKeep, halfClosedDrop:
-	default:
-		return fmt.Errorf("half_closed: found %q, expected %s or %s", s.HalfClosed, halfClosedKeep, halfClosedDrop)
+	durations := map[string]caddy.Duration{
+		"worker_check": s.WorkerCheck,
+		"priority_age": s.PriorityAge,
+		"wait_timeout": s.WaitTimeout,
+		"hold_timeout": s.HoldTimeout,
+		"linger":       valueOr(s.Linger, 0),
+		"settle":       s.Settle,
+		"drain":        valueOr(s.Drain, 0),
+	}
+	for _, name := range slices.Sorted(maps.Keys(durations)) {
+		if d := durations[name]; d < 0 {
+			return fmt.Errorf("%s: found %s, expected a duration of 0 or more", name, time.Duration(d))
+		}
 	}
 	for i, hook := range s.Hooks {
 		if hook == nil {
@@ -182,7 +192,7 @@ func (s *Settings) Check() error {
 }
 
 // CheckWorkers refuses options that are of no use without workers. It is not part of
-// check, because the options of a block come in any order.
+// Check, because the options of a block come in any order.
 func (s *Settings) CheckWorkers() error {
 	if s.WorkerCheck > 0 && len(s.Workers) == 0 {
 		return errors.New("worker_check: found no workers, expected some")
@@ -193,43 +203,10 @@ func (s *Settings) CheckWorkers() error {
 	return nil
 }
 
-func (s *Settings) checkPool() error {
-	addresses, err := s.expand()
-	switch {
-	case err != nil:
-		return err
-	case len(addresses) > 0 && s.Slots > 0:
-		return fmt.Errorf("workers: found %d beside slots %d, expected only one of them: each worker is a slot", len(addresses), s.Slots)
-	case len(addresses) > MaxSlots:
-		return fmt.Errorf("workers: found %d, expected at most %d", len(addresses), MaxSlots)
-	}
-	if s.Service != nil {
-		if err := s.Service.Check(); err != nil {
-			return fmt.Errorf("service: %w", err)
-		}
-	}
-	for _, n := range []struct {
-		name  string
-		value int
-	}{
-		{"max_per_client", s.MaxPerClient},
-		{"max_waiting_per_client", s.MaxWaitingPerClient},
-	} {
-		if n.value < 0 {
-			return fmt.Errorf("%s: found %d, expected 0 or more", n.name, n.value)
-		}
-	}
-	if time.Duration(s.PriorityAge) > maxAge {
-		return fmt.Errorf("priority_age: found %s, expected at most %s", time.Duration(s.PriorityAge), maxAge)
-	}
-	return nil
-}
-
-// CheckMoments refuses hooks whose moment never comes. It is not part of check, because
+// CheckMoments refuses hooks whose moment never comes. It is not part of Check, because
 // the options of a block come in any order.
 func (s *Settings) CheckMoments() error {
-	onTimeoutHook := func(h *hook.Hook) bool { return h.On == hook.Timeout }
-	if s.HoldTimeout == 0 && slices.ContainsFunc(s.Hooks, onTimeoutHook) {
+	if s.HoldTimeout == 0 && slices.ContainsFunc(s.Hooks, func(h *hook.Hook) bool { return h.On == hook.Timeout }) {
 		return errors.New("on timeout: found no hold_timeout, expected one: without it that moment never comes")
 	}
 	return nil
@@ -300,17 +277,18 @@ func (s *Settings) expand() (addresses []string, err error) {
 func (s *Settings) Empty() bool { return reflect.ValueOf(*s).IsZero() }
 
 func (s *Settings) linger() time.Duration {
-	if s.Linger == nil {
-		return DefaultLinger
-	}
-	return time.Duration(*s.Linger)
+	return time.Duration(valueOr(s.Linger, caddy.Duration(DefaultLinger)))
 }
 
 func (s *Settings) drain() time.Duration {
-	if s.Drain == nil {
-		return DefaultDrain
+	return time.Duration(valueOr(s.Drain, caddy.Duration(DefaultDrain)))
+}
+
+func valueOr[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
 	}
-	return time.Duration(*s.Drain)
+	return *p
 }
 
 // written returns the settings in canonical form, with defaults and workers' addresses written

@@ -21,13 +21,14 @@ type trip struct {
 	quiet    bool          // it has no line in the log, since there are too many like it
 }
 
-func (w *Waiter) log(level zapcore.Level, msg string) {
+func (w *Waiter) log(level zapcore.Level, msg string, more ...zap.Field) {
 	slot, _ := w.slot()
-	w.lock.Logger().Log(level, msg,
+	w.lock.Logger().Log(level, msg, append([]zap.Field{
 		zap.String("lock", w.lock.Name()),
 		zap.String("client", w.conn.Address),
 		zap.Int("slot", slot),
-		zap.Uint64("connection", w.queued.ID))
+		zap.Uint64("connection", w.queued.ID),
+	}, more...)...)
 }
 
 // reportEnd reports how the connection ended. It is called when Handle has returned and the slot
@@ -57,12 +58,7 @@ func (w *Waiter) tellDiscarded() {
 	count(record.FromClient, w.conn.Traffic.DiscardedIn.Load())
 	count(record.ToClient, w.conn.Traffic.DiscardedOut.Load())
 	if n := w.conn.Traffic.DiscardedIn.Load(); n > 0 && w.lock.discards.Allow() {
-		slot, _ := w.slot()
-		w.lock.Logger().Warn("bytes of the client were thrown away: it sent them when its slot had been handed on; if the service needs them, raise linger",
-			zap.String("lock", w.lock.Name()),
-			zap.String("client", w.conn.Address),
-			zap.Int("slot", slot),
-			zap.Uint64("connection", w.queued.ID),
+		w.log(zapcore.WarnLevel, "bytes of the client were thrown away: it sent them when its slot had been handed on; if the service needs them, raise linger",
 			zap.Int64("bytes", n),
 			zap.Duration("linger", w.conn.Linger))
 	}

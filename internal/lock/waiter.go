@@ -320,7 +320,8 @@ func (w *Waiter) Wrap(cx *layer4.Connection) *layer4.Connection {
 		if !ours {
 			return nil, false
 		}
-		value, ok := cx.GetVar(connVar).(*Waiter).refusal("").Values()[name]
+		newest := cx.GetVar(connVar).(*Waiter)
+		value, ok := newest.moment("", newest.trip.refused).Values()[name]
 		return value, ok
 	})
 	return cx.Wrap(w.conn)
@@ -329,7 +330,8 @@ func (w *Waiter) Wrap(cx *layer4.Connection) *layer4.Connection {
 // connVar names the connection variable that holds the connection's newest waiter.
 const connVar = "l4.tcplock.conn"
 
-// moment returns what hooks and placeholders can know of the connection now.
+// moment returns what hooks and placeholders can know of the connection now. The reason of a refusal is
+// trip.refused, which only Handle's goroutine may read.
 func (w *Waiter) moment(on, reason string) hook.Moment {
 	slot, worker := w.slot()
 	return hook.Moment{
@@ -342,15 +344,6 @@ func (w *Waiter) moment(on, reason string) hook.Moment {
 		Waited:     w.trip.waited,
 		Reason:     reason,
 	}
-}
-
-// refusal is what refuse hooks know, and without a moment, what handlers do. Only Handle's
-// goroutine may ask for it.
-func (w *Waiter) refusal(on string) hook.Moment { return w.moment(on, w.trip.refused) }
-
-// moment is the waiter's, with the reason of the holder's end.
-func (h *Holder) moment(on string) hook.Moment {
-	return h.waiter.moment(on, h.why())
 }
 
 // event is an event of this connection.

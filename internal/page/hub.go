@@ -235,14 +235,8 @@ func (s *snapshot) update(found *status.Lock, bytes bool) (changed bool) {
 
 // shorten removes what viewers do not get.
 func shorten(s *status.Lock) {
-	holders, workers := s.Holders, s.Workers
-	for len(holders) > 0 && holders[len(holders)-1].Slot > shownSlots {
-		holders = holders[:len(holders)-1]
-	}
-	for len(workers) > 0 && workers[len(workers)-1].Slot > shownSlots {
-		workers = workers[:len(workers)-1]
-	}
-	s.Holders, s.Workers = holders, workers
+	s.Holders = slices.DeleteFunc(s.Holders, func(c status.Connection) bool { return c.Slot > shownSlots })
+	s.Workers = slices.DeleteFunc(s.Workers, func(w status.Worker) bool { return w.Slot > shownSlots })
 	s.Events = s.Events[:min(len(s.Events), shownEvents)]
 }
 
