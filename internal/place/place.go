@@ -23,11 +23,11 @@ import (
 
 var (
 	errTee = errors.New("tcplock cannot stand in a tee branch: the branch shares its client " +
-		"with the main chain, so tcplock would stop and cut the main chain too; put tcplock into the main chain")
-	errUDP = errors.New("tcplock cannot stand on a UDP server: only a timeout ends a UDP client, " +
-		"and a client that waits in line would stop the packets of all others; use a TCP server")
+		"with the main chain, which would be stopped and cut as well; put tcplock into the main chain")
+	errUDP = errors.New("tcplock cannot stand on a UDP server: a UDP client has no end but a timeout, " +
+		"and one that waits in line would stop the packets of all others; use a TCP server")
 	ErrNotTerminal = errors.New("tcplock must be followed, in the same route, by a handler that uses the " +
-		"connection up (proxy, echo ...): otherwise the slot would be released before the connection reaches the service")
+		"connection up (proxy, echo ...): otherwise its slot would be given back before the service is reached")
 )
 
 // passOn are caddy-l4's handlers that only prepare a connection for the next one.
