@@ -25,62 +25,49 @@ var (
 	ErrHolders           = errors.New("there are still other holders")
 )
 
-// pauses holds the pause of a lock, nil if it is not paused.
+// pauses holds the pause of a lock.
 type pauses struct {
-	mu  sync.Mutex
-	now *pause
-}
-
-// pause is a pause of a lock.
-type pause struct {
-	status.Pause
-	timer *time.Timer   // ends it; nil: only resume does
+	mu    sync.Mutex
+	now   *status.Pause // a new value for each call of Pause; nil: the lock is not paused
+	timer *time.Timer   // ends it; nil: only Resume does
 	ended chan struct{} // closed when the lock is resumed
-}
-
-func (p *pause) stop() {
-	if p.timer != nil {
-		p.timer.Stop()
-	}
 }
 
 // status returns the pause as operators see it, nil if there is none.
 func (p *pauses) status() *status.Pause {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.now == nil {
-		return nil
-	}
-	return &p.now.Pause
+	return p.now
 }
 
-// drop stops the timer: the lock ends.
-func (p *pauses) drop() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.now != nil {
-		p.now.stop()
+// stop stops the timer. The mutex is held.
+func (p *pauses) stop() {
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
 	}
 }
 
 // Pause stops admitting connections, for d if that is more than 0. Holders stay, waiters
 // keep their places. Of several pauses the last one says how long.
 func (l *Lock) Pause(d time.Duration) (ended <-chan struct{}) {
-	p := &pause{Pause: status.Pause{Since: time.Now()}, ended: make(chan struct{})}
-	l.pauses.mu.Lock()
-	defer l.pauses.mu.Unlock()
-	if before := l.pauses.now; before != nil {
-		p.Since, p.ended = before.Since, before.ended
-		before.stop()
+	p, next := &l.pauses, &status.Pause{Since: time.Now()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.now == nil {
+		p.ended = make(chan struct{})
+	} else {
+		next.Since = p.now.Since
 	}
+	p.stop()
 	reason := ""
 	if d > 0 {
 		until := time.Now().Add(d)
-		p.Until = &until
-		p.timer = time.AfterFunc(d, func() { l.endPause(p) })
+		next.Until = &until
+		p.timer = time.AfterFunc(d, func() { l.endPause(next) })
 		reason = "for " + d.String()
 	}
-	l.pauses.now = p
+	p.now = next
 	l.queue.Pause()
 	l.Publish(status.Event{Event: status.EventPaused, Reason: reason})
 	return p.ended
@@ -89,20 +76,20 @@ func (l *Lock) Pause(d time.Duration) (ended <-chan struct{}) {
 // Resume ends a pause, however often it was asked for.
 func (l *Lock) Resume() { l.endPause(nil) }
 
-// endPause is resume, but if p is not nil, for that pause only: its time is over.
-func (l *Lock) endPause(p *pause) {
-	l.pauses.mu.Lock()
-	now := l.pauses.now
-	if now == nil || p != nil && p != now {
-		l.pauses.mu.Unlock()
+// endPause ends the pause, or with only, that pause and no later one: its time is over.
+func (l *Lock) endPause(only *status.Pause) {
+	p := &l.pauses
+	p.mu.Lock()
+	if p.now == nil || only != nil && p.now != only {
+		p.mu.Unlock()
 		return
 	}
-	now.stop()
-	close(now.ended)
-	l.pauses.now = nil
+	p.stop()
+	close(p.ended)
+	p.now = nil
 	woken := l.queue.Resume(time.Now())
-	l.pauses.mu.Unlock()
-	l.idle.again()
+	p.mu.Unlock()
+	l.idle.again(l.visits())
 	grant(woken...)
 	l.Publish(status.Event{Event: status.EventResumed})
 }
@@ -137,7 +124,7 @@ func (l *Lock) Kick(id uint64) error {
 	case w.state() == status.StateEnding:
 		return ErrUnknownConnection // its client is cut already
 	default:
-		w.throwOut(l.queue.Load(p).Slot, "")
+		w.kick(l.queue.Load(p).Slot, "")
 	}
 	w.turnedAway() // a holder may be going back in line, or waiting for exclusive access
 	return nil
@@ -197,7 +184,7 @@ func (l *Lock) RunNow(ctx context.Context, on string, slot int) (ran int, err er
 // letGo ends the exclusive access of RunNow.
 func (l *Lock) letGo(p *queue.Waiter) {
 	woken, _ := l.queue.EndExclusive(p, time.Now())
-	l.idle.again()
+	l.idle.again(l.visits())
 	grant(woken...)
 }
 
@@ -285,6 +272,6 @@ func (l *lull) look(lock *Lock, slot int) {
 		return
 	}
 	if now.Sub(l.since) >= restartLull {
-		h.throwOut(slot, "restart")
+		h.kick(slot, "restart")
 	}
 }

@@ -27,7 +27,7 @@ func NewConfig(l *Lock, name string, s Settings, events *caddyevents.App, log *z
 	return c
 }
 
-var EnterLock = enterLock
+var EnterLock = locks.enter
 
 func (l *Lock) Activate(c *Config)       { l.activate(c) }
 func (l *Lock) Deactivate(c *Config)     { l.deactivate(c) }

@@ -132,7 +132,10 @@ type Call struct {
 // here.
 func (h *Holder) Connect(cx *layer4.Connection) (c Call) {
 	w := h.waiter
-	w.observeWait()
+	if !w.observed { // it may have had an earlier slot, whose worker could not be reached
+		w.observed = true
+		w.lock.record.ObserveWait(w.trip.waited)
+	}
 	h.mu.Lock()
 	h.phase, h.connectedAt = phaseConnected, time.Now()
 	h.mu.Unlock()
@@ -255,13 +258,13 @@ func (h *Holder) onHoldTimeout() {
 // awaitReturn waits until the next handler returns, or the time has come. Most services close the
 // connection of a cut client at once, and must not see the next client before that.
 func (h *Holder) awaitReturn(until time.Time) {
+	returned := make(chan struct{})
 	h.mu.Lock()
 	if h.returned {
-		h.mu.Unlock()
-		return
+		close(returned)
+	} else {
+		h.onReturn = returned
 	}
-	returned := make(chan struct{})
-	h.onReturn = returned
 	h.mu.Unlock()
 	clock.Wait(returned, time.Until(until))
 }
@@ -292,10 +295,7 @@ func (h *Holder) beginRelease(outcome string) {
 	if w.kicked.Load() {
 		outcome = status.Kicked
 	}
-	h.mu.Lock()
-	h.reason = outcome
-	h.mu.Unlock()
-	h.recount()
+	h.recount(outcome)
 	if !h.connectedAt.IsZero() {
 		w.trip.held = cmp.Or(w.trip.held, time.Since(h.connectedAt))
 		w.lock.record.Hold.Observe(w.trip.held.Seconds())
@@ -332,14 +332,13 @@ func (h *Holder) release(outcome string) {
 		worker.Vacated()
 	}
 	h.mu.Lock()
-	h.phase = phaseDone
-	if !h.returned {
+	returned := h.returned
+	if h.phase = phaseDone; !returned {
 		h.phase = phaseAbandoned
 		w.lock.leftOver.Add(1)
 	}
-	isAbandoned := h.phase == phaseAbandoned
 	h.mu.Unlock()
-	if isAbandoned {
+	if !returned {
 		w.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
 		w.lock.Publish(w.event(status.EventLeftOver, outcome))
 	}
@@ -370,10 +369,12 @@ func (h *Holder) requeue() (outcome string) {
 	return outcome
 }
 
-// recount decides, at the holder's end, whether it counts for every <n>. If the next handler
-// has not returned by now, the connection has reached the service as far as the lock can tell.
-func (h *Holder) recount() {
+// recount settles the reason of the holder's end, and decides whether it counts for every <n>. If the
+// next handler has not returned by now, the connection has reached the service as far as the lock can
+// tell.
+func (h *Holder) recount(reason string) {
 	h.mu.Lock()
+	h.reason = reason
 	h.counts = h.hasReached && !h.mute() || !h.returned
 	h.mu.Unlock()
 	if !h.counts {

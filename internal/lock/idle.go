@@ -23,16 +23,19 @@ type idleClock struct {
 	ran    map[string]bool // the hooks that have run in this period, by key
 }
 
-// use sets the hooks of the current config. If connections have come meanwhile, it begins a new
-// period: begin is not called while there is no idle hook.
+// use sets the hooks of the current config.
 func (c *idleClock) use(hooks []*hook.Hook, visits uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hooks = hooks
-	if visits != c.visits {
-		c.begin(visits)
-	}
-	c.set()
+	c.goOn(visits)
+}
+
+// again sets the timer once more: it may have fired while the hook could not run.
+func (c *idleClock) again(visits uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.goOn(visits)
 }
 
 // quiet begins a period. No call ends it: if the timer fires while there are connections,
@@ -41,13 +44,6 @@ func (c *idleClock) quiet(visits uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.begin(visits)
-	c.set()
-}
-
-// again sets the timer once more: it may have fired while the hook could not run.
-func (c *idleClock) again() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.set()
 }
 
@@ -63,19 +59,16 @@ func (c *idleClock) take(visits uint64) *hook.Hook {
 	return h
 }
 
-// goOn sets the timer for the next hook of the period. It returns false if the period is over,
-// because connections have come.
-func (c *idleClock) goOn(visits uint64) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// The mutex is held in all functions below.
+
+// goOn sets the timer for the next hook of the period. If connections have come, it begins a new one:
+// they may have gone without a call of quiet, as when there was no idle hook.
+func (c *idleClock) goOn(visits uint64) {
 	if visits != c.visits {
-		return false
+		c.begin(visits)
 	}
 	c.set()
-	return true
 }
-
-// All below is called with the mutex held.
 
 func (c *idleClock) begin(visits uint64) {
 	c.since, c.visits, c.ran = time.Now(), visits, make(map[string]bool)
@@ -112,6 +105,12 @@ func (l *Lock) noteIdle() {
 	}
 }
 
+// visits is how many connections have come.
+func (l *Lock) visits() uint64 {
+	visits, _ := l.queue.Idle()
+	return visits
+}
+
 // idleNow runs the next idle hook if it is due. The hook has the whole queue while it runs,
 // so that no connection reaches a service that is being stopped.
 func (l *Lock) idleNow() {
@@ -123,8 +122,7 @@ func (l *Lock) idleNow() {
 	if !l.queue.TryExclusive(p) {
 		return
 	}
-	visits, _ := l.queue.Idle() // a connection may have come and gone without a call of noteIdle
-	if h := l.idle.take(visits); h != nil {
+	if h := l.idle.take(l.visits()); h != nil {
 		l.Publish(status.Event{Event: status.EventIdle, Moment: hook.Idle, Reason: "for " + time.Duration(h.IdleFor).String()})
 		if due, _ := l.schedule.Due(h, time.Now()); due {
 			_ = l.runHook(h, hook.Moment{On: hook.Idle, Lock: l.Name()}, p)
@@ -132,7 +130,5 @@ func (l *Lock) idleNow() {
 	}
 	woken, _ := l.queue.EndExclusive(p, time.Now())
 	grant(woken...)
-	if visits, _ := l.queue.Idle(); !l.idle.goOn(visits) {
-		l.noteIdle() // a connection that came and went meanwhile could not call it
-	}
+	l.idle.again(l.visits())
 }

@@ -16,7 +16,7 @@ import (
 func BenchmarkGiveBackWithIdleHook(b *testing.B) {
 	for _, n := range []int{10, 100, 1_000, 10_000} {
 		b.Run(fmt.Sprintf("clients=%d", n), func(b *testing.B) {
-			l := enterLock(b.Name())
+			l := locks.enter(b.Name())
 			defer l.Exit()
 			c := &Config{lock: l, started: make(chan struct{}), defined: true, hooks: map[string][]*hook.Hook{hook.Idle: {{On: hook.Idle, IdleFor: caddy.Duration(time.Hour)}}}}
 			c.logTo(zap.NewNop())

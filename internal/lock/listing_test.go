@@ -102,7 +102,7 @@ func overAlready(c <-chan struct{}) bool {
 
 // otherLock returns a lock without settings.
 func otherLock(name string) (l *Lock, leave func()) {
-	l = enterLock(name)
+	l = locks.enter(name)
 	c := &Config{lock: l, started: make(chan struct{}), defined: true}
 	c.logTo(zap.NewNop())
 	l.activate(c)

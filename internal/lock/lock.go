@@ -77,7 +77,9 @@ func (l *Lock) Destruct() error {
 	l.cancel()
 	l.sockets.SetSlots(0)
 	l.idle.use(nil, 0)
-	l.pauses.drop()
+	l.pauses.mu.Lock()
+	l.pauses.stop()
+	l.pauses.mu.Unlock()
 	l.pool.Halt()
 	return nil
 }
@@ -103,8 +105,7 @@ func (l *Lock) deactivate(c *Config) {
 	defer l.mu.Unlock()
 	l.configs = slices.DeleteFunc(l.configs, func(other *Config) bool { return other == c })
 	if len(l.configs) == 0 {
-		visits, _ := l.queue.Idle()
-		l.idle.use(nil, visits)
+		l.idle.use(nil, l.visits())
 		return
 	}
 	l.forgetHooks()
@@ -188,8 +189,7 @@ func (l *Lock) apply(c *Config) {
 		b.Limit = slots
 		grant(l.queue.Set(b, time.Now())...)
 	})
-	visits, _ := l.queue.Idle()
-	l.idle.use(c.hooks[hook.Idle], visits)
+	l.idle.use(c.hooks[hook.Idle], l.visits())
 	workers := 0
 	if settings.pooled() {
 		workers = settings.slots()

@@ -31,7 +31,7 @@ type registry struct {
 
 var locks = registry{all: make(map[*Lock]struct{})}
 
-// list returns the locks in no order. Any of them may end at any time: see enter.
+// list returns the locks in no order. Any of them may end at any time: see Enter.
 func (r *registry) list() (all []*Lock) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -41,17 +41,17 @@ func (r *registry) list() (all []*Lock) {
 	return all
 }
 
-// enterLock returns the lock that has this name now, a new lock if there is none. The
+// enter returns the lock that has this name now, a new lock if there is none. The
 // caller has to exit it.
-func enterLock(name string) *Lock {
-	locks.mu.Lock()
-	defer locks.mu.Unlock()
-	for l := range locks.all {
+func (r *registry) enter(name string) *Lock {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for l := range r.all {
 		if l.Name() == name && l.Enter() {
 			return l
 		}
 	}
-	return locks.add(name)
+	return r.add(name)
 }
 
 // add makes a lock, with one user. r.mu is held.
@@ -113,7 +113,7 @@ func (c *Config) Enter(cx *layer4.Connection) *Waiter {
 	}
 	l := c.lock
 	if !l.Enter() {
-		l = enterLock(c.name)
+		l = locks.enter(c.name)
 	}
 	return newWaiter(l, cx)
 }
@@ -217,14 +217,11 @@ func warnOfOldLocks(configs map[string]*Config, listen map[string][]string, logg
 // which it leads. It returns "" if there is none, or if the address still leads to the old lock.
 func newcomer(configs map[string]*Config, here []string, address string, old *Lock) (name string) {
 	for _, here := range here {
-		c := configs[here]
-		if c == nil {
-			continue
-		}
-		if c.lock == old {
+		switch c := configs[here]; {
+		case c == nil:
+		case c.lock == old:
 			return ""
-		}
-		if before := c.lock.current.Load(); before == nil || !slices.Contains(before.listen, address) {
+		case c.lock.current.Load() == nil || !slices.Contains(c.lock.current.Load().listen, address):
 			name = here
 		}
 	}

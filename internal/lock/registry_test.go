@@ -21,7 +21,7 @@ func TestRegistryConcurrent(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 2000 {
-				l := enterLock("crowded")
+				l := locks.enter("crowded")
 				if l.ctx.Err() != nil {
 					t.Error("found a lock that has ended, expected one in use")
 				}

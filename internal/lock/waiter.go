@@ -215,8 +215,8 @@ func (w *Waiter) end(outcome string) {
 func (w *Waiter) granted()    { w.conn.Wake() }
 func (w *Waiter) turnedAway() { w.conn.Wake() }
 
-// throwOut cuts a connection that has a slot.
-func (w *Waiter) throwOut(slot int, reason string) {
+// kick cuts a connection that has a slot.
+func (w *Waiter) kick(slot int, reason string) {
 	w.kicked.Store(true)
 	if h := w.holder.Load(); h != nil {
 		h.kick()
@@ -239,7 +239,7 @@ func (w *Waiter) slot() (slot int, worker string) {
 	return h.slot, worker
 }
 
-// state is what the connection does with its slot.
+// state is what a connection that has a slot does with it.
 func (w *Waiter) state() string {
 	if h := w.holder.Load(); h != nil {
 		return h.state()
@@ -249,15 +249,6 @@ func (w *Waiter) state() string {
 
 // Discard reads what the client still sends, until it has closed or linger is over.
 func (w *Waiter) Discard() { w.conn.Discard() }
-
-// observeWait puts the time in line into the metrics. It does so once: the connection may have had
-// an earlier slot whose worker could not be reached.
-func (w *Waiter) observeWait() {
-	if !w.observed {
-		w.observed = true
-		w.lock.record.ObserveWait(w.trip.waited)
-	}
-}
 
 // Refuse ends a connection that does not reach the service. answer, if not nil, gives it to the
 // refuse handlers.
