@@ -86,14 +86,10 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision checks the handler, loads its modules and registers it with its lock.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
-	if err := h.check(); err != nil {
-		return err
-	}
-	if err := h.CheckMoments(); err != nil {
-		return err
-	}
-	if err := h.CheckWorkers(); err != nil {
-		return err
+	for _, check := range []func() error{h.check, h.CheckMoments, h.CheckWorkers} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
 	loaded, err := ctx.App("tcplock")
 	if err != nil {

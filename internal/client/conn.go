@@ -280,16 +280,10 @@ func (c *Conn) Close() error {
 }
 
 // Serve is called before the connection goes to the next handler. At the first sign that the
-// connection has reached the service, o is called.
+// connection has reached the service, o is called. With nil, the connection waits again.
 func (c *Conn) Serve(o *Observer) {
-	c.Signs.served.Store(true)
+	c.Signs.served.Store(o != nil)
 	c.firstSign.Store(o)
-}
-
-// Unserve undoes Serve: the worker could not be reached, and the connection waits again.
-func (c *Conn) Unserve() {
-	c.Signs.served.Store(false)
-	c.firstSign.Store(nil)
 }
 
 // use is called when a handler writes to the client or closes it. The proxy does neither before it
@@ -348,11 +342,7 @@ func (c *Conn) Discard() {
 		from = c.Conn // the socket also carries the closing alert of TLS, which is not data
 	}
 	for {
-		until := time.Now().Add(discardSilence)
-		if until.After(last) {
-			until = last
-		}
-		_ = c.socket.SetReadDeadline(until)
+		_ = c.socket.SetReadDeadline(time.Now().Add(min(discardSilence, time.Until(last))))
 		n, err := from.Read(buf)
 		if !farewell && c.Signs.served.Load() { // what a refused client sends is not for the service
 			c.Traffic.DiscardedIn.Add(int64(n))

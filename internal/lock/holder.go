@@ -352,7 +352,7 @@ func (h *Holder) release(outcome string) {
 func (h *Holder) requeue() (outcome string) {
 	w := h.waiter
 	h.uncountSocket()
-	w.conn.Unserve()
+	w.conn.Serve(nil)
 	w.holder.Store(nil)
 	p := w.lock.queue.Load(&w.queued)
 	if waited := time.Since(p.Joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {

@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,10 +108,9 @@ func (l *Lock) runAlone(h *hook.Hook, m hook.Moment, p *queue.Waiter) error {
 // beginExclusive waits until every other holder is gone.
 func (w *Waiter) beginExclusive(longest time.Duration) error {
 	ctx, q := w.lock.ctx, w.lock.queue
+	var until time.Time
 	if longest > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, longest)
-		defer cancel()
+		until = time.Now().Add(longest)
 	}
 	h := w.holder.Load()
 	grant(q.BeginExclusive(&w.queued, h.atService())) // which may be this one
@@ -118,8 +118,8 @@ func (w *Waiter) beginExclusive(longest time.Duration) error {
 		if w.kicked.Load() && h.state() == status.StateActivating {
 			return errors.New("exclusive: the connection that it was to run for was kicked")
 		}
-		if w.conn.ParkOnChannel(time.Time{}, ctx.Done()) == client.Gone {
-			return fmt.Errorf("exclusive: the other holders have not finished: %w", ctx.Err())
+		if w.conn.ParkOnChannel(until, ctx.Done()) != client.Called {
+			return fmt.Errorf("exclusive: the other holders have not finished: %w", cmp.Or(ctx.Err(), context.DeadlineExceeded))
 		}
 	}
 	return nil

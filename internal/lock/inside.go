@@ -19,7 +19,7 @@ func (insideView) Locks() (all []inside.Lock) {
 		s := l.queue.Stats()
 		all = append(all, inside.Lock{
 			Name: l.Name(), Slots: l.pool.Slots(), Held: s.Held, Waiting: s.Waiting,
-			LeftOver: int(l.leftOver.Load()), Clients: l.queue.Clients(),
+			LeftOver: int(l.leftOver.Load()), Clients: s.Clients,
 		})
 	}
 	return all

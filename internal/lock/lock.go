@@ -46,10 +46,8 @@ type Lock struct {
 }
 
 // configStack lists the configs whose apps have all started. The newest is last, and is the
-// current one. During a reload there are two for a while. A config that fails while its apps
-// start never gets here, so it changes nothing. Caddy may still drop a config later: then
-// deactivate makes the one before it current again. So the lock must keep the state of every
-// config on this list.
+// current one. During a reload there are two for a while. Caddy may still drop the newer one: then
+// the one before it is current again. So the lock keeps the state of every config on this list.
 type configStack struct {
 	mu         sync.Mutex
 	configs    []*Config
@@ -70,10 +68,9 @@ type logLimits struct {
 	discards clock.Limit // of the warnings of discarded bytes
 }
 
-// Destruct ends a lock without users. It does not wait, because Caddy starts no other
-// reload meanwhile. The lock's processes end in the background, and a new process in the place of
-// one waits for its exit (see internal/pool).
-func (l *Lock) Destruct() error {
+// end ends a lock without users. It does not wait, because Caddy starts no other reload meanwhile. The
+// lock's processes end in the background, and a new process in the place of one waits for its exit.
+func (l *Lock) end() {
 	l.cancel()
 	l.sockets.SetSlots(0)
 	l.idle.use(nil, 0)
@@ -81,7 +78,6 @@ func (l *Lock) Destruct() error {
 	l.pauses.stop()
 	l.pauses.mu.Unlock()
 	l.pool.Halt()
-	return nil
 }
 
 // activate makes c current. All apps of its Caddy config have started.
@@ -185,7 +181,8 @@ func (l *Lock) apply(c *Config) {
 		WaitingPerClient: settings.MaxWaitingPerClient,
 		PriorityAge:      time.Duration(settings.PriorityAge),
 	}
-	l.pool.Set(settings.wanted(), func(slots int) {
+	wanted := pool.Wanted{Addresses: settings.addresses(), Pooled: settings.pooled(), Service: settings.Service}
+	l.pool.Set(wanted, func(slots int) {
 		b.Limit = slots
 		grant(l.queue.Set(b, time.Now())...)
 	})

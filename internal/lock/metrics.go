@@ -10,10 +10,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// The metrics of all locks, on the registry of each config. docs/metrics.md explains them.
-// They belong to a lock, not to a config. So totals survive a reload, and end with their
-// lock. Labels are names from the config and words from this package. A client cannot choose
-// them.
+// The metrics belong to a lock, not to a config. So totals survive a reload. Labels are names from the
+// config and words from this package: a client cannot choose them. docs/metrics.md explains them.
 
 // Collector collects the metrics of all locks.
 type Collector struct{}

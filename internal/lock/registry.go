@@ -93,7 +93,7 @@ func (l *Lock) Exit() {
 	locks.mu.Lock()
 	delete(locks.all, l)
 	locks.mu.Unlock()
-	_ = l.Destruct()
+	l.end()
 }
 
 // Name is the lock's name in the config in force. Before a config is in force, it is the

@@ -18,7 +18,6 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
@@ -227,11 +226,6 @@ func (s *Settings) addresses() []string {
 
 func (s *Settings) slots() int { return len(s.addresses()) }
 
-// wanted tells the pool what must stand behind the slots.
-func (s *Settings) wanted() pool.Wanted {
-	return pool.Wanted{Addresses: s.addresses(), Pooled: s.pooled(), Service: s.Service}
-}
-
 // resolve returns the workers with their placeholders replaced.
 func (s *Settings) resolve() (workers []string, err error) {
 	for _, found := range s.Workers {
@@ -318,17 +312,8 @@ func differences(a, b []byte) string {
 	if json.Unmarshal(a, &one) != nil || json.Unmarshal(b, &other) != nil {
 		return "settings"
 	}
-	var names []string
-	for name, value := range one {
-		if !bytes.Equal(value, other[name]) {
-			names = append(names, name)
-		}
-	}
-	for name := range other {
-		if one[name] == nil {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
+	all := maps.Clone(one)
+	maps.Copy(all, other)
+	same := func(name string) bool { return bytes.Equal(one[name], other[name]) }
+	return strings.Join(slices.DeleteFunc(slices.Sorted(maps.Keys(all)), same), ", ")
 }

@@ -85,14 +85,13 @@ func (w *Waiter) Check(config *Config, cx *layer4.Connection) (refused bool, err
 	if err := w.checkNesting(); err != nil {
 		return true, err
 	}
-	err = client.HeaderError(cx.Conn)
-	switch {
-	case err == nil:
-		return false, nil
-	case !w.lock.refusals.Allow():
-		return true, nil // the error would be a line in the log
+	if err := client.HeaderError(cx.Conn); err != nil {
+		if !w.lock.refusals.Allow() {
+			return true, nil // the error would be a line in the log
+		}
+		return true, fmt.Errorf("PROXY header from %s: %w", w.conn.Address, err)
 	}
-	return true, fmt.Errorf("PROXY header from %s: %w", w.conn.Address, err)
+	return false, nil
 }
 
 // countClient counts the connection's client in the budget, or returns false if there may not be one

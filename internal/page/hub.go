@@ -27,13 +27,6 @@ func init() {
 	}
 }
 
-func enterHub() *hub {
-	value, _, _ := hubs.LoadOrNew(hubKey, func() (caddy.Destructor, error) { return newHub(), nil })
-	return value.(*hub)
-}
-
-func exitHub() { _, _ = hubs.Delete(hubKey) }
-
 const (
 	pollInterval   = 250 * time.Millisecond
 	pollsPerSample = 4 // one sample a second

@@ -62,7 +62,8 @@ func (*Page) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // Provision implements caddy.Provisioner.
 func (p *Page) Provision(ctx caddy.Context) error {
-	p.hub = enterHub()
+	value, _, _ := hubs.LoadOrNew(hubKey, func() (caddy.Destructor, error) { return newHub(), nil })
+	p.hub = value.(*hub)
 	p.ctx, p.end = context.WithCancel(ctx)
 	// A server that shuts down waits for its requests. The config may end only after that, so
 	// its context would end the streams too late.
@@ -76,7 +77,7 @@ func (p *Page) Provision(ctx caddy.Context) error {
 func (p *Page) Cleanup() error {
 	if p.hub != nil {
 		p.end()
-		exitHub()
+		_, _ = hubs.Delete(hubKey)
 	}
 	return nil
 }

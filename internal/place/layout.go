@@ -38,15 +38,6 @@ func (s spot) in(part string) spot {
 	return s
 }
 
-func newLayout() Layout {
-	return Layout{
-		Listen:  make(map[string][]string),
-		orders:  make(map[lockOrder]string),
-		to:      make(map[string][]string),
-		checked: make(map[string][]string),
-	}
-}
-
 // readServer reads the locks of a server, and reports whether it has any. The raw JSON is complete only
 // while the first handler of the app is provisioned, see Places.Check.
 func (y *Layout) readServer(name string, listen []string, config any) (locked bool) {

@@ -42,7 +42,17 @@ type Places struct {
 	seen   map[caddy.Module]bool // modules that have been checked
 }
 
-func New() Places { return Places{Layout: newLayout(), seen: make(map[caddy.Module]bool)} }
+func New() Places {
+	return Places{
+		Layout: Layout{
+			Listen:  make(map[string][]string),
+			orders:  make(map[lockOrder]string),
+			to:      make(map[string][]string),
+			checked: make(map[string][]string),
+		},
+		seen: make(map[caddy.Module]bool),
+	}
+}
 
 // Refuser is a tcplock handler with handlers for refused connections.
 type Refuser interface{ RefuseHandlers() []json.RawMessage }

@@ -231,6 +231,7 @@ func (g *game) compare() {
 	want := Stats{
 		Held: len(m.holders), Waiting: len(m.line),
 		Paused: m.paused, Exclusive: len(m.exclusives) > 0, Total: m.total,
+		Clients: len(g.q.clients), // checkInvariants has counted them
 	}
 	if len(m.line) > 0 {
 		want.Oldest = m.line[0].want.Joined

@@ -1,6 +1,9 @@
 package queue
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Stats are the figures of a queue, all of the same instant.
 type Stats struct {
@@ -9,6 +12,7 @@ type Stats struct {
 	Paused    bool
 	Exclusive bool      // a waiter has exclusive access, or has asked for it
 	Oldest    time.Time // when the longest waiting one joined; zero if none waits
+	Clients   int       // that have a waiter, where clients have bounds
 	Total     Totals
 }
 
@@ -102,7 +106,7 @@ func (q *Queue) find(id uint64) *Waiter {
 func (q *Queue) stats() Stats {
 	t := q.total
 	t.Joined = t.Refused + t.Left + t.Granted + uint64(q.waiting)
-	return Stats{q.held, q.waiting, q.paused, len(q.exclusives) > 0, q.oldest(), t}
+	return Stats{q.held, q.waiting, q.paused, len(q.exclusives) > 0, q.oldest(), len(q.clients), t}
 }
 
 // oldest is when the longest waiting waiter joined.
@@ -113,4 +117,30 @@ func (q *Queue) oldest() (oldest time.Time) {
 		}
 	}
 	return oldest
+}
+
+// Only tests of other packages use what follows.
+
+// Bounds returns the bounds that are in force.
+func (q *Queue) Bounds() Bounds {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.bounds
+}
+
+// Free returns the slots that are free and in service.
+func (q *Queue) Free() (free []int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := q.slots[0].nextFree; i != 0; i = q.slots[i].nextFree {
+		free = append(free, i)
+	}
+	slices.Sort(free)
+	return free
+}
+
+// Hold keeps all other operations waiting until release is called.
+func (q *Queue) Hold() (release func()) {
+	q.mu.Lock()
+	return q.mu.Unlock
 }
