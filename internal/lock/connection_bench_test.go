@@ -15,9 +15,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// What the lock adds to a connection that need not wait: all of Handle but the handler after
-// it, which here answers with nothing. No socket is opened, since the system's work would
-// hide it; the client's is looked at once, as always.
+// BenchmarkConnection measures what the lock adds to a connection that need not wait: all of Handle
+// but the next handler, which here answers with nothing. It opens no sockets, since the system's
+// work would hide that of the lock. The client's socket is checked once, as always.
 func BenchmarkConnection(b *testing.B) {
 	_, conn := testkit.Pair(b)
 

@@ -45,7 +45,7 @@ func TestPause(t *testing.T) {
 		s.lock.Pause(sec)
 		s.lock.Pause(0)
 		s.comes("d", 0)
-		s.until(10 * sec) // the first one's time does not end the second
+		s.until(10 * sec) // the time of the first pause does not end the second
 		s.say("resume")
 		s.lock.Resume()
 		s.lock.Resume() // changes nothing
@@ -56,7 +56,7 @@ func TestPause(t *testing.T) {
 	})
 }
 
-// An idle hook whose time comes in a pause runs when that has ended, once.
+// An idle hook whose time comes in a pause runs once, when the pause has ended.
 func TestPauseKeepsIdleHooks(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{}, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(2 * sec)}, &fakeStep{name: "restart"}))
@@ -66,8 +66,8 @@ func TestPauseKeepsIdleHooks(t *testing.T) {
 	})
 }
 
-// A drain is over when the last holder is gone, and no sooner; waiters stay in line.
-// It fails if the lock is resumed, or when its own time is over.
+// A drain ends when the last holder is gone, and not before. Waiters stay in line. It fails if the
+// lock is resumed, or when its own time is over.
 func TestDrain(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		drain := func(wait time.Duration) (result chan error) {
@@ -131,7 +131,7 @@ func TestDrain(t *testing.T) {
 	})
 }
 
-// A drain does not outlive the lock, whose last holder may never go.
+// A drain ends with the lock, whose last holder may never go.
 func TestDrainEndsAtShutdown(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		drain := caddy.Duration(0)
@@ -153,8 +153,8 @@ func TestDrainEndsAtShutdown(t *testing.T) {
 	})
 }
 
-// An operator's run goes before the line, waits for the holders, runs all hooks of the
-// moment whether they are due or not, and admits no connection meanwhile. It counts as a run.
+// RunNow goes before the line, waits for the holders, runs all hooks of the moment whether they are
+// due or not, and admits no connection meanwhile. It counts as a run.
 func TestRunNow(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		var seen hook.Moment
@@ -200,8 +200,8 @@ func TestRunNow(t *testing.T) {
 	})
 }
 
-// A run fails when holders stay too long, and at the first hook that fails, which is
-// due again. In both cases the line goes on.
+// RunNow fails when holders stay too long, and at the first hook that fails, which is due again. In
+// both cases the line goes on.
 func TestRunNowInVain(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{Slots: 3},
@@ -236,7 +236,7 @@ func TestRunNowInVain(t *testing.T) {
 	})
 }
 
-// A run that has waited for the holders runs the hooks of the config that is in force then.
+// RunNow runs the hooks of the config that is current when the holders have gone.
 func TestRunNowAfterReload(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{}, s.hook(hook.Hook{On: hook.Release}, &fakeStep{name: "old"}))
@@ -254,7 +254,7 @@ func TestRunNowAfterReload(t *testing.T) {
 	})
 }
 
-// Idle hooks whose time comes while an operator's hooks run have their turn after them.
+// Idle hooks whose time comes during RunNow run after it.
 func TestRunNowKeepsIdleHooks(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{},
@@ -270,9 +270,9 @@ func TestRunNowKeepsIdleHooks(t *testing.T) {
 	})
 }
 
-// A waiter that is kicked leaves the line and is refused. A holder that is kicked, at the service
-// or in its hooks, is cut, and its slot is given back when service and hooks are done. A second
-// kick changes nothing.
+// A kicked waiter leaves the line and is refused. A kicked holder, at the service or in its hooks,
+// is cut, and its slot is released when service and hooks have ended. A second kick changes
+// nothing.
 func TestKick(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		kick := func(id uint64, want error) {
@@ -315,8 +315,8 @@ func TestKick(t *testing.T) {
 	})
 }
 
-// A connection that is kicked while its exclusive hook waits for the other holders holds up the
-// line no longer. The hook is due again, for the next connection.
+// A connection is kicked while its exclusive hook waits for the other holders. It does not delay
+// the line any longer. The hook is due again, for the next connection.
 func TestKickWhoWantsToBeAlone(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{Slots: 2}, s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 2}, Exclusive: true}, &fakeStep{name: "restart"}))
@@ -335,7 +335,7 @@ func TestKickWhoWantsToBeAlone(t *testing.T) {
 		}
 		synctest.Wait()
 		if held := s.lock.Status(0).Held; held != 1 {
-			t.Errorf("found %d holders, expected the one who was let through", held)
+			t.Errorf("found %d holders, expected the one that was let through", held)
 		}
 		s.comes("d", 0)
 		s.expect(`

@@ -11,8 +11,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
 )
 
-// With every <n>, a release hook counts connections that reached the service. One that an
-// activate hook refused does not count, and does not make the hook run either, unless the
+// With every <n>, a release hook counts connections that reached the service. A connection that an
+// activate hook refused does not count, and does not make the release hook run, unless the hook's
 // last run failed.
 func TestReleaseCountsServedConnections(t *testing.T) {
 	for _, test := range []struct {
@@ -44,8 +44,8 @@ func TestReleaseCountsServedConnections(t *testing.T) {
 	}
 }
 
-// A client that hold_timeout ends was at the service, even if the service never answered: it
-// counts for the hooks of activate and release.
+// A connection that hold_timeout ends was at the service, even if the service never answered: it
+// counts for activate and release hooks.
 func TestWedgedConnectionsCount(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		var ran []uint64
@@ -64,8 +64,8 @@ func TestWedgedConnectionsCount(t *testing.T) {
 	})
 }
 
-// A client that meets a worker that is down goes back in line, again and again. It counts
-// once: when it has reached the worker.
+// A connection whose worker is down goes back in line, again and again. It counts once: when it has
+// reached the worker.
 func TestConnectionCountsOnceItReachesTheWorker(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(lock.Settings{Workers: []string{"a:1"}},

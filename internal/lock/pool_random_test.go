@@ -15,10 +15,10 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
-// Clients of several addresses and priorities, reloads from any settings to any others,
-// crashes, workers that are not there for a while, pauses, requests to restart and hooks
-// that run alone, at random moments. The stage looks that no two processes meet and that
-// none is ended under a client; in the end all workers serve.
+// At random moments come: clients of several addresses and priorities, reloads from any settings to
+// any others, crashes, workers that cannot be reached for a while, pauses, requests to restart, and
+// exclusive hooks. The stage checks that no two processes meet, and that no process ends while it
+// has a client. In the end all workers serve.
 func TestPoolAtRandom(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")

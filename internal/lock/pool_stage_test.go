@@ -18,24 +18,24 @@ import (
 	"go.uber.org/zap"
 )
 
-// poolStage is a hookStage with workers behind the lock, and processes behind them if the
-// settings have a service. It looks that no two processes are ever in one slot or at one
-// address, that none is asked to end under a client, and that none has two clients.
+// poolStage is a hookStage with workers behind the lock. If the settings have a service, the
+// workers have processes. It checks that no two processes are ever in one slot or at one address,
+// that no process is asked to end while it has a client, and that no process has two clients.
 type poolStage struct {
 	*hookStage
 
-	// All below is guarded by the stage's mutex.
+	// The stage's mutex guards all below.
 	processes []*actor
-	down      map[string]bool // workers without a process that are not there
-	loaded    time.Time       // the last reload
+	down      map[string]bool // addresses that refuse connections
+	loaded    time.Time       // when the last settings were activated
 
 	// How the next process behaves.
 	readyAfter, endsAfter time.Duration
-	deaf                  bool  // it is ready, and takes no connection
+	deaf                  bool  // it is ready, but refuses connections
 	readyErr              error // its start fails
 }
 
-// playPool plays a script, as playHooks does, and looks that no process is left.
+// playPool plays a script, as playHooks does, and checks that no process is left.
 func playPool(t *testing.T, script func(s *poolStage)) {
 	t.Helper()
 	var s *poolStage
@@ -51,7 +51,7 @@ func playPool(t *testing.T, script func(s *poolStage)) {
 	if n := s.alive(""); n > 0 || len(s.lock.Pool().Processes) > 0 {
 		t.Errorf("found %d processes, and %d the lock knows, expected none", n, len(s.lock.Pool().Processes))
 	}
-	// Real processes of a test before this one may be there still.
+	// Real processes of an earlier test may still be there.
 	for _, place := range pool.Exiting() {
 		if place.Lock == s.lock.Name() {
 			t.Errorf("found a process at %+v that others would wait for, expected none", place)
@@ -125,7 +125,7 @@ func (a *actor) Terminate() {
 		return
 	}
 	guest, at := a.guest, time.Since(a.s.start)
-	time.AfterFunc(1, func() { // one that has just been cut is gone by then
+	time.AfterFunc(1, func() { // a client that has just been cut is gone by then
 		a.s.mu.Lock()
 		defer a.s.mu.Unlock()
 		if guest != "" && guest == a.guest {
@@ -136,7 +136,7 @@ func (a *actor) Terminate() {
 	time.AfterFunc(a.endsIn, func() { a.exit(nil) })
 }
 
-// exit ends the process; all its connections end with it.
+// exit ends the process and its connections.
 func (a *actor) exit(status error) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -146,7 +146,7 @@ func (a *actor) exit(status error) {
 	}
 }
 
-// load puts settings in force.
+// load activates settings.
 func (s *poolStage) load(settings lock.Settings, hooks ...*hook.Hook) {
 	s.let(func() { s.loaded = time.Now() })
 	s.hookStage.load(settings, hooks...)
@@ -164,7 +164,7 @@ func (s *poolStage) alive(worker string) (n int) {
 	return n
 }
 
-// last is the process that was started last.
+// last returns the newest process.
 func (s *poolStage) last() *actor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,17 +180,17 @@ func (s *poolStage) let(change func()) {
 // guest is a client of the stage.
 type guest struct {
 	name     string
-	ip       string // empty: it has none
+	ip       string // empty: its address is not IP
 	priority int
 	stays    time.Duration
-	tail     time.Duration // how much longer if the process ends
-	wedges   bool          // it does not let go when the client is cut
-	fails    error         // how its connection ends
-	dials    time.Duration // how long it takes to connect, or not to
-	silent   bool          // the service says nothing: that it was reached shows at the end only
+	tail     time.Duration // how long it stays after the process has ended
+	wedges   bool          // the service does not let go when the client is cut
+	fails    error         // what the proxy returns
+	dials    time.Duration // how long the proxy dials, successfully or not
+	silent   bool          // the service sends nothing, so the lock learns only at the end that it was reached
 }
 
-// addrConn is a connection from somewhere.
+// addrConn is a connection with a remote address.
 type addrConn struct {
 	net.Conn
 	addr net.Addr
@@ -206,7 +206,7 @@ func (s *poolStage) comes(c guest) {
 		from = &net.TCPAddr{IP: net.ParseIP(c.ip), Port: 1}
 	}
 	cx := layer4.WrapConnection(addrConn{theirs, from}, nil, zap.NewNop())
-	handler := *s.handler // of the config in force now
+	handler := *s.handler // that of the current config
 	handler.Priority = c.priority
 	cut := make(chan struct{})
 	s.ended.Go(func() {
@@ -223,7 +223,7 @@ func (s *poolStage) comes(c guest) {
 	})
 }
 
-// serve is the proxy and what is behind it.
+// serve acts as the proxy and the service.
 func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) error {
 	slot, _ := cx.Replacer().GetString("l4.tcplock.slot")
 	worker, _ := cx.Replacer().GetString("l4.tcplock.worker")
@@ -255,7 +255,7 @@ func (s *poolStage) serve(cx *layer4.Connection, c guest, cut <-chan struct{}) e
 	return c.fails
 }
 
-// connect returns what is closed when the process ends.
+// connect returns a channel that is closed when the process ends.
 func (s *poolStage) connect(slot, worker string, c guest, hooked bool) (over <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -265,8 +265,8 @@ func (s *poolStage) connect(slot, worker string, c guest, hooked bool) (over <-c
 		}
 		switch {
 		case a.asked && !hooked && s.loaded.Before(time.Now()):
-			// One before it may have crashed under a hook, and a reload may come between the
-			// slot and the look at what is behind it.
+			// A process may have crashed during a hook. A reload may come after the slot was
+			// granted.
 			s.t.Errorf("at %s: client %s was sent to slot %s, whose process is ending", time.Since(s.start), c.name, slot)
 			return nil, errors.New("connection refused")
 		case !a.listens || a.deaf:

@@ -11,8 +11,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// The time in which a client finds out that its worker cannot be reached is time in line.
-// A client whose wait_timeout is over then leaves, and does not try another worker.
+// The time in which a connection finds out that its worker cannot be reached counts as time in
+// line. If its wait_timeout is over then, the connection leaves and does not try another worker.
 func TestTriesAreTimeInLine(t *testing.T) {
 	waits := func(d time.Duration, s lock.Settings) lock.Settings {
 		s.WaitTimeout = caddy.Duration(d)
@@ -38,12 +38,12 @@ func TestTriesAreTimeInLine(t *testing.T) {
 			3s x not at 1 a:1
 			3s x refused: wait_timeout`)
 		if found := s.lock.Status(1); found.Held != 0 || found.Waiting != 0 || found.Connections[status.WaitTimeout] != 1 {
-			t.Errorf("found %+v, expected that the client has gone, after one wait_timeout", found)
+			t.Errorf("found %+v, expected the client to have left after one wait_timeout", found)
 		}
 	})
 }
 
-// A start that fails is time in line too.
+// The time of a failed start counts as time in line too.
 func TestFailedStartIsTimeInLine(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.readyAfter, s.readyErr = 3*time.Second, errCrash
@@ -53,7 +53,8 @@ func TestFailedStartIsTimeInLine(t *testing.T) {
 	})
 }
 
-// The time in hooks is not: after them the client has as much of its wait_timeout as before.
+// The time in hooks does not count: after them the connection has as much of its wait_timeout as
+// before.
 func TestHooksAreNotTimeInLine(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(lock.Settings{Workers: []string{"a:1"}, WaitTimeout: caddy.Duration(2 * time.Second)},

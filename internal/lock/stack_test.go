@@ -14,16 +14,16 @@ import (
 	"go.uber.org/zap"
 )
 
-// overlay puts settings in force on top of those in force, as a config does whose apps have
-// started. drop takes them off again, as Caddy does if something fails after that.
+// overlay activates settings on top of the current ones, as a config does when its apps have
+// started. drop deactivates them, as Caddy does if something fails after that.
 func (s *hookStage) overlay(settings lock.Settings, hooks ...*hook.Hook) (drop func()) {
 	c := lock.NewConfig(s.lock, "", settings, s.events, zap.NewNop(), hooks...)
 	s.lock.Activate(c)
 	return func() { s.lock.Deactivate(c) }
 }
 
-// A config with other hooks comes into force, and is dropped. The hooks of the config before
-// it go on counting from where they were.
+// A config with other hooks is activated, and dropped. The hooks of the config before it continue
+// their counts.
 func TestDroppedConfigForgetsNoCount(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		var ran []uint64
@@ -46,14 +46,14 @@ func TestDroppedConfigForgetsNoCount(t *testing.T) {
 			t.Errorf("found the hook run for %d, expected %d", ran, want)
 		}
 		if n := len(s.lock.Schedule().Snapshot()); n != 1 {
-			t.Errorf("found the past of %d hooks, expected that of the dropped config's to be forgotten", n)
+			t.Errorf("found the counts of %d hooks, expected those of the dropped config to be gone", n)
 		}
 	})
 }
 
-// A config with other settings comes into force, and is dropped before a connection comes.
-// All that the lock goes by is as it was: the bounds of the queue, slots, pause, counts,
-// the idle clock, and the descriptors that are set aside.
+// A config with other settings is activated, and dropped before a connection comes. The state of
+// the lock is as before: the bounds of the queue, slots, pause, counts, the idle clock, and the
+// reserved descriptors.
 func TestDroppedConfigChangesNothing(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		none := 0
@@ -64,13 +64,13 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 		s.ended.Wait()
 		s.until(sec)
 		s.lock.Pause(time.Hour)
-		look := func() []any {
+		state := func() []any {
 			l := s.lock
 			b, stats, free := l.Queue().Bounds(), l.Queue().Stats(), l.Queue().Free()
 			counts := l.Schedule().Snapshot()[every.Key()]
 			return append(l.Inside(s.config), b, stats, free, l.Pool().Slots(), counts, fds.Process.InUse().ServiceSockets)
 		}
-		before := look()
+		before := state()
 		for _, settings := range []lock.Settings{
 			{Slots: 1, MaxWaiting: &none, PriorityAge: caddy.Duration(sec)},
 			{Slots: 9, MaxWaitingPerClient: 3},
@@ -80,7 +80,7 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 			synctest.Wait()
 			drop()
 			synctest.Wait()
-			if after := look(); !reflect.DeepEqual(after, before) {
+			if after := state(); !reflect.DeepEqual(after, before) {
 				t.Errorf("after settings %+v: found %v, expected %v", settings, after, before)
 			}
 		}
@@ -88,8 +88,8 @@ func TestDroppedConfigChangesNothing(t *testing.T) {
 	})
 }
 
-// While a config without idle hooks is in force, a connection comes and goes. When that
-// config is dropped, a new pause has begun: the idle hook runs once more, in its time.
+// While a config without idle hooks is current, a connection comes and goes. When that config is
+// dropped, a new idle period has begun: the idle hook runs once more, in its time.
 func TestDroppedConfigAndIdleHook(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{}, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(5 * sec)}, &fakeStep{name: "sleep"}))

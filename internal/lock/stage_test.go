@@ -25,9 +25,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// hookStage is where scripts of hooks are played: a real lock and a real handler, clients
-// that come through a net.Pipe, steps that only say what they do, and fake time. What
-// clients and steps say is written down and compared with the script.
+// hookStage plays scripts of hooks. It has a real lock, a real handler and fake time. Clients come
+// through a net.Pipe, and steps only say what they do. The stage records what clients and steps
+// say, and compares that with the script.
 type hookStage struct {
 	t       *testing.T
 	lock    *lock.Lock
@@ -35,14 +35,14 @@ type hookStage struct {
 	config  *lock.Config // the handler's, in force
 	events  *caddyevents.App
 	start   time.Time
-	ended   sync.WaitGroup // the clients
+	ended   sync.WaitGroup // done when the clients have ended
 
 	mu   sync.Mutex
 	said []string
 }
 
-// playHooks plays a script in fake time, and makes sure that the lock has no users at its
-// end. (synctest makes sure that no goroutine is left.)
+// playHooks plays a script in fake time, and checks that the lock has no users at its end.
+// (synctest checks that no goroutine is left.)
 func playHooks(t *testing.T, script func(s *hookStage)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -60,20 +60,20 @@ func playHooks(t *testing.T, script func(s *hookStage)) {
 		synctest.Wait()
 		s.lock.Deactivate(s.config)
 		s.lock.Exit()
-		s.lock.Pool().Stop() // they have been told, and are not waited for
+		s.lock.Pool().Stop() // waits for the processes
 		if n := s.lock.Users(); n > 0 {
-			t.Errorf("found %d who use the lock, expected nobody", n)
+			t.Errorf("found %d users of the lock, expected none", n)
 		}
 	})
 }
 
-// load activates settings, as a config does that has started.
+// load activates settings, as a config does when it has started.
 func (s *hookStage) load(settings lock.Settings, hooks ...*hook.Hook) {
 	c := lock.NewConfig(s.lock, "", settings, s.events, zap.NewNop(), hooks...)
 	s.use(c)
 }
 
-// use makes c current, and the one before it not.
+// use makes c current, and deactivates the config before it.
 func (s *hookStage) use(c *lock.Config) {
 	s.lock.Activate(c)
 	if s.config != nil {
@@ -83,7 +83,7 @@ func (s *hookStage) use(c *lock.Config) {
 	s.handler.Use(c, layer4.HandlerFunc(s.refused))
 }
 
-// hook completes a hook: its steps are not from JSON, but their names are.
+// hook returns h with these steps. The names of the steps are in its JSON.
 func (s *hookStage) hook(h hook.Hook, steps ...*fakeStep) *hook.Hook {
 	var used []hook.Step
 	for _, step := range steps {
@@ -98,7 +98,7 @@ func (s *hookStage) hook(h hook.Hook, steps ...*fakeStep) *hook.Hook {
 	return complete
 }
 
-// comes sends a client to the lock. It stays at the service for as long as it is given.
+// comes sends a client to the lock. It stays at the service for this time.
 func (s *hookStage) comes(name string, stays time.Duration) {
 	ours, theirs := net.Pipe()
 	cx := layer4.WrapConnection(namedConn{theirs, name}, nil, zap.NewNop())
@@ -120,8 +120,8 @@ func (s *hookStage) comes(name string, stays time.Duration) {
 	})
 }
 
-// wedges sends a client to the lock for which the service hangs: it does not let go before
-// that time is over, even if the client is cut.
+// wedges sends a client to the lock. The service hangs for this time: it does not let go of the
+// client, even if the client is cut.
 func (s *hookStage) wedges(name string, stays time.Duration) {
 	ours, theirs := net.Pipe()
 	cx := layer4.WrapConnection(namedConn{theirs, name}, nil, zap.NewNop())
@@ -149,14 +149,14 @@ type namedConn struct {
 }
 
 func (c namedConn) RemoteAddr() net.Addr { return c }
-func (c namedConn) Network() string      { return c.name } // what the lock takes from unknown addresses
+func (c namedConn) Network() string      { return c.name } // the lock shows this for an address that is not IP
 func (c namedConn) String() string       { return c.name }
 
-// fakeStep is a step that says for which client it runs.
+// fakeStep is a step that says which client it runs for.
 type fakeStep struct {
 	name  string
 	takes time.Duration
-	fails map[int]error // by number of its run, from 1; nil for all others
+	fails map[int]error // the runs that fail, from 1
 	does  func(m hook.Moment)
 
 	s    *hookStage
@@ -169,10 +169,10 @@ var (
 )
 
 func (f *fakeStep) Run(ctx context.Context, m hook.Moment) error {
-	if ctx.Err() != nil { // like the real ones
+	if ctx.Err() != nil { // as real steps do
 		return ctx.Err()
 	}
-	who := strings.TrimSpace(f.name + " " + m.Client)
+	says := strings.TrimSpace(f.name + " " + m.Client)
 	f.s.mu.Lock()
 	f.runs++
 	err := f.fails[f.runs]
@@ -181,17 +181,17 @@ func (f *fakeStep) Run(ctx context.Context, m hook.Moment) error {
 		f.does(m)
 	}
 	if f.takes > 0 {
-		f.s.say(who + " begins")
+		f.s.say(says + " begins")
 		if !clock.Sleep(ctx, f.takes) {
-			f.s.say(who + " ended early")
+			f.s.say(says + " ended early")
 			return ctx.Err()
 		}
-		who += " done"
+		says += " done"
 	}
 	if err != nil {
-		who += " failed"
+		says += " failed"
 	}
-	f.s.say(who)
+	f.s.say(says)
 	if err == errPanic {
 		panic(err)
 	}
@@ -204,14 +204,14 @@ func (s *hookStage) say(what string) {
 	s.said = append(s.said, fmt.Sprintf("%s %s", time.Since(s.start), what))
 }
 
-// until lets time pass until so long after the beginning.
+// until waits until this long after the start.
 func (s *hookStage) until(d time.Duration) {
 	time.Sleep(d - time.Since(s.start))
 	synctest.Wait()
 }
 
-// expect waits until all clients have ended, compares what was said with the script, and
-// forgets it. What stands in one line, with commas between, may come in any order.
+// expect waits until all clients have ended, compares what was said with the script, and forgets
+// it. Entries in one line, separated by commas, may come in any order.
 func (s *hookStage) expect(script string) {
 	s.t.Helper()
 	s.ended.Wait()

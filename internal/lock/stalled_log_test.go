@@ -15,11 +15,11 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// stallingCore is a log that stands still at one line, until it is to go on.
+// stallingCore is a log that blocks at one line until goOn is closed.
 type stallingCore struct {
 	zapcore.Core
 	line    string
-	stalled chan struct{} // closed when it stands still
+	stalled chan struct{} // closed when it blocks
 	goOn    chan struct{}
 }
 
@@ -39,8 +39,8 @@ func (s stallingCore) Write(e zapcore.Entry, _ []zapcore.Field) error {
 	return nil
 }
 
-// A log that stands still keeps no connection from its end: the line that says that a
-// connection is left over is not written under a mutex.
+// A log that blocks does not delay the end of a connection: the line about a left-over connection
+// is not written under a mutex.
 func TestStalledLog(t *testing.T) {
 	ctx, err := caddy.ProvisionContext(new(caddy.Config))
 	if err != nil {
@@ -78,7 +78,7 @@ func TestStalledLog(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):
-		t.Error("found the connection's end to wait for the log")
+		t.Error("the connection's end waits for the log, expected it not to")
 	}
 	close(log.goOn)
 	<-done
