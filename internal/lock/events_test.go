@@ -23,8 +23,8 @@ func (h *hearer) Handle(ctx context.Context, e caddy.Event) error {
 	return nil
 }
 
-// A connection may come before its config's events app has started. That one takes
-// subscriptions meanwhile, into a map without a mutex: it must not be asked yet.
+// A connection may come before its config has started. Until then the events app takes
+// subscriptions into a map without a mutex, so the lock must not ask it.
 func TestEventsBeforeStart(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		heard := new(hearer)
@@ -50,8 +50,8 @@ func TestEventsBeforeStart(t *testing.T) {
 	})
 }
 
-// What happens last at a lock, when its hooks have been ended and its processes are, is
-// still heard, and the end of the process waits for that.
+// The last events of a lock, when its hooks and processes have been ended, still reach their
+// handlers, and the end of the process waits for them.
 func TestEventsAtShutdown(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		heard := new(hearer)
@@ -85,7 +85,7 @@ func TestRefusalsAtShutdown(t *testing.T) {
 	})
 }
 
-// A worker that is down is up again when its process has been replaced, and that is told.
+// A worker that is down is up again when its process has been replaced, and an event says so.
 func TestEventWorkerUpAfterRestart(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{Workers: []string{"127.0.0.1:1"}})

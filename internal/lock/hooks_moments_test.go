@@ -47,8 +47,8 @@ func TestIdleHook(t *testing.T) {
 	})
 }
 
-// An idle hook that fails is no reason not to serve the next client, and is due again in
-// the next pause, whatever its count. The count begins with the run that did not fail.
+// An idle hook that fails does not keep the next client from being served. It is due again in the
+// next idle period, whatever its count. The count begins with the run that succeeded.
 func TestIdleHookFails(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{}, s.hook(hook.Hook{On: hook.Idle, IdleFor: caddy.Duration(5 * sec), Every: hook.Every{Count: 3}},
@@ -74,8 +74,8 @@ func TestIdleHookFails(t *testing.T) {
 	})
 }
 
-// A reload neither starts a pause anew nor runs the hook a second time in it. One that is
-// new has its turn at once, if the pause has been long enough.
+// A reload does not begin a new idle period, and does not run the hook a second time in it. A new
+// hook runs at once if the period has been long enough.
 func TestIdleHookAndReload(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		hook := func(name string) *hook.Hook {
@@ -95,9 +95,9 @@ func TestIdleHookAndReload(t *testing.T) {
 	})
 }
 
-// Refuse hooks run in the background: no refused client waits for them. Only one
-// runs at a time; the refusals that come meanwhile count, so that the hook is due in its
-// turn, or as soon as it is free if its turn came while it was not.
+// Refuse hooks run in the background: no refused client waits for them. Only one runs at a time.
+// The refusals that come meanwhile count. So the hook is due in its turn, or as soon as it is free
+// if its turn came before.
 func TestRefuseHook(t *testing.T) {
 	refusals := []time.Duration{1 * sec, 2 * sec, 5 * sec, 6 * sec, 9 * sec}
 	for _, test := range []struct {
@@ -165,7 +165,7 @@ func TestRefuseHook(t *testing.T) {
 	}
 }
 
-// The turn of a refuse hook comes while it runs. It is not lost: it runs at the next
+// The turn of a refuse hook comes while it runs. The turn is not lost: the hook runs at the next
 // refusal, which is not its turn.
 func TestRefuseHookOwed(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
@@ -188,8 +188,8 @@ func TestRefuseHookOwed(t *testing.T) {
 	})
 }
 
-// A hook of whatever moment holds no mutex while it runs: the figures of the lock can be
-// read, its settings replaced, and other hooks asked whether they are due.
+// A hook of any moment holds no mutex while it runs: the figures of the lock can be read, its
+// settings replaced, and other hooks asked whether they are due.
 func TestHooksHoldNoMutex(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		var seen []string
@@ -207,7 +207,7 @@ func TestHooksHoldNoMutex(t *testing.T) {
 				want = 0
 			}
 			if stats.Held != want || stats.Exclusive != (m.On != hook.Refuse) {
-				t.Errorf("on %s: found %d holders, somebody alone %t, expected %d, and nobody at refuse", m.On, stats.Held, stats.Exclusive, want)
+				t.Errorf("on %s: found %d holders, exclusive access %t, expected %d, and none at refuse", m.On, stats.Held, stats.Exclusive, want)
 			}
 		}
 		var hooks []*hook.Hook
@@ -229,8 +229,8 @@ func TestHooksHoldNoMutex(t *testing.T) {
 	})
 }
 
-// On shutdown the line is refused at once. Hooks that still run when drain is over are
-// ended, however long they would take and whatever they wait for, and none is retried.
+// On shutdown the line is refused at once. Hooks that still run when drain is over are ended,
+// whatever they wait for, and none is retried.
 func TestDrainEndsHooks(t *testing.T) {
 	drain := caddy.Duration(2 * sec)
 	for _, test := range []struct {
@@ -280,8 +280,8 @@ func TestDrainEndsHooks(t *testing.T) {
 	}
 }
 
-// Idle hooks are due at the same time, or while another one runs. Each runs in the pause,
-// one after the other, in the order of the config.
+// Idle hooks are due at the same time, or while another one runs. Each runs in the idle period, one
+// after the other, in the order of the config.
 func TestIdleHooksOneAfterTheOther(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		idle := func(name string, d time.Duration) *hook.Hook {
@@ -299,7 +299,7 @@ func TestIdleHooksOneAfterTheOther(t *testing.T) {
 	})
 }
 
-// Clients that are refused while the idle hook runs do not end the pause: they were never in
+// Clients that are refused while the idle hook runs do not end the idle period: they were never in
 // line. The hook does not run again before a client has been served.
 func TestIdleAfterRefusals(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
@@ -324,8 +324,8 @@ func TestIdleAfterRefusals(t *testing.T) {
 	})
 }
 
-// A client comes while the idle hook runs, and leaves the line. That ends the pause: the
-// next one begins when the hook is done.
+// A client comes while the idle hook runs, and leaves the line. That ends the idle period: the next
+// one begins when the hook is done.
 func TestIdleHookAgainAfterAVisitor(t *testing.T) {
 	wait := caddy.Duration(sec / 2)
 	playHooks(t, func(s *hookStage) {

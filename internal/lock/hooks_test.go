@@ -14,9 +14,9 @@ import (
 
 const sec = time.Second
 
-// One client comes each second. The hook runs for the first one, and then when n clients
-// were served since its last run, or when that run is so long ago. A hook that failed is due
-// again the next time. (Numbers are clients.)
+// One client comes each second. The hook runs for the first one. After that it runs when n clients
+// have been served since its last run, or when that run is long enough ago. A hook that failed is
+// due again the next time. (Numbers are clients.)
 func TestHookEvery(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -50,9 +50,8 @@ func TestHookEvery(t *testing.T) {
 	}
 }
 
-// Two hooks run every third time. After a reload that changes one of them the other goes
-// on counting, and the one that was changed starts anew. What was taken out and comes
-// back starts anew as well.
+// Two hooks run every third time. A reload changes one of them. The other keeps its count, and the
+// changed one starts anew, as does a hook that is removed and comes back.
 func TestHookCountSurvivesReload(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		every := hook.Hook{On: hook.Activate, Every: hook.Every{Count: 3}}
@@ -91,8 +90,8 @@ func TestHookCountSurvivesReload(t *testing.T) {
 	})
 }
 
-// The second step of three fails: it is tried again after the interval, and the first
-// one is not. When no try is left the hook has failed, and the third step never runs.
+// The second step of three fails. It is tried again after the interval; the first one is not. When
+// no try is left, the hook has failed, and the third step never runs.
 func TestHookRetry(t *testing.T) {
 	for _, test := range []struct {
 		retry int
@@ -123,9 +122,9 @@ func TestHookRetry(t *testing.T) {
 	}
 }
 
-// An activate hook that fails refuses its connection, those after it are not run, and
-// the next in line gets on. If the hook is optional nobody notices. At release there is
-// nobody to refuse, and the hooks after it run too. A panic is a failure like others.
+// An activate hook that fails refuses its connection. The hooks after it do not run, and the next
+// in line is admitted. If the hook is optional, its failure has no effect. At release there is no
+// connection to refuse, and the hooks after it run too. A panic is a failure like others.
 func TestHookFails(t *testing.T) {
 	const passes = `
 			0s first a failed
@@ -168,8 +167,8 @@ func TestHookFails(t *testing.T) {
 	}
 }
 
-// Hooks of one slot run one at a time, in the order of the config, and the slot is handed
-// on after the last; those of the other slot run at the same time.
+// Hooks of one slot run one at a time, in the order of the config. The slot is handed on after the
+// last of them. Hooks of the other slot run at the same time.
 func TestHooksOfSlots(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{Slots: 2},
@@ -209,9 +208,9 @@ func TestHooksOfSlots(t *testing.T) {
 	})
 }
 
-// When hold_timeout is over the client is cut; the timeout hook and then the release
-// hook run before the slot is handed on. The time that hooks take is not the next
-// client's. It is settled after that.
+// When hold_timeout is over, the client is cut. The timeout hook and then the release hook run
+// before the slot is handed on, and then it settles. The time of hooks does not count as the next
+// client's time.
 func TestTimeoutHook(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		reason := func(m hook.Moment) {
@@ -237,8 +236,8 @@ func TestTimeoutHook(t *testing.T) {
 	})
 }
 
-// An exclusive hook waits until all other holders have finished, and while it waits and
-// runs nobody is admitted, whatever slots are free. Then all that may are.
+// An exclusive hook waits until all other holders have finished. While it waits and runs, no
+// connection is admitted, whatever slots are free. After it, as many as possible are.
 func TestHookExclusive(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{Slots: 3}, s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 3}, Exclusive: true},
@@ -289,8 +288,8 @@ func TestExclusiveBesideTimeoutHook(t *testing.T) {
 	})
 }
 
-// The same without a timeout hook: it is the exclusive release hook that runs while the service
-// has not let go yet, and goes first. It may restart the service.
+// Without a timeout hook, the exclusive release hook runs while the service has not let go yet, and
+// goes first. It may restart the service.
 func TestExclusiveBesideReleaseHook(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{Slots: 2, HoldTimeout: caddy.Duration(3 * sec)},
@@ -342,8 +341,8 @@ func TestExclusiveTimeoutHooksOfWedgedService(t *testing.T) {
 	})
 }
 
-// The other holders do not finish in time: the hook has failed, its connection is
-// refused, and the line goes on. The hook is due again for the next one, and fails again.
+// The other holders do not finish in time. The hook has failed, its connection is refused, and the
+// line goes on. The hook is due again for the next one, and fails again.
 func TestHookExclusiveInVain(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{Slots: 3}, s.hook(
@@ -371,9 +370,8 @@ func TestHookExclusiveInVain(t *testing.T) {
 	})
 }
 
-// Three exclusive hooks want to be alone at the same time. They do not wait for each
-// other for ever, and each of them is: the first who asked comes first. Whoever comes
-// is admitted when they all are done.
+// Three exclusive hooks ask for access at the same time. They do not wait for each other for ever:
+// each gets it, in the order in which they asked. A new connection is admitted when all are done.
 func TestHooksExclusiveAtOnce(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{Slots: 3}, s.hook(hook.Hook{On: hook.Release, Exclusive: true}, &fakeStep{name: "clean", takes: sec}))

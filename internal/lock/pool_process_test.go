@@ -20,9 +20,9 @@ func withService(s service.Service, workers ...string) lock.Settings {
 	return lock.Settings{Workers: workers, Service: &s}
 }
 
-// A worker's process takes no connections, and is left out for longer and longer. Another
-// process takes its place: when that is ready it is tried at once, and what was known of the
-// first counts no more.
+// A worker's process accepts no connections, and is left out for longer and longer. When the
+// process that replaces it is ready, the worker is tried at once, and its earlier failures count no
+// more.
 func TestRestartEndsBackOff(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.deaf = true
@@ -49,8 +49,8 @@ func TestRestartEndsBackOff(t *testing.T) {
 	})
 }
 
-// While a client's hook runs its process is replaced by another, which it does not reach.
-// That it has reached neither is nothing against the one that it was never let to.
+// While a client's hook runs, its process is replaced by another, which the client does not reach.
+// That does not count against the new process: the client was never sent to it.
 func TestMissedProcessHasEnded(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(withService(service.Service{}, "a:1"), s.hook(hook.Hook{On: hook.Activate}, &fakeStep{name: "hook", takes: 3 * time.Second}))
@@ -72,9 +72,9 @@ func TestMissedProcessHasEnded(t *testing.T) {
 	})
 }
 
-// A client reaches the worker, and then its connection ends with an error. The worker is
-// there again, so when it is not the next time, it is left out for the shortest time. An
-// error that says that no worker was reached does not show that.
+// A client reaches the worker, and then its connection ends with an error. So the worker is up
+// again: when it is down the next time, it is left out for the shortest time. An error that says
+// that no worker was reached does not show that.
 func TestReachedThenFailed(t *testing.T) {
 	for _, c := range []struct {
 		fails error
@@ -104,8 +104,8 @@ func TestReachedThenFailed(t *testing.T) {
 	}
 }
 
-// A client's connection to a worker hangs until hold_timeout, and its slot goes on. When it
-// fails at last, the worker has gone, and another has its slot, which is none the worse.
+// A client's connection to a worker hangs until hold_timeout, and its slot goes on. When the
+// connection fails at last, another worker has the slot. The failure does not count against it.
 func TestDownWhenRemoved(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(lock.Settings{Workers: []string{"a:1"}})
@@ -118,9 +118,9 @@ func TestDownWhenRemoved(t *testing.T) {
 	})
 }
 
-// A process that ends by itself soon has failed unless a client has reached it, whatever its
-// exit status, and the next start has to wait. It does not matter which is noticed first: the end of
-// the process, that the client has reached it, or the end of the client.
+// A process that ends by itself soon has failed unless a client has reached it, whatever its exit
+// status. The next start has to wait. The order in which the lock notices does not matter: the end
+// of the process, that the client has reached it, or the end of the client.
 func TestProcessForOneClient(t *testing.T) {
 	for name, c := range map[string]struct {
 		client guest
@@ -159,11 +159,10 @@ func TestProcessForOneClient(t *testing.T) {
 	}
 }
 
-// A reload takes the service away from a worker that has a client: its process ends when
-// the client has gone, and when it has ended the slot is in service without one. It can be
-// given back at any time: before the client has gone, and the process stays; or after that,
-// and the next one is started when it has ended. A process that crashes under the client
-// changes nothing.
+// A reload takes the service away from a worker that has a client. Its process ends when the client
+// has gone, and then the slot is in service without a process. The service can come back at any
+// time: before the client has gone, and the process stays; or after that, and the next process
+// starts when the former one has ended. A crash under the client changes nothing.
 func TestServiceTakenAway(t *testing.T) {
 	without := lock.Settings{Workers: []string{"a:1"}}
 	played := func(script func(s *poolStage)) {
@@ -214,8 +213,8 @@ func TestServiceTakenAway(t *testing.T) {
 	})
 }
 
-// A worker takes the slot of another whose process is still ending. It has none, so it
-// serves at once, and the end of that process changes nothing.
+// A worker takes the slot of another whose process is still ending. The new worker has no process,
+// so it serves at once, and the end of that process changes nothing.
 func TestSlotOfEndingProcess(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(withService(service.Service{}, "a:1"))
@@ -230,8 +229,8 @@ func TestSlotOfEndingProcess(t *testing.T) {
 	})
 }
 
-// A worker that is given back while its process is ending is out of service until then, even
-// if its next process is not to be started before a client comes: the others serve.
+// A worker comes back while its process is ending. It is out of service until then, even if its
+// next process starts only when a client comes: the other workers serve.
 func TestSuccessorIsOut(t *testing.T) {
 	lazy := service.Service{Start: service.StartLazy}
 	playPool(t, func(s *poolStage) {
@@ -256,8 +255,8 @@ func TestSuccessorIsOut(t *testing.T) {
 	})
 }
 
-// A reload takes a worker away and another gives it back, while it has the same client, or
-// in the instant in which that one goes: its process stays, and the slot serves.
+// A reload removes a worker and another brings it back, while it has the same client, or in the
+// instant in which that client leaves. Its process stays, and the slot serves.
 func TestRemovedWorkerComesBack(t *testing.T) {
 	for _, at := range []time.Duration{5 * time.Second, 6 * time.Second, 6*time.Second + 1} {
 		playPool(t, func(s *poolStage) {
@@ -281,7 +280,7 @@ func TestRemovedWorkerComesBack(t *testing.T) {
 	}
 }
 
-// The idle hook's time comes while the only process is being restarted: it runs all the
+// The time of the idle hook comes while the only process is being restarted. The hook runs all the
 // same.
 func TestIdleHookWhileRestarting(t *testing.T) {
 	playPool(t, func(s *poolStage) {
@@ -297,8 +296,7 @@ func TestIdleHookWhileRestarting(t *testing.T) {
 	})
 }
 
-// A restart that was asked for begins in the instant in which the client has gone, and not
-// at a later look.
+// A requested restart begins in the instant in which the client has gone, not at a later check.
 func TestRestartWhenHolderHasGone(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(withService(service.Service{}, "a:1"))

@@ -13,8 +13,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
 )
 
-// Users enter and leave a lock from many sides. It does not end under any of them, and none
-// is left when all have gone.
+// Users enter and leave a lock from many goroutines. The lock ends only when the last has left.
 func TestRegistryConcurrent(t *testing.T) {
 	var all sync.WaitGroup
 	var made atomic.Int64
@@ -44,8 +43,8 @@ func TestRegistryConcurrent(t *testing.T) {
 	}
 }
 
-// A connection may come by a config that has ended, and whose lock has ended with it. It gets
-// the lock that has the name now, and that one ends with it.
+// A connection may come by a config that has ended, and whose lock has ended with it. It gets the
+// lock that has the name now, and that lock ends with the connection.
 func TestConnectionAfterItsConfig(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		configs := NewConfigs(new(place.Layout))

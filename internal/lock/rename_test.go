@@ -17,7 +17,8 @@ func (s *hookStage) rename(name string, settings lock.Settings) {
 	s.use(c)
 }
 
-// nothingAwaited makes sure that of the lock's processes, under whichever name, none is waited for.
+// nothingAwaited checks that no new process would wait for one of the lock's processes, under any
+// of its names.
 func nothingAwaited(t *testing.T, names ...string) {
 	t.Helper()
 	for _, place := range pool.Exiting() {
@@ -65,9 +66,8 @@ func TestRenameRestartsProcesses(t *testing.T) {
 	nothingAwaited(t, "stage", "new")
 }
 
-// The old name comes back as another lock's while the renamed lock has a client at a process
-// of that name still. The places after the name are free when that process has ended: the
-// other lock's process waits for that, and no longer.
+// Another lock gets the old name while the renamed lock has a client at a process of that name. The
+// other lock's process waits for the end of that process, and no longer.
 func TestOldNameOfProcessIsFree(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(withService(service.Service{}, "a:1"))

@@ -54,8 +54,8 @@ func (c *silentClient) SetDeadline(time.Time) error      { return nil }
 func (c *silentClient) SetReadDeadline(time.Time) error  { return nil }
 func (c *silentClient) SetWriteDeadline(time.Time) error { return nil }
 
-// holds sends a silent client to the lock. The service does not let go of it before its
-// process ends. What is sent to says is what it answers.
+// holds sends a silent client to the lock. The service does not let go of it before its process
+// ends. The service answers with what is sent to says.
 func (s *poolStage) holds(says <-chan string) *silentClient {
 	c := newSilentClient()
 	p := s.last()
@@ -76,9 +76,9 @@ func (s *poolStage) holds(says <-chan string) *silentClient {
 	return c
 }
 
-// A restart is asked for while the service hangs. As long as the client stays, the restart
-// waits. When the client has closed its side, before or after that, and no byte has moved
-// for 5 s, the client is cut, the slot is handed on, and the process is restarted.
+// An operator requests a restart while the service hangs. As long as the client stays, the restart
+// waits. When the client has closed its side, before or after that, and no byte has moved for 5 s,
+// the client is cut, the slot is handed on, and the process is restarted.
 func TestRestartOfHangingService(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -120,8 +120,8 @@ func TestRestartOfHangingService(t *testing.T) {
 	}
 }
 
-// A client has closed its side and still gets its answer, a little every few seconds. It is
-// not cut while that goes on; when the service says no more it is.
+// A client has closed its side and still gets its answer, a little every few seconds. It is not cut
+// while that goes on. When the service sends no more, it is cut.
 func TestRestartLeavesAnAnsweredClient(t *testing.T) {
 	playPool(t, func(s *poolStage) {
 		s.load(withService(service.Service{}, "a:1"))

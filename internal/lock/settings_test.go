@@ -13,8 +13,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// The workers are those that the environment named when the config was loaded, however it
-// changes.
+// The workers are those that the environment named when the config was loaded. Later changes of the
+// environment have no effect.
 func TestWorkersAreReadOnce(t *testing.T) {
 	ctx, err := caddy.ProvisionContext(new(caddy.Config))
 	if err != nil {
@@ -119,8 +119,7 @@ func TestExpandWorkers(t *testing.T) {
 	}
 }
 
-// A great many workers are read, and put in force, in a time that grows with their number
-// and not with its square.
+// The time to read and activate very many workers grows with their number, not with its square.
 func TestManyWorkers(t *testing.T) {
 	start := time.Now()
 	s := Settings{Workers: []string{"a:1-65535", "b:1-65535"}}

@@ -40,10 +40,10 @@ func BenchmarkUncontended(b *testing.B) {
 
 var lineLengths = []int{10, 1_000, 100_000, 1_000_000}
 
-// What it costs to hand a slot on, with one who joins for each that is done: the same
-// whatever the length of the line, the number of priorities in it and that of clients. Every
-// other one who joins is of a client that holds a slot: with a bound of one slot it may
-// not go on before that is given back, and others have come behind it then.
+// The cost of a hand-off, with one new waiter for each holder that is done. It does not depend on
+// the length of the line, the number of priorities in it, or the number of clients. Every other new
+// waiter is of a client that holds a slot: with a bound of one slot, it may not go on before that
+// slot is released, and other waiters have come behind it by then.
 func BenchmarkHandOff(b *testing.B) {
 	for _, c := range []struct {
 		name       string
@@ -76,21 +76,21 @@ func BenchmarkHandOff(b *testing.B) {
 	}
 }
 
-// What it costs to leave the line from its middle, with one who joins for each that
-// leaves: the same whatever the length of the line.
+// The cost of leaving the line from its middle, with one new waiter for each that leaves. It does
+// not depend on the length of the line.
 func BenchmarkLeaveMiddle(b *testing.B) {
 	for _, n := range lineLengths {
 		b.Run(fmt.Sprintf("waiters=%d", n), func(b *testing.B) {
 			q, places, now := fullLine(n, Bounds{Limit: 1}, 1)
-			// The front half never moves, so whoever is the first of the back
-			// half stands in the middle.
+			// The front half never moves, so the first waiter of the back half stands in the
+			// middle.
 			back := places[1+n/2:]
 			i := 0
 			b.ReportAllocs()
 			for b.Loop() {
 				p := &back[i]
 				if !q.Leave(p) {
-					b.Fatal("found nobody in the middle of the line")
+					b.Fatal("found no waiter in the middle of the line")
 				}
 				*p = Waiter{}
 				if holds, err := q.Join(p, now); holds || err != nil {
@@ -104,8 +104,8 @@ func BenchmarkLeaveMiddle(b *testing.B) {
 	}
 }
 
-// What it costs to throw a connection out of the middle of the line, with one that joins
-// for it. It is as long as the line, but sorts and allocates nothing.
+// The cost of Expel from the middle of the line, with one new waiter for each. It grows with the
+// line, but Expel sorts and allocates nothing.
 func BenchmarkExpelMiddle(b *testing.B) {
 	for _, n := range []int{10, 1_000, 100_000} {
 		b.Run(fmt.Sprintf("waiters=%d", n), func(b *testing.B) {

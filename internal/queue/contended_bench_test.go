@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// The queue and the semaphore with goroutines that wait, as many as a line has: benchstat
-// -col /impl. The queue wakes nobody itself, so its waiters wait on a channel each, as
-// the semaphore's do. A million goroutines need more than 3 GB.
+// The queue and the semaphore with goroutines that wait, as many as a line has: benchstat -col
+// /impl. The queue wakes no goroutine itself, so each of its waiters waits on a channel, as the
+// semaphore's do. A million goroutines need more than 3 GB.
 
 // contended is one slot and the waiters for it.
 type contended interface {
@@ -166,8 +166,8 @@ func benchmarkContended(b *testing.B, run func(b *testing.B, l *benchLine)) {
 	}
 }
 
-// What it costs to hand the slot on, until the one who gets it runs, with one who joins
-// for each that is done.
+// The cost of a hand-off until the new holder's goroutine runs, with one new waiter for each holder
+// that is done.
 func BenchmarkContended(b *testing.B) {
 	benchmarkContended(b, func(b *testing.B, l *benchLine) {
 		for b.Loop() {
@@ -177,8 +177,8 @@ func BenchmarkContended(b *testing.B) {
 	})
 }
 
-// What it costs to give up in the middle of the line, until the one who did runs, with
-// one who joins for each that leaves.
+// The cost of giving up in the middle of the line until the waiter's goroutine runs, with one new
+// waiter for each that leaves.
 func BenchmarkGiveUp(b *testing.B) {
 	benchmarkContended(b, func(b *testing.B, l *benchLine) {
 		// See BenchmarkLeaveMiddle.

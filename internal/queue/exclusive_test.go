@@ -2,8 +2,8 @@ package queue
 
 import "testing"
 
-// A holder gets exclusive access once the others have gone. No waiter is granted a
-// slot meanwhile; when it is done, all that can be are, at once and in order.
+// A holder gets exclusive access once the other holders have gone. No waiter is granted a slot
+// meanwhile. When the access ends, all that can be admitted are, at once and in order.
 func TestExclusive(t *testing.T) {
 	s := newScript(t, 3, Unlimited)
 	s.joins("a b c", "1")
@@ -95,7 +95,7 @@ func TestExclusiveAtService(t *testing.T) {
 	s.state("a1", "")
 }
 
-// The wish may be given up while others still hold a slot, and if it was the last one,
+// A holder may give up its request while others still hold a slot. If it was the last request,
 // slots are granted again.
 func TestExclusiveGivenUp(t *testing.T) {
 	s := newScript(t, 3, Unlimited)
@@ -112,7 +112,7 @@ func TestExclusiveGivenUp(t *testing.T) {
 	s.release("a", "e")
 }
 
-// A waiter that gives up its wish while another has access cannot go on beside it: it waits
+// A holder that gives up its request while another has access cannot go on beside it: it waits
 // until it is woken.
 func TestExclusiveGivenUpBesideAlone(t *testing.T) {
 	s := newScript(t, 2, Unlimited)
@@ -121,7 +121,7 @@ func TestExclusiveGivenUpBesideAlone(t *testing.T) {
 	s.beginExclusive("a", "")
 	s.beginExclusive("b", "a")
 	if woken, ok := s.q.EndExclusive(s.waiter("b"), s.now); ok || woken != nil {
-		t.Fatalf("found %t and %d woken, expected false and nobody", ok, len(woken))
+		t.Fatalf("found %t and %d woken, expected false and none", ok, len(woken))
 	}
 	s.tick()
 	s.exclusive("a")
@@ -131,8 +131,8 @@ func TestExclusiveGivenUpBesideAlone(t *testing.T) {
 	s.release("a", "c")
 }
 
-// An idle lock gives exclusive access at once, without a slot: what comes meanwhile waits. With anybody
-// there it cannot.
+// An idle lock gives exclusive access at once, without a slot. Waiters that come meanwhile wait. If
+// there is any holder or waiter, TryExclusive fails.
 func TestTryExclusive(t *testing.T) {
 	s := newScript(t, 2, Unlimited)
 	s.joins("a", "1")
@@ -146,7 +146,7 @@ func TestTryExclusive(t *testing.T) {
 	s.endExclusive("i", "b c")
 	s.state("c1 b2", "d")
 	if got := s.q.Load(s.waiter("c")).Number; got != 3 {
-		t.Fatalf("found number %d, expected 3: a seizure is nobody's connection", got)
+		t.Fatalf("found number %d, expected 3: exclusive access without a connection has no number", got)
 	}
 
 	s = newScript(t, 1, Unlimited)
@@ -158,8 +158,8 @@ func TestTryExclusive(t *testing.T) {
 	}
 }
 
-// A waiter without a slot can ask for exclusive access, too: it goes before the line, and takes no
-// slot from any other. It may give up at any time, since nothing of it goes on.
+// A waiter without a slot can ask for exclusive access, too. It goes before the line, and takes no
+// slot. It may give up at any time, since it has no connection that goes on.
 func TestExclusiveWithoutSlot(t *testing.T) {
 	s := newScript(t, 2, Unlimited)
 	s.joins("a b", "1")

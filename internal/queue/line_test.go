@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Higher priorities go first, and within one it is the order of arrival. One that leaves or
-// comes changes nothing for the others, and no holder is disturbed.
+// Higher priorities go first. Within one priority, the order is that of joining. A waiter that
+// comes or leaves changes nothing for the others, and no holder is disturbed.
 func TestPriority(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
 	s.joinsAs(-5, "h", "1")
@@ -32,9 +32,8 @@ func TestPriority(t *testing.T) {
 	s.release("k", "c")
 }
 
-// Who asked first of those who are turned away hears of it last if others go before it:
-// Close tells them in the order of the line. How long the line may be is a bound for all
-// priorities together.
+// Close turns waiters away in the order of the line, so a waiter that joined first may be last. The
+// bound of the line holds for all priorities together.
 func TestPriorityBoundsAndClose(t *testing.T) {
 	s := newScript(t, 1, 3)
 	s.joins("h", "1")
@@ -44,8 +43,8 @@ func TestPriorityBoundsAndClose(t *testing.T) {
 	s.close("b c a")
 }
 
-// With a priority age of 10 seconds, priority 1 goes before those with 0 who have come up
-// to 10 seconds earlier, and at equal ranks it goes first too.
+// With a priority age of 10 seconds, priority 1 goes before waiters with 0 that came up to 10
+// seconds earlier, and at equal ranks it goes first too.
 func TestPriorityAge(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 1, MaxWaiting: Unlimited, PriorityAge: 10 * time.Second})
 	at := func(second int64) { s.now = time.Unix(second, 0) }
@@ -81,15 +80,15 @@ func TestPriorityAge(t *testing.T) {
 	s.release("g", "j")
 }
 
-// While those with a high priority keep coming, one with a low priority waits for ever
-// without a priority age, and with one as long as its length says and no longer.
+// While waiters with a high priority keep coming, a waiter with a low priority waits for ever
+// without a priority age. With one, it waits as long as the age says, and no longer.
 func TestNobodyStarves(t *testing.T) {
 	for _, c := range []struct {
 		age, want time.Duration
 	}{
 		{0, 0},                           // not in 1000 seconds
-		{time.Second, 5 * time.Second},   // who came up to 3 seconds after it goes first,
-		{time.Minute, 182 * time.Second}, // or 180 seconds; and so does who came with it
+		{time.Second, 5 * time.Second},   // waiters that came up to 3 seconds after it go first,
+		{time.Minute, 182 * time.Second}, // or 180 seconds; and so do those that came with it
 		{5 * time.Minute, 902 * time.Second},
 	} {
 		q, now := New(Bounds{Limit: 1, MaxWaiting: Unlimited, PriorityAge: c.age}), time.Unix(0, 0)
@@ -128,9 +127,9 @@ func TestPriorityAgeChanges(t *testing.T) {
 	s.release("b", "a")
 }
 
-// Whose client holds as many slots as it may stands aside when its turn comes: others
-// behind it go on, and a slot stays free if there are none. It goes on, before all who
-// came after it, when one of its client is done.
+// A waiter whose client holds as many slots as it may stands aside when its turn comes. Waiters
+// behind it go on, and a slot stays free if there are none. When a holder of its client is done, it
+// goes on, before all that came after it.
 func TestStandsAside(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 3, MaxWaiting: Unlimited, PerClient: 1})
 	s.joins("Aa", "1")
@@ -155,8 +154,8 @@ func TestStandsAside(t *testing.T) {
 	s.state("Bc1 Ad3", "")
 }
 
-// No waiter stands aside before its turn. So one that comes back has been the first in line
-// once and finds its place near the front, whatever the length of the line.
+// No waiter stands aside before its turn. So a waiter that comes back has been the first in line
+// once, and finds its place near the front, whatever the length of the line.
 func TestStandsAsideInTurn(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 1, MaxWaiting: Unlimited, PerClient: 1})
 	aside := func(want *Waiter) {
@@ -175,8 +174,8 @@ func TestStandsAsideInTurn(t *testing.T) {
 	s.release("Aa", "Ab")
 }
 
-// One of several that stand aside comes back for each that has left its slot: the first in
-// order, priority and age included.
+// For each slot that a client releases, one of its waiters that stand aside comes back: the first
+// in order, priority and age included.
 func TestAsideInOrder(t *testing.T) {
 	b := Bounds{Limit: 4, MaxWaiting: Unlimited, PerClient: 2}
 	s := newBoundScript(t, b)
@@ -196,7 +195,7 @@ func TestAsideInOrder(t *testing.T) {
 	s.release("Ac", "Af")
 }
 
-// One that leaves the line makes way for another of its client, while there is no slot and
+// A waiter that leaves the line makes room for another of its client, while there is no slot and
 // when there is one again.
 func TestLeaveBringsBack(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 2, MaxWaiting: Unlimited, PerClient: 1})
@@ -217,8 +216,8 @@ func TestLeaveBringsBack(t *testing.T) {
 	s.release("x", "Af")
 }
 
-// How many of one client may wait is a bound of its own: for those aside and in line, not
-// for the holders. A client that is refused takes nothing from the others.
+// The number of waiters of one client has a bound of its own, for those aside and in line, not for
+// the holders. A refused client takes nothing from the others.
 func TestWaitingPerClient(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 2, MaxWaiting: 5, WaitingPerClient: 2, PerClient: 1})
 	s.joins("Aa", "1")
@@ -235,8 +234,8 @@ func TestWaitingPerClient(t *testing.T) {
 	s.joins("Ag", "waits")
 }
 
-// The bounds of each client may change at any time: those who are there are counted, more
-// room admits at once, less sends nobody away.
+// The bounds of each client may change at any time. Waiters and holders that are there are counted,
+// a higher bound admits at once, and a lower one sends no waiter away.
 func TestClientBoundsChange(t *testing.T) {
 	b := Bounds{Limit: 4, MaxWaiting: Unlimited}
 	s := newBoundScript(t, b)
@@ -269,7 +268,7 @@ func TestClientBoundsChange(t *testing.T) {
 	s.state("Ad1 Ae2 Ac3 Ba4 Bb5 Af6", "Ai Aj")
 }
 
-// Nothing is left of a client when its last waiter is gone, whichever way.
+// When the last waiter of a client is gone, in any way, the queue keeps nothing of the client.
 func TestForgetsClients(t *testing.T) {
 	for _, c := range []struct {
 		name  string

@@ -5,16 +5,15 @@ import (
 	"time"
 )
 
-// person is a user of a queue: its waiter in the real one, and what the model
-// says it should look like.
+// person is a user of a queue: its waiter in the real queue, and the state that the model expects.
 type person struct {
 	real  Waiter
 	want  Waiter    // without what is the queue's own, see same
 	since time.Time // when it last lined up or was granted a slot
 }
 
-// model is a queue as one would explain it to somebody: lists of people, and one rule,
-// in admit, that is applied after every step.
+// model is a queue in its simplest form: lists of people, and one rule, in admit, that is applied
+// after every step.
 type model struct {
 	Bounds
 	paused, closed bool
@@ -38,8 +37,8 @@ func newModel() *model {
 	return m
 }
 
-// begin begins a step. The clock moves on with every other one, so that two may arrive
-// in one instant.
+// begin begins a step. The clock moves with every other step, so that two may arrive in one
+// instant.
 func (m *model) begin() {
 	m.steps++
 	m.now = time.Unix(int64(m.steps/2), 0)
@@ -64,16 +63,15 @@ func (m *model) inOrder() []*person {
 	return people
 }
 
-// admit grants slots for as long as there is one, somebody to have it and no reason not
-// to: to the first in order whose client has not its share, the slot that has been free
-// longest.
+// admit grants slots as long as there is a slot, a person to have it, and no reason against it. The
+// first person in order whose client is not at its limit gets the slot that has been free longest.
 func (m *model) admit() (admitted []*person) {
 	for {
-		if m.lookAtSlots(); !m.admitting() {
+		if m.updateFree(); !m.admitting() {
 			return admitted
 		}
 		line := m.inOrder()
-		i := slices.IndexFunc(line, func(p *person) bool { return !m.hasItsShare(p) })
+		i := slices.IndexFunc(line, func(p *person) bool { return !m.atLimit(p) })
 		if i < 0 {
 			return admitted
 		}
@@ -93,7 +91,7 @@ func (m *model) admitting() bool {
 	return len(m.freeSince) > 0 && len(m.holders) < m.Limit && !m.paused && !m.closed && len(m.exclusives) == 0
 }
 
-func (m *model) hasItsShare(p *person) bool {
+func (m *model) atLimit(p *person) bool {
 	return m.PerClient > 0 && p.want.Client != 0 && ofClient(m.holders, p) >= m.PerClient
 }
 
@@ -106,8 +104,8 @@ func ofClient(people []*person, p *person) (n int) {
 	return n
 }
 
-// lookAtSlots notes which have become free and which are free no longer.
-func (m *model) lookAtSlots() {
+// updateFree notes which slots have become free, and which are not free any more.
+func (m *model) updateFree() {
 	for slot := 1; slot <= mostSlots; slot++ {
 		_, known := m.freeSince[slot]
 		switch free := slot <= m.Limit && !m.out[slot] && m.holder(slot) == nil; {
@@ -139,13 +137,13 @@ func (m *model) take(p *person) {
 	p.want.State, p.want.Slot = Holding, longest
 	m.holders = append(m.holders, p)
 	slices.SortFunc(m.holders, func(a, b *person) int { return a.want.Slot - b.want.Slot })
-	m.lookAtSlots()
+	m.updateFree()
 }
 
 func (m *model) vacate(p *person) {
 	m.holders = without(m.holders, p)
 	p.want.Slot = 0
-	m.lookAtSlots()
+	m.updateFree()
 }
 
 // exclusive is the first in the list for which every other holder is in the list too, and not
@@ -293,7 +291,7 @@ func (m *model) endExclusive(p *person) ([]*person, bool) {
 
 func (m *model) takeOut(slot int) (vacant bool) {
 	m.out[slot] = true
-	m.lookAtSlots()
+	m.updateFree()
 	return m.holder(slot) == nil
 }
 

@@ -5,9 +5,8 @@ import (
 	"time"
 )
 
-// A slot out of service is not granted: not while it is free, and not when its holder has
-// gone. Back in service it goes to the first in line at once, or comes behind the other
-// free ones.
+// A slot out of service is not granted: neither while it is free, nor when its holder has gone.
+// When it is back in service, it goes to the first in line at once, or behind the other free slots.
 func TestOut(t *testing.T) {
 	s := newScript(t, 3, Unlimited)
 	s.joins("a", "1")
@@ -37,8 +36,8 @@ func TestOut(t *testing.T) {
 	s.joins("h", "1")
 }
 
-// A slot that is taken out and put back while it is held stays its holder's, and is as
-// good as ever when that is done.
+// A slot that is taken out and put back while it is held stays with its holder, and is granted
+// again when that is done.
 func TestOutAndInWhileHeld(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")
@@ -51,8 +50,8 @@ func TestOutAndInWhileHeld(t *testing.T) {
 	s.joins("c", "1")
 }
 
-// With all slots out of service the line waits, in order and within its bounds, and who
-// joins a lock that is idle otherwise waits as well. Exclusive access needs no slot.
+// With all slots out of service, the line waits, in order and within its bounds, and so does a
+// waiter that joins an idle lock. Exclusive access needs no slot.
 func TestAllOut(t *testing.T) {
 	s := newScript(t, 2, 2)
 	s.out(1, true)
@@ -168,8 +167,8 @@ func TestRequeue(t *testing.T) {
 	s.state("b1 d2 a3", "e f")
 	s.release("d", "e")
 
-	// While the slot is in service it is granted at once, to the same one if nobody
-	// goes before it.
+	// While the slot is in service it is granted at once, to the same waiter if none goes before
+	// it.
 	s.requeue("b", "b")
 	s.state("b1 e2 a3", "f")
 	s.out(3, false)
@@ -243,7 +242,7 @@ func TestRequeueWhenClosed(t *testing.T) {
 	}
 	s.requeue("b", "")
 	if !isDone(vacant) {
-		t.Fatal("found it not called vacant although everybody had gone")
+		t.Fatal("Vacant is open although all have gone")
 	}
 	if got, want := s.q.Stats().Total, (Totals{Joined: 3, Refused: 3}); got != want {
 		t.Fatalf("found %+v, expected %+v", got, want)

@@ -213,16 +213,16 @@ func (g *game) checkVacant() {
 	select {
 	case <-g.vacant:
 		if !g.wasVacant {
-			g.fail("found it called vacant while somebody was there all the time")
+			g.fail("Vacant is closed although there was a holder all the time")
 		}
 	default:
 		if g.vacant != nil && g.wasVacant {
-			g.fail("found it not called vacant although everybody had gone")
+			g.fail("Vacant is open although all have gone")
 		}
 	}
 }
 
-// compare looks at everything there is to see of a queue and its waiters.
+// compare checks all that a queue and its waiters show.
 func (g *game) compare() {
 	m := g.m
 	checkInvariants(g, g.q)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Those who come while all slots are taken are served in the order they came in,
-// whichever slot comes free.
+// Waiters that come while all slots are taken are served in the order in which they came, whichever
+// slot comes free.
 func TestIsFIFO(t *testing.T) {
 	s := newScript(t, 2, Unlimited)
 	s.joins("a b", "1")
@@ -23,8 +23,8 @@ func TestIsFIFO(t *testing.T) {
 	s.joins("g h", "1")
 }
 
-// A slot that is handed on belongs to the next in line before any goroutine has heard of it:
-// what comes in that moment stands behind.
+// A slot that is handed on belongs to the next in line before any goroutine has heard of it: a
+// waiter that joins in that moment stands behind.
 func TestNewcomerCannotOvertake(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")
@@ -38,8 +38,8 @@ func TestNewcomerCannotOvertake(t *testing.T) {
 	s.release("b", "another")
 }
 
-// A line of max_waiting refuses who comes on top; 0 means no line at all; somebody who
-// leaves makes room for one.
+// A full line refuses a new waiter, and 0 means no line at all. A waiter that leaves makes room for
+// another.
 func TestRefusesWhenFull(t *testing.T) {
 	s := newScript(t, 1, 2)
 	s.joins("a", "1")
@@ -66,8 +66,8 @@ func TestRefusesWhenFull(t *testing.T) {
 	s.resize(1, 1, "a")
 }
 
-// One may leave from the head, the middle and the end of the line, and the last one
-// too: the others keep their order. A waiter that is not in line cannot leave it.
+// A waiter may leave from the head, the middle and the end of the line, and the others keep their
+// order. A waiter that is not in line cannot leave it.
 func TestLeave(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
 	s.leave("stranger", false)
@@ -153,8 +153,8 @@ func TestMisusePanics(t *testing.T) {
 	}
 }
 
-// A pause keeps the holders and lets the line grow up to its bound. Nobody is granted a
-// slot, whichever way one comes free, until it ends; then all that can be.
+// A pause keeps the holders and lets the line grow up to its bound. No slot is granted, in
+// whichever way it comes free, until the pause ends. Then all that can be are.
 func TestPause(t *testing.T) {
 	s := newScript(t, 2, 4)
 	s.joins("a b", "1")
@@ -185,8 +185,8 @@ func TestPause(t *testing.T) {
 	s.tryExclusive("i", true)
 }
 
-// A closed queue has turned away its line, in order, and refuses all who come, though
-// slots be free. Holders stay; what they give back goes to nobody.
+// A closed queue has turned away its line, in order, and refuses all new waiters, even if slots are
+// free. Holders stay. The slots that they release are not granted.
 func TestClose(t *testing.T) {
 	s := newScript(t, 2, Unlimited)
 	s.joins("a b", "1")

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// crowd is what the users of a queue know of each other. It is guarded by a mutex of
-// its own, so that what it checks was true at one instant.
+// crowd is what the users of a queue know of each other. A mutex of its own guards it, so that what
+// it checks was true at one instant.
 type crowd struct {
 	t    *testing.T
 	q    *Queue
@@ -48,18 +48,18 @@ type grant struct {
 	again          bool // the waiter had been granted a slot before
 }
 
-// kind is what has to be the same for two to be served in the order in which they came.
+// kind has what must be equal for two waiters to be served in the order in which they came.
 type kind struct {
 	client   ClientKey
 	priority int
 }
 
-// Many at once join, leave, release, go back in line, ask for exclusive access and give it up,
-// while the number of slots and the bounds of clients change, slots go out of service and
-// pauses come and go. At no instant are there more holders than slots, or two in one, or
-// more of one client than its share, or anybody in a slot out of service or at work beside
-// one that is alone; who called after another of its client and priority had joined is
-// served after it; and in the end nobody is left over.
+// Many goroutines join, leave, release, requeue, ask for exclusive access and give it up at once.
+// Meanwhile the number of slots and the bounds of clients change, slots go out of service, and
+// pauses come and go. At no instant are there more holders than slots, two holders in one slot,
+// more holders of a client than its share, or a holder in a slot out of service or beside exclusive
+// access. A waiter that joined after another of its client and priority is served after it. In the
+// end no waiter is left.
 func TestConcurrent(t *testing.T) {
 	const people, visits, most = 32, 200, 6 // slots
 	synctest.Test(t, func(t *testing.T) {   // sees it if all wait for ever
@@ -227,7 +227,7 @@ func (c *crowd) beAlone(atService bool, n int) {
 	c.alone += n
 }
 
-// check makes a change and looks whether all is well before and after it.
+// check makes a change, and checks the crowd before and after it.
 func (c *crowd) check(change func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -243,8 +243,8 @@ func (c *crowd) check(change func()) {
 	}
 }
 
-// resize changes the bounds and returns the new limit. The ceiling is raised before, and
-// lowered when those who came under the old limit have gone.
+// resize changes the bounds and returns the new limit. The ceiling is raised before, and lowered
+// when the holders under the old limit have gone.
 func (c *crowd) resize(from, to, perClient int) int {
 	c.check(func() { c.ceiling = max(from, to) })
 	c.wake(c.q.Set(Bounds{to, longestLine, perClient, longestOfClient, time.Duration(perClient % 2)}, time.Now())...)

@@ -2,7 +2,7 @@ package queue
 
 import "testing"
 
-// A raised limit admits as many as there are new slots, at once and in order.
+// A raised limit admits one waiter for each new slot, at once and in order.
 func TestResizeUp(t *testing.T) {
 	s := newScript(t, 1, Unlimited)
 	s.joins("a", "1")

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Vacant tells when there is no holder and no exclusive access: at once if so, else when the
-// last of them has gone, whichever way, and whoever waits.
+// Vacant closes its channel when there is no holder and no exclusive access: at once, or when the
+// last of them has gone in any way, even if there are waiters.
 func TestVacant(t *testing.T) {
 	told := func(c <-chan struct{}, want bool) {
 		t.Helper()
@@ -101,8 +101,7 @@ func TestStatsAndSnapshot(t *testing.T) {
 	s.state("Cc1 b2", "f")
 }
 
-// The one that waits longest need not be the one that goes first: it may have a low priority, or
-// stand aside.
+// The waiter that has waited longest need not go first: it may have a low priority, or stand aside.
 func TestStatsOldest(t *testing.T) {
 	s := newBoundScript(t, Bounds{Limit: 1, MaxWaiting: Unlimited, PerClient: 1})
 	oldest := func(name string) {
