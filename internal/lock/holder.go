@@ -34,7 +34,7 @@ type Holder struct {
 	worker *pool.Worker // nil if the lock has no workers
 
 	socketCounted bool         // the budget counts its socket to the service; Handle's goroutine only
-	tallies       []hook.Tally // where activate hooks have counted it; of the goroutine that runs hooks for it
+	tallies       []hook.Tally // the counts of activate hooks that include it; for the goroutine that runs its hooks
 	counts        bool         // every <n> counts it, see recount
 
 	firstSign client.Observer // the holder itself, as its connection knows it
@@ -240,7 +240,7 @@ func (h *Holder) end(outcome string) {
 // returns, so the slot must not wait for that.
 func (h *Holder) onHoldTimeout() {
 	if !h.tryEnd(status.HoldTimeout, false) {
-		return // the connection ended just in time
+		return // the connection has ended just in time
 	}
 	w := h.waiter
 	w.log(zapcore.WarnLevel, "hold_timeout is over, client cut")

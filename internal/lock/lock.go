@@ -24,8 +24,8 @@ import (
 
 // Lock is a named queue with its active configs, its workers, its hooks and its records.
 type Lock struct {
-	firstName string       // see name
-	users     atomic.Int64 // see registry
+	firstName string // see Name
+	lifetime
 
 	queue *queue.Queue
 	pool  pool.Pool
@@ -38,11 +38,16 @@ type Lock struct {
 
 	idle     idleClock
 	pauses   pauses
-	sockets  fds.Sockets     // to the service, for the budget of descriptors
-	handling atomic.Int64    // connections in Handle
-	leftOver atomic.Int64    // connections whose slot was handed on without them
-	ctx      context.Context // done when hooks must end
-	cancel   context.CancelFunc
+	sockets  fds.Sockets  // to the service, for the budget of descriptors
+	handling atomic.Int64 // connections in Handle
+	leftOver atomic.Int64 // connections whose slot was handed on without them
+}
+
+// lifetime is the time from a lock's first user to its last one, see registry.
+type lifetime struct {
+	users  atomic.Int64
+	ctx    context.Context // done when hooks must end
+	cancel context.CancelFunc
 }
 
 // configStack lists the configs whose apps have all started. The newest is last, and is the

@@ -1,4 +1,4 @@
-// Package queue is a FIFO semaphore: it decides who holds a slot, who waits for one, and who is next.
+// Package queue is a FIFO semaphore: it decides which waiter gets a slot, and when.
 //
 // One mutex guards everything in it. A connection that wants a slot brings a [Waiter], which
 // walks through these states:
@@ -13,13 +13,12 @@
 //	 └──BeginExclusive, TryExclusive ──▶ exclusive ───────┘
 //	                                     (no slot)  EndExclusive
 //
-// Three rules say who may move a waiter:
+// Three rules say what may move a waiter:
 //
 //   - waiting → holding: the operation that makes a slot available (Release, Requeue, In, Set,
 //     Resume, EndExclusive) also grants it, in the same hold of the mutex. There is no moment in
 //     which a slot may be granted and a waiter is in line for it. So a new connection cannot
-//     overtake the line, and no wake-up can be missed: a grant is a fact before anybody hears
-//     of it.
+//     overtake the line, and no wake-up can be missed.
 //   - waiting → gone: Leave, Expel and Close. When Leave comes in the same instant as a
 //     grant, the grant wins: Leave returns false, the waiter holds a slot, and its owner
 //     must Release it.
