@@ -152,7 +152,9 @@ func (q *Queue) Join(w *Waiter, now time.Time) (holds bool, err error) {
 	}
 	q.arrived++
 	w.Joined, w.ID = now, q.arrived
-	q.attachClient(w)
+	if q.bounds.countClients() {
+		q.attachClient(w)
+	}
 	full := q.bounds.MaxWaiting != Unlimited && q.waiting >= q.bounds.MaxWaiting
 	switch holds = q.admitting() && !q.atLimit(w.from); {
 	case holds: // and no waiter is in line: third invariant
