@@ -171,6 +171,9 @@ func TestHookTimeIsNobodysTime(t *testing.T) {
 // each after the whole of its own wait_timeout.
 func TestWaitTimeoutIsEachClientsOwn(t *testing.T) {
 	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
+	}
 	const wait = 500 * time.Millisecond
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, fmt.Sprintf("tcplock {\nwait_timeout %s\n}", wait), svc.Addr)

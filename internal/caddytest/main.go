@@ -36,7 +36,7 @@ func Main(m *testing.M) {
 	flag.Visit(func(f *flag.Flag) { atOnce = atOnce && f.Name != "test.parallel" })
 	if atOnce {
 		// The parallel tests wait more than they compute.
-		_ = flag.Set("test.parallel", "4")
+		_ = flag.Set("test.parallel", "8")
 	}
 	code := m.Run()
 	_ = os.RemoveAll(built)

@@ -1,11 +1,10 @@
 package docs_test
 
 import (
-	"encoding/json"
 	"errors"
-	"io"
+	"go/build"
+	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -74,27 +73,26 @@ func listedRooms(t *testing.T) map[string]room {
 // findRooms adds the packages of one system, but those that have nothing but tests.
 func findRooms(t *testing.T, system string, rooms map[string]*room) {
 	t.Helper()
-	list := exec.Command("go", "list", "-json=ImportPath,Doc,GoFiles,Imports", "./...")
-	list.Dir = caddytest.Root
-	list.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
-	out, err := list.Output()
-	if err != nil {
-		t.Fatalf("go list for %s: %v", system, err)
-	}
-	for read := json.NewDecoder(strings.NewReader(string(out))); ; {
-		var p struct {
-			ImportPath, Doc  string
-			GoFiles, Imports []string
+	in := build.Default
+	in.GOOS, in.CgoEnabled = system, false
+	err := filepath.WalkDir(caddytest.Root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
 		}
-		if err := read.Decode(&p); errors.Is(err, io.EOF) {
-			return
+		inside, err := filepath.Rel(caddytest.Root, path)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil && inside != "." || strings.HasPrefix(entry.Name(), ".git") || entry.Name() == "testdata" {
+			return filepath.SkipDir
+		}
+		p, err := in.ImportDir(path, 0)
+		if none := new(build.NoGoError); errors.As(err, &none) || err == nil && len(p.GoFiles) == 0 {
+			return nil
 		} else if err != nil {
-			t.Fatal(err)
+			return err
 		}
-		if len(p.GoFiles) == 0 {
-			continue
-		}
-		name := roomName(p.ImportPath)
+		name := roomName(module + strings.TrimPrefix("/"+filepath.ToSlash(inside), "/."))
 		if rooms[name] == nil {
 			rooms[name] = &room{job: p.Doc}
 		}
@@ -103,6 +101,10 @@ func findRooms(t *testing.T, system string, rooms map[string]*room) {
 				rooms[name].imports = append(rooms[name].imports, below)
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -134,6 +134,9 @@ func TestLeftOversAreCounted(t *testing.T) {
 // runs. That releases the slot neither before the hook has ended nor a second time. Nothing is
 // left over.
 func TestTimeoutHookEndsConnection(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	hooks, letGo := caddytest.HoldHooks()
 	defer letGo()
 	svc := caddytest.NewService(t, nil)
@@ -158,6 +161,9 @@ func TestTimeoutHookEndsConnection(t *testing.T) {
 
 // A timeout hook fails, or panics. The release hook still runs, and the slot is handed on.
 func TestTimeoutHookFails(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	for name, fail := range map[string]func() error{
 		"error": func() error { return errors.New("test") },
 		"panic": func() error { panic("test") },
@@ -247,6 +253,9 @@ func TestHoldTimeoutMeetsEnd(t *testing.T) {
 // A service that closes the connection of a cut client, if only after a while, never sees the
 // next client beside it, and nothing is left over.
 func TestTimeoutServiceLetsGo(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	const clients = 5
 	svc := caddytest.NewService(t, func(conn *net.TCPConn) {
 		caddytest.Echo(conn)

@@ -85,6 +85,9 @@ func TestEvents(t *testing.T) {
 // A handler that never ends costs events, which are counted, but no connection. When it has
 // ended, handlers get events again.
 func TestEventsDropped(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.FreeAddr(t)
 	options := "events {\non tcplock_refused test_listen\n}\n"

@@ -16,6 +16,9 @@ import (
 // sent its request. When the hook is done, the service gets all of it. The second hook runs
 // after the first, and so do its steps.
 func TestActivateHookComesBeforeService(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	svc := caddytest.NewService(t, nil)
 	addr := hookServer(t, 1, "on activate {\nemit first\nemit second\n}\non activate emit third", svc.Addr)
 	caddytest.LeakCheck(t)
@@ -92,6 +95,9 @@ func TestOptionalHookFails(t *testing.T) {
 // The holder has gone, and the release hook runs. The slot is not handed on before the hook is
 // done, whether it fails or not.
 func TestReleaseHookComesBeforeNextActivation(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	svc := caddytest.NewService(t, nil)
 	addr := hookServer(t, 1, "on release emit clean\non activate emit start", svc.Addr)
 	caddytest.LeakCheck(t)
@@ -120,6 +126,9 @@ func TestReleaseHookComesBeforeNextActivation(t *testing.T) {
 // release hook run while the slot is still held, and only then the next client is activated.
 func TestTimeoutHookComesBeforeNextActivation(t *testing.T) {
 	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
+	}
 	svc := caddytest.NewService(t, nil)
 	addr := hookServer(t, 1, "hold_timeout 1s\non timeout emit restart\non release emit clean\non activate emit start", svc.Addr)
 	caddytest.LeakCheck(t)
@@ -214,6 +223,9 @@ func TestIdleHookRunsBetweenClients(t *testing.T) {
 // Sixty clients rush through three slots, and every tenth needs an exclusive hook. While that
 // hook runs, the service has no connection, and gets none. All clients are served.
 func TestExclusiveHookIsAlone(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	const clients, every = 60, 10
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := hookServer(t, 3, fmt.Sprintf("on activate {\nevery %d\nexclusive\nemit restart\n}", every), svc.Addr)

@@ -61,6 +61,9 @@ func TestLoweredSlotsStayInBudget(t *testing.T) {
 // The service keeps a connection that has lost its slot, and the next one has a socket to the
 // service too. That leaves six in line.
 func TestLeftOverStaysInBudget(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	t.Cleanup(caddytest.SetDescriptorLimit(64 + 10)) // when Caddy has stopped
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.LockServer(t, "tcplock {\nlinger 0\nhold_timeout 100ms\n}", svc.Addr)

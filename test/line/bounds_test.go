@@ -15,6 +15,9 @@ import (
 // refused clients keep none.
 func TestFullLineRefusesTheNext(t *testing.T) {
 	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
+	}
 	t.Cleanup(caddytest.SetDescriptorLimit(64 + 16)) // when Caddy has stopped
 	busy := caddytest.NewService(t, answerBusy)
 	for _, refuse := range []struct{ name, handlers, answer string }{

@@ -31,6 +31,7 @@ func TestBurstWithFewDescriptors(t *testing.T) {
 	for _, refuse := range []bool{false, true} {
 		for _, descriptors := range []int{80, 120, 256} {
 			t.Run(fmt.Sprintf("refuse %t, %d descriptors", refuse, descriptors), func(t *testing.T) {
+				t.Parallel()
 				var gate atomic.Value // of chan struct{}
 				behind := func(serve func(*net.TCPConn)) *caddytest.Service {
 					return caddytest.NewService(t, func(conn *net.TCPConn) {

@@ -37,6 +37,9 @@ var fairWays = []struct {
 // A client with many connections may have one slot at a time. Its further connections are
 // passed over, and go on in their order later. Another client's connections go before them.
 func TestMaxPerClient(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	for _, way := range fairWays {
 		t.Run(way.name, func(t *testing.T) {
 			svc := caddytest.NewService(t, nil)

@@ -104,6 +104,9 @@ func TestConnectionLogSilenced(t *testing.T) {
 // connection is logged or counted.
 func TestConnectionLogFlood(t *testing.T) {
 	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
+	}
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr := caddytest.FreeAddr(t)
 	config, lines := caddytest.Logged(t, caddytest.LockConfig(addr, "tcplock {\nmax_waiting 0\n}", svc.Addr), "")

@@ -153,6 +153,9 @@ func TestMetricsNativeHistogram(t *testing.T) {
 // A connection gets a slot whose worker is unreachable, goes back into line, and is refused. It
 // counts as never having been at the service.
 func TestMetricsOfTurnedAwayAfterWorkerDown(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	addr := caddytest.FreeAddr(t)
 	config, a := caddytest.WithAdmin(t, caddytest.LockConfig(addr, "tcplock {\nworkers "+caddytest.FreeAddr(t)+"\non activate test_call\n}", "{l4.tcplock.worker}"))
 	var calls atomic.Int32

@@ -23,6 +23,9 @@ func h2c(t *testing.T) *http.Client {
 // compressed, and over HTTP/2.
 func TestStatusStream(t *testing.T) {
 	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
+	}
 	svc := caddytest.NewService(t, caddytest.Echo)
 	addr, site := caddytest.FreeAddr(t), caddytest.FreeAddr(t)
 	// A server in a Caddyfile speaks HTTP/2 without TLS only if the config says so.

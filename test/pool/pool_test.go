@@ -215,6 +215,9 @@ func TestHooksOfOneWorkerHoldBackNoOther(t *testing.T) {
 // An exclusive hook is alone at all the workers. It waits for the holders of the others, and
 // while it waits and runs, no client goes to a free worker.
 func TestExclusiveHookHasAllWorkers(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	hooks, letGo := caddytest.HoldHooks()
 	defer letGo()
 	p := newPool(t, 3, "on activate {\nexclusive\nevery 3\ntest_call\n}")

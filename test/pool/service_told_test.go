@@ -11,6 +11,9 @@ import (
 // The events and the metrics of the lock say that a worker is unreachable, and that it is
 // reachable again.
 func TestWorkerDownIsTold(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	worker, addr := caddytest.FreeAddr(t), caddytest.FreeAddr(t)
 	config, a := caddytest.WithAdmin(t, caddytest.PoolConfig(addr, "", worker))
 	caddytest.Load(t, config)

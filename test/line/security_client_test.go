@@ -1,4 +1,4 @@
-package security_test
+package line_test
 
 import (
 	"bytes"

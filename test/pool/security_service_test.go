@@ -1,4 +1,4 @@
-package security_test
+package pool_test
 
 import (
 	"crypto/ecdsa"

@@ -1,4 +1,4 @@
-package security_test
+package operators_test
 
 import (
 	"io"

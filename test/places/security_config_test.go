@@ -1,4 +1,4 @@
-package security_test
+package places_test
 
 import (
 	"fmt"
