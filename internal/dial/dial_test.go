@@ -85,32 +85,35 @@ func TestProbeOfForwarder(t *testing.T) {
 		"resets":  {func(conn net.Conn) { _ = conn.(*net.TCPConn).SetLinger(0); conn.Close() }, false},
 		"answers": {func(conn net.Conn) { _, _ = io.WriteString(conn, "x"); conn.Close() }, true},
 	} {
-		ln := listenOn(t, "tcp")
-		go func() {
-			for {
-				conn, err := ln.Accept()
-				if err != nil {
-					return
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each waits for a second
+			ln := listenOn(t, "tcp")
+			go func() {
+				for {
+					conn, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					c.end(conn)
 				}
-				c.end(conn)
+			}()
+			if err := Probe(t.Context(), "tcp", ln.Addr().String(), 0); err != nil && name != "resets" {
+				t.Errorf("found %v, expected nothing against it without listening", err)
 			}
-		}()
-		if err := Probe(t.Context(), "tcp", ln.Addr().String(), 0); err != nil && name != "resets" {
-			t.Errorf("%s: found %v, expected nothing against it without listening", name, err)
-		}
-		err := <-probeOf(t, ln, ListenFor)
-		if c.open && err != nil || !c.open && !errors.Is(err, errNoService) {
-			t.Errorf("%s: found %v, expected a service: %v", name, err, c.open)
-		}
-		for _, what := range []string{Open, Closed} {
-			err := waitFor(t, ln, what)
-			if want := c.open == (what == Open); want != (err == nil) {
-				t.Errorf("%s: wait %s: found %v, expected success: %v", name, what, err, want)
+			err := <-probeOf(t, ln, ListenFor)
+			if c.open && err != nil || !c.open && !errors.Is(err, errNoService) {
+				t.Errorf("found %v, expected a service: %v", err, c.open)
 			}
-			if err != nil && !c.open && what == Open && !strings.HasSuffix(err.Error(), errNoService.Error()) {
-				t.Errorf("%s: found %v, expected that there is no service behind it", name, err)
+			for _, what := range []string{Open, Closed} {
+				err := waitFor(t, ln, what)
+				if want := c.open == (what == Open); want != (err == nil) {
+					t.Errorf("wait %s: found %v, expected success: %v", what, err, want)
+				}
+				if err != nil && !c.open && what == Open && !strings.HasSuffix(err.Error(), errNoService.Error()) {
+					t.Errorf("found %v, expected that there is no service behind it", err)
+				}
 			}
-		}
+		})
 	}
 }
 
