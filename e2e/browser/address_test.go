@@ -2,8 +2,8 @@ package browser
 
 import "testing"
 
-// The page at an address whose path begins as another host's would. Its stream comes from
-// where the page has come from.
+// The page's path begins like the address of another host. The page still opens its stream at its
+// own host.
 func TestAddress(t *testing.T) {
 	c := newCaddy(t, quickstart, "LOCK", "SERVICE")
 	p := open(t, c.url()+"/evil.example/#x")

@@ -20,7 +20,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// page is a tab of a browser, and what it has complained about.
+// page is a tab of a browser, and the errors that it has reported.
 type page struct {
 	ctx    context.Context
 	origin string
@@ -29,12 +29,11 @@ type page struct {
 	requests   []string
 	complaints []string
 
-	shown []time.Duration // after which soon has seen something
+	shown []time.Duration // how long each call of soon has waited
 }
 
-// open starts Chromium, for this test alone, and opens the page. At the test's end the
-// page must not have asked for anything but itself, and have nothing to complain about:
-// no error, no violation of a policy.
+// open starts a Chromium for this test and opens the page. At the end of the test it checks that
+// the page has requested nothing but itself, and has reported no error and no violation of a policy.
 func open(t *testing.T, address string) *page {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
@@ -73,7 +72,7 @@ func open(t *testing.T, address string) *page {
 	return p
 }
 
-// hear keeps what the page asks for and complains about.
+// hear records the requests and the errors of the page.
 func (p *page) hear(event any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -114,7 +113,7 @@ func (p *page) check(t *testing.T) {
 	}
 }
 
-// forgive drops the complaints so far that have this in them.
+// forgive drops the errors so far that contain this text.
 func (p *page) forgive(about string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

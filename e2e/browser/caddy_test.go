@@ -1,5 +1,5 @@
-// Package browser looks at the status page as its readers do: in Chromium, served by
-// the program, with real clients at the lock.
+// Package browser tests the status page as readers see it: in Chromium, served by the program, with
+// real clients at the lock.
 package browser
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// patience bounds every wait for something that will happen unless there is a bug.
+// patience is how long a test waits for something that must happen.
 const patience = 30 * time.Second
 
 func TestMain(m *testing.M) { caddytest.Main(m) }
@@ -28,8 +28,8 @@ type caddy struct {
 	ended chan error
 }
 
-// newCaddy starts the program with a Caddyfile in which these variables are addresses;
-// ADMIN and STATUS are always some.
+// newCaddy starts the program with a Caddyfile that uses these variables for addresses. ADMIN and
+// STATUS are always among them.
 func newCaddy(t *testing.T, caddyfile string, addresses ...string) *caddy {
 	t.Helper()
 	dir := t.TempDir()
@@ -76,7 +76,7 @@ func (c *caddy) start(t *testing.T, caddyfile string) {
 	})
 }
 
-// stop is Ctrl-C.
+// stop interrupts Caddy, as Ctrl-C does, and waits for its end.
 func (c *caddy) stop(t *testing.T) {
 	t.Helper()
 	if c.cmd == nil {
@@ -95,7 +95,7 @@ func (c *caddy) stop(t *testing.T) {
 
 func (c *caddy) url() string { return "http://" + c.env["STATUS"] + "/" }
 
-// admin asks the admin API for something.
+// admin sends a request to the admin API.
 func (c *caddy) admin(t *testing.T, method, path string, body io.Reader) string {
 	t.Helper()
 	req, err := http.NewRequest(method, "http://"+c.env["CADDY_ADMIN"]+path, body)

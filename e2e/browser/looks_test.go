@@ -7,7 +7,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// On a phone nothing has to be moved sideways to be read.
+// On a phone a reader need not scroll sideways.
 func TestPhone(t *testing.T) {
 	c := newCaddy(t, "testdata/Caddyfile", troubled...)
 	trouble(t, c)
@@ -20,7 +20,7 @@ func TestPhone(t *testing.T) {
 	}
 }
 
-// contrasts is a function of JavaScript: the least contrast of a text to what is behind it,
+// contrasts is a JavaScript function. It returns the least contrast of a text to its background,
 // as WCAG 2 computes it, and that text.
 const contrasts = `(() => {
 	const light = colour => {
@@ -45,8 +45,8 @@ const contrasts = `(() => {
 	return { count: found.length, ...found[0] };
 })()`
 
-// In light and dark, all that is to be read stands out from what is behind it; who wants
-// no motion gets none.
+// In light and dark, each text has enough contrast to its background. If the user prefers reduced
+// motion, nothing moves.
 func TestColours(t *testing.T) {
 	c := newCaddy(t, "testdata/Caddyfile", troubled...)
 	trouble(t, c)
@@ -72,15 +72,15 @@ func TestColours(t *testing.T) {
 	}
 	const moving = `[...document.querySelectorAll('body *')].some(e => getComputedStyle(e).transitionDuration !== '0s' || getComputedStyle(e).animationName !== 'none')`
 	if !eval[bool](t, p, moving) {
-		t.Error("found nothing that moves, so that nothing can be told about motion")
+		t.Error("found nothing that moves, expected something without the preference")
 	}
 	p.media(t, "prefers-reduced-motion", "reduce")
 	if eval[bool](t, p, moving) {
-		t.Error("something moves for a user that wants no motion")
+		t.Error("found something that moves for a user that prefers reduced motion, expected nothing")
 	}
 }
 
-// Without locks the page says so, and what would make one appear.
+// Without locks the page says that there are none, and how to get one.
 func TestNoLocks(t *testing.T) {
 	c := newCaddy(t, "testdata/nothing.Caddyfile")
 	p := open(t, c.url())

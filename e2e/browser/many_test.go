@@ -31,7 +31,7 @@ func manyConfig(t *testing.T) string {
 	return file
 }
 
-// source is where the clients of a lock come from.
+// source is the address from which the clients of a lock come.
 func source(lock int) string { return fmt.Sprintf("127.0.%d.%d", 1+lock/250, 1+lock%250) }
 
 func dialFrom(t *testing.T, source, address string) net.Conn {
@@ -45,7 +45,7 @@ func dialFrom(t *testing.T, source, address string) net.Conn {
 	return conn
 }
 
-// busy is how much of the time the page's thread works, over so long.
+// busy returns the share of a duration in which the page's thread works.
 func (p *page) busy(t *testing.T, over time.Duration) float64 {
 	t.Helper()
 	worked := func() float64 {
@@ -72,8 +72,8 @@ func (p *page) choose(t *testing.T, name, kind string) {
 	})()`, name, kind))
 }
 
-// A thousand locks are rows that can be searched and opened, and cost little, also when
-// something happens at many of them.
+// The page shows a thousand locks as rows. A reader can search and open them. The rows cost
+// little, also when many of the locks change.
 func TestManyLocks(t *testing.T) {
 	c := newCaddy(t, manyConfig(t), "LOCK", "SERVICE")
 	start := time.Now()
@@ -117,7 +117,7 @@ func TestManyLocks(t *testing.T) {
 	}
 }
 
-// A line of thousands is cut, with a count, and costs no more than a short one.
+// The page shows the beginning of a line of thousands, and a count. That costs no more than a short line.
 func TestLongLine(t *testing.T) {
 	const waiting = 3000
 	c := newCaddy(t, quickstart, "LOCK", "SERVICE")

@@ -10,7 +10,7 @@ import (
 
 const quickstart = "../../examples/quickstart/Caddyfile"
 
-// holds and waits are what the page's picture shows of a client.
+// holds and waits are how the page's picture shows a client.
 func holds(client string) string {
 	return fmt.Sprintf(`[...document.querySelectorAll('.picture .connected')].some(slot => slot.getAttribute('aria-label').includes(%q))`, client)
 }
@@ -26,9 +26,8 @@ func says(selector, text string) string {
 
 func name(conn net.Conn) string { return conn.LocalAddr().String() }
 
-// As in the quickstart: of two clients one holds the slot, one waits, and its turn comes
-// when the first leaves. The page shows each of it within a second, and what an operator
-// does as well; a reload does not disturb it.
+// As in the quickstart, one client holds the slot and one waits, until the first leaves. The page
+// shows each change within a second, also what an operator does. A reload does not disturb it.
 func TestQuickstart(t *testing.T) {
 	c := newCaddy(t, quickstart, "LOCK", "SERVICE")
 	p := open(t, c.url())
@@ -73,7 +72,7 @@ func TestQuickstart(t *testing.T) {
 	p.soon(t, "the third client holds", holds(name(third)))
 }
 
-// Behind a password, at a path, the stream is as open to who knows it as the page is.
+// The page is at a path and behind a password. With the password, the stream works as well.
 func TestPassword(t *testing.T) {
 	c := newCaddy(t, "testdata/password.Caddyfile", "LOCK")
 	p := open(t, strings.Replace(c.url(), "//", "//ops:secret@", 1)+"locks")
@@ -81,7 +80,7 @@ func TestPassword(t *testing.T) {
 	p.until(t, "a client holds", holds(name(client)))
 }
 
-// The page says when Caddy is gone, and goes on when it is back.
+// The page says that Caddy is gone, and goes on when Caddy is back.
 func TestLost(t *testing.T) {
 	c := newCaddy(t, quickstart, "LOCK", "SERVICE")
 	p := open(t, c.url())

@@ -27,13 +27,13 @@ import (
 //
 //	go test -run TestPicture -timeout 10m -picture ../../docs/status.png -after 5m
 //
-// which takes these five minutes, since the plots go back so far.
+// This takes five minutes, because the plots show the last five minutes.
 var (
 	picture = flag.String("picture", "", "write the picture of the page to this file")
 	after   = flag.Duration("after", 10*time.Second, "... when clients have come and gone for so long")
 )
 
-// The picture is of the page as it is, with a lock at work, and small enough for a README.
+// The picture shows the page as it is, with a busy lock, and is small enough for a README.
 func TestPicture(t *testing.T) {
 	t.Setenv("SELF", os.Args[0])
 	c := newCaddy(t, "testdata/picture.Caddyfile", "WORKER1", "WORKER2", "WORKER3", "LOCK")
@@ -64,8 +64,8 @@ func TestPicture(t *testing.T) {
 	}
 }
 
-// small makes a picture smaller, with the 256 colours that are most of it: the others are
-// shades at the edges of letters.
+// small makes a picture smaller. It keeps the 256 most frequent colours. The others are shades at
+// the edges of letters.
 func small(t *testing.T, raw []byte) []byte {
 	t.Helper()
 	img, err := png.Decode(bytes.NewReader(raw))
@@ -89,8 +89,8 @@ func small(t *testing.T, raw []byte) []byte {
 	return out.Bytes()
 }
 
-// TestPictureWorker is the program of a worker, when Caddy runs it: it takes its time for a
-// client, and for some too much.
+// TestPictureWorker is the program of a worker if Caddy runs it. It is slow for each client, and
+// too slow for some.
 func TestPictureWorker(t *testing.T) {
 	address := os.Getenv("PICTURE_WORKER")
 	if address == "" {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A Caddy that is there but silent, as behind a network that is gone, is noticed as well.
+// Caddy runs but sends nothing, as if the network were gone. The page notices that as well.
 func TestSilent(t *testing.T) {
 	c := newCaddy(t, quickstart, "LOCK", "SERVICE")
 	p := open(t, c.url())

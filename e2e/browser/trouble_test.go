@@ -7,8 +7,8 @@ import (
 // troubled are the addresses in testdata/Caddyfile.
 var troubled = []string{"HOOKS", "FULL", "WORKERS", "NOBODY", "PROCESSES", "SERVICE"}
 
-// trouble makes things go wrong there: a hook fails, a client is refused, one overstays,
-// a worker cannot be reached. Clients stay at each lock.
+// trouble makes things go wrong at these addresses: a hook fails, a client is refused, another one
+// exceeds hold_timeout, a worker is unreachable. Clients stay at each lock.
 func trouble(t *testing.T, c *caddy) {
 	t.Helper()
 	c.dial(t, "HOOKS")
@@ -29,7 +29,7 @@ func trouble(t *testing.T, c *caddy) {
 	c.dial(t, "PROCESSES")
 }
 
-// What has gone wrong is shown, and what looks like HTML is only text.
+// The page shows what has gone wrong. Text that looks like HTML stays text.
 func TestTrouble(t *testing.T) {
 	c := newCaddy(t, "testdata/Caddyfile", troubled...)
 	p := open(t, c.url()) // before there is trouble: the line is full for a while only
@@ -52,6 +52,6 @@ func TestTrouble(t *testing.T) {
 	in("processes", ".events .bad", "service failed")
 	in("processes", ".events .warn", "service restarted · every")
 	if eval[bool](t, p, `document.querySelector('img') !== null`) {
-		t.Error("the page has made HTML of a text")
+		t.Error("found an element of HTML that was in a text, expected text only")
 	}
 }

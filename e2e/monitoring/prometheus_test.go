@@ -63,8 +63,8 @@ func TestPrometheus(t *testing.T) {
 	classic.fires(t, "TCPLockNotScraped", "Prometheus cannot reach "+strings.TrimPrefix(w.Admin, "http://"))
 }
 
-// Prometheus understands the files, the queries and what is served, and the alerts do what
-// their tests say.
+// Prometheus reads the files, the queries and the metrics, and the alerts do what their tests
+// say.
 func TestPromtool(t *testing.T) {
 	promtool := caddytest.FindProgram(t, "promtool")
 	for _, args := range [][]string{
@@ -108,13 +108,13 @@ func queriesAsRules(t *testing.T) (path string) {
 	return path
 }
 
-// prometheus is a Prometheus of the test's own.
+// prometheus is a Prometheus that the test has started.
 type prometheus struct {
 	*caddytest.Program
 	api string // URL
 }
 
-// startPrometheus starts one with the example's files, but with little patience.
+// startPrometheus starts a Prometheus with the example's files, but with short intervals.
 func startPrometheus(t *testing.T, w *caddytest.Watched, native bool) *prometheus {
 	t.Helper()
 	dir, addr := t.TempDir(), caddytest.FreeAddr(t)
@@ -133,7 +133,7 @@ func startPrometheus(t *testing.T, w *caddytest.Watched, native bool) *prometheu
 	write(filepath.Join(dir, "tcplock.rules.yml"), string(rules))
 	write(file, config)
 	if native {
-		// As the comments in the file say, from 3.8 on and before.
+		// The file has comments for both: Prometheus 3.8 and later, and earlier versions.
 		write(file, strings.Replace(config, "# scrape_native", "scrape_native", 1))
 		if exec.Command(caddytest.FindProgram(t, "promtool"), "check", "config", file).Run() != nil {
 			write(file, config)

@@ -11,9 +11,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// What docs/admin.md shows works as it stands there, in that order: each curl command
-// is run against a lock that is as the page says, and no field of its example is unknown
-// or missing.
+// The curl commands of docs/admin.md work as they are, in their order, with a lock as the page
+// describes it. The page's example has all fields of the answer and no others.
 func TestAdminDoc(t *testing.T) {
 	caddytest.FindProgram(t, "curl")
 	doc, err := os.ReadFile("../../docs/admin.md")
@@ -31,7 +30,7 @@ func TestAdminDoc(t *testing.T) {
 	}`, svc.Addr))
 	caddytest.Load(t, config)
 	caddytest.Eventually(t, "the service is ready", func() bool { return a.Lock(t, "soffice").Workers[0].State == "up" })
-	for range 20 { // so that the ids are those of the page
+	for range 20 { // so that the ids are those in the page
 		c := caddytest.Dial(t, addr)
 		c.Close()
 	}

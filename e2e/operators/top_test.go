@@ -20,7 +20,7 @@ type terminal struct {
 	socket string
 }
 
-// newTerminal opens one of that size and types a command line into a shell.
+// newTerminal opens a terminal of this size and types a command line into its shell.
 func newTerminal(t *testing.T, width, height int, command string) *terminal {
 	t.Helper()
 	caddytest.FindProgram(t, "tmux")
@@ -47,13 +47,13 @@ func (t *terminal) types(keys ...string) {
 	t.tmux(append([]string{"send-keys"}, keys...)...)
 }
 
-// screen is what stands there.
+// screen returns the text on the screen.
 func (t *terminal) screen(options ...string) string {
 	t.t.Helper()
 	return t.tmux(append([]string{"capture-pane", "-p"}, options...)...)
 }
 
-// shows waits until the screen shows this.
+// shows waits until the screen shows a text.
 func (t *terminal) shows(want string) {
 	t.t.Helper()
 	pattern := regexp.MustCompile("(?m)" + want)
@@ -64,9 +64,8 @@ func (t *terminal) shows(want string) {
 	}
 }
 
-// top in a real terminal: it shows holders and waiters, pauses, resumes and kicks,
-// fits itself to the terminal's size, survives a restart of Caddy, and leaves the
-// terminal as it was.
+// In a real terminal, top shows holders and waiters, pauses, resumes and kicks. It follows the
+// size of the terminal, survives a restart of Caddy, and leaves the terminal as it was.
 func TestTopInTerminal(t *testing.T) {
 	svc, addr := caddytest.NewService(t, nil), caddytest.FreeAddr(t)
 	config, admin := caddytest.WithAdmin(t, caddytest.LockConfig(addr, "tcplock 1 {\nname printer\n}", svc.Addr))
@@ -121,7 +120,7 @@ func TestTopInTerminal(t *testing.T) {
 	}
 }
 
-// Without colours nothing is lost, and the terminal gets none.
+// Without colours top shows the same, and sends no colour to the terminal.
 func TestTopWithoutColours(t *testing.T) {
 	config, admin := caddytest.WithAdmin(t, caddytest.LockConfig(caddytest.FreeAddr(t), "tcplock 1 {\nname printer\n}", caddytest.FreeAddr(t)))
 	caddytest.StartCaddy(t, 0, config)

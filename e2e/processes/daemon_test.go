@@ -19,8 +19,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// daemonServer stays itself, but starts a daemon in a session of its own, which is what answers. So
-// the end of the process that the lock has started is not the end of what answers.
+// daemonServer does not answer. It starts a daemon in a session of its own, which answers. So the
+// daemon still answers when the process that the lock has started has ended.
 const daemonServer = `import os, socket, sys, time # ends by !
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 if os.fork():
@@ -39,8 +39,8 @@ while True:
         client.recv(1)
     client.close()`
 
-// The lock restarts its service, and what answered does so still. Clients are not sent there: the start
-// fails, which status, command, event and metrics show, until the address is vacant.
+// The lock restarts its service, and the daemon still answers. The lock sends no client to it: the
+// start fails until the address is free. Status, command, event and metrics show that.
 func TestRestartLeavesDaemon(t *testing.T) {
 	caddytest.Needs(t, caddytest.Python, exec.Command(caddytest.Python, "--version").Run() == nil)
 	for reason, options := range map[string]struct{ service, lock string }{
@@ -109,7 +109,7 @@ func testRestartLeavesDaemon(t *testing.T, reason, service, lock string) {
 	}
 }
 
-// endDaemon ends what answers there, once: the lock may start the next one right after that.
+// endDaemon ends the daemon once: right after that, the lock may start the next one.
 func endDaemon(t *testing.T, addr string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)

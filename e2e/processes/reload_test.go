@@ -17,9 +17,8 @@ import (
 )
 
 // Thirty reloads, each with some of four workers and other settings of their service, while
-// eight clients come one after the other. Processes are started, restarted and ended all
-// the time, and take theirs for it; and no client notices: each gets its answer. (Why a unix socket: see
-// TestReloadsUnderLoad.)
+// eight clients connect again and again. The lock starts, restarts and ends slow processes all the
+// time. No client notices: each gets its answer. (Why a unix socket: see TestReloadsUnderLoad.)
 func TestReloadsOfServiceUnderLoad(t *testing.T) {
 	const clients, workers, reloads = 8, 4, 30
 	const server = `import signal, socket, sys, time

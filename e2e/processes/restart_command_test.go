@@ -9,8 +9,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// restart starts the service's processes anew: at once where nobody holds, and else when
-// the holder is gone.
+// restart restarts the service's processes: at once if the slot is free, otherwise when the holder
+// has gone.
 func TestCommandRestart(t *testing.T) {
 	caddytest.Caddy(t)
 	w := newWebPool(t, 2)

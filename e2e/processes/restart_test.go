@@ -13,9 +13,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// An operator asks for a restart of a service that hangs, and whose client has closed its
-// side or has gone. The restart takes effect soon, and the next client is served. It is so
-// as well if the client has sent more than the service and the sockets take.
+// A service hangs, and its client has closed its side or has gone. An operator asks for a restart
+// of the service. The restart comes soon, and the next client is served. This holds as well if the
+// client has sent more than the service and the sockets take.
 func TestRestartOfHangingServiceWithoutClient(t *testing.T) {
 	caddytest.Needs(t, caddytest.Python, exec.Command(caddytest.Python, "--version").Run() == nil)
 	const server = `

@@ -24,7 +24,7 @@ import (
 
 // Web servers behind "service": python3 -m http.server, one process for each worker. Each
 // has a directory of its own, and serves from there the pids of all the processes that its
-// slot has had so far. The last one is its own: so an answer tells who gave it.
+// slot has had so far. The last pid is its own. So an answer shows which process gave it.
 
 // webPool is a lock in front of such servers.
 type webPool struct {
@@ -44,18 +44,18 @@ func newWebPool(t *testing.T, workers int) *webPool {
 		}
 	}
 	t.Cleanup(func() {
-		// If a connection was the last to let go of the lock, that is still ending them.
+		// If a connection was the last to leave the lock, the lock is still ending the processes.
 		caddytest.Eventually(t, "no process is left when Caddy has stopped", func() bool { return len(w.left(t)) == 0 })
 	})
 	return w
 }
 
-// config is a Caddyfile with these options of the service and of the lock.
+// config returns a Caddyfile with these options of the service and of the lock.
 func (w *webPool) config(options, settings string) string {
 	return w.configOf("", options, settings)
 }
 
-// configOf is config with a command to be run before the server.
+// configOf is like config, with a command before the server.
 func (w *webPool) configOf(command, options, settings string) string {
 	return caddytest.LockConfig(w.lock, fmt.Sprintf(`tcplock {
 		workers %s
@@ -67,7 +67,7 @@ func (w *webPool) configOf(command, options, settings string) string {
 	}`, strings.Join(w.workers, " "), command, caddytest.Python, w.dir, options, settings), "{l4.tcplock.worker}")
 }
 
-// pids are those of the processes that a slot has had so far.
+// pids returns the pids of the processes that a slot has had so far.
 func (w *webPool) pids(t *testing.T, slot int) (pids []int) {
 	t.Helper()
 	list, err := os.ReadFile(filepath.Join(w.dir, strconv.Itoa(slot), "pids"))
@@ -88,7 +88,7 @@ func (w *webPool) started(t *testing.T, slot, n int) (pid int) {
 	return pids[n-1]
 }
 
-// left are the processes that run, with all those in their groups.
+// left returns the processes that run, with all those in their groups.
 func (w *webPool) left(t *testing.T) (left []caddytest.PsLine) {
 	t.Helper()
 	all := caddytest.AllProcesses(t)
@@ -100,8 +100,7 @@ func (w *webPool) left(t *testing.T) (left []caddytest.PsLine) {
 	return left
 }
 
-// group are those of all processes that are in the group of a worker's process, which may have
-// ended.
+// group returns all processes in the group of a worker's process, which may have ended.
 func (w *webPool) group(t *testing.T, all []caddytest.PsLine, pid int) []caddytest.PsLine {
 	t.Helper()
 	for slot := range w.workers {
@@ -116,13 +115,13 @@ func (w *webPool) group(t *testing.T, all []caddytest.PsLine, pid int) []caddyte
 	return nil
 }
 
-// ended waits until a process and its group are no more.
+// ended waits until a process and all of its group have ended.
 func (w *webPool) ended(t *testing.T, pid int) {
 	t.Helper()
 	caddytest.Eventually(t, fmt.Sprintf("process %d ends", pid), func() bool { return len(w.group(t, caddytest.AllProcesses(t), pid)) == 0 })
 }
 
-// ask is a client. It returns the pid of the process that has answered.
+// ask sends a client, and returns the pid of the process that has answered.
 func (w *webPool) ask(t *testing.T) (pid int) {
 	t.Helper()
 	conn := caddytest.Dial(t, w.lock)
@@ -142,7 +141,7 @@ func (w *webPool) ask(t *testing.T) (pid int) {
 	return pids[len(pids)-1]
 }
 
-// askMany has that many clients, four at once, and returns how many each process served.
+// askMany sends n clients, four at once, and returns how many each process has served.
 func (w *webPool) askMany(t *testing.T, clients int) map[int]int {
 	t.Helper()
 	var mu sync.Mutex
@@ -156,8 +155,8 @@ func (w *webPool) askMany(t *testing.T, clients int) map[int]int {
 	return served
 }
 
-// With start eager the process is there before the first client. With lazy it is not; the
-// first client has it started, waits for it, and is served.
+// With start eager the process runs before the first client comes. With lazy, the lock starts it
+// for the first client, which waits for it and is served.
 func TestServiceStart(t *testing.T) {
 	for _, eager := range []bool{true, false} {
 		t.Run(fmt.Sprint("eager ", eager), func(t *testing.T) {
@@ -198,8 +197,8 @@ func TestServiceRestartEvery(t *testing.T) {
 	}
 }
 
-// One of two servers is killed: clients lose nothing but the time until it is back, and
-// the other server goes on.
+// One of two servers is killed. Clients lose only the time until it is back, and the other server
+// goes on.
 func TestServiceKilled(t *testing.T) {
 	w := newWebPool(t, 2)
 	caddytest.Load(t, w.config("", ""))
@@ -208,7 +207,7 @@ func TestServiceKilled(t *testing.T) {
 	if err := syscall.Kill(killed, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	// Its socket takes connections until it is dead.
+	// The server's socket takes connections until the server is dead.
 	caddytest.Eventually(t, "it is dead", func() bool {
 		return !slices.ContainsFunc(caddytest.AllProcesses(t), func(p caddytest.PsLine) bool { return p.Pid == killed })
 	})
@@ -226,9 +225,9 @@ func TestServiceKilled(t *testing.T) {
 	w.ended(t, killed)
 }
 
-// A server that answers one client and ends, which is no failure: the next is started at once,
-// and no client meets one that is ending. Neither its exit status nor how soon the client
-// closes makes a difference.
+// A server answers one client and ends. That is no failure: the next process is started at once,
+// and no client reaches one that is ending. Neither the exit status nor how soon the client closes
+// makes a difference.
 func TestServiceForOneClient(t *testing.T) {
 	for status := range 2 {
 		for _, stays := range []time.Duration{0, 50 * time.Millisecond} {
@@ -268,8 +267,8 @@ sys.exit(int(sys.argv[3]))`
 	}
 }
 
-// A plain server, which accepts, receives, answers and closes, and catches nothing, survives
-// the probes of its readiness and of worker_check: all clients are answered by one process.
+// A plain server accepts, receives, answers and closes, and handles no errors. It survives the
+// probes of its readiness and of worker_check: one process answers all clients.
 func TestServiceSurvivesProbes(t *testing.T) {
 	const clients = 5
 	const server = `import os, socket, sys
@@ -298,8 +297,8 @@ while True:
 	}
 }
 
-// Clients that connect and have gone when the hooks are done never reach the server, and do
-// not bring its restart nearer.
+// Clients connect, and leave before the hooks are done. They never reach the server, and do not
+// count for its restart.
 func TestServiceRestartEveryNotForGone(t *testing.T) {
 	w := newWebPool(t, 1)
 	caddytest.Load(t, w.config("restart every 8", "on activate exec sleep 0.2"))
@@ -316,8 +315,8 @@ func TestServiceRestartEveryNotForGone(t *testing.T) {
 	}
 }
 
-// A server that ends after one connection dies of its probe. It has failed to start, and the
-// status says what to do.
+// A server ends after one connection, so the probe ends it. The start has failed, and the status
+// says what to do.
 func TestServiceEndsOfProbe(t *testing.T) {
 	const server = `import os, socket, sys
 socket.create_server(("127.0.0.1", int(sys.argv[1]))).accept()[0].recv(1)
@@ -325,8 +324,8 @@ os._exit(3)`
 	failing(t, server, "", "a server that ends after one connection needs ready exec")
 }
 
-// A server goes to the background. It has failed to start, since nobody could stop it any more,
-// and it is in the way of the next one.
+// A server goes to the background. Its start has failed: the lock could not stop it any more, and
+// it has the address of the next process.
 func TestServiceInBackground(t *testing.T) {
 	const server = `import os, socket, sys
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
@@ -374,8 +373,7 @@ func failing(t *testing.T, server, arg string, whys ...string) {
 	}
 }
 
-// When nobody comes, the server is stopped and stays so. The next client has another one
-// started.
+// When no client comes, the server is stopped. For the next client, another process is started.
 func TestServiceStopIdle(t *testing.T) {
 	w := newWebPool(t, 1)
 	caddytest.Load(t, w.config("stop_idle 2s", ""))
@@ -401,9 +399,9 @@ func TestServiceStopIdle(t *testing.T) {
 	w.ended(t, second)
 }
 
-// A reload keeps the servers if it does not concern them. It restarts them if it does: at
-// once where nobody is served, else when the client has gone. The server of a worker that
-// is removed ends, that of one that is added starts.
+// A reload keeps the servers if it does not concern them. Otherwise it restarts them: at once if
+// they serve no client, otherwise when the client has gone. The server of a removed worker ends,
+// and that of an added one starts.
 func TestServiceReload(t *testing.T) {
 	w := newWebPool(t, 2)
 	caddytest.Load(t, w.config("", ""))
@@ -457,8 +455,8 @@ func TestServiceReload(t *testing.T) {
 	caddytest.Eventually(t, "the added worker serves", func() bool { return w.askMany(t, 4)[third] > 0 })
 }
 
-// When Caddy ends, it ends its servers and all that is in their process groups, also a
-// process that does not listen to SIGTERM. If Caddy is killed they die with it.
+// When Caddy ends, it ends its servers and all processes of their groups, also a process that
+// ignores SIGTERM. If Caddy is killed, they die with it.
 func TestServiceEndsWithCaddy(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Each restart is told with its reason: as a metric, as an event and in the status. One
+// Each restart is published with its reason: as a metric, as an event and in the status. A restart
 // that an operator asks for waits for the holder.
 func TestServiceRestartsAreTold(t *testing.T) {
 	w := newWebPool(t, 1)
@@ -88,8 +88,8 @@ func TestServiceRestartsAreTold(t *testing.T) {
 	}
 }
 
-// A worker whose process is stopped until a client comes is not told to be up; it may be given
-// a connection all the same.
+// The process of a worker is stopped until a client comes. The worker does not count as up, but a
+// client may get it all the same.
 func TestServiceStoppedIsTold(t *testing.T) {
 	w := newWebPool(t, 1)
 	config, a := caddytest.WithAdmin(t, w.config("start lazy", ""))

@@ -20,7 +20,7 @@ import (
 	"unicode/utf16"
 )
 
-// document is one to be converted, and what is known of its PDF.
+// document is a document to convert, and what its PDF must have.
 type document struct {
 	source string // what it is made of, or path
 	path   string
@@ -42,8 +42,8 @@ var pangrams = []string{
 	"The quick brown fox jumps over the lazy dog for 1,234.56 € & “nothing” — 100 % <free> 🦊.",
 }
 
-// writeDocuments writes the text of 62 documents, no two alike. Those that are not HTML,
-// RTF or CSV are to be made of their sources by soffice.
+// writeDocuments writes the text of 62 different documents. soffice must make those that are
+// not HTML, RTF or CSV from their sources.
 func writeDocuments(t *testing.T, dir string) (docs []document) {
 	t.Helper()
 	for _, kind := range []struct {
@@ -158,8 +158,8 @@ func writeCSV(i int, _ string, _ int) []byte {
 
 var pageObject = regexp.MustCompile(`/Type\s*/Page[^s]`)
 
-// checkPDF returns what is wrong with a PDF. Title and pages tell whether it is the one
-// of this document.
+// checkPDF returns what is wrong with a PDF. Its title and pages show whether it belongs to this
+// document.
 func checkPDF(doc document) error {
 	data, err := os.ReadFile(doc.pdf())
 	if err != nil {

@@ -21,12 +21,12 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// TestLibreOfficePool drives examples/libreoffice-pool with two real LibreOffices that
-// Caddy starts by itself: 24 clients at once have 24 documents made of others, and then
-// 56 turned into PDFs, that is 80 conversions. Each soffice is restarted after 10. One is
-// killed in the middle of a conversion, and one client breaks off in the middle of a
-// message and stays until hold_timeout. Only the client whose soffice was killed fails,
-// and no soffice ever sees two connections. Nothing is left of them when Caddy has gone.
+// TestLibreOfficePool drives examples/libreoffice-pool with two real LibreOffices, which Caddy
+// starts. 24 clients at once convert 24 documents into other formats, and then 56 into PDFs: 80
+// conversions. Each soffice is restarted after 10. One soffice is killed in the middle of a
+// conversion, and one client stops in the middle of a message and stays until hold_timeout. Only
+// the client of the killed soffice fails, and no soffice ever sees two connections. When Caddy has
+// ended, no process is left.
 func TestLibreOfficePool(t *testing.T) {
 	const (
 		clients      = 24
@@ -92,8 +92,8 @@ func TestLibreOfficePool(t *testing.T) {
 	}
 }
 
-// officePool is Caddy with several LibreOffices, as examples/libreoffice-pool has it,
-// with a forwarder before each that counts.
+// officePool is Caddy with several LibreOffices, as in examples/libreoffice-pool. A forwarder
+// before each LibreOffice counts its connections.
 type officePool struct {
 	lock    string // the lock's address
 	home    string // Caddy's
@@ -103,13 +103,13 @@ type officePool struct {
 
 	mu     sync.Mutex
 	now    int         // connections at this moment, to all of them
-	most   int         // the most there ever were at a moment
+	most   int         // the most at any moment
 	served map[int]int // connections by the pid of soffice
 	groups map[int]bool
-	kill   bool  // the next connection's soffice is to be killed
-	killed int   // the one that was
-	wedged int   // the one that the wedged client got
-	after  []int // those that served after they were to be gone
+	kill   bool  // kill the soffice of the next connection
+	killed int   // the pid of that soffice
+	wedged int   // the pid of the soffice that the wedged client got
+	after  []int // the pids that served a client when they should have ended
 	failed map[document]error
 }
 
@@ -123,7 +123,7 @@ func startPool(t *testing.T, workers int, holdTimeout time.Duration) *officePool
 		groups: make(map[int]bool),
 		failed: make(map[document]error),
 	}
-	// The forwarders have the ports of those behind them, at another address.
+	// Each forwarder has the port of its soffice, at another address.
 	var addresses []string
 	for range workers {
 		port := caddytest.PortOf(t, caddytest.FreeAddr(t))
@@ -132,8 +132,8 @@ func startPool(t *testing.T, workers int, holdTimeout time.Duration) *officePool
 		addresses = append(addresses, w.Addr)
 	}
 
-	// A shell that ends Caddy when its input ends: it does so even if this process is
-	// killed, as it is when the tests take too long.
+	// The shell ends Caddy when its input ends. So Caddy ends even if this process is killed, as
+	// happens when the tests take too long.
 	cmd := exec.Command("sh", "-c", `"$0" run & read -r _; kill $!; wait $!`, caddytest.BuildCaddy(t))
 	cmd.Dir = "../../examples/libreoffice-pool"
 	cmd.Env = append(os.Environ(),
@@ -202,10 +202,10 @@ func (p *officePool) forward(t *testing.T, down *net.TCPConn, port string) {
 	}
 }
 
-// reach connects to soffice. The lock may learn of its crash a moment after it has let the
-// next client through. Then soffice would turn the lock away, and the client would go back
-// in line. The forwarder cannot do that: it has accepted the connection, and keeps it until
-// there is another soffice, which has one late client that the lock does not count.
+// reach connects to soffice. The lock may learn of its crash a moment after it has let the next
+// client through. Without the forwarder the connect would fail, and the client would go back in
+// line. The forwarder has accepted the connection already. So it keeps it until there is another
+// soffice, which then has one late client that the lock does not count.
 func (p *officePool) reach(t *testing.T, port string) (up *net.TCPConn, pid int, late bool) {
 	for end := time.Now().Add(caddytest.Patience); ; late = true {
 		pids := p.processes(t, port)
@@ -231,7 +231,7 @@ func (p *officePool) count(n int) {
 	p.most = max(p.most, p.now)
 }
 
-// note keeps what is known of a connection, and says whether its soffice is to be killed.
+// note records a connection. It returns whether the test must kill its soffice.
 func (p *officePool) note(pid int, wedged, late bool) (kill bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -266,7 +266,7 @@ func (p *officePool) fail(doc document, err error) {
 	p.failed[doc] = err
 }
 
-// convert is a client that has a document made of another.
+// convert is a client that converts a document.
 func (p *officePool) convert(t *testing.T, from, to string) error {
 	ctx, cancel := context.WithTimeout(t.Context(), officePatience)
 	defer cancel()
@@ -277,7 +277,7 @@ func (p *officePool) convert(t *testing.T, from, to string) error {
 	return nil
 }
 
-// check checks how many clients each worker has served, and that it was one at a time.
+// check checks how many clients each worker has served, and that it served one at a time.
 func (p *officePool) check(t *testing.T, restartEvery int) {
 	t.Helper()
 	for _, w := range p.workers {
@@ -301,7 +301,7 @@ func (p *officePool) check(t *testing.T, restartEvery int) {
 	}
 }
 
-// restarts counts what Caddy's log tells.
+// restarts counts the restarts for a reason in Caddy's log.
 func (p *officePool) restarts(reason string) int {
 	line := regexp.MustCompile(`"msg":"service restarted".*"reason":"` + reason + `"`)
 	return len(line.FindAllString(p.log.String(), -1))
@@ -322,8 +322,8 @@ func (p *officePool) profile(port string) string {
 	return "file://" + filepath.Join(p.home, ".cache", "soffice-pool", port)
 }
 
-// left returns the processes that are there still, by their profile and by the process
-// groups in which soffice was.
+// left returns the processes that still run. It finds them by their profile, and by the process
+// groups of soffice.
 func (p *officePool) left(t *testing.T) string {
 	t.Helper()
 	p.mu.Lock()

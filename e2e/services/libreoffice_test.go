@@ -23,11 +23,10 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// TestLibreOffice drives examples/libreoffice with a real LibreOffice: 16 clients at once
-// have 30 documents made of others, and then 62 turned into PDFs. Every 20th connection
-// gets a new soffice, one client breaks off in the middle of a message and stays until
-// hold_timeout, and in the end soffice crashes. It never sees two connections at a time,
-// and every document becomes the PDF it should.
+// TestLibreOffice drives examples/libreoffice with a real LibreOffice. 16 clients at once
+// convert 30 documents into other formats, and then 62 into PDFs. Every 20th connection gets a new
+// soffice. One client stops in the middle of a message and stays until hold_timeout. In the end
+// soffice crashes. It never sees two connections at a time, and each PDF is right.
 func TestLibreOffice(t *testing.T) {
 	const (
 		clients     = 16
@@ -104,8 +103,8 @@ func needLibreOffice(t *testing.T) {
 	t.Skipf("needs LibreOffice (on Debian libreoffice-writer-nogui, libreoffice-calc-nogui, python3-uno): %v", err)
 }
 
-// office is a LibreOffice behind the lock, as examples/libreoffice has it, with a
-// forwarder between the two that counts.
+// office is a LibreOffice behind the lock, as in examples/libreoffice. A forwarder between the
+// two counts the connections.
 type office struct {
 	lock      string // the lock's address
 	port      string // soffice's port
@@ -114,12 +113,11 @@ type office struct {
 
 	mu         sync.Mutex
 	served     map[int]int // connections by the pid of soffice
-	wedged     int         // the one that the wedged client got
-	afterWedge int         // the one that the next client got
+	wedged     int         // the pid of the soffice that the wedged client got
+	afterWedge int         // the pid of the soffice that the next client got
 }
 
-// officePatience is how long a client may wait in line and be served, whatever else the
-// machine has to do.
+// officePatience is how long a client may wait in line and be served, also on a busy machine.
 const officePatience = 5 * time.Minute
 
 // wedge is the beginning of a UNO message of 4096 bytes.
@@ -135,8 +133,8 @@ func startOffice(t *testing.T, holdTimeout time.Duration) *office {
 		t.Fatal(err)
 	}
 
-	// A shell that ends everything when its input ends: it does so even if this
-	// process is killed, as it is when the tests take too long.
+	// The shell ends Caddy and soffice when its input ends. So they end even if this process is
+	// killed, as happens when the tests take too long.
 	cmd := exec.Command("sh", "-c", `"$0" run & read -r _; kill $!; wait $!; ./soffice.sh stop "$SOFFICE_PORT"`, caddytest.BuildCaddy(t))
 	cmd.Dir = "../../examples/libreoffice"
 	cmd.Env = append(os.Environ(),
@@ -216,7 +214,7 @@ func (o *office) forward(t *testing.T, down *net.TCPConn) {
 	_, _ = io.Copy(down, up)
 }
 
-// convert is a client that has a document made of another.
+// convert is a client that converts a document.
 func (o *office) convert(t *testing.T, from, to string) {
 	ctx, cancel := context.WithTimeout(t.Context(), officePatience)
 	defer cancel()
@@ -226,7 +224,7 @@ func (o *office) convert(t *testing.T, from, to string) {
 	}
 }
 
-// wedge is a client that neither goes on nor goes away. It is the lock that ends it.
+// wedge is a client that neither goes on nor leaves. The lock ends it.
 func (o *office) wedge(t *testing.T, holdTimeout time.Duration) {
 	conn, err := net.Dial("tcp", o.lock)
 	if err != nil {
@@ -238,14 +236,14 @@ func (o *office) wedge(t *testing.T, holdTimeout time.Duration) {
 	if _, err := io.WriteString(conn, wedge); err != nil {
 		t.Error(err)
 	}
-	// soffice speaks first, so that the first byte tells when the slot was granted.
+	// soffice sends first. So its first byte shows when the slot was granted.
 	if _, err := conn.Read(make([]byte, 1)); err != nil {
 		t.Errorf("wedged client: found %v, expected soffice's first message", err)
 	}
 	start := time.Now()
 	_ = conn.SetReadDeadline(start.Add(2 * holdTimeout))
 	_, err = io.Copy(io.Discard, conn)
-	// Half of it, since on a busy machine that byte comes late.
+	// Only half of hold_timeout: on a busy machine that byte comes late.
 	if held := time.Since(start); errors.Is(err, os.ErrDeadlineExceeded) || held < holdTimeout/2 {
 		t.Errorf("wedged client: cut after %s with error %v, expected hold_timeout, %s", held, err, holdTimeout)
 	}

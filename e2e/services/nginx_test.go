@@ -15,13 +15,13 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// nginx forwards four streams to a web server and turns the fifth away. Forty clients at
-// once, curl and openssl, all get the server's page whole through a lock of four slots, both
-// when Caddy makes their handshakes, before the line, and when nginx does, after it.
+// nginx forwards four streams to a web server and refuses the fifth. Behind a lock of four
+// slots, forty clients at once, curl and openssl, all get the whole page. This holds if Caddy makes
+// the TLS handshake, before the line, and if nginx makes it, after the line.
 func TestNginxStreamBehindTLS(t *testing.T) {
 	const slots, clients = 4, 40
 	n := startNginx(t, slots)
-	n.turnsAwayNext(t, slots)
+	n.refusesNext(t, slots)
 
 	for _, way := range []struct{ name, route, service string }{
 		{"Caddy makes the handshake", "tls\ntcplock %d {\nname nginx\n}", n.plain},
@@ -52,17 +52,17 @@ func TestNginxStreamBehindTLS(t *testing.T) {
 	}
 }
 
-// nginx is one with a web server of the test's behind it.
+// nginx is an nginx in front of a web server of the test.
 type nginx struct {
 	server        *caddytest.Program
 	plain, secure string // addresses: of the server as it is, and in TLS
 	cert, key     []byte // for localhost
-	certFile      string // which has the cert
+	certFile      string // has the cert
 	pages         *caddytest.Service
 	page          string // what the web server answers
 }
 
-// startNginx starts one that takes so many clients at both addresses together.
+// startNginx starts an nginx with a limit of clients, for both addresses together.
 func startNginx(t *testing.T, clients int) *nginx {
 	t.Helper()
 	modules, _ := filepath.Glob("/usr/lib/nginx/modules/ngx_stream_module.so") // Debian's libnginx-mod-stream
@@ -72,8 +72,8 @@ func startNginx(t *testing.T, clients int) *nginx {
 		if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 			return
 		}
-		time.Sleep(50 * time.Millisecond) // work, so that more clients than that could be there at once
-		// No length: that a page is whole shows in TLS's own end alone.
+		time.Sleep(50 * time.Millisecond) // work, so that too many clients could be here at once
+		// No length: only the end of TLS shows that the page is whole.
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"+n.page)
 	})
 	dir := t.TempDir()
@@ -108,8 +108,8 @@ func startNginx(t *testing.T, clients int) *nginx {
 	return n
 }
 
-// turnsAwayNext makes sure that nginx takes so many clients and not one more.
-func (n *nginx) turnsAwayNext(t *testing.T, clients int) {
+// refusesNext checks that nginx takes this number of clients and not one more.
+func (n *nginx) refusesNext(t *testing.T, clients int) {
 	t.Helper()
 	before := len(n.server.Out.String())
 	var conns []net.Conn
@@ -120,26 +120,26 @@ func (n *nginx) turnsAwayNext(t *testing.T, clients int) {
 	for _, conn := range conns {
 		conn.Close()
 	}
-	caddytest.Eventually(t, "nginx has turned away the client after them", func() bool {
+	caddytest.Eventually(t, "nginx has refused the client after them", func() bool {
 		log := n.server.Out.String()[before:]
 		return strings.Count(log, "session 200\n") == clients && strings.Contains(log, "limiting connections")
 	})
 }
 
-// served makes sure that so many clients have been served since a place in nginx's log,
-// and that none has been turned away.
+// served checks that this number of clients has been served since a place in nginx's log, and
+// that none was refused.
 func (n *nginx) served(t *testing.T, since, clients int) {
 	t.Helper()
 	caddytest.Eventually(t, "nginx logs all sessions", func() bool {
 		return strings.Count(n.server.Out.String()[since:], "session ") >= clients
 	})
 	if log := n.server.Out.String()[since:]; strings.Count(log, "session 200\n") != clients {
-		t.Errorf("nginx: expected %d clients, and nobody turned away\n%s", clients, log)
+		t.Errorf("nginx: expected %d clients, and none refused\n%s", clients, log)
 	}
 }
 
-// client starts a client that asks for the page, of two programs in turn. Both trust the
-// certificate alone.
+// client starts a client that asks for the page: curl and openssl in turn. Both trust only the
+// certificate.
 func (n *nginx) client(t *testing.T, i int, addr string) *caddytest.Program {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(addr)

@@ -16,16 +16,16 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A PostgreSQL of max_connections 10 has exactly as many connections to give as the lock
-// has slots, and refuses some of sixty clients that come straight to it. Through the lock
-// not one transaction of theirs is lost: the books that the database keeps of them balance.
+// A PostgreSQL with max_connections 10 takes exactly as many connections as the lock has slots.
+// It refuses some of sixty clients that connect to it directly. Through the lock no transaction is
+// lost: the sums in the database are right.
 func TestPostgres(t *testing.T) {
 	const slots, clients, each = 8, 60, 4
 	db := startPostgres(t, slots)
 	lock, _ := caddytest.LoadExample(t, "postgres", db.addr)
 	bench := func(addr string, args ...string) (string, error) {
-		// -C: a connection for each transaction. As many threads as clients, since
-		// one that waits for a connection stops all clients of its thread.
+		// -C: a connection for each transaction. As many threads as clients: a client
+		// that waits for a connection stops all clients of its thread.
 		args = append([]string{"-n", "-C", "-c", fmt.Sprint(clients), "-j", fmt.Sprint(clients)}, args...)
 		return db.client(t, addr, "pgbench", args...).Result(t)
 	}
@@ -76,8 +76,8 @@ func backends(log string) (most, total int) {
 	return most, total
 }
 
-// Ctrl-C in psql cancels its query although all slots are taken and others wait: the
-// request does not stand in line. A client that gives up in line is not served.
+// Ctrl-C in psql cancels its query, although all slots are taken and other clients wait: the
+// cancel request does not stand in line. A client that leaves the line is not served.
 func cancelQueries(t *testing.T, db *postgres, lock string) {
 	var sleepers []*caddytest.Program
 	for i := range 8 {
@@ -110,7 +110,7 @@ func cancelQueries(t *testing.T, db *postgres, lock string) {
 	}
 }
 
-// postgres is a PostgreSQL of the test's own.
+// postgres is a PostgreSQL that the test has started.
 type postgres struct {
 	bin  string
 	addr string // on loopback
@@ -119,12 +119,12 @@ type postgres struct {
 	server *caddytest.Program
 }
 
-// startPostgres starts one with so many connections for anybody but superusers.
+// startPostgres starts a PostgreSQL with this number of connections, and some for superusers.
 func startPostgres(t *testing.T, connections int) *postgres {
 	t.Helper()
 	const reserved = 2
 	db := &postgres{bin: postgresBin(t), addr: caddytest.FreeAddr(t)}
-	// Not t.TempDir: what is above that only its owner may enter.
+	// Not t.TempDir: only its owner may enter the folder above it.
 	var err error
 	if db.dir, err = os.MkdirTemp("", "tcplock-pg"); err != nil {
 		t.Fatal(err)

@@ -18,10 +18,10 @@ func TestPrinterByNetcat(t *testing.T) {
 	}, caddytest.PrintAndGo)
 }
 
-// To a printer that takes one job at a time come two crowds, each a client that is killed in
-// the middle of its job and then twenty nc at once. The first of the killed ones has the
-// printer, and the second is in line. The printer gets what they have sent as jobs of their
-// own, and all others' jobs whole; none of the second crowd before one of the first.
+// A printer takes one job at a time. Two crowds come to it. In each, a client is killed in the
+// middle of its job, and then twenty nc come at once. The first killed client is at the printer,
+// the second is in line. The printer gets what they have sent as jobs of their own. It gets all
+// other jobs whole, and those of the first crowd before those of the second.
 func TestPrinterServesCrowds(t *testing.T) {
 	const crowd = 20
 	nc := netcat(t)
@@ -87,7 +87,7 @@ func startNetcat(t *testing.T, nc, addr string) *caddytest.Program {
 	return caddytest.Start(t, nil, nc, "-N", host, port)
 }
 
-// printByNetcat starts one that sends a job.
+// printByNetcat starts an nc that sends a job.
 func printByNetcat(t *testing.T, nc, addr string, job []byte) *caddytest.Program {
 	t.Helper()
 	p := startNetcat(t, nc, addr)

@@ -11,7 +11,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// It is as examples/quickstart says, with the program and nc, down to the lines in the log.
+// What examples/quickstart says holds, with the program and nc, down to the lines in the log.
 func TestQuickstartByNetcat(t *testing.T) {
 	nc := netcat(t)
 	addr, service, page, dir := caddytest.FreeAddr(t), caddytest.FreeAddr(t), caddytest.FreeAddr(t), t.TempDir()
@@ -42,7 +42,7 @@ func TestQuickstartByNetcat(t *testing.T) {
 	second.Stop(t)
 	v.Knows(t, "default", 0, 0)
 
-	// The log tells it too, in this order.
+	// The log says so too, in this order.
 	from := 0
 	for _, moment := range []string{"activate,1", "release,1", "activate,2", "release,2"} {
 		on, connection, _ := strings.Cut(moment, ",")
@@ -57,7 +57,7 @@ func TestQuickstartByNetcat(t *testing.T) {
 	server.Stop(t)
 }
 
-// netcat returns the path of nc, OpenBSD's: -N is something else in others.
+// netcat returns the path of OpenBSD's nc. In other programs of that name, -N means something else.
 func netcat(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("nc")

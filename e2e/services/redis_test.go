@@ -9,17 +9,17 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// A redis that takes ten clients turns some of fifty away. Through a lock of ten slots it
-// turns nobody away and counts each request once: of fifty clients that come again for each
-// request, and of sixty redis-cli at once, each of which gets a number of its own.
+// A redis with a limit of ten clients refuses some of fifty. Behind a lock of ten slots it
+// refuses none, and counts each request once. The requests come from fifty clients that connect
+// anew for each one, and from sixty redis-cli at once. Each redis-cli gets a number of its own.
 func TestRedis(t *testing.T) {
 	const slots, clients, requests, crowd = 10, 50, 1000, 60
 	redis := func(addr, program string, args ...string) *caddytest.Program {
 		host, port, _ := net.SplitHostPort(addr)
 		return caddytest.Start(t, nil, caddytest.FindProgram(t, program), append([]string{"-h", host, "-p", port}, args...)...)
 	}
-	// -k 0: a connection for each request. Clients that keep theirs for more requests would
-	// wait for each other forever: none leaves before the last request of all is answered.
+	// -k 0: a connection for each request. Clients that keep their connections would wait for
+	// each other forever: none leaves before the last request of all is answered.
 	bench := func(addr string) (string, error) {
 		return redis(addr, "redis-benchmark", "-q", "-k", "0", "-c", fmt.Sprint(clients), "-n", fmt.Sprint(requests), "INCR", "counter").Result(t)
 	}
@@ -67,7 +67,7 @@ func TestRedis(t *testing.T) {
 	}
 }
 
-// startRedis starts a redis that takes so many clients, and returns its address.
+// startRedis starts a redis with a limit of clients, and returns its address.
 func startRedis(t *testing.T, clients int) (addr string) {
 	t.Helper()
 	addr = caddytest.FreeAddr(t)
