@@ -3,12 +3,9 @@
 package browser
 
 import (
-	"bytes"
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"testing"
 	"time"
 
@@ -22,10 +19,8 @@ func TestMain(m *testing.M) { caddytest.Main(m) }
 
 // caddy is the program, running, with the addresses that a config names by variables.
 type caddy struct {
-	env   map[string]string
-	cmd   *exec.Cmd
-	out   bytes.Buffer // to be read when it has ended
-	ended chan error
+	env     map[string]string
+	program *caddytest.Program
 }
 
 // newCaddy starts the program with a Caddyfile that uses these variables for addresses. ADMIN and
@@ -38,33 +33,21 @@ func newCaddy(t *testing.T, caddyfile string, addresses ...string) *caddy {
 		c.env[name] = caddytest.FreeAddr(t)
 	}
 	c.start(t, caddyfile)
-	t.Cleanup(func() {
-		c.stop(t)
-		if t.Failed() {
-			t.Log(c.out.String())
-		}
-	})
 	return c
 }
 
+// start starts the program, also again after stop.
 func (c *caddy) start(t *testing.T, caddyfile string) {
 	t.Helper()
-	c.cmd = exec.Command(caddytest.BuildCaddy(t), "run", "--config", caddyfile)
-	c.cmd.Env = os.Environ()
+	var env []string
 	for name, value := range c.env {
-		c.cmd.Env = append(c.cmd.Env, name+"="+value)
+		env = append(env, name+"="+value)
 	}
-	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.out
-	if err := c.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	c.ended = make(chan error, 1)
-	go func() { c.ended <- c.cmd.Wait() }()
-	eventually(t, "Caddy answers", func() bool {
+	c.program = caddytest.Start(t, env, caddytest.BuildCaddy(t), "run", "--config", caddyfile)
+	caddytest.Eventually(t, "Caddy answers", func() bool {
 		select {
-		case err := <-c.ended:
-			c.cmd = nil
-			t.Fatalf("Caddy has ended: %v\n%s", err, c.out.String())
+		case <-c.program.Ended:
+			t.Fatal("Caddy has ended")
 		default:
 		}
 		resp, err := http.Get(c.url())
@@ -77,21 +60,7 @@ func (c *caddy) start(t *testing.T, caddyfile string) {
 }
 
 // stop interrupts Caddy, as Ctrl-C does, and waits for its end.
-func (c *caddy) stop(t *testing.T) {
-	t.Helper()
-	if c.cmd == nil {
-		return
-	}
-	_ = c.cmd.Process.Signal(os.Interrupt)
-	select {
-	case <-c.ended:
-	case <-time.After(patience):
-		t.Errorf("Caddy does not end after an interrupt")
-		_ = c.cmd.Process.Kill()
-		<-c.ended
-	}
-	c.cmd = nil
-}
+func (c *caddy) stop(t *testing.T) { c.program.Stop(t) }
 
 func (c *caddy) url() string { return "http://" + c.env["STATUS"] + "/" }
 
@@ -124,13 +93,4 @@ func (c *caddy) dial(t *testing.T, name string) net.Conn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	return conn
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("did not come true: %s", what)
-		}
-	}
 }

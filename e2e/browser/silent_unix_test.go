@@ -12,7 +12,7 @@ import (
 func TestSilent(t *testing.T) {
 	c := newCaddy(t, quickstart, "LOCK", "SERVICE")
 	p := open(t, c.url())
-	process := c.cmd.Process
+	process := c.program.Cmd.Process
 	t.Cleanup(func() { _ = process.Signal(syscall.SIGCONT) }) // or it would not end
 	if err := process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)

@@ -9,8 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
@@ -34,12 +32,7 @@ while True:
     client.sendall(question)
     client.close()`
 	caddytest.Needs(t, caddytest.Python, exec.Command(caddytest.Python, "--version").Run() == nil)
-	dir, err := os.MkdirTemp("", "tcplock") // t.TempDir may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	file, socket := filepath.Join(dir, "server.py"), filepath.Join(dir, "s")
+	file, socket := filepath.Join(t.TempDir(), "server.py"), caddytest.Socket(t)
 	if err := os.WriteFile(file, []byte(server), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -65,23 +58,12 @@ while True:
 			random.IntN(4)/3, 1+random.IntN(20), random.IntN(2)*100), "{l4.tcplock.worker}")
 	}
 	caddytest.Load(t, config())
-	var asked atomic.Int32
-	var over atomic.Bool
-	var all sync.WaitGroup
-	for range clients {
-		all.Go(func() {
-			for !over.Load() {
-				caddytest.Ask(t, socket, "question", nil)
-				asked.Add(1)
-			}
-		})
-	}
+	asked, end := caddytest.KeepAsking(t, clients, socket)
 	for range reloads {
 		before := asked.Load()
 		caddytest.Load(t, config())
 		caddytest.Eventually(t, "the line goes on", func() bool { return asked.Load() > before+int32(random.IntN(60)) })
 	}
-	over.Store(true)
-	all.Wait()
+	end()
 	caddytest.InLine(t, "default", 0, 0)
 }

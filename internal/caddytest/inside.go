@@ -12,26 +12,25 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// LockStats returns the counts of a lock, all 0 if it is not in use. A test needs them to know that
-// a client is in line: the client and the service cannot see that.
-func LockStats(name string) (slots, held, waiting, leftOver int) {
+// lockInUse returns a lock, the zero value if it is not in use. A test needs it to know that a client
+// is in line: the client and the service cannot see that.
+func lockInUse(name string) (lock inside.Lock) {
 	for _, l := range inside.Process.Locks() {
 		if l.Name == name {
-			slots, held, waiting, leftOver = l.Slots, l.Held, l.Waiting, l.LeftOver
+			lock = l
 		}
 	}
-	return slots, held, waiting, leftOver
+	return lock
+}
+
+// LockStats returns the counts of a lock, all 0 if it is not in use.
+func LockStats(name string) (slots, held, waiting, leftOver int) {
+	l := lockInUse(name)
+	return l.Slots, l.Held, l.Waiting, l.LeftOver
 }
 
 // Clients is how many clients a lock remembers for max_per_client.
-func Clients(name string) (clients int) {
-	for _, l := range inside.Process.Locks() {
-		if l.Name == name {
-			clients = l.Clients
-		}
-	}
-	return clients
-}
+func Clients(name string) int { return lockInUse(name).Clients }
 
 // Locks counts the locks that are in use.
 func Locks() int { return len(inside.Process.Locks()) }

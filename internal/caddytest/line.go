@@ -6,9 +6,12 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -132,6 +135,38 @@ func Ask(t *testing.T, socket, question string, answer []byte) {
 	if err != nil || string(got) != question+string(answer) {
 		t.Errorf("%q: read %d bytes, error %v, expected %d bytes", question, len(got), err, len(question)+len(answer))
 	}
+}
+
+// KeepAsking has this many clients, which ask at a unix socket again and again until end is called.
+// asked counts the answers.
+func KeepAsking(t *testing.T, clients int, socket string) (asked *atomic.Int32, end func()) {
+	asked = new(atomic.Int32)
+	var over atomic.Bool
+	var all sync.WaitGroup
+	for range clients {
+		all.Go(func() {
+			for !over.Load() {
+				Ask(t, socket, "question", nil)
+				asked.Add(1)
+				time.Sleep(time.Millisecond) // otherwise the clients leave no processor to the test
+			}
+		})
+	}
+	return asked, func() {
+		over.Store(true)
+		all.Wait()
+	}
+}
+
+// Socket returns a path for a unix socket. A path in t.TempDir may be too long for one.
+func Socket(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tcplock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
 }
 
 // Named returns the block of a lock with a name. If the name is empty, it is the default lock.

@@ -110,16 +110,22 @@ func TestEndReachesClient(t *testing.T) {
 			c := w.Come(t, addr, "request")
 			conn := svc.Next(t)
 			caddytest.Expect(t, conn, w.Passed()+"request")
-			caddytest.Send(t, conn, "reply")
-			_ = conn.CloseWrite()
-			caddytest.Expect(t, c, "reply")
-			caddytest.ExpectEOF(t, c)
-			caddytest.Send(t, c, "thanks")
-			c.CloseWrite()
-			caddytest.Expect(t, conn, "thanks")
-			caddytest.ExpectEOF(t, conn)
+			closesFirst(t, c, conn)
 		})
 	}
+}
+
+// closesFirst has the service send a reply and close its side, and then the client do the same.
+func closesFirst(t *testing.T, client *caddytest.Client, service *net.TCPConn) {
+	t.Helper()
+	caddytest.Send(t, service, "reply")
+	_ = service.CloseWrite()
+	caddytest.Expect(t, client, "reply")
+	caddytest.ExpectEOF(t, client)
+	caddytest.Send(t, client, "thanks")
+	client.CloseWrite()
+	caddytest.Expect(t, service, "thanks")
+	caddytest.ExpectEOF(t, service)
 }
 
 // A service replies and closes its side. The first client stays connected and silent, and reads

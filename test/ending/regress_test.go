@@ -44,12 +44,5 @@ func TestHalfClosedThroughTLS(t *testing.T) {
 	client := w.Come(t, addr, "request")
 	conn := svc.Next(t)
 	caddytest.Expect(t, conn, "request")
-	caddytest.Send(t, conn, "reply")
-	_ = conn.CloseWrite()
-	caddytest.Expect(t, client, "reply")
-	caddytest.ExpectEOF(t, client)
-	caddytest.Send(t, client, "thanks")
-	client.CloseWrite()
-	caddytest.Expect(t, conn, "thanks")
-	caddytest.ExpectEOF(t, conn)
+	closesFirst(t, client, conn)
 }

@@ -5,12 +5,7 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"net"
-	"os"
-	"path/filepath"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
@@ -183,12 +178,7 @@ func TestFiftyReloadsOfWorkers(t *testing.T) {
 		return
 	}
 	const clients, workers, reloads = 12, 5, 50
-	dir, err := os.MkdirTemp("", "tcplock") // t.TempDir may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "s")
+	socket := caddytest.Socket(t)
 	p := &pool{addr: "unix/" + socket}
 	for range workers {
 		p.workers = append(p.workers, caddytest.NewService(t, func(conn *net.TCPConn) {
@@ -197,18 +187,7 @@ func TestFiftyReloadsOfWorkers(t *testing.T) {
 	}
 	p.reload(t, 0)
 	caddytest.LeakCheck(t)
-	var asked atomic.Int32
-	var over atomic.Bool
-	var all sync.WaitGroup
-	for range clients {
-		all.Go(func() {
-			for !over.Load() {
-				caddytest.Ask(t, socket, "question", nil)
-				asked.Add(1)
-				time.Sleep(time.Millisecond) // otherwise the clients leave no processor to the reloads
-			}
-		})
-	}
+	asked, end := caddytest.KeepAsking(t, clients, socket)
 	random := mathrand.New(mathrand.NewPCG(1, 2))
 	for range reloads {
 		some := random.Perm(workers)[:1+random.IntN(workers)]
@@ -216,8 +195,7 @@ func TestFiftyReloadsOfWorkers(t *testing.T) {
 		p.reload(t, some...)
 		caddytest.Eventually(t, "the line goes on", func() bool { return asked.Load() > before+5 })
 	}
-	over.Store(true)
-	all.Wait()
+	end()
 	caddytest.InLine(t, "default", 0, 0)
 	caddytest.NeverTwo(t, p.workers...)
 	sum := 0

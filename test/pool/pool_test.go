@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -114,12 +113,7 @@ func TestPoolUnderLoad(t *testing.T) {
 // unixWorker listens on a unix socket and passes each connection on to addr.
 func unixWorker(t *testing.T, addr string) (socket string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "tcplock") // t.TempDir may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket = filepath.Join(dir, "w")
+	socket = caddytest.Socket(t)
 	ln, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Skip("no unix sockets here:", err)

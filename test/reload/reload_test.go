@@ -7,7 +7,6 @@ import (
 	"maps"
 	mathrand "math/rand/v2"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -195,12 +194,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 			_, _ = conn.Write(append([]byte(line), answer...))
 		}
 	})
-	dir, err := os.MkdirTemp("", "tcplock") // t.TempDir may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "s")
+	socket := caddytest.Socket(t)
 	var configs [][]byte
 	for i := range limits {
 		configs = append(configs, caddytest.Adapt(t, caddytest.LockConfig("unix/"+socket, fmt.Sprintf("tcplock %d {\nlinger 0\n}", i+1), svc.Addr)))

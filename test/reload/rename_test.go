@@ -224,12 +224,7 @@ func TestRenameBesideRemovedLock(t *testing.T) {
 // time after the reload, and the system resets the connections that are still in it.)
 func TestRenameInListenerWrapper(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
-	dir, err := os.MkdirTemp("", "tcplock") // t.TempDir may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "s")
+	socket := caddytest.Socket(t)
 	config := func(name string) string {
 		routes := fmt.Sprintf("@number regexp [0-9]+ 3\nroute @number {\n%s\nproxy %s\n}", caddytest.Named(name, 1), svc.Addr)
 		return caddytest.Global("storage_clean_interval off\nservers {\nlistener_wrappers {\nlayer4 {\n"+routes+"\n}\n}\n}") +
