@@ -92,7 +92,7 @@ func eachStops(t *testing.T) {
 	}
 }
 
-// docs/metrics.md names exactly the metrics that Caddy serves, and how many series there are.
+// docs/metrics.md has exactly the metrics that Caddy serves, and the right numbers of series.
 func TestMetricsServed(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()

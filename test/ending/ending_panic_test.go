@@ -50,7 +50,7 @@ func TestPanicInLine(t *testing.T) {
 	}
 }
 
-// looks hears that the lock checks a client, and lets it go on.
+// looks gets a value when the lock checks a client. The check goes on when the test sends one back.
 var looks = make(chan struct{})
 
 // brittle is a layer4 handler, and the connection that it hands on. Its Read panics when the

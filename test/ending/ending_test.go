@@ -73,7 +73,7 @@ func shortConversation(conn *net.TCPConn) {
 	}
 }
 
-// converse is the client's side; there are four ways to end it.
+// converse is the client's side of a connection. It ends in one of four ways.
 func converse(t *testing.T, addr string, i int) {
 	conn := caddytest.Dial(t, addr)
 	line := fmt.Sprintf("number %d\n", i)
@@ -95,8 +95,8 @@ func converse(t *testing.T, addr string, i int) {
 }
 
 // The service replies, closes its side and reads on. The end reaches the client, whatever
-// stands before tcplock, and what the client sends after that reaches the service. (A client
-// may wait for the end before it hangs up. It must learn of it.)
+// stands before tcplock, and what the client sends after that reaches the service. (Some
+// clients close only after that end.)
 func TestEndReachesClient(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

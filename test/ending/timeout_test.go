@@ -278,8 +278,8 @@ func TestTimeoutServiceLetsGo(t *testing.T) {
 	}
 }
 
-// Between a holder's end, however it ended, and the next activation the service gets its pause,
-// settle. It begins after the hooks. With settle 0 there is no pause.
+// However a holder ends, the service gets a pause of settle before the next activation. The pause
+// begins after the hooks. With settle 0 there is none.
 func TestSettle(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
@@ -311,7 +311,7 @@ func TestSettle(t *testing.T) {
 					}
 					if end.hook != "" {
 						h := expectHook(t, hooks, end.hook, end.reason, uint64(i+1))
-						if end.hook == "timeout" { // else it gets a moment to let go
+						if end.hook == "timeout" { // at other moments the service has closed already
 							svc.Leave(conn)
 						}
 						ended = time.Now()

@@ -67,8 +67,9 @@ func TestActivateCommandEveryThird(t *testing.T) {
 	}
 }
 
-// A command that fails in any way costs one connection, which is refused. The next waiter, for
-// which the command is mended, is served. Nothing that the command has started is left.
+// A command that fails in any way costs one connection, which is refused. The test
+// repairs the command for the next waiter, which is served. Nothing that the command has started is
+// left.
 func TestCommandThatFails(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {

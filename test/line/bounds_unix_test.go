@@ -175,8 +175,8 @@ func without(all, some []string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
 }
 
-// listen.Elsewhere listens where no listener accepts. What the system does not have is left
-// out.
+// listenElsewhere listens at addresses and accepts nothing. It leaves out the addresses that the
+// system does not have.
 func listenElsewhere(t *testing.T, addrs ...string) (listeners []*net.TCPListener) {
 	t.Helper()
 	for _, addr := range addrs {

@@ -112,7 +112,7 @@ func TestMaxWaitingPerClient(t *testing.T) {
 	}
 }
 
-// A reload bounds the clients that are there already, and another reload lifts the bounds.
+// A reload sets bounds for the connections that are in the lock already. Another one removes them.
 func TestMaxPerClientReloaded(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)

@@ -47,7 +47,7 @@ func TestFailingLockSaysSo(t *testing.T) {
 	begin := time.Now()
 	o.refused(t)
 	first := time.Now()
-	time.Sleep(50 * time.Millisecond) // so that the two refusals can be told apart
+	time.Sleep(50 * time.Millisecond) // so that the times of the two refusals differ
 	o.refused(t)
 	f := isFailing(t, o.Admin, 2)
 	if f.Error != noPrinter {
@@ -71,9 +71,9 @@ func TestFailingLockSaysSo(t *testing.T) {
 	o.Exits(t, 0, `(?m)^printer .* open$`, "status")
 }
 
-// A failing lock stays failing through a reload that keeps the hook. Without the hook it is not
-// failing any more, also when the hook comes back. If an operator runs the hook with success,
-// that ends it too.
+// A failing lock stays failing through a reload that keeps the hook. A reload without the
+// hook ends that, also if the hook comes back later. A successful run of the hook by an operator
+// ends it too.
 func TestFailingLockAndReload(t *testing.T) {
 	printer := filepath.Join(t.TempDir(), "printer")
 	o := newOperated(t, findsPrinter(printer))

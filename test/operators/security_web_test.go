@@ -14,8 +14,8 @@ import (
 // What browsers and others can do to the admin API and the status page: the attacks of
 // docs/security.md that no other file has.
 
-// A page in an operator's browser reaches the admin listener, directly or by a name of its own
-// that it makes point there. It can do nothing to a lock, and read nothing.
+// A page in an operator's browser sends requests to the admin listener, directly or through a name
+// that the page's owner has made lead there. It can change nothing at a lock, and read nothing.
 func TestAdminFromForeignPage(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	config, a := caddytest.WithAdmin(t, caddytest.LockConfig(caddytest.FreeAddr(t), "tcplock", svc.Addr))
@@ -138,8 +138,8 @@ func TestStatusPageViewersBounded(t *testing.T) {
 	caddytest.Eventually(t, "there is room again", func() bool { return open().StatusCode == http.StatusOK })
 }
 
-// An attacker's name points to this machine. It leads to no status page if the site has a name,
-// as that of the quickstart has.
+// An attacker's name leads to this machine. A site that has a name, as in the quickstart, does not
+// show its status page under the attacker's name.
 func TestStatusPageForeignHost(t *testing.T) {
 	_, url := caddytest.PageServer(t, "127.0.0.1:1", "tcplock_status")
 	req, err := http.NewRequest("GET", url, nil)

@@ -174,8 +174,8 @@ func TestServiceTakenAwayFromClient(t *testing.T) {
 	s.workers[0].Leave(conn)
 }
 
-// When Caddy ends, the processes are asked to end and get their time for it, also if a client
-// stays to the last at a service that does not close its connection.
+// When Caddy ends, it asks the processes to end and gives them time for it, also if a client stays
+// until the end at a service that does not close its connection.
 func TestShutdownLetsProcessesEnd(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
@@ -204,8 +204,8 @@ func TestShutdownLetsProcessesEnd(t *testing.T) {
 	}
 }
 
-// A reload has removed the lock, and no lock has come in its place, when Caddy is told to end.
-// A client that is still there can go on, and a process that is ending gets its time for it.
+// A reload has removed the lock, and none has replaced it. Then Caddy ends. A client that is still
+// at the service can go on, and a process that is ending gets its time for that.
 func TestShutdownAfterLockIsRemoved(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()

@@ -10,7 +10,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-// Caddy is told to end while one client is at a worker and two are in line for a worker that is
+// Caddy ends while one client is at a worker and two are in line for a worker that is
 // down. The two are refused with the reason. The first can go on, and then Caddy ends. Without
 // a holder, Caddy ends at once.
 func TestPoolShutdown(t *testing.T) {

@@ -44,7 +44,7 @@ func TestRefuseHandlersKnowWhy(t *testing.T) {
 	}
 }
 
-// One client is served and two wait when Caddy is told to end. The waiters are refused at once
+// One client is served and two wait when Caddy gets SIGTERM. The waiters are refused at once
 // with the reason. A new client is refused too, or finds no listener. The holder can go on as
 // long as it needs, and then Caddy ends, long before the drain time is over.
 func TestShutdownLetsHolderFinish(t *testing.T) {
@@ -152,7 +152,7 @@ func TestShutdownCutsHolders(t *testing.T) {
 	}
 }
 
-// A hook of any moment still runs when Caddy is told to end. It may go on for drain, like a
+// A hook of any moment still runs when Caddy gets SIGTERM. It may go on for drain, like a
 // holder. Then it is killed with everything that it has started. Detached commands stay.
 func TestShutdownEndsHooks(t *testing.T) {
 	for _, hook := range []struct {
