@@ -151,7 +151,7 @@ func TestTimeInLineIsNotTimeWithSlot(t *testing.T) {
 // The activate hook takes longer than wait_timeout and hold_timeout. Its time counts for
 // neither. The client that is served at once and the client that has stood in line both get to
 // the service, and both get the whole of their hold_timeout.
-func TestHookTimeIsNobodysTime(t *testing.T) {
+func TestHookTimeCountsForNoLimit(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return

@@ -24,7 +24,7 @@ var lingers = []struct{ name, option string }{
 // A service that takes no more connections than the lock has slots refuses none, in 500 short
 // connections from 16 clients, whichever side ends them and however. So the next connection
 // comes only when the last one is closed on both sides.
-func TestServiceAtItsLimitRefusesNobody(t *testing.T) {
+func TestServiceAtItsLimitRefusesNone(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
@@ -174,7 +174,7 @@ func TestSilentClientLosesSlotAfterLinger(t *testing.T) {
 
 // With linger 0 the slot is handed on as soon as the service closes. Ten clients that stay
 // connected and silent delay no other client.
-func TestLingerZeroWaitsForNobody(t *testing.T) {
+func TestLingerZeroWaitsForNoClient(t *testing.T) {
 	svc := caddytest.NewService(t, func(conn *net.TCPConn) { _, _ = io.WriteString(conn, "reply") })
 	addr := caddytest.LockServer(t, "tcplock {\nlinger 0\n}", svc.Addr)
 	caddytest.LeakCheck(t)

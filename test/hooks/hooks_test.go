@@ -156,7 +156,7 @@ func TestTimeoutHookComesBeforeNextActivation(t *testing.T) {
 // Clients are refused while the refuse hook runs for the first of them. None waits for the
 // hook, and it does not run a second time meanwhile. When it is done, the next refused client
 // makes it run again.
-func TestRefuseHookKeepsNobodyWaiting(t *testing.T) {
+func TestRefuseHookDelaysNoClient(t *testing.T) {
 	svc := caddytest.NewService(t, nil)
 	addr := hookServer(t, 1, "max_waiting 0\non refuse emit busy", svc.Addr)
 	caddytest.LeakCheck(t)

@@ -18,7 +18,7 @@ import (
 // Clients that leave the line for good never reach the service. They leave at once, at the head
 // of the line, in its middle and at its end, while the slot stays held. The clients that stay
 // are served in their order. This holds whatever stands before tcplock.
-func TestWhoLeavesTheLineIsGone(t *testing.T) {
+func TestClientThatLeavesLineIsGone(t *testing.T) {
 	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return

@@ -68,7 +68,7 @@ func TestListenerWrapper(t *testing.T) {
 // In a listener wrapper, a connection that no route takes goes on to the HTTP server, where the
 // lock cannot see it. A connection that has come through tcplock does not go on: it is closed,
 // the log says why, and the slot is released.
-func TestNobodyTakesConnectionInListenerWrapper(t *testing.T) {
+func TestNoHandlerTakesConnectionInListenerWrapper(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	option, logged := caddytest.LogFile(t)
 	addr := caddytest.FreeAddr(t)

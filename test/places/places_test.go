@@ -186,7 +186,7 @@ func TestOverflowLock(t *testing.T) {
 
 // No handler after tcplock takes the connection, which only shows when a connection comes. It
 // is closed, the log says why, and the slot is released.
-func TestNobodyTakesConnection(t *testing.T) {
+func TestNoHandlerTakesConnection(t *testing.T) {
 	svc := caddytest.NewService(t, caddytest.Echo)
 	option, logged := caddytest.LogFile(t)
 	addr := caddytest.FreeAddr(t)
