@@ -135,7 +135,7 @@ func explainInUse(address string) string {
 		case own[l.inode]:
 			return ": found this process itself to listen on " + l.addr.String() + " in another way, expected one way for one port: use the same address in all places, or restart Caddy if it was another one before"
 		default:
-			return ": found another process" + describeOwner(l.inode) + " that listens there, expected none: end it, or listen on another address"
+			return ": found another process" + describeOwner(l.inode) + " that listens on " + address + " already: end it, or listen on another address"
 		}
 	}
 	return ""

@@ -16,9 +16,9 @@ func TestSecondCaddyOnAddress(t *testing.T) {
 	caddytest.Slow(t)
 	t.Parallel()
 	svc, addr := caddytest.NewService(t, caddytest.Echo), caddytest.FreeAddr(t)
-	first := caddytest.StartCommand(t, "-l", addr, "-p", caddytest.PortOf(t, svc.Addr), "-h", "127.0.0.1")
+	first := caddytest.StartCaddy(t, 0, caddytest.LockConfig(addr, "tcplock", svc.Addr)) // not on keep/: then the system refuses the second
 	first.Listens(t, addr)
-	refused := fmt.Sprintf(`lock default: found another process \(caddy, pid %d\) that listens on %s already`, first.Cmd.Process.Pid, addr)
+	refused := fmt.Sprintf(`found another process \(caddy, pid %d\) that listens on %s already`, first.Cmd.Process.Pid, addr)
 	caddytest.Exits(t, caddytest.StartCommand(t, "-l", addr, "-p", caddytest.PortOf(t, svc.Addr), "-h", "127.0.0.1"), 1, refused)
 
 	file := filepath.Join(t.TempDir(), "Caddyfile")
@@ -69,9 +69,8 @@ func TestReloadToAddressOfAnother(t *testing.T) {
 		return
 	}
 	svc, own, others := caddytest.NewService(t, caddytest.Echo), caddytest.FreeAddr(t), caddytest.FreeAddr(t)
-	caddytest.Caddy(t)
 	caddytest.Load(t, caddytest.LockConfig(own, "tcplock", svc.Addr))
-	other := caddytest.StartCommand(t, "-l", others, "-p", caddytest.PortOf(t, svc.Addr), "-h", "127.0.0.1")
+	other := caddytest.StartCaddy(t, 0, caddytest.LockConfig(others, "tcplock", svc.Addr))
 	other.Listens(t, others)
 
 	want := fmt.Sprintf("lock default: found another process (caddy, pid %d) that listens on %s already", other.Cmd.Process.Pid, others)
