@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
 func init() {
@@ -99,24 +97,11 @@ func (s *Step) provision(logger *zap.Logger) error {
 }
 
 func (s *Step) check() error {
-	if err := proc.CheckCommand(s.Command); err != nil {
-		return err
-	}
 	if strings.Contains(s.Dir, "{") {
 		return fmt.Errorf("dir: found %q, expected a path without placeholders", s.Dir)
 	}
-	for _, arg := range s.Args {
-		if err := hook.CheckPlaceholders(arg); err != nil {
-			return fmt.Errorf("args: %w", err)
-		}
-	}
-	for name, value := range s.Env {
-		if err := proc.CheckVariable(name); err != nil {
-			return err
-		}
-		if err := hook.CheckPlaceholders(value); err != nil {
-			return fmt.Errorf("env: %s: %w", name, err)
-		}
+	if err := s.spec().Check(hook.Moment{}.Values()); err != nil {
+		return err
 	}
 	if s.Detach && s.Timeout != 0 {
 		return fmt.Errorf("timeout: found %s with detach, expected only one of them: a detached command is not waited for", time.Duration(s.Timeout))
@@ -129,7 +114,7 @@ func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("exec %s: not started: %w", s.Command, context.Cause(ctx))
 	}
-	cmd, err := s.prepare(m)
+	cmd, err := s.spec().Prepare(m.Values())
 	if err == nil && s.Detach {
 		err = proc.Detach(cmd, s.logger, s.fields(m)...)
 	} else if err == nil {
@@ -141,31 +126,8 @@ func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 	return nil
 }
 
-func (s *Step) prepare(m hook.Moment) (*exec.Cmd, error) {
-	if s.Dir != "" {
-		// Checked here, because the error of a start names the command only.
-		if info, err := os.Stat(s.Dir); err != nil || !info.IsDir() {
-			return nil, fmt.Errorf("dir: found no directory %s", s.Dir)
-		}
-	}
-	repl := m.Replacer()
-	args := make([]string, len(s.Args))
-	var err error
-	for i, arg := range s.Args {
-		if args[i], err = repl.ReplaceOrErr(arg, false, true); err != nil {
-			return nil, err
-		}
-	}
-	cmd := exec.Command(s.Command, args...)
-	cmd.Dir = s.Dir
-	cmd.Env = append(proc.Environment(cmd.Environ()), vars.Environ(m.Values())...)
-	for name, value := range s.Env {
-		if value, err = repl.ReplaceOrErr(value, false, true); err != nil {
-			return nil, err
-		}
-		cmd.Env = append(cmd.Env, name+"="+value)
-	}
-	return cmd, nil
+func (s *Step) spec() proc.Spec {
+	return proc.Spec{Command: s.Command, Args: s.Args, Dir: s.Dir, Env: s.Env}
 }
 
 // fields does not include the arguments: they may hold secrets from the environment.

@@ -3,23 +3,18 @@
 package clock
 
 import (
+	"cmp"
 	"context"
+	"sync"
 	"time"
 )
 
-// Sleep waits for d, not at all if d is 0 or less. It returns false if ctx is done before.
+// Sleep waits for d, not at all if d is 0 or less. It returns false if ctx is done by then.
 func Sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
+	if d > 0 {
+		Wait(ctx.Done(), d)
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return ctx.Err() == nil
 }
 
 // Until waits until done returns true, but no longer than until end. It calls done every 10ms.
@@ -50,4 +45,46 @@ func Wall(t, now time.Time) time.Time {
 		return t // unchanged to the nanosecond: a status with it must stay equal if nothing happens
 	}
 	return now.Add(-ago).Round(time.Second)
+}
+
+// Limit limits the log lines in each interval, so that the log does not become the bottleneck in a
+// flood. It reports the number of dropped lines. (The sampler of zap cannot: it has a callback for
+// each dropped line only.)
+type Limit struct {
+	Most int               // lines in an interval; 0: none
+	Per  time.Duration     // the interval; 0: a second
+	Tell func(dropped int) // called at the end of an interval in which lines were dropped
+
+	mu      sync.Mutex
+	since   time.Time // the start of the interval
+	lines   int       // in the interval, written or dropped
+	dropped int       // not reported yet
+}
+
+// Allow reports whether one more line may be written.
+func (l *Limit) Allow() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now, per := time.Now(), cmp.Or(l.Per, time.Second)
+	if now.Sub(l.since) >= per {
+		l.since, l.lines = now, 0
+	}
+	if l.lines++; l.lines <= l.Most {
+		return true
+	}
+	if l.dropped++; l.dropped == 1 {
+		time.AfterFunc(l.since.Add(per).Sub(now), l.Flush)
+	}
+	return false
+}
+
+// Flush reports at once how many lines were dropped since the last report, if there are any.
+func (l *Limit) Flush() {
+	l.mu.Lock()
+	n := l.dropped
+	l.dropped = 0
+	l.mu.Unlock()
+	if n > 0 {
+		l.Tell(n)
+	}
 }

@@ -8,8 +8,11 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 const (
@@ -83,4 +86,25 @@ func readFor(ctx context.Context, conn net.Conn, d time.Duration) (n int, err er
 func absent(network string, err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaeConnRefused) || errors.Is(err, errNoService) ||
 		network == "unix" && errors.Is(err, fs.ErrNotExist)
+}
+
+// Address splits an address (host:port or unix//path) into the two arguments of net.Dial. It returns
+// an error if the address is not one that a client can connect to.
+func Address(address string) (network, host string, err error) {
+	a, err := caddy.ParseNetworkAddress(address)
+	if err != nil {
+		return "", "", fmt.Errorf("address: found %q, expected host:port or unix//path: %w", address, err)
+	}
+	ok := false
+	switch a.Network {
+	case "tcp", "tcp4", "tcp6":
+		ok = a.PortRangeSize() == 1 && a.StartPort > 0
+	case "unix":
+		// After a | come permissions, which are for listeners only.
+		ok = a.Host != "" && !strings.Contains(a.Host, "|")
+	}
+	if !ok {
+		return "", "", fmt.Errorf("address: found %q, expected host:port or unix//path", address)
+	}
+	return a.Network, a.JoinHostPort(0), nil
 }

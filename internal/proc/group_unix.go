@@ -3,13 +3,15 @@
 package proc
 
 import (
+	"context"
 	"errors"
 	"os/exec"
-	"sync"
 	"syscall"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
 // Group is the process group of a service's process. All that the process starts is in the group
@@ -29,16 +31,16 @@ type Group struct {
 	pid    int // of the process
 	guard  *guard
 
-	over func()        // from then on a guard that ends is not replaced
-	done chan struct{} // closed by over
-	kept chan struct{} // closed when keep has returned
+	ctx  context.Context // done when no guard is replaced any more
+	over func()          // ends ctx
+	kept chan struct{}   // closed when keep has returned
 }
 
 // OpenGroup returns a new group with its guard. If the guard cannot start, OpenGroup logs why, and
 // Watch tries again. The owner must call Close in the end.
 func OpenGroup(logger func() *zap.Logger) *Group {
-	g := &Group{logger: logger, done: make(chan struct{}), kept: make(chan struct{})}
-	g.over = sync.OnceFunc(func() { close(g.done) })
+	g := &Group{logger: logger, kept: make(chan struct{})}
+	g.ctx, g.over = context.WithCancel(context.Background())
 	guard, err := startGuard(0)
 	switch {
 	case errors.Is(err, errNoShell):
@@ -75,21 +77,18 @@ const GuardPause = time.Second
 // keep replaces each guard that ends, until the group is over.
 func (g *Group) keep() {
 	defer close(g.kept)
-	for pause := time.Duration(0); ; {
+	var tried time.Time // when the last guard was started, or was not
+	if g.guard != nil {
+		tried = time.Now()
+	}
+	for told := false; ; {
 		if g.guard != nil {
-			began := time.Now()
 			g.guard.wait()
-			pause = max(0, GuardPause-time.Since(began))
 		}
-		if !g.replaceGuard(pause) {
+		if !clock.Sleep(g.ctx, GuardPause-time.Since(tried)) {
 			return
 		}
-	}
-}
-
-// replaceGuard tries to start a guard until it succeeds. It returns false if the group is over.
-func (g *Group) replaceGuard(pause time.Duration) bool {
-	for told := false; g.rest(pause); pause = GuardPause {
+		tried = time.Now()
 		guard, err := startGuard(g.id)
 		if err != nil {
 			if !told {
@@ -98,39 +97,16 @@ func (g *Group) replaceGuard(pause time.Duration) bool {
 			told = true
 			continue
 		}
-		if g.isOver() { // this guard may have missed the signal that killed the group
+		if g.ctx.Err() != nil { // this guard may have missed the signal that killed the group
 			guard.reap()
-			return false
+			return
 		}
 		if g.guard != nil {
 			g.guard.reap()
 		}
-		g.guard = guard
+		g.guard, told = guard, false
 		guard.tell(g.pid)
 		g.logger().Warn("service had no guard, which would end it if Caddy were killed; it has one again", zap.Int("pid", g.pid))
-		return true
-	}
-	return false
-}
-
-// rest waits for pause. It returns false if the group is over.
-func (g *Group) rest(pause time.Duration) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-g.done:
-		return false
-	case <-timer.C:
-		return !g.isOver() // both channels may be ready
-	}
-}
-
-func (g *Group) isOver() bool {
-	select {
-	case <-g.done:
-		return true
-	default:
-		return false
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
@@ -49,18 +48,6 @@ func (o *Output) Write(p []byte) (int, error) {
 	o.last = append(o.last, rest[max(0, len(rest)-outputEnd):]...)
 	o.last = append(o.last[:0], o.last[max(0, len(o.last)-outputEnd):]...)
 	return len(p), nil
-}
-
-// wait returns false if the output was still open after d.
-func (o *Output) wait(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-o.done:
-		return true
-	case <-timer.C:
-		return false
-	}
 }
 
 // Result returns the first bytes, and, if there were more, how many and the last lines of them.

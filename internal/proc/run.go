@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 )
 
@@ -66,7 +67,7 @@ func Run(ctx context.Context, cmd *exec.Cmd, timeout time.Duration, logger *zap.
 	ended, kill := watchEnd(cmd)
 	err = await(ctx, timeout, ended, kill)
 	took := time.Since(start)
-	if !out.wait(OutputDelay) {
+	if !clock.Wait(out.done, OutputDelay) {
 		logger.Warn("command left a process behind that holds its output open; this output is thrown away from now on; use detach, or redirect it", fields...)
 	}
 	report(logger, fields, err, took, out)

@@ -3,8 +3,6 @@ package service
 import (
 	"bufio"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -17,7 +15,6 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
 // Process is a running process, as its supervisor uses it.
@@ -94,28 +91,7 @@ func startProcess(s *Service, id ID, logger func() *zap.Logger) (Process, error)
 
 // prepare returns a command with the directory and the environment of the service.
 func (s *Service) prepare(id ID, command string, args []string) (*exec.Cmd, error) {
-	var errs []error
-	repl := id.replacer()
-	replace := func(s string) string {
-		value, err := repl.ReplaceOrErr(s, false, true)
-		errs = append(errs, err)
-		return value
-	}
-	cmd := exec.Command(command)
-	for _, arg := range args {
-		cmd.Args = append(cmd.Args, replace(arg))
-	}
-	if cmd.Dir = replace(s.Dir); cmd.Dir != "" {
-		// Checked here, because the error of a start names the command only.
-		if info, err := os.Stat(cmd.Dir); err != nil || !info.IsDir() {
-			errs = append(errs, fmt.Errorf("dir: found no directory %s", cmd.Dir))
-		}
-	}
-	cmd.Env = append(proc.Environment(cmd.Environ()), vars.Environ(id.values())...)
-	for name, value := range s.Env {
-		cmd.Env = append(cmd.Env, name+"="+replace(value))
-	}
-	return cmd, errors.Join(errs...)
+	return proc.Spec{Command: command, Args: args, Dir: s.Dir, Env: s.Env}.Prepare(id.values())
 }
 
 // live starts the process and waits for its end, both on one thread: on Linux, the signal that a

@@ -130,22 +130,18 @@ func size(s string) (Size, error) {
 // Check returns an error for a value that is out of range. The Caddyfile reader calls it after
 // each option, so that the error carries the option's file and line.
 func (s *Service) Check() error {
-	if err := proc.CheckCommand(s.Command); err != nil {
-		return err
-	}
-	for name := range s.Env {
-		if err := proc.CheckVariable(name); err != nil {
-			return err
-		}
-	}
-	if err := s.checkTexts(); err != nil {
+	values := ID{}.values()
+	spec := proc.Spec{Command: s.Command, Args: s.Args, Dir: s.Dir, Env: s.Env}
+	if err := cmp.Or(
+		spec.Check(values),
+		vars.CheckAll("ready", values, s.Ready),
+		vars.CheckAll("ready_command", values, s.ReadyCommand...),
+		s.checkReady(),
+	); err != nil {
 		return err
 	}
 	if s.Start != "" && s.Start != StartEager && s.Start != StartLazy {
 		return fmt.Errorf("start: found %q, expected %s or %s", s.Start, StartEager, StartLazy)
-	}
-	if err := s.checkReady(); err != nil {
-		return err
 	}
 	if s.RestartEvery < 0 {
 		return fmt.Errorf("restart_every: found %d, expected 0 (never) or more", s.RestartEvery)
@@ -171,11 +167,7 @@ func (s *Service) checkReady() error {
 		return errors.New("ready: found an address and a command, expected only one of them")
 	}
 	if s.ReadyCommand != nil {
-		command := "" // which is refused
-		if len(s.ReadyCommand) > 0 {
-			command = s.ReadyCommand[0]
-		}
-		if err := proc.CheckCommand(command); err != nil {
+		if err := proc.CheckCommand(slices.Concat(s.ReadyCommand, []string{""})[0]); err != nil {
 			return fmt.Errorf("ready_command: %w", err)
 		}
 	}
@@ -185,28 +177,6 @@ func (s *Service) checkReady() error {
 		}
 	}
 	return nil
-}
-
-// checkTexts returns an error for placeholders that a process does not have.
-func (s *Service) checkTexts() error {
-	check := func(name string, texts ...string) error {
-		for _, text := range texts {
-			if err := vars.Check(text, ID{}.values()); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-		}
-		return nil
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
-		if err := check("env: "+name, s.Env[name]); err != nil {
-			return err
-		}
-	}
-	return cmp.Or(
-		check("args", s.Args...),
-		check("dir", s.Dir),
-		check("ready", s.Ready),
-		check("ready_command", s.ReadyCommand...))
 }
 
 // CheckSlots returns an error if nothing says when the process of a slot is ready. It is not part

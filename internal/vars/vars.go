@@ -43,6 +43,16 @@ func Check(text string, values map[string]string) error {
 	return nil
 }
 
+// CheckAll is Check for the texts of a setting with a name, which the error begins with.
+func CheckAll(name string, values map[string]string, texts ...string) error {
+	for _, text := range texts {
+		if err := Check(text, values); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 // Environ returns the values as environment variables.
 func Environ(values map[string]string) (environ []string) {
 	for name, value := range values {
