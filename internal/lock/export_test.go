@@ -29,6 +29,9 @@ func NewConfig(l *Lock, name string, s Settings, events *caddyevents.App, log *z
 
 var EnterLock = locks.enter
 
+// Exits has the exits of the processes of all locks.
+var Exits = &locks.exits
+
 func (l *Lock) Activate(c *Config)       { l.activate(c) }
 func (l *Lock) Deactivate(c *Config)     { l.deactivate(c) }
 func (l *Lock) ShutDown()                { l.shutDown() }

@@ -6,7 +6,6 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/inside"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 )
 
 func init() { inside.Process = insideView{} }
@@ -25,7 +24,7 @@ func (insideView) Locks() (all []inside.Lock) {
 	return all
 }
 
-func (insideView) Ending() int { return len(pool.Exiting()) }
+func (insideView) Ending() int { return len(locks.exits.Places()) }
 
 func (insideView) Budget() inside.Budget { return inside.Budget(fds.Process.InUse()) }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"go.uber.org/zap"
 )
@@ -39,20 +38,16 @@ type poolStage struct {
 func playPool(t *testing.T, script func(s *poolStage)) {
 	t.Helper()
 	var s *poolStage
-	before := service.Starting
-	service.Starting = func(spec *service.Service, id service.ID, _ func() *zap.Logger) (service.Process, error) {
-		return s.launch(spec, id)
-	}
-	defer func() { service.Starting = before }()
 	playHooks(t, func(h *hookStage) {
 		s = &poolStage{hookStage: h, down: make(map[string]bool), readyAfter: time.Second, endsAfter: time.Second}
+		h.lock.Pool().Start = s.launch
 		script(s)
 	})
 	if n := s.alive(""); n > 0 || len(s.lock.Pool().Processes) > 0 {
 		t.Errorf("found %d processes, and %d the lock knows, expected none", n, len(s.lock.Pool().Processes))
 	}
 	// Real processes of an earlier test may still be there.
-	for _, place := range pool.Exiting() {
+	for _, place := range lock.Exits.Places() {
 		if place.Lock == s.lock.Name() {
 			t.Errorf("found a process at %+v that others would wait for, expected none", place)
 		}
@@ -77,7 +72,7 @@ type actor struct {
 	fails   error // its start
 }
 
-func (s *poolStage) launch(_ *service.Service, id service.ID) (service.Process, error) {
+func (s *poolStage) launch(_ *service.Service, id service.ID, _ func() *zap.Logger) (service.Process, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, other := range s.processes {

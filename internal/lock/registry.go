@@ -8,11 +8,10 @@ import (
 	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
-	"go.uber.org/zap"
-
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
+	"go.uber.org/zap"
 )
 
 // registry has the locks of the process. A lock stays in it while a config, a connection or a
@@ -25,6 +24,7 @@ type registry struct {
 	mu  sync.Mutex // may be held when a lock's mutex is taken, not the other way round
 	all map[*Lock]struct{}
 
+	exits    pool.Exits // of the processes of all locks
 	listing  listing
 	shutDown sync.Once
 }
@@ -61,7 +61,7 @@ func (r *registry) add(name string) *Lock {
 		queue:     queue.New(queue.Bounds{MaxWaiting: queue.Unlimited}),
 		record:    record.New(),
 	}
-	l.pool.Lock = l
+	l.pool.Lock, l.pool.Exits = l, &r.exits
 	l.idle.fire = l.idleNow
 	l.idle.begin(0)
 	l.users.Store(1)
@@ -237,6 +237,6 @@ func ShutDown() {
 			ends.Go(l.shutDown)
 		}
 		ends.Wait()
-		pool.AwaitExits() // of locks that are no more
+		locks.exits.Await() // also of locks that are no more
 	})
 }

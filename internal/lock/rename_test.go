@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 	"go.uber.org/zap"
@@ -21,7 +20,7 @@ func (s *hookStage) rename(name string, settings lock.Settings) {
 // of its names.
 func nothingAwaited(t *testing.T, names ...string) {
 	t.Helper()
-	for _, place := range pool.Exiting() {
+	for _, place := range lock.Exits.Places() {
 		for _, name := range names {
 			if place.Lock == name {
 				t.Errorf("found a process at %+v that others would wait for, expected none", place)
@@ -89,15 +88,13 @@ func TestOldNameOfProcessIsFree(t *testing.T) {
 			}
 			return names
 		}
-		before := service.Starting
-		service.Starting = func(spec *service.Service, id service.ID, logger func() *zap.Logger) (service.Process, error) {
+		other.Pool().Start = func(spec *service.Service, id service.ID, logger func() *zap.Logger) (service.Process, error) {
 			if id.Lock == "stage" { // the stage takes it for one of its own lock's, beside the other
 				id.Slot, id.Worker = 2, ""
 			}
-			return before(spec, id, logger)
+			return s.launch(spec, id, logger)
 		}
 		other.Activate(c)
-		service.Starting = before
 		s.until(9500 * time.Millisecond)
 		if got := startedAs(); len(got) != 1 {
 			t.Errorf("found processes %v, expected the first one only: it has a client", got)

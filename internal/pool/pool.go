@@ -23,7 +23,9 @@ import (
 // Take the pool's mutex after the lock's, and before those of workers and supervisors.
 type Pool struct {
 	Lock   Lock
-	pooled atomic.Bool // the config in force says what stands behind the slots
+	Exits  *Exits          // shared by the pools of all locks
+	Start  service.Starter // starts processes; nil: real ones
+	pooled atomic.Bool     // the config in force says what stands behind the slots
 
 	mu        sync.Mutex
 	limit     int                       // slots of the config in force
@@ -67,13 +69,15 @@ type Worker struct {
 	Hastened atomic.Bool // see lock.hasten
 }
 
-// outOfService are the reasons why a slot is not granted. It is while there is none.
+// outOfService are the reasons why the slot of a worker is not granted. The worker alone takes its
+// slot out of the queue's service while there is a reason, and puts it in when there is none.
 type outOfService uint8
 
 const (
 	outRemoved outOfService = 1 << iota // the config names it no longer
 	outDown                             // it could not be reached
 	outProcess                          // its process is not ready
+	outRetired                          // a process that no config wants has not ended
 )
 
 // How long a worker that could not be reached is left out. The time doubles with each failure.
@@ -161,25 +165,18 @@ func (w *Worker) Down(err error) {
 
 // Succeeded notes that a connection has reached the worker, as is known for sure when its
 // handlers have ended: something before the proxy may have talked with the client.
-func (w *Worker) Succeeded() {
-	w.mu.Lock()
-	up := w.failed > 0
-	w.failed = 0
-	w.mu.Unlock()
-	if up {
-		w.pool.Lock.Publish(status.Event{Event: status.EventWorkerUp, Slot: w.Slot, Worker: w.Address})
-	}
-}
+func (w *Worker) Succeeded() { w.recover(false) }
 
 // Restored ends the time for which the worker is left out, if it is.
-func (w *Worker) Restored() {
+func (w *Worker) Restored() { w.recover(true) }
+
+func (w *Worker) recover(putIn bool) {
 	w.mu.Lock()
 	up := w.failed > 0
 	w.failed = 0
-	if w.retry != nil {
-		w.retry.Stop()
+	if putIn {
+		w.end(outDown)
 	}
-	w.end(outDown)
 	w.mu.Unlock()
 	if up {
 		w.pool.Lock.Publish(status.Event{Event: status.EventWorkerUp, Slot: w.Slot, Worker: w.Address})
@@ -365,7 +362,7 @@ func (w *Worker) Status() status.Worker {
 	switch {
 	case why&outRemoved != 0:
 		s.State = status.WorkerRemoved
-	case why&outProcess != 0:
+	case why&(outProcess|outRetired) != 0:
 		s.State = status.WorkerUnready
 	case why != 0:
 		s.State = status.WorkerOut

@@ -306,7 +306,8 @@ func TestSupervisedProcess(t *testing.T) {
 	s.ReadyCommand, s.StopTimeout = []string{"true"}, second/10
 	core, logs := observer.New(zap.DebugLevel)
 	slot := new(realSlot)
-	sup := Supervise(s, someProcess, slot, func() *zap.Logger { return zap.New(core) }, nil)
+	sup := Supervise(nil, s, someProcess, slot, func() *zap.Logger { return zap.New(core) }, nil)
+	sup.Run()
 	defer sup.stop()
 	if err := sup.Ready(t.Context()); err != nil {
 		t.Fatal(err)
@@ -350,7 +351,8 @@ func TestSupervisedStartAbandoned(t *testing.T) {
 	pid := testkit.File(t)
 	s := shell("exec sleep 1000")
 	s.ReadyCommand = []string{"sh", "-c", `echo $$ >"$1"; exec sleep 1000`, "sh", pid}
-	sup := Supervise(s, someProcess, new(realSlot), zap.NewNop, nil)
+	sup := Supervise(nil, s, someProcess, new(realSlot), zap.NewNop, nil)
+	sup.Run()
 	defer sup.stop()
 	asking := testkit.ReadSoon(t, pid)
 	sup.stop()

@@ -22,7 +22,8 @@ func TestSupervisorAtRandom(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
 			spec := &Service{Start: "lazy", RestartEvery: 5, RestartInterval: 20 * second, StopIdle: 4 * second, MaxMemory: 1}
 			s := &stage{t: t, began: time.Now(), readyAfter: time.Second}
-			s.Supervisor = superviseWith(s.launch, spec, ID{}, s, zap.NewNop, nil)
+			s.Supervisor = Supervise(s.launch, spec, ID{}, s, zap.NewNop, nil)
+			s.Run()
 			var clients sync.WaitGroup
 			for range 300 {
 				time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)

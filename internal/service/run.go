@@ -1,6 +1,7 @@
 package service
 
-// What the goroutine of a supervisor does; see supervisor.go.
+// What the goroutine of a supervisor does; see supervisor.go. It holds the mutex, but for what is in
+// outside and wait.
 
 import (
 	"cmp"
@@ -8,12 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
 
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -22,106 +23,108 @@ func (s *Supervisor) run() {
 	defer s.slot.Gone()
 	defer close(s.done)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.awaitOthers()
-	s.mu.Unlock()
-	why := "" // the last process that was ready has ended; empty if there is none to replace
-	for s.rest(&why) {
-		p, err := s.start(why)
+	for s.rest() {
+		p, err := s.start()
 		if err == nil {
-			why = s.watch(p)
+			s.watch(p)
 		}
 		if p != nil {
 			s.end(p)
 		}
 	}
-	s.mu.Lock()
 	s.awaitOthers() // also after Halt: what waits for this end waits for theirs as well
-	s.now.PID = 0
 	s.set(status.ProcessStopped)
-	s.mu.Unlock()
-	if why != "" {
+	if s.ended != "" {
 		s.tell(Event{Name: status.EventStopped, Reason: status.StopAsked})
 	}
 }
 
-// awaitOthers waits for the processes at the same place to exit. The mutex is held, and released
-// meanwhile.
+// outside runs f without the mutex.
+func (s *Supervisor) outside(f func(logger *zap.Logger)) {
+	id := s.id
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	f(s.logger().With(zap.String("lock", id.Lock), zap.Int("slot", id.Slot)))
+}
+
+// wait waits until the state has changed, over is closed, or d has passed.
+func (s *Supervisor) wait(over <-chan struct{}, d time.Duration) {
+	changed := s.changed
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-over:
+	case <-timer.C:
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitOthers waits for the processes at the same place to exit.
 func (s *Supervisor) awaitOthers() {
 	for len(s.before) > 0 {
 		end := s.before[0]
 		s.before = s.before[1:]
-		s.mu.Unlock()
-		<-end
-		s.mu.Lock()
+		s.outside(func(*zap.Logger) { <-end })
 	}
 }
 
 // rest waits until the process is to be started: while it is stopped, or backs off. It returns
-// false after Halt. why becomes empty if the next process replaces no other.
-func (s *Supervisor) rest(why *string) bool {
-	s.tellRest(why)
-	var pauseOver <-chan time.Time
-	pause := s.layDown()
-	if pause > 0 {
-		timer := time.NewTimer(pause)
-		defer timer.Stop()
-		pauseOver = timer.C
+// false after Halt.
+func (s *Supervisor) rest() bool {
+	if s.ended == status.StopIdle || !s.wanted && !s.failing {
+		s.tellStopped()
 	}
-	for {
-		s.mu.Lock()
-		// The end of the last one has turned out to be no failure, or is paid for.
-		if !s.wanted && s.now.State == status.ProcessBackingOff && (pause == 0 || s.failures == 0) {
-			s.failing, s.now.Due = false, ""
-			s.set(status.ProcessStopped)
-		}
-		start, closed := s.wanted && (pause == 0 || s.failures == 0 || s.now.Due != ""), s.closed
-		s.mu.Unlock()
-		if start || closed {
-			return !closed
-		}
-		select {
-		case <-pauseOver:
-			pause = 0
-			s.mu.Lock()
-			s.resting = !s.wanted
-			s.mu.Unlock()
-			s.tellRest(why)
-		case <-s.kick:
-			s.tellRest(why)
-		case <-s.quit:
-		}
+	if s.now.PID = 0; s.gone != nil {
+		close(s.gone)
+		s.gone = nil
 	}
-}
-
-// tellRest reports that the last process is not replaced, if that was just decided.
-func (s *Supervisor) tellRest(why *string) {
-	s.mu.Lock()
-	resting := s.resting
-	s.resting = false
-	s.mu.Unlock()
-	if resting && *why != "" {
-		s.tell(Event{Name: status.EventStopped, Reason: *why})
-		*why = ""
-	}
-}
-
-// layDown records that there is no process, and returns how long to wait before a start.
-func (s *Supervisor) layDown() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.now.PID, s.exists = 0, false
-	for _, former := range s.former {
-		close(former)
-	}
-	s.former = nil
+	var pauseOver time.Time
 	switch {
 	case s.failing:
+		pauseOver = time.Now().Add(backOff(s.row))
 		s.set(status.ProcessBackingOff)
-		return backOff(s.failures)
 	case !s.wanted:
 		s.set(status.ProcessStopped)
 	}
-	return 0
+	for !s.closed {
+		pause := time.Until(pauseOver)
+		paid := pause <= 0 || s.row == 0 // the latter if the end was no failure after all
+		switch {
+		case s.wanted && (paid || s.now.Due != ""):
+			return true
+		case !paid:
+			s.wait(nil, pause)
+		case s.now.State != status.ProcessBackingOff:
+			s.wait(nil, math.MaxInt64)
+		case s.ended != "":
+			s.tellStopped()
+		default:
+			s.failing, s.now.Due = false, ""
+			s.set(status.ProcessStopped)
+		}
+	}
+	return false
+}
+
+// tellStopped reports that nothing replaces the last process, if there was one.
+func (s *Supervisor) tellStopped() {
+	if why := s.ended; why != "" {
+		s.ended = ""
+		s.tell(Event{Name: status.EventStopped, Reason: why})
+	}
 }
 
 func backOff(failures int) time.Duration {
@@ -130,105 +133,87 @@ func backOff(failures int) time.Duration {
 
 // start starts the process and waits until it is ready. With an error it may still return a
 // process, which must be ended.
-func (s *Supervisor) start(why string) (Process, error) {
-	s.mu.Lock()
+func (s *Supervisor) start() (p Process, err error) {
 	s.awaitOthers()
-	spec, id := s.spec, s.id
-	s.exists = true
+	s.gone = make(chan struct{})
 	s.now.Due, s.now.Connections = "", 0
-	s.failing, s.doubted, s.met = false, false, false // s.now.Failed stays until one is ready
+	s.failing, s.guest, s.met = false, absent, false // s.now.Failed stays until one is ready
 	s.set(status.ProcessStarting)
-	s.mu.Unlock()
-	p, err := s.launch(spec, id)
+	spec, id := s.spec, s.id
+	s.outside(func(*zap.Logger) { p, err = s.launch(spec, id, s.logger) })
 	if err == nil {
 		err = s.await(p)
 	}
 
-	e := Event{Name: status.EventStarted, Reason: why, Err: err}
-	if why != "" {
-		e.Name = status.EventRestarted
-	}
-	s.mu.Lock()
-	e.PID = s.now.PID
+	e := Event{Name: status.EventStarted, Reason: s.ended, PID: s.now.PID, Err: err}
 	switch {
-	case err == nil:
-		if why != "" {
-			s.now.Restarts[why]++
+	case err == errAbandoned:
+		s.set(status.ProcessStopping)
+		return p, err
+	case err != nil:
+		e.Name = status.EventFailed
+		s.fail(fmt.Sprintf("start failed: %v", err))
+		s.set(status.ProcessStopping)
+	default:
+		if s.ended != "" {
+			e.Name = status.EventRestarted
+			s.now.Restarts[s.ended]++
 		}
 		s.used, s.now.Failed = time.Now(), ""
 		s.slot.Fresh()
 		s.set(status.ProcessReady)
-	case errors.Is(err, errAbandoned):
-		s.set(status.ProcessStopping)
-	default:
-		e.Name = status.EventFailed
-		s.fail(fmt.Sprintf("start failed: %v", err))
-		s.set(status.ProcessStopping)
 	}
-	s.mu.Unlock()
-	if !errors.Is(err, errAbandoned) {
-		s.tell(e)
-	}
+	s.tell(e)
 	return p, err
 }
 
 // await waits until p is ready.
-func (s *Supervisor) await(p Process) error {
-	s.mu.Lock()
+func (s *Supervisor) await(p Process) (err error) {
 	s.now.PID = p.PID()
-	s.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
-	answer := make(chan error, 1)
-	var asked sync.WaitGroup
-	asked.Go(func() { answer <- p.Ready(ctx) })
-	defer asked.Wait()
-	defer cancel()
-	for {
-		s.mu.Lock()
-		abandoned := s.closed || s.now.Due != "" // which can only be config
-		s.mu.Unlock()
-		if abandoned {
-			return errAbandoned
-		}
-		select {
-		case err := <-answer:
-			select {
-			case <-p.Exited():
-				return cmp.Or(err, errors.New("it has ended when it was just ready: "+ending(p)))
-			default:
-				return err
-			}
-		case <-s.kick:
-		case <-s.quit:
-		}
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		err = p.Ready(ctx)
+	}()
+	for !isClosed(answered) && !s.isAbandoned() {
+		s.wait(answered, math.MaxInt64)
 	}
+	abandoned := s.isAbandoned()
+	cancel()
+	s.outside(func(*zap.Logger) { <-answered })
+	switch {
+	case abandoned:
+		return errAbandoned
+	case isClosed(p.Exited()):
+		return cmp.Or(err, errors.New("it has ended when it was just ready: "+ending(p)))
+	}
+	return err
 }
 
-// watch waits until p has ended or is to be ended, and returns why.
-func (s *Supervisor) watch(p Process) (why string) {
-	timer := time.NewTimer(math.MaxInt64)
-	defer timer.Stop()
-	memory := time.NewTicker(memoryInterval)
-	defer memory.Stop()
-	for {
+// isAbandoned reports whether a start is to be given up. Only other settings can be due then.
+func (s *Supervisor) isAbandoned() bool { return s.closed || s.now.Due != "" }
+
+// watch waits until p has ended or is to be ended.
+func (s *Supervisor) watch(p Process) {
+	for weighAt := time.Now().Add(memoryInterval); ; {
+		if isClosed(p.Exited()) {
+			s.outside(func(logger *zap.Logger) {
+				logger.Warn("service has ended", zap.Int("pid", p.PID()), zap.String("status", ending(p)))
+			})
+			s.leave(p, status.RestartExit)
+			return
+		}
 		why, next := s.look()
 		if why != "" {
-			return why
+			s.leave(p, why)
+			return
 		}
-		timer.Reset(next)
-		select {
-		case <-p.Exited():
-			s.logger().Warn("service has ended", zap.Int("pid", p.PID()), zap.String("status", ending(p)))
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.clean = p.Cause() == nil
-			s.leave(status.RestartExit, ending(p))
-			return status.RestartExit
-		case <-memory.C:
+		if rest := time.Until(weighAt); rest > 0 {
+			s.wait(p.Exited(), min(next, rest))
+		} else {
+			weighAt = weighAt.Add(memoryInterval)
 			s.weigh(p)
-		case <-timer.C:
-		case <-s.kick:
-		case <-s.quit:
 		}
 	}
 }
@@ -242,11 +227,8 @@ func ending(p Process) string {
 
 // look returns why the process must end now, or when to check again.
 func (s *Supervisor) look() (why string, next time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	next = math.MaxInt64
 	if s.closed {
-		s.leave(status.StopAsked, "")
 		return status.StopAsked, 0
 	}
 	if d := time.Duration(s.spec.RestartInterval); d > 0 && s.now.Due == "" {
@@ -254,18 +236,16 @@ func (s *Supervisor) look() (why string, next time.Duration) {
 			s.require(status.RestartInterval)
 		}
 	}
-	if why = s.now.Due; why != "" {
-		if !s.slot.Out() {
-			return "", math.MaxInt64
+	if s.now.Due != "" {
+		if s.slot.Out() {
+			return s.now.Due, 0
 		}
-		s.leave(why, "restarted for "+why)
-		return why, 0
+		return "", math.MaxInt64
 	}
 	if d := time.Duration(s.spec.StopIdle); d > 0 {
 		rest := time.Until(s.used.Add(d))
 		if rest <= 0 {
 			if s.slot.Out() {
-				s.leave(status.StopIdle, "")
 				return status.StopIdle, 0
 			}
 			s.slot.In() // it has a connection
@@ -278,98 +258,92 @@ func (s *Supervisor) look() (why string, next time.Duration) {
 
 // leave records that the process that was ready ends or has ended. A process with a short life has
 // failed, unless a connection has reached it or its end was wanted. Its exit status does not
-// matter. Whether the holder has reached it may show only later, see Reached. The mutex is held.
-func (s *Supervisor) leave(why, how string) {
-	lived := time.Since(s.now.Since)
-	s.wanted, s.resting = why != status.StopIdle, why == status.StopIdle
-	switch byItself := why == status.RestartExit || why == status.RestartMemory; {
-	case byItself && !s.met && !s.arrived && lived < shortLife:
-		s.fail(fmt.Sprintf("it has lived for %s only: %s", lived.Round(time.Millisecond), how))
-		s.doubted = s.letIn
-		s.wanted = why != status.RestartExit || !s.finished()
-	case why == status.RestartExit:
-		s.failures = 0
-		s.replaceOrRest()
-	default:
-		s.failures = 0
+// matter. Whether the holder has reached it may show only later, see Reached.
+//
+// A lazy process that has ended with status 0 had nothing more to do: it rests until the next
+// connection. If it has failed as well, it rests after the pause: a connection that goes back in
+// line would start it again and again.
+func (s *Supervisor) leave(p Process, why string) {
+	how, finished := "restarted for "+why, false
+	if why == status.RestartExit {
+		how, finished = ending(p), p.Cause() == nil && s.spec.Start == StartLazy
 	}
-	s.letIn, s.arrived = false, false
+	s.ended, s.wanted = why, why != status.StopIdle && !finished
+	byItself, lived := why == status.RestartExit || why == status.RestartMemory, time.Since(s.now.Since)
+	if byItself && !s.met && s.guest != arrived && lived < shortLife {
+		s.fail(fmt.Sprintf("it has lived for %s only: %s", lived.Round(time.Millisecond), how))
+	} else {
+		s.row = 0
+	}
+	if s.guest == letIn && s.failing {
+		s.guest = doubted
+	} else {
+		s.guest = absent
+	}
 	s.now.Due, s.now.LastReason = "", why
 	s.set(status.ProcessStopping)
 }
 
-// fail records that a process has failed. The mutex is held.
+// fail records that a process has failed.
 func (s *Supervisor) fail(why string) {
-	s.failures++
+	s.row++
 	s.failing, s.now.Failed = true, why
 }
 
 // weigh checks the memory of p against the limit, if there is one.
 func (s *Supervisor) weigh(p Process) {
-	s.mu.Lock()
-	limit, due := uint64(s.spec.MaxMemory), s.now.Due
-	s.mu.Unlock()
-	if limit == 0 || due != "" {
+	limit, used := uint64(s.spec.MaxMemory), uint64(0)
+	if limit == 0 || s.now.Due != "" {
 		return
 	}
-	used, err := p.Memory()
-	if err != nil {
-		s.logger().Debug("memory cannot be read", zap.Error(err)) // most likely it has just ended
-		return
+	s.outside(func(logger *zap.Logger) {
+		var err error
+		if used, err = p.Memory(); err != nil {
+			logger.Debug("memory cannot be read", zap.Error(err)) // most likely it has just ended
+		} else if used > limit {
+			logger.Info("service has more memory than it may", zap.Int("pid", p.PID()),
+				zap.String("resident", humanize.IBytes(used)), zap.String("max_memory", humanize.IBytes(limit)))
+		}
+	})
+	if used > limit {
+		s.require(status.RestartMemory)
 	}
-	if used <= limit {
-		return
-	}
-	s.logger().Info("service has more memory than it may", zap.Int("pid", p.PID()),
-		zap.String("resident", humanize.IBytes(used)), zap.String("max_memory", humanize.IBytes(limit)))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.require(status.RestartMemory)
 }
 
 // end ends p and waits for its exit. After Halt it does not wait forever: a process that hangs in
 // the kernel does not die. Otherwise it waits, because the next process could not have its
 // address.
 func (s *Supervisor) end(p Process) {
-	s.mu.Lock()
 	timeout := cmp.Or(time.Duration(s.spec.StopTimeout), defaultStopTimeout)
-	s.mu.Unlock()
-	p.Terminate()
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
-	for killed := false; ; killed = true {
-		select {
-		case <-p.Exited():
-			p.Release()
-			return
-		case <-timer.C:
-		}
-		if killed {
-			s.logger().Error("service does not end although it was killed", zap.Int("pid", p.PID()))
-			s.mu.Lock()
-			closed := s.closed
-			s.mu.Unlock()
-			if closed {
-				return
+	s.outside(func(logger *zap.Logger) {
+		p.Terminate()
+		for killed, wait := false, timeout; !clock.Wait(p.Exited(), wait); killed, wait = true, proc.KillDelay {
+			if !killed {
+				logger.Warn("service has not ended in time, killing it", zap.Int("pid", p.PID()), zap.Duration("stop_timeout", timeout))
+			} else {
+				logger.Error("service does not end although it was killed", zap.Int("pid", p.PID()))
+				if s.isHalted() {
+					return
+				}
 			}
-		} else {
-			s.logger().Warn("service has not ended in time, killing it", zap.Int("pid", p.PID()), zap.Duration("stop_timeout", timeout))
+			p.Kill()
 		}
-		p.Kill()
-		timer.Reset(proc.KillDelay)
-	}
+		p.Release()
+	})
 }
 
 // tell logs e and passes it to note.
 func (s *Supervisor) tell(e Event) {
-	e.ID = s.identity()
-	fields := []zap.Field{zap.Int("pid", e.PID), zap.String("reason", e.Reason)}
-	if e.Err != nil {
-		s.logger().Error("service failed to start", append(fields, zap.Error(e.Err))...)
-	} else {
-		s.logger().Info("service "+e.Name, fields...)
-	}
-	if s.note != nil {
-		s.note(e)
-	}
+	e.ID = s.id
+	s.outside(func(logger *zap.Logger) {
+		fields := []zap.Field{zap.Int("pid", e.PID), zap.String("reason", e.Reason)}
+		if e.Err != nil {
+			logger.Error("service failed to start", append(fields, zap.Error(e.Err))...)
+		} else {
+			logger.Info("service "+e.Name, fields...)
+		}
+		if s.note != nil {
+			s.note(e)
+		}
+	})
 }

@@ -44,7 +44,8 @@ func perform(t *testing.T, spec *Service, script func(*stage), want ...string) {
 	synctest.Test(t, func(t *testing.T) {
 		t.Helper()
 		s := &stage{t: t, began: time.Now(), readyAfter: time.Second}
-		s.Supervisor = superviseWith(s.launch, spec, ID{"soffice", 1, ""}, s, zap.NewNop, s.happened)
+		s.Supervisor = Supervise(s.launch, spec, ID{"soffice", 1, ""}, s, zap.NewNop, s.happened)
+		s.Run()
 		synctest.Wait()
 		script(s)
 		synctest.Wait()

@@ -10,29 +10,26 @@ package service
 //	   │                         backing off ◀──┘                    │
 //	   └─────────────────────────────── idle, stop ──────────────────┘
 //
-// One goroutine (run, in run.go) starts the process, waits for it, and ends it; no other
-// touches it. The methods only note something under the mutex and wake that goroutine, so
-// they never wait, but for Ready (until the process is ready).
+// One goroutine (run, in run.go) starts the process, waits for it, and ends it. It holds the mutex
+// except while it waits, logs, or does what takes time. The methods change the state and wake that
+// goroutine (update). Only Ready waits, until the process is ready.
 //
 // The slot follows from the state, and nothing else takes it out or lets it in:
 //
 //	in  <=>  not closed, and stopped and not wanted, or ready and nothing due
 //
-// This is made true (settle) in the same hold of the mutex in which the state changes.
-// So when Ended or Restart has returned, the slot is not handed on any more, although
-// the goroutine may know of nothing yet. Taking it out and asking whether it is
-// vacant is one step of the queue's; a process is ended only when the answer was yes, or
-// by Halt. Vacated is no more than a sign to ask again: by the time it comes, the slot
-// may have a new holder already, which was granted it before it was taken out. Such a
-// holder meets a process that is ready still, and the restart waits for its end too.
+// update makes this true in the same hold of the mutex in which the state changes. So when Ended or
+// Restart has returned, the slot is not granted again, although the goroutine may not know it yet.
+// Taking the slot out and asking whether it is vacant is one operation of the queue. A process is
+// ended only when the answer was yes, or by Halt. Vacated is only a sign to ask again: the slot may
+// have been granted before it was taken out. Such a holder finds the process still ready, and the
+// restart waits for its end too.
 //
-// A process that ends by itself is not waited for like that: the holder of the slot
-// has lost it anyway. A holder that has not reached it yet waits in Ready for the next.
-//
-// The mutex may be held when the slot is taken out or let in, and never over
-// anything that takes time: starting, reading memory, logging.
+// A process that ends by itself does not wait like that: the holder of the slot has lost it anyway.
+// A holder that has not reached it yet waits in Ready for the next.
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -80,74 +77,72 @@ type Supervisor struct {
 	slot   Slot
 	logger func() *zap.Logger
 	note   func(Event)
-	launch func(*Service, ID) (Process, error)
+	launch Starter
+	done   chan struct{} // closed when the goroutine has ended
 
-	kick chan struct{} // capacity 1: check the state again
-	quit chan struct{} // closed by Halt
-	done chan struct{} // closed when the goroutine has ended
-
-	mu       sync.Mutex
-	id       ID
-	before   []<-chan struct{} // the exits for which this one waits
-	former   []chan struct{}   // closed when no process is left that was started under a former name
-	spec     *Service          // of the next start; settings that need no restart apply at once
-	now      status.Process
-	exists   bool          // there is a process, or one is being started
-	wanted   bool          // to be started
-	closed   bool          // Halt was called
-	failures int           // in a row
-	failing  bool          // the last process has failed, and the next start has not begun
-	letIn    bool          // the holder was let in to the current process
-	arrived  bool          // the holder has reached the current process
-	met      bool          // an earlier connection has reached the current process
-	doubted  bool          // the holder was let in to the last process, which has failed unless the holder has reached it
-	clean    bool          // the last process has ended by itself with status 0
-	resting  bool          // no process replaces the last one until one is asked for; not reported yet
-	used     time.Time     // when the slot last had a connection
-	changed  chan struct{} // closed when the state has changed
+	mu      sync.Mutex
+	changed chan struct{} // closed when the state has changed, and replaced
+	id      ID
+	spec    *Service // of the next start; settings that need no restart apply at once
+	now     status.Process
+	wanted  bool // to be started
+	closed  bool // Halt was called
+	life
+	failures
+	before []<-chan struct{} // the exits that the next start waits for
 }
 
-// Supervise starts a supervisor, and the process unless it is lazy. If it starts the process, the
-// slot is out when Supervise returns. Until all channels in before are closed, the supervisor does
-// nothing and its slot is out. logger returns the current logger. note, if not nil, gets the
-// events one after the other. End the supervisor with Halt.
-func Supervise(spec *Service, id ID, slot Slot, logger func() *zap.Logger, note func(Event), before ...<-chan struct{}) *Supervisor {
-	return superviseWith(Starting, spec, id, slot, logger, note, before...)
+// life is what is known about the current process, or the last one.
+type life struct {
+	gone  chan struct{} // closed when it is gone; nil if there is none, and none is being started
+	used  time.Time     // when the slot last had a connection
+	met   bool          // an earlier connection has reached it
+	guest guest
+	ended string // why it has ended since it was ready; empty if nothing replaces it
 }
 
-// Starting starts the processes; tests have their own.
-var Starting Starter = startProcess
+// guest is how far the slot's holder has come with the process.
+type guest uint8
 
-func superviseWith(launch Starter, spec *Service, id ID, slot Slot, logger func() *zap.Logger, note func(Event), before ...<-chan struct{}) *Supervisor {
-	s := &Supervisor{
-		id:   id,
-		slot: slot,
-		note: note,
-		launch: func(s *Service, id ID) (Process, error) {
-			return launch(s, id, func() *zap.Logger { return logger().Named("service") })
-		},
-		before:  before,
-		kick:    make(chan struct{}, 1),
-		quit:    make(chan struct{}),
-		done:    make(chan struct{}),
-		changed: make(chan struct{}),
-		spec:    spec,
-		wanted:  spec.Start != StartLazy,
+const (
+	absent  guest = iota
+	letIn         // to the current process
+	arrived       // it has reached the current process
+	doubted       // it was let in to the last process, which has failed unless the holder has reached it
+)
+
+// failures count the processes that have failed.
+type failures struct {
+	row     int  // in a row
+	failing bool // the last process has failed, and the next start has not begun
+}
+
+// Supervise returns a supervisor of processes that launch starts; nil starts real ones. logger
+// returns the current logger. note, if not nil, gets the events one after the other. Nothing happens
+// before Run. End the supervisor with Halt.
+func Supervise(launch Starter, spec *Service, id ID, slot Slot, logger func() *zap.Logger, note func(Event)) *Supervisor {
+	if launch == nil {
+		launch = startProcess
 	}
-	s.logger = func() *zap.Logger {
-		id := s.identity()
-		return logger().Named("service").With(zap.String("lock", id.Lock), zap.Int("slot", id.Slot))
+	return &Supervisor{
+		slot: slot, logger: func() *zap.Logger { return logger().Named("service") }, note: note, launch: launch,
+		done: make(chan struct{}), changed: make(chan struct{}),
+		id: id, spec: spec, wanted: spec.Start != StartLazy,
+		now: status.Process{State: status.ProcessStopped, Since: time.Now(), Restarts: make(map[string]int)},
 	}
-	s.now.Restarts = make(map[string]int)
-	state := status.ProcessStopped
-	if len(before) > 0 {
-		state = status.ProcessStopping // which a predecessor is
-	}
+}
+
+// Run starts the process unless it is lazy; then the slot is out when Run returns. Until all
+// channels in before are closed, nothing is started and the slot is out.
+func (s *Supervisor) Run(before ...<-chan struct{}) {
 	s.mu.Lock()
-	s.set(state)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.before = before
+	if len(before) > 0 {
+		s.now.State = status.ProcessStopping // which a predecessor is
+	}
+	s.update()
 	go s.run()
-	return s
 }
 
 // Ready is called for a connection that holds the slot, before anything else. It
@@ -175,14 +170,13 @@ func (s *Supervisor) enter() (wait <-chan struct{}, err error) {
 	case s.closed:
 		return nil, errNoService
 	case s.now.State == status.ProcessReady:
-		s.letIn = true
+		s.guest = letIn
 		return nil, nil
 	case s.failing:
 		return nil, errors.New(s.now.Failed)
 	case s.now.State == status.ProcessStopped:
 		s.wanted = true
-		s.settle()
-		s.wake()
+		s.update()
 	}
 	return s.changed, nil
 }
@@ -192,8 +186,9 @@ func (s *Supervisor) enter() (wait <-chan struct{}, err error) {
 func (s *Supervisor) Missed() (runs bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	runs = s.letIn
-	s.letIn, s.arrived = false, false
+	if runs = s.guest == letIn || s.guest == arrived; runs {
+		s.guest = absent
+	}
 	return runs
 }
 
@@ -203,13 +198,12 @@ func (s *Supervisor) Missed() (runs bool) {
 func (s *Supervisor) Reached() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.letIn:
-		s.arrived = true
-	case s.doubted:
-		s.doubted, s.failing, s.failures, s.now.Failed = false, false, 0, ""
-		s.replaceOrRest()
-		s.wake()
+	switch s.guest {
+	case letIn:
+		s.guest = arrived
+	case doubted:
+		s.guest, s.failures, s.now.Failed = absent, failures{}, ""
+		s.update()
 	}
 }
 
@@ -221,9 +215,9 @@ func (s *Supervisor) Ended(reached, counts bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used = time.Now()
-	reached = reached && s.letIn
+	reached = reached && (s.guest == letIn || s.guest == arrived)
 	s.met = s.met || reached
-	s.letIn, s.arrived, s.doubted = false, false, false
+	s.guest = absent
 	if !reached || !counts && s.spec.RestartEvery != 1 {
 		return
 	}
@@ -238,7 +232,7 @@ func (s *Supervisor) Vacated() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.now.Due != "" {
-		s.wake()
+		s.update()
 	}
 }
 
@@ -262,13 +256,12 @@ func (s *Supervisor) Replace(spec *Service) {
 	starts := s.now.State == status.ProcessStarting || s.now.State == status.ProcessBackingOff
 	switch {
 	case (starts || s.now.State == status.ProcessReady) && !spec.sameProcess(old), starts && !spec.sameReady(old):
-		s.failures = 0
+		s.row = 0
 		s.require(status.RestartConfig)
 	case s.now.State != status.ProcessReady && old.Start == StartLazy && spec.Start != StartLazy:
 		s.wanted = true
 	}
-	s.settle()
-	s.wake()
+	s.update()
 }
 
 // Rename gives the process's lock another name. A process that runs has the old one in its
@@ -280,20 +273,20 @@ func (s *Supervisor) Rename(name string, before ...<-chan struct{}) (over <-chan
 	defer s.mu.Unlock()
 	s.id.Lock = name
 	s.before = append(s.before, before...)
-	former := make(chan struct{})
-	if s.exists {
-		s.former = append(s.former, former)
-	} else {
-		close(former)
-	}
 	if s.now.State == status.ProcessStarting || s.now.State == status.ProcessReady {
-		s.failures = 0
+		s.row = 0
 		s.require(status.RestartConfig)
 	}
-	return former
+	if s.gone == nil {
+		none := make(chan struct{})
+		close(none)
+		return none
+	}
+	return s.gone
 }
 
-func (s *Supervisor) identity() ID {
+// ID returns which slot the process stands behind.
+func (s *Supervisor) ID() ID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.id
@@ -307,13 +300,17 @@ func (s *Supervisor) Done() <-chan struct{} { return s.done }
 func (s *Supervisor) Halt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closed {
-		s.closed = true
-		close(s.quit)
-		s.set(s.now.State)
-	}
+	s.closed = true
+	s.update()
 }
 
+func (s *Supervisor) isHalted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// Snapshot returns the state of the process.
 func (s *Supervisor) Snapshot() status.Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -324,29 +321,16 @@ func (s *Supervisor) Snapshot() status.Process {
 
 // Call everything below with the mutex held.
 
-// replaceOrRest decides whether another process replaces one that has ended by itself and has not
-// failed.
-func (s *Supervisor) replaceOrRest() {
-	s.resting = s.finished()
-	s.wanted = !s.resting
-}
-
-// finished reports whether the process that has ended by itself had nothing more to do: it
-// ended with status 0, and is lazy. So it rests until the next connection. If it has failed
-// as well, it rests after the pause: a connection that goes back in line would start it again
-// and again.
-func (s *Supervisor) finished() bool { return s.clean && s.spec.Start == StartLazy }
-
 func (s *Supervisor) set(state string) {
 	if state != s.now.State {
 		s.now.State, s.now.Since = state, time.Now()
 	}
-	s.settle()
-	close(s.changed)
-	s.changed = make(chan struct{})
+	s.update()
 }
 
-func (s *Supervisor) settle() {
+// update must follow each change of the state. It takes the slot out or lets it in, and wakes all
+// that wait for a change.
+func (s *Supervisor) update() {
 	idle := s.now.State == status.ProcessStopped && !s.wanted
 	serving := s.now.State == status.ProcessReady && s.now.Due == ""
 	if !s.closed && (idle || serving) {
@@ -354,20 +338,12 @@ func (s *Supervisor) settle() {
 	} else {
 		s.slot.Out()
 	}
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 func (s *Supervisor) require(reason string) {
 	s.wanted = s.wanted || s.now.State == status.ProcessBackingOff
-	if s.now.Due == "" {
-		s.now.Due = reason
-		s.settle()
-	}
-	s.wake()
-}
-
-func (s *Supervisor) wake() {
-	select {
-	case s.kick <- struct{}{}:
-	default:
-	}
+	s.now.Due = cmp.Or(s.now.Due, reason)
+	s.update()
 }

@@ -405,7 +405,7 @@ func TestSupervisorRename(t *testing.T) {
 		s.sleep(500 * time.Millisecond)
 		starting := s.Rename("one")
 		s.sleep(3 * time.Second)
-		if !isOver(starting) || s.identity().Lock != "one" {
+		if !isOver(starting) || s.ID().Lock != "one" {
 			t.Error("found the old name's process still there, expected another one")
 		}
 		s.come()
