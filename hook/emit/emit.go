@@ -149,9 +149,6 @@ func (s *Step) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("emit: found %s, expected the name of an event", opts.Count(len(args), "argument"))
 	}
 	s.Event = args[0]
-	if err := s.check(); err != nil {
-		return d.WrapErr(err)
-	}
 	return opts.Table{"timeout": opts.One(&s.Timeout, opts.Duration)}.Parse(d, s.check, nil)
 }
 

@@ -157,9 +157,6 @@ func (s *Step) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Err("exec: found 0 arguments, expected a command and its arguments")
 	}
 	s.Command, s.Args = args[0], args[1:]
-	if err := s.check(); err != nil {
-		return d.WrapErr(err)
-	}
 	return opts.Table{
 		"timeout": opts.One(&s.Timeout, opts.Duration),
 		"dir":     opts.One(&s.Dir, opts.Text),

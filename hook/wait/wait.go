@@ -101,9 +101,6 @@ func (s *Step) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if len(args) == 2 {
 		s.For = args[1]
 	}
-	if err := s.check(); err != nil {
-		return d.WrapErr(err)
-	}
 	return opts.Table{"timeout": opts.One(&s.Timeout, opts.Duration)}.Parse(d, s.check, nil)
 }
 

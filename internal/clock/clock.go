@@ -17,6 +17,23 @@ func Sleep(ctx context.Context, d time.Duration) bool {
 	return ctx.Err() == nil
 }
 
+// Retry calls try until it returns nil or ctx is done. The pauses in between double from least to most.
+// Retry returns the last error of a call that was not cut short, if there is one.
+func Retry(ctx context.Context, least, most time.Duration, try func() error) (last error) {
+	for pause := least; ; pause = min(2*pause, most) {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		if !Sleep(ctx, pause) {
+			return last
+		}
+	}
+}
+
 // Until waits until done returns true, but no longer than until end. It calls done every 10ms.
 func Until(end time.Time, done func() bool) {
 	for !done() && time.Now().Before(end) {

@@ -32,23 +32,21 @@ func Await(ctx context.Context, address, what string, timeout time.Duration) (me
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
-	var last error
-	for pause := MinPause; ; pause = min(2*pause, maxPause) {
+	last := clock.Retry(bounded, MinPause, maxPause, func() error {
 		err := Probe(bounded, network, host, ListenFor)
 		met = met || err == nil || errors.Is(err, errNoService) || errors.Is(err, errCutShort)
-		if what == Open && err == nil || what == Closed && absent(network, err) {
-			return met, nil
+		switch {
+		case what == Open:
+			return err
+		case absent(network, err):
+			return nil
+		case err == nil:
+			return errors.New("it accepts connections")
 		}
-		if err == nil {
-			err = errors.New("it accepts connections")
-		}
-		// The last probe may have been cut short. Its error tells nothing.
-		if last == nil || bounded.Err() == nil {
-			last = err
-		}
-		if !clock.Sleep(bounded, pause) {
-			break
-		}
+		return err
+	})
+	if last == nil {
+		return met, nil
 	}
 	if ctx.Err() != nil {
 		return met, fmt.Errorf("wait %s: stopped: %w", address, context.Cause(ctx))

@@ -82,12 +82,20 @@ func Map(dst *map[string]string) Option {
 	}}
 }
 
-// Parse reads the block that follows d, if there is one. After each option it calls check. For a name
-// that is not in the table it calls other, with the dispenser on the name; if other is nil, such a
-// name is an error.
+// Parse reads the block that follows d, if there is one. At the start and after each option it calls
+// check, if that is not nil. For a name that is not in the table it calls other, with the dispenser on the name; if
+// other is nil, such a name is an error.
 func (o Table) Parse(d *caddyfile.Dispenser, check func() error, other func(*caddyfile.Dispenser) error) error {
 	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
+	for nesting := d.Nesting(); ; {
+		if check != nil {
+			if err := check(); err != nil {
+				return d.WrapErr(err)
+			}
+		}
+		if !d.NextBlock(nesting) {
+			return nil
+		}
 		name := d.Val()
 		opt, known := o[name]
 		switch {
@@ -102,11 +110,7 @@ func (o Table) Parse(d *caddyfile.Dispenser, check func() error, other func(*cad
 		if err := opt.read(d, name); err != nil {
 			return err
 		}
-		if err := check(); err != nil {
-			return d.WrapErr(err)
-		}
 	}
-	return nil
 }
 
 // String lists the names in the table.

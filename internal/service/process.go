@@ -128,15 +128,6 @@ func (p *osProcess) PID() int                { return p.cmd.Process.Pid }
 func (p *osProcess) Exited() <-chan struct{} { return p.over }
 func (p *osProcess) Cause() error            { return p.err }
 
-func (p *osProcess) isOver() bool {
-	select {
-	case <-p.over:
-		return true
-	default:
-		return false
-	}
-}
-
 func (p *osProcess) Memory() (uint64, error) { return proc.Memory(p.PID()) }
 
 // Terminate and Kill do nothing after the end: the pid or the group may be another process's by

@@ -72,7 +72,7 @@ func (p *osProcess) Ready(ctx context.Context) error {
 	if err == nil {
 		clock.Wait(p.over, livesOn)
 	}
-	if p.isOver() {
+	if isClosed(p.over) {
 		return p.endedEarly(ctx, met)
 	}
 	return err
@@ -113,22 +113,16 @@ func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) e
 	})
 	command, args := p.service.ReadyCommand[0], p.service.ReadyCommand[1:]
 	logger := p.logger().WithOptions(once)
-	var last error
-	for pause := dial.MinPause; ; pause = min(2*pause, time.Second) {
+	err := clock.Retry(bounded, dial.MinPause, time.Second, func() error {
 		cmd, err := p.service.prepare(p.id, command, args)
-		if err == nil {
-			err = proc.Run(bounded, cmd, timeout, logger,
-				zap.String("lock", p.id.Lock), zap.String("moment", "ready"), zap.Int("slot", p.id.Slot), zap.String("command", command))
+		if err != nil {
+			return err
 		}
-		if err == nil {
-			return nil
-		}
-		// The last try may have been cut short: its error says nothing.
-		if last == nil || bounded.Err() == nil {
-			last = err
-		}
-		if !clock.Sleep(bounded, pause) {
-			return fmt.Errorf("ready exec %s: not ready after %s: %w", command, timeout, last)
-		}
+		return proc.Run(bounded, cmd, timeout, logger,
+			zap.String("lock", p.id.Lock), zap.String("moment", "ready"), zap.Int("slot", p.id.Slot), zap.String("command", command))
+	})
+	if err != nil {
+		return fmt.Errorf("ready exec %s: not ready after %s: %w", command, timeout, err)
 	}
+	return nil
 }

@@ -267,9 +267,6 @@ func (s *Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 		return nil
 	}
-	if err := check(); err != nil {
-		return d.WrapErr(err)
-	}
 	return opts.Table{
 		"dir":           opts.One(&s.Dir, opts.Text),
 		"env":           opts.Map(&s.Env),
