@@ -51,12 +51,6 @@ func (h *Hook) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// ParseEvery reads a number or a duration.
-func ParseEvery(s string) (e Every, err error) {
-	err = e.parse(s)
-	return e, err
-}
-
 // conditions are the options in a hook's block.
 func (h *Hook) conditions() opts.Table {
 	return opts.Table{

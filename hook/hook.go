@@ -143,29 +143,27 @@ func (e Every) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (e *Every) UnmarshalJSON(b []byte) error {
+func (e *Every) UnmarshalJSON(b []byte) (err error) {
 	var s string
 	if json.Unmarshal(b, &s) != nil {
 		s = string(b)
 	}
-	if err := e.parse(s); err != nil {
+	if *e, err = ParseEvery(s); err != nil {
 		return fmt.Errorf("every: %w", err)
 	}
 	return nil
 }
 
-func (e *Every) parse(s string) error {
-	n, err := strconv.Atoi(s)
-	if err == nil && n > 0 {
-		*e = Every{Count: n}
-		return nil
+// ParseEvery reads a number or a duration.
+func ParseEvery(s string) (Every, error) {
+	if n, err := strconv.Atoi(s); err == nil && n > 0 {
+		return Every{Count: n}, nil
 	}
 	d, err := caddy.ParseDuration(s)
 	if err != nil || d <= 0 {
-		return fmt.Errorf("found %s, expected a number or a duration, more than 0", s)
+		return Every{}, fmt.Errorf("found %s, expected a number or a duration, more than 0", s)
 	}
-	*e = Every{Interval: d}
-	return nil
+	return Every{Interval: d}, nil
 }
 
 // Check returns an error for a value that is out of range, and for a hook without steps.

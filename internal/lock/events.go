@@ -11,7 +11,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -131,17 +130,13 @@ func (l *Lock) CountUnreachable(slot int) {
 }
 
 // PublishProcess counts and publishes an event of a slot's process.
-func (l *Lock) PublishProcess(e service.Event) {
+func (l *Lock) PublishProcess(e status.Event) {
 	slot := strconv.Itoa(e.Slot)
-	switch e.Name {
+	switch e.Event {
 	case status.EventRestarted:
 		l.record.ServiceRestarts.WithLabelValues(slot, e.Reason).Inc()
 	case status.EventFailed:
 		l.record.ServiceFailures.WithLabelValues(slot).Inc()
 	}
-	event := status.Event{Event: e.Name, Slot: e.Slot, Worker: e.Worker, Reason: e.Reason, PID: e.PID}
-	if e.Err != nil {
-		event.Error = e.Err.Error()
-	}
-	l.Publish(event)
+	l.Publish(e)
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -60,7 +59,7 @@ func TestEventsAtShutdown(t *testing.T) {
 		}
 		s.load(lock.Settings{})
 		s.lock.Cancel()
-		s.lock.PublishProcess(service.Event{Name: status.EventStopped, Reason: status.StopAsked})
+		s.lock.PublishProcess(status.Event{Event: status.EventStopped, Reason: status.StopAsked})
 		s.lock.ShutDown()
 		if len(heard.names) != 1 || heard.names[0] != "tcplock_stopped" {
 			t.Errorf("found events %v, expected tcplock_stopped", heard.names)

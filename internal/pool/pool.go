@@ -49,7 +49,7 @@ type Lock interface {
 	Logger() *zap.Logger
 	Publish(status.Event)
 	CountUnreachable(slot int)
-	PublishProcess(service.Event)
+	PublishProcess(status.Event)
 }
 
 // Worker is what stands behind one slot. It keeps the slot as long as the lock lives, or until the
@@ -354,11 +354,16 @@ func at(workers []*Worker, i int) *Worker {
 	return nil
 }
 
+// Status returns the state of the worker, and of its process if the lock runs it.
 func (w *Worker) Status() status.Worker {
 	w.mu.Lock()
 	p, why := w.process, w.why
 	w.mu.Unlock()
-	s := status.Worker{Slot: w.Slot, Address: w.Address, State: status.WorkerUp}
+	s, process := status.Worker{Slot: w.Slot, Address: w.Address, State: status.WorkerUp}, status.ProcessReady
+	if p != nil {
+		now := p.Snapshot()
+		s.Process, process = &now, now.State
+	}
 	switch {
 	case why&outRemoved != 0:
 		s.State = status.WorkerRemoved
@@ -366,16 +371,9 @@ func (w *Worker) Status() status.Worker {
 		s.State = status.WorkerUnready
 	case why != 0:
 		s.State = status.WorkerOut
-	}
-	if p == nil {
-		return s
-	}
-	process := p.Snapshot()
-	s.Process = &process
-	switch { // the process may have changed its state meanwhile
-	case s.State == status.WorkerUp && process.State == status.ProcessStopped:
+	case process == status.ProcessStopped:
 		s.State = status.WorkerStopped
-	case s.State == status.WorkerUp && process.State != status.ProcessReady:
+	case process != status.ProcessReady: // it has changed its state meanwhile
 		s.State = status.WorkerUnready
 	}
 	return s

@@ -88,5 +88,5 @@ func (s Spec) Prepare(values map[string]string) (*exec.Cmd, error) {
 	for name, value := range s.Env {
 		cmd.Env = append(cmd.Env, name+"="+replace(value))
 	}
-	return cmd, errors.Join(errs...)
+	return cmd, errors.Join(append(errs, cmd.Err)...)
 }

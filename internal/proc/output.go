@@ -62,21 +62,14 @@ func (o *Output) Result() (first, end string, dropped int64) {
 	return text.Tame(string(o.first)), text.Tame(string(last)), dropped
 }
 
-// Explain adds the first line of the output to the error of a command: often only that line says
-// why it failed. It returns nil for nil.
+// Explain adds the first line of the output that is not empty to the error of a command: often only
+// that line says why it failed. The line is cut at outputLine, and safe to show on a terminal.
 func (o *Output) Explain(err error) error {
-	line := o.firstLine()
-	if err == nil || line == "" {
-		return err
-	}
-	return fmt.Errorf("%w: %s", err, line)
-}
-
-// firstLine is the first line of the output that is not empty, cut at outputLine. It is safe to
-// show on a terminal.
-func (o *Output) firstLine() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	line, _, _ := bytes.Cut(bytes.TrimSpace(o.first), []byte("\n"))
-	return text.Cut(text.Printable(string(bytes.TrimSpace(line))), outputLine)
+	if err == nil || len(line) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, text.Cut(text.Printable(string(bytes.TrimSpace(line))), outputLine))
 }

@@ -58,12 +58,11 @@ func startProcess(s *Service, id ID, logger func() *zap.Logger) (Process, error)
 	if err := s.checkVacant(id); err != nil {
 		return nil, err
 	}
+	base := logger
+	logger = func() *zap.Logger { return base().With(zap.String("lock", id.Lock), zap.Int("slot", id.Slot)) }
 	cmd, err := s.prepare(id, s.Command, s.Args)
 	if err != nil {
 		return nil, err
-	}
-	if cmd.Err != nil {
-		return nil, cmd.Err // before the process group is made
 	}
 	// The pipe is our own, not os/exec's. See proc.Run for the reasons.
 	r, w, err := os.Pipe()
@@ -82,9 +81,7 @@ func startProcess(s *Service, id ID, logger func() *zap.Logger) (Process, error)
 	}
 	go func() {
 		defer close(p.drained)
-		copyLines(r, func() *zap.Logger {
-			return logger().With(zap.String("lock", id.Lock), zap.Int("slot", id.Slot), zap.Int("pid", p.PID()))
-		})
+		copyLines(r, func() *zap.Logger { return logger().With(zap.Int("pid", p.PID())) })
 	}()
 	return p, nil
 }
@@ -101,9 +98,7 @@ func (p *osProcess) live(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(p.over)
-	p.group = proc.OpenGroup(func() *zap.Logger {
-		return p.logger().With(zap.String("lock", p.id.Lock), zap.Int("slot", p.id.Slot))
-	})
+	p.group = proc.OpenGroup(p.logger)
 	defer p.group.Close()
 	p.group.Join(p.cmd)
 	proc.DieWithParent(p.cmd)

@@ -118,8 +118,7 @@ func (p *osProcess) readyByCommand(ctx context.Context, timeout time.Duration) e
 		if err != nil {
 			return err
 		}
-		return proc.Run(bounded, cmd, timeout, logger,
-			zap.String("lock", p.id.Lock), zap.String("moment", "ready"), zap.Int("slot", p.id.Slot), zap.String("command", command))
+		return proc.Run(bounded, cmd, timeout, logger, zap.String("moment", "ready"), zap.String("command", command))
 	})
 	if err != nil {
 		return fmt.Errorf("ready exec %s: not ready after %s: %w", command, timeout, err)

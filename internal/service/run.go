@@ -37,7 +37,7 @@ func (s *Supervisor) run() {
 	s.awaitOthers() // also after Halt: what waits for this end waits for theirs as well
 	s.set(status.ProcessStopped)
 	if s.ended != "" {
-		s.tell(Event{Name: status.EventStopped, Reason: status.StopAsked})
+		s.tell(status.Event{Event: status.EventStopped, Reason: status.StopAsked})
 	}
 }
 
@@ -123,7 +123,7 @@ func (s *Supervisor) rest() bool {
 func (s *Supervisor) tellStopped() {
 	if why := s.ended; why != "" {
 		s.ended = ""
-		s.tell(Event{Name: status.EventStopped, Reason: why})
+		s.tell(status.Event{Event: status.EventStopped, Reason: why})
 	}
 }
 
@@ -145,18 +145,18 @@ func (s *Supervisor) start() (p Process, err error) {
 		err = s.await(p)
 	}
 
-	e := Event{Name: status.EventStarted, Reason: s.ended, PID: s.now.PID, Err: err}
+	e := status.Event{Event: status.EventStarted, Reason: s.ended, PID: s.now.PID}
 	switch {
 	case err == errAbandoned:
 		s.set(status.ProcessStopping)
 		return p, err
 	case err != nil:
-		e.Name = status.EventFailed
+		e.Event, e.Error = status.EventFailed, err.Error()
 		s.fail(fmt.Sprintf("start failed: %v", err))
 		s.set(status.ProcessStopping)
 	default:
 		if s.ended != "" {
-			e.Name = status.EventRestarted
+			e.Event = status.EventRestarted
 			s.now.Restarts[s.ended]++
 		}
 		s.used, s.now.Failed = time.Now(), ""
@@ -333,14 +333,14 @@ func (s *Supervisor) end(p Process) {
 }
 
 // tell logs e and passes it to note.
-func (s *Supervisor) tell(e Event) {
-	e.ID = s.id
+func (s *Supervisor) tell(e status.Event) {
+	e.Slot, e.Worker = s.id.Slot, s.id.Worker
 	s.outside(func(logger *zap.Logger) {
 		fields := []zap.Field{zap.Int("pid", e.PID), zap.String("reason", e.Reason)}
-		if e.Err != nil {
-			logger.Error("service failed to start", append(fields, zap.Error(e.Err))...)
+		if e.Error != "" {
+			logger.Error("service failed to start", append(fields, zap.String("error", e.Error))...)
 		} else {
-			logger.Info("service "+e.Name, fields...)
+			logger.Info("service "+e.Event, fields...)
 		}
 		if s.note != nil {
 			s.note(e)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // stage is where the scripts of supervisor_test.go play: a slot, processes that are no
@@ -100,10 +102,10 @@ func (s *stage) In() {
 func (s *stage) Fresh() {}
 func (s *stage) Gone()  {}
 
-func (s *stage) happened(e Event) {
+func (s *stage) happened(e status.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.add("%s", strings.TrimSpace(e.Name+" "+e.Reason))
+	s.add("%s", strings.TrimSpace(e.Event+" "+e.Reason))
 }
 
 // grant gives the slot to a client, as the queue would.

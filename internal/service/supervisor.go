@@ -50,15 +50,6 @@ type Slot interface {
 	Gone()              // the supervisor has ended
 }
 
-// Event is something that happened to a process.
-type Event struct {
-	ID
-	Name   string // status.EventStarted, EventRestarted, EventStopped or EventFailed
-	Reason string // restarted, stopped
-	PID    int    // 0 if there is none
-	Err    error  // failed
-}
-
 const (
 	memoryInterval = 5 * time.Second
 
@@ -76,7 +67,7 @@ var (
 type Supervisor struct {
 	slot   Slot
 	logger func() *zap.Logger
-	note   func(Event)
+	note   func(status.Event)
 	launch Starter
 	done   chan struct{} // closed when the goroutine has ended
 
@@ -120,7 +111,7 @@ type failures struct {
 // Supervise returns a supervisor of processes that launch starts; nil starts real ones. logger
 // returns the current logger. note, if not nil, gets the events one after the other. Nothing happens
 // before Run. End the supervisor with Halt.
-func Supervise(launch Starter, spec *Service, id ID, slot Slot, logger func() *zap.Logger, note func(Event)) *Supervisor {
+func Supervise(launch Starter, spec *Service, id ID, slot Slot, logger func() *zap.Logger, note func(status.Event)) *Supervisor {
 	if launch == nil {
 		launch = startProcess
 	}
