@@ -53,6 +53,16 @@ func Wait(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
+// IsOver reports whether c is closed.
+func IsOver(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // Wall returns t by the wall clock of now. If the clock was set after t, by hand or by NTP, t moves
 // with it, so that now - t is still the time that has passed. If t or now has no monotonic reading,
 // Wall returns t.

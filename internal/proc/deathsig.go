@@ -7,8 +7,7 @@ import (
 	"syscall"
 )
 
-// DieWithParent makes the system kill the process of cmd when Caddy dies. Call it after Join or
-// another function that sets cmd.SysProcAttr.
-func DieWithParent(cmd *exec.Cmd) {
+// dieWithParent makes the system kill the process of cmd when Caddy dies. Call it after join.
+func dieWithParent(cmd *exec.Cmd) {
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 }

@@ -14,18 +14,19 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
 )
 
-// Group is the process group of a service's process. All that the process starts is in the group
-// too, unless it moves out. The leader of the group is a guard (see guard_unix.go), which starts
-// before the process. If Caddy dies at any moment without having killed the group, the guard kills
-// it. DieWithParent is not enough: its signal reaches the process only, not what the process has
-// started. (LibreOffice, for one, serves in a child of the process that Caddy starts.)
+// group is the process group of a process. All that the process starts is in the group too, unless it
+// moves out. The leader of a service's group is a guard (see guard_unix.go), which starts before the
+// process. If Caddy dies at any moment without having killed the group, the guard kills it.
+// dieWithParent is not enough: its signal reaches the process only, not what the process has started.
+// (LibreOffice, for one, serves in a child of the process that Caddy starts.)
 //
-// Where there is no shell there is no guard, and the process leads its group.
+// The group of a command has no guard, nor does a group where there is no shell. Then the process
+// leads it.
 //
 // The id of the group is the pid of its first leader. No other process gets this number while the
 // group has a member. A member that has ended counts until it is waited for. So the last guard is
 // waited for only after the last signal to the group.
-type Group struct {
+type group struct {
 	logger func() *zap.Logger
 	id     int // 0 until the group has a leader
 	pid    int // of the process
@@ -36,11 +37,15 @@ type Group struct {
 	kept chan struct{}   // closed when keep has returned
 }
 
-// OpenGroup returns a new group with its guard. If the guard cannot start, OpenGroup logs why, and
-// Watch tries again. The owner must call Close in the end.
-func OpenGroup(logger func() *zap.Logger) *Group {
-	g := &Group{logger: logger, kept: make(chan struct{})}
+// openGroup returns a new group, with a guard unless logger is nil. If the guard cannot start,
+// openGroup logs why, and keep tries again. The owner must call close in the end.
+func openGroup(logger func() *zap.Logger) *group {
+	g := &group{logger: logger, kept: make(chan struct{})}
 	g.ctx, g.over = context.WithCancel(context.Background())
+	if logger == nil {
+		g.over()
+		return g
+	}
 	guard, err := startGuard(0)
 	switch {
 	case errors.Is(err, errNoShell):
@@ -53,14 +58,13 @@ func OpenGroup(logger func() *zap.Logger) *Group {
 	return g
 }
 
-// Join makes cmd start in the group.
-func (g *Group) Join(cmd *exec.Cmd) {
-	newGroup(cmd)
-	cmd.SysProcAttr.Pgid = g.id
+// join makes cmd start in the group.
+func (g *group) join(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: g.id}
 }
 
-// Watch must be called when the process has started. From then on a guard that ends is replaced.
-func (g *Group) Watch(pid int) {
+// watch must be called when the process has started. From then on a guard that ends is replaced.
+func (g *group) watch(pid int) {
 	g.pid = pid
 	if g.id == 0 {
 		g.id = pid
@@ -75,7 +79,7 @@ func (g *Group) Watch(pid int) {
 const GuardPause = time.Second
 
 // keep replaces each guard that ends, until the group is over.
-func (g *Group) keep() {
+func (g *group) keep() {
 	defer close(g.kept)
 	var tried time.Time // when the last guard was started, or was not
 	if g.guard != nil {
@@ -110,21 +114,21 @@ func (g *Group) keep() {
 	}
 }
 
-// Terminate asks all processes in the group to end. The guard ignores the signal.
-func (g *Group) Terminate() { _ = g.signal(syscall.SIGTERM) }
+// terminate asks all processes in the group to end. The guard ignores the signal.
+func (g *group) terminate() error { return g.signal(syscall.SIGTERM) }
 
-// Kill kills all processes in the group, and the guard.
-func (g *Group) Kill() error {
+// kill kills all processes in the group, and the guard.
+func (g *group) kill() error {
 	g.over()
 	return g.signal(syscall.SIGKILL)
 }
 
-// Sweep kills what the process has left behind at its end.
-func (g *Group) Sweep() { _ = g.Kill() }
+// sweep kills what the process has left behind at its end.
+func (g *group) sweep() { _ = g.kill() }
 
 // signal also reaches the group that the process may have made for itself. It must not be called
 // after the process was waited for: then another process may have its number.
-func (g *Group) signal(sig syscall.Signal) error {
+func (g *group) signal(sig syscall.Signal) error {
 	err := syscall.Kill(-g.id, sig)
 	if g.pid != g.id {
 		_ = syscall.Kill(-g.pid, sig)
@@ -132,13 +136,17 @@ func (g *Group) signal(sig syscall.Signal) error {
 	return err
 }
 
-// Close ends the guard. It must be called after the group was killed and the process
+// close ends the guard. It must be called after the group was killed and the process
 // waited for, or if the process has not started.
-func (g *Group) Close() {
+func (g *group) close() {
 	if g.pid != 0 {
 		<-g.kept
 	}
 	if g.guard != nil {
 		g.guard.reap()
 	}
+}
+
+func newSession(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 }

@@ -1,32 +1,51 @@
 package proc
 
 import (
+	"context"
+	"fmt"
 	"os/exec"
+	"strconv"
+	"syscall"
 
 	"go.uber.org/zap"
 )
 
-// Group is a service's process with all that it starts. It has no guard here: a process that ends
-// with Caddy would need a job object.
-type Group struct{ pid int }
+const detachedProcess = 0x8 // DETACHED_PROCESS: without the console
 
-// OpenGroup returns a new group.
-func OpenGroup(func() *zap.Logger) *Group { return new(Group) }
+// group is a process with all that it starts. It has no guard here: a process that ends with Caddy
+// would need a job object.
+type group struct{ pid int }
 
-// Join makes cmd start in the group.
-func (*Group) Join(cmd *exec.Cmd) { newGroup(cmd) }
+func openGroup(func() *zap.Logger) *group { return new(group) }
 
-// Watch must be called when the process has started.
-func (g *Group) Watch(pid int) { g.pid = pid }
+// join makes cmd start in the group.
+func (*group) join(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
+}
 
-// Close does nothing.
-func (*Group) Close() {}
+func (g *group) watch(pid int) { g.pid = pid }
 
-// Terminate kills: Windows cannot ask a process without a window to end.
-func (g *Group) Terminate() { _ = g.Kill() }
+// close does nothing.
+func (*group) close() {}
 
-// Kill kills the process and all that it has started.
-func (g *Group) Kill() error { return killGroup(g.pid) }
+// terminate kills: Windows cannot ask a process without a window to end.
+func (g *group) terminate() error { return g.kill() }
 
-// Sweep does nothing: after the end of a process, Windows does not tell what it has started.
-func (*Group) Sweep() {}
+// kill kills the process and all that it has started.
+func (g *group) kill() error {
+	ctx, cancel := context.WithTimeout(context.Background(), KillDelay)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "taskkill", "/T", "/F", "/PID", strconv.Itoa(g.pid)).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("taskkill: %w: %s", err, out)
+	}
+	return nil
+}
+
+// sweep does nothing: after the end of a process, Windows does not tell what it has started, and its
+// pid may belong to another process.
+func (*group) sweep() {}
+
+func newSession(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP | detachedProcess}
+}

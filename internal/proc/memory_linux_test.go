@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/prometheus/procfs"
@@ -57,13 +58,13 @@ func TestSharedMemoryCountsOnce(t *testing.T) {
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^TestMemorySharer$")
 	cmd.Env = append(os.Environ(), "TCPLOCK_TEST_SHARED="+shared)
-	newGroup(cmd)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	pid := cmd.Process.Pid
 	t.Cleanup(func() {
-		_ = killGroup(pid)
+		_ = syscall.Kill(-pid, syscall.SIGKILL)
 		_ = cmd.Wait()
 	})
 	resident := func() (total uint64) {

@@ -4,5 +4,5 @@ package proc
 
 import "os/exec"
 
-// DieWithParent does nothing: this system has no such signal.
-func DieWithParent(*exec.Cmd) {}
+// dieWithParent does nothing: this system has no such signal.
+func dieWithParent(*exec.Cmd) {}

@@ -21,20 +21,13 @@ type Output struct {
 	mu          sync.Mutex
 	first, last []byte
 	total       int64
-	done        chan struct{} // closed when no process has the other end of the pipe
 }
 
-// collect reads r until no process has the other end, and closes it.
-func collect(r io.ReadCloser) *Output {
-	o := &Output{done: make(chan struct{})}
-	giveBack := fds.Process.Take(fds.PerOutput)
-	go func() {
-		defer close(o.done)
-		defer giveBack()
-		defer r.Close()
-		_, _ = io.Copy(o, r)
-	}()
-	return o
+// read collects what comes from r until no process has the other end, and closes it.
+func (o *Output) read(r io.ReadCloser) {
+	defer fds.Process.Take(fds.PerOutput)()
+	defer r.Close()
+	_, _ = io.Copy(o, r)
 }
 
 // Write never fails.

@@ -7,9 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -45,62 +43,22 @@ func Detach(cmd *exec.Cmd, logger *zap.Logger, fields ...zap.Field) error {
 // Run runs cmd to its end in a process group of its own, and logs how it ended, with fields. When
 // timeout is over or ctx is done, Run kills the group. If cmd fails, Run kills what it has left
 // behind, and the error ends with the first line that cmd printed.
-//
-// Run has its own pipe for the output, for two reasons. os/exec would wait for the end of the output
-// before the rest of a failed command's group could be killed. And it would close the pipe that a
-// daemon has inherited, so that the daemon dies when it prints again.
 func Run(ctx context.Context, cmd *exec.Cmd, timeout time.Duration, logger *zap.Logger, fields ...zap.Field) error {
-	r, w, err := os.Pipe()
+	began, out := time.Now(), new(Output)
+	p, err := start(cmd, nil, fds.PerWait, out.read)
 	if err != nil {
 		return err
 	}
-	cmd.Stdout, cmd.Stderr = w, w
-	newGroup(cmd)
-	start := time.Now()
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		r.Close()
-		return err
+	err = await(ctx, timeout, p.exited, func() error { return p.signal(p.group.kill) })
+	if clock.IsOver(p.exited) && (err == nil || p.err == nil) { // it may have succeeded before it could be killed
+		err = p.err
 	}
-	out := collect(r)
-	ended, kill := watchEnd(cmd)
-	err = await(ctx, timeout, ended, kill)
-	took := time.Since(start)
-	if !clock.Wait(out.done, OutputDelay) {
+	took := time.Since(began)
+	if !clock.Wait(p.read, OutputDelay) {
 		logger.Warn("command left a process behind that holds its output open; this output is thrown away from now on; use detach, or redirect it", fields...)
 	}
 	report(logger, fields, err, took, out)
 	return out.Explain(err)
-}
-
-// watchEnd waits for the end of a command. If the command fails, watchEnd kills what it has left
-// behind. kill kills the command with its group. It does nothing after the command has ended,
-// since another process may have its pid by then.
-func watchEnd(cmd *exec.Cmd) (ended <-chan error, kill func() error) {
-	pid, end := cmd.Process.Pid, make(chan error, 1)
-	var mu sync.Mutex
-	over := false
-	giveBack := fds.Process.Take(fds.PerWait)
-	go func() {
-		defer giveBack()
-		end <- WaitThen(cmd, func(failed bool) {
-			mu.Lock()
-			defer mu.Unlock()
-			over = true
-			if failed {
-				killLeftOver(pid)
-			}
-		})
-	}()
-	return end, func() error {
-		mu.Lock()
-		defer mu.Unlock()
-		if over {
-			return nil
-		}
-		return killGroup(pid)
-	}
 }
 
 // report logs how the command has ended, with its output. It does so for each try of a hook, because
@@ -125,29 +83,22 @@ func report(logger *zap.Logger, fields []zap.Field, err error, took time.Duratio
 // await waits for the end of a command, and kills it when timeout is over or ctx is done. After
 // that it waits for KillDelay only. Caddy may not be allowed to kill a command that has changed its
 // user, such as sudo, and a command that hangs in the kernel does not die.
-func await(ctx context.Context, timeout time.Duration, ended <-chan error, kill func() error) error {
+func await(ctx context.Context, timeout time.Duration, ended <-chan struct{}, kill func() error) error {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	var why error
 	select {
-	case err := <-ended:
-		return err
+	case <-ended:
+		return nil
 	case <-timer.C:
 		why = fmt.Errorf("not done after its timeout of %s", timeout)
 	case <-ctx.Done():
 		why = fmt.Errorf("stopped: %w", context.Cause(ctx))
 	}
-	err := kill()
-	timer.Reset(KillDelay)
-	select {
-	case end := <-ended:
-		if end == nil { // it had succeeded before it could be killed
-			return nil
-		}
-		return fmt.Errorf("%w, killed", why)
-	case <-timer.C:
+	if err := kill(); !clock.Wait(ended, KillDelay) {
 		return fmt.Errorf("%w, still running %s after it was to be killed (%v)", why, KillDelay, err)
 	}
+	return fmt.Errorf("%w, killed", why)
 }
 
 // ExitCode returns the exit status in the error of a command: 0 for nil, and -1 if a signal ended

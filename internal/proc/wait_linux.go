@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// WaitThen waits for the end of a command, and calls then while the pid is still reserved: during
+// waitThen waits for the end of a command, and calls then while the pid is still reserved: during
 // that call no other process can have it. It returns what cmd.Wait returns.
-func WaitThen(cmd *exec.Cmd, then func(failed bool)) error {
+func waitThen(cmd *exec.Cmd, then func(failed bool)) error {
 	var info unix.Siginfo
 	for {
 		switch err := unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil); {

@@ -4,15 +4,11 @@ import (
 	"bufio"
 	"context"
 	"io"
-	"os"
 	"os/exec"
-	"runtime"
-	"sync"
 
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/fds"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
 )
@@ -39,18 +35,10 @@ const (
 
 // osProcess is a process of the operating system.
 type osProcess struct {
+	*proc.Process
 	service *Service
 	id      ID
 	logger  func() *zap.Logger
-	cmd     *exec.Cmd
-	out     *os.File      // the read end of its output
-	over    chan struct{} // closed when it has ended, see Exited
-	err     error
-	drained chan struct{} // its output has been read to the end
-
-	group *proc.Group
-	mu    sync.Mutex
-	swept bool // it has ended: its group gets no signal any more
 }
 
 // startProcess is the Starter of real processes.
@@ -58,99 +46,23 @@ func startProcess(s *Service, id ID, logger func() *zap.Logger) (Process, error)
 	if err := s.checkVacant(id); err != nil {
 		return nil, err
 	}
-	base := logger
-	logger = func() *zap.Logger { return base().With(zap.String("lock", id.Lock), zap.Int("slot", id.Slot)) }
 	cmd, err := s.prepare(id, s.Command, s.Args)
 	if err != nil {
 		return nil, err
 	}
-	// The pipe is our own, not os/exec's. See proc.Run for the reasons.
-	r, w, err := os.Pipe()
+	named := func() *zap.Logger { return logger().With(zap.String("lock", id.Lock), zap.Int("slot", id.Slot)) }
+	p, err := proc.Start(cmd, named, func(output io.ReadCloser) {
+		copyLines(output, func() *zap.Logger { return named().With(zap.Int("pid", cmd.Process.Pid)) })
+	})
 	if err != nil {
 		return nil, err
 	}
-	cmd.Stdout, cmd.Stderr = w, w
-	p := &osProcess{service: s, id: id, logger: logger, cmd: cmd, out: r, over: make(chan struct{}), drained: make(chan struct{})}
-	started := make(chan error)
-	go p.live(started)
-	err = <-started
-	w.Close()
-	if err != nil {
-		r.Close()
-		return nil, err
-	}
-	go func() {
-		defer close(p.drained)
-		copyLines(r, func() *zap.Logger { return logger().With(zap.Int("pid", p.PID())) })
-	}()
-	return p, nil
+	return &osProcess{p, s, id, named}, nil
 }
 
 // prepare returns a command with the directory and the environment of the service.
 func (s *Service) prepare(id ID, command string, args []string) (*exec.Cmd, error) {
 	return proc.Spec{Command: command, Args: args, Dir: s.Dir, Env: s.Env}.Prepare(id.values())
-}
-
-// live starts the process and waits for its end, both on one thread: on Linux, the signal that a
-// process gets when its parent dies comes when the thread that started it ends.
-func (p *osProcess) live(started chan<- error) {
-	defer fds.Process.Take(fds.PerProcess)()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	defer close(p.over)
-	p.group = proc.OpenGroup(p.logger)
-	defer p.group.Close()
-	p.group.Join(p.cmd)
-	proc.DieWithParent(p.cmd)
-	if err := p.cmd.Start(); err != nil {
-		started <- err
-		return
-	}
-	p.group.Watch(p.PID())
-	started <- nil
-	p.err = proc.WaitThen(p.cmd, p.sweep)
-}
-
-// sweep kills what the process has left in its group. The group gets no signal after that.
-func (p *osProcess) sweep(bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.swept = true
-	p.group.Sweep()
-}
-
-func (p *osProcess) PID() int                { return p.cmd.Process.Pid }
-func (p *osProcess) Exited() <-chan struct{} { return p.over }
-func (p *osProcess) Cause() error            { return p.err }
-
-func (p *osProcess) Memory() (uint64, error) { return proc.Memory(p.PID()) }
-
-// Terminate and Kill do nothing after the end: the pid or the group may be another process's by
-// then.
-func (p *osProcess) Terminate() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.swept {
-		p.group.Terminate()
-	}
-}
-
-func (p *osProcess) Kill() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.swept {
-		_ = p.group.Kill()
-		_ = p.cmd.Process.Kill() // it may have moved to another group
-	}
-}
-
-// Release waits for the end of the output: then the processes that were killed with this one have
-// released their ports as well. A process that has moved to a group of its own may still hold the
-// output. It loses it.
-func (p *osProcess) Release() {
-	clock.Wait(p.drained, proc.OutputDelay)
-	_ = p.out.Close()
-	<-p.drained
 }
 
 // copyLines logs r line by line until its end. It reads on in any case: a log must not stop a

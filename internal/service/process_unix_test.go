@@ -262,7 +262,7 @@ func TestProcessReady(t *testing.T) {
 			s := test.service
 			s.Env = map[string]string{"FLAG": flag}
 			core, logs := observer.New(zap.DebugLevel)
-			p := &osProcess{service: &s, id: ID{"soffice", 2, test.worker}, logger: func() *zap.Logger { return zap.New(core) }}
+			p := &osProcess{Process: new(proc.Process), service: &s, id: ID{"soffice", 2, test.worker}, logger: func() *zap.Logger { return zap.New(core) }}
 			err := p.Ready(t.Context())
 			if err == nil != (test.want == "") || err != nil && !strings.HasPrefix(err.Error(), test.want) {
 				t.Errorf("found %v, expected %q", err, test.want)
@@ -275,7 +275,7 @@ func TestProcessReady(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(100*time.Millisecond, cancel)
-	p := &osProcess{service: &Service{ReadyCommand: []string{"sleep", "1000"}}, logger: zap.NewNop}
+	p := &osProcess{Process: new(proc.Process), service: &Service{ReadyCommand: []string{"sleep", "1000"}}, logger: zap.NewNop}
 	began := time.Now()
 	if err := p.Ready(ctx); err == nil || time.Since(began) > 10*time.Second {
 		t.Errorf("found %v after %s, expected an error soon", err, time.Since(began))

@@ -63,16 +63,16 @@ func (p *osProcess) Ready(ctx context.Context) error {
 	defer cancel()
 	go func() {
 		select {
-		case <-p.over:
+		case <-p.Exited():
 			cancel()
 		case <-alive.Done():
 		}
 	}()
 	met, err := p.awaitReady(alive)
 	if err == nil {
-		clock.Wait(p.over, livesOn)
+		clock.Wait(p.Exited(), livesOn)
 	}
-	if isClosed(p.over) {
+	if clock.IsOver(p.Exited()) {
 		return p.endedEarly(ctx, met)
 	}
 	return err
@@ -93,7 +93,7 @@ func (p *osProcess) awaitReady(ctx context.Context) (met bool, err error) {
 
 // endedEarly explains why a process may have ended before it was ready or right after.
 func (p *osProcess) endedEarly(ctx context.Context, met bool) error {
-	if address, err := p.service.address(p.id); err == nil && address != "" && p.err == nil {
+	if address, err := p.service.address(p.id); err == nil && address != "" && p.Cause() == nil {
 		if _, err := dial.Await(ctx, address, dial.Open, forksFor); err == nil {
 			return fmt.Errorf("it has ended with status 0, but %s answers: the service seems to have gone to the background, out of reach; start it with its option to stay in the foreground (often --foreground, --no-daemon or -D)", address)
 		}

@@ -63,15 +63,6 @@ func (s *Supervisor) wait(over <-chan struct{}, d time.Duration) {
 	}
 }
 
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
 // awaitOthers waits for the processes at the same place to exit.
 func (s *Supervisor) awaitOthers() {
 	for len(s.before) > 0 {
@@ -176,7 +167,7 @@ func (s *Supervisor) await(p Process) (err error) {
 		defer close(answered)
 		err = p.Ready(ctx)
 	}()
-	for !isClosed(answered) && !s.isAbandoned() {
+	for !clock.IsOver(answered) && !s.isAbandoned() {
 		s.wait(answered, math.MaxInt64)
 	}
 	abandoned := s.isAbandoned()
@@ -185,7 +176,7 @@ func (s *Supervisor) await(p Process) (err error) {
 	switch {
 	case abandoned:
 		return errAbandoned
-	case isClosed(p.Exited()):
+	case clock.IsOver(p.Exited()):
 		return cmp.Or(err, errors.New("it has ended when it was just ready: "+ending(p)))
 	}
 	return err
@@ -197,7 +188,7 @@ func (s *Supervisor) isAbandoned() bool { return s.closed || s.now.Due != "" }
 // watch waits until p has ended or is to be ended.
 func (s *Supervisor) watch(p Process) {
 	for weighAt := time.Now().Add(memoryInterval); ; {
-		if isClosed(p.Exited()) {
+		if clock.IsOver(p.Exited()) {
 			s.outside(func(logger *zap.Logger) {
 				logger.Warn("service has ended", zap.Int("pid", p.PID()), zap.String("status", ending(p)))
 			})
