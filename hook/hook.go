@@ -179,25 +179,20 @@ func (h *Hook) Check() error {
 
 // checkConditions is Check without the steps. The Caddyfile reader reads the steps last.
 func (h *Hook) checkConditions() error {
-	if !slices.Contains(Moments, h.On) {
+	switch {
+	case !slices.Contains(Moments, h.On):
 		return fmt.Errorf("on: found %q, expected one of %s", h.On, strings.Join(Moments, ", "))
-	}
-	if h.On == Idle && h.IdleFor <= 0 || h.On != Idle && h.IdleFor != 0 {
+	case h.On == Idle && h.IdleFor <= 0 || h.On != Idle && h.IdleFor != 0:
 		return fmt.Errorf("on %s: found idle time %s, expected a duration of more than 0 with idle, and none with other moments", h.On, time.Duration(h.IdleFor))
-	}
-	if h.Exclusive && (h.On == Refuse || h.On == Idle) {
+	case h.Exclusive && (h.On == Refuse || h.On == Idle):
 		return fmt.Errorf("on %s: found exclusive, expected it with activate, release or timeout only", h.On)
-	}
-	if h.Optional && h.On != Activate {
+	case h.Optional && h.On != Activate:
 		return fmt.Errorf("on %s: found optional, expected it with activate only: a failure stops nothing else", h.On)
-	}
-	if h.ExclusiveWait < 0 || h.ExclusiveWait > 0 && !h.Exclusive {
+	case h.ExclusiveWait < 0 || h.ExclusiveWait > 0 && !h.Exclusive:
 		return fmt.Errorf("on %s: found exclusive_wait %s, expected 0 or more, and exclusive with it", h.On, time.Duration(h.ExclusiveWait))
-	}
-	if h.Retry < 0 {
+	case h.Retry < 0:
 		return fmt.Errorf("on %s: found retry %d, expected 0 or more", h.On, h.Retry)
-	}
-	if h.RetryInterval < 0 || h.RetryInterval > 0 && h.Retry == 0 {
+	case h.RetryInterval < 0 || h.RetryInterval > 0 && h.Retry == 0:
 		return fmt.Errorf("on %s: found retry_interval %s, expected 0 or more, and retry with it", h.On, time.Duration(h.RetryInterval))
 	}
 	return nil
@@ -288,25 +283,18 @@ func stepWritten(raw json.RawMessage) json.RawMessage {
 
 // Run runs the hook's steps. After a failure it tries again, from the failed step on.
 func (h *Hook) Run(ctx context.Context, m Moment) error {
-	next := 0
-	var err error
-	for try := 0; try <= h.Retry; try++ {
-		if try > 0 && !clock.Sleep(ctx, time.Duration(h.RetryInterval)) {
-			return err
+	failures := 0
+	for next := 0; next < len(h.steps); {
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
-		for err = nil; err == nil && next < len(h.steps); {
-			if err = ctx.Err(); err != nil {
-				return err
-			}
-			if err = runStep(ctx, h.steps[next], m); err == nil {
-				next++
-			}
-		}
-		if err == nil || ctx.Err() != nil {
+		if err := runStep(ctx, h.steps[next], m); err == nil {
+			next++
+		} else if failures++; failures > h.Retry || !clock.Sleep(ctx, time.Duration(h.RetryInterval)) {
 			return err
 		}
 	}
-	return err
+	return nil
 }
 
 func runStep(ctx context.Context, s Step, m Moment) (err error) {

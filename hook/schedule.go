@@ -49,12 +49,9 @@ func (s *Schedule) Due(h *Hook, now time.Time) (bool, Tally) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.of(h)
-	due := p.owed || p.runs == 0
-	if n := h.Every.Count; n > 0 {
-		due = due || p.times >= n
-	} else {
-		due = due || now.Sub(p.last) >= h.Every.Interval
-	}
+	every := h.Every
+	due := p.owed || p.runs == 0 ||
+		every.Count > 0 && p.times >= every.Count || every.Interval > 0 && now.Sub(p.last) >= every.Interval
 	if due {
 		// Book the run before it starts: the holder of another slot must not start a second run
 		// meanwhile.

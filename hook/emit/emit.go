@@ -18,9 +18,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
-func init() {
-	caddy.RegisterModule(new(Step))
-}
+func init() { caddy.RegisterModule(new(Step)) }
 
 // Step emits an event through Caddy's events app and waits for the handlers that subscribe to it.
 // It fails if a handler aborts the event. The events app logs all other errors of handlers. The
@@ -43,10 +41,7 @@ const defaultEmitTimeout = 10 * time.Second
 
 // CaddyModule returns the Caddy module information.
 func (*Step) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "layer4.tcplock.hooks.emit",
-		New: func() caddy.Module { return new(Step) },
-	}
+	return caddy.ModuleInfo{ID: "layer4.tcplock.hooks.emit", New: func() caddy.Module { return new(Step) }}
 }
 
 // Provision checks the step and finds the events app.
@@ -133,9 +128,7 @@ func (s *Step) emit(ctx context.Context, m hook.Moment) (err error) {
 }
 
 // WriteDefaults implements hook.DefaultWriter.
-func (s *Step) WriteDefaults() {
-	s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultEmitTimeout))
-}
+func (s *Step) WriteDefaults() { s.Timeout = cmp.Or(s.Timeout, caddy.Duration(defaultEmitTimeout)) }
 
 // UnmarshalCaddyfile reads
 //
@@ -152,10 +145,4 @@ func (s *Step) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return opts.Table{"timeout": opts.One(&s.Timeout, opts.Duration)}.Parse(d, s.check, nil)
 }
 
-// Interface guards
-var (
-	_ hook.Step             = (*Step)(nil)
-	_ hook.DefaultWriter    = (*Step)(nil)
-	_ caddy.Provisioner     = (*Step)(nil)
-	_ caddyfile.Unmarshaler = (*Step)(nil)
-)
+var _ hook.DefaultWriter = (*Step)(nil) // nothing else would notice if it were none

@@ -19,9 +19,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 )
 
-func init() {
-	caddy.RegisterModule(new(Step))
-}
+func init() { caddy.RegisterModule(new(Step)) }
 
 // Step runs a command. It fails unless the command ends with status 0. There is no shell: each
 // argument reaches the command unchanged, as one argument.
@@ -67,10 +65,7 @@ const defaultExecTimeout = time.Minute
 
 // CaddyModule returns the Caddy module information.
 func (*Step) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "layer4.tcplock.hooks.exec",
-		New: func() caddy.Module { return new(Step) },
-	}
+	return caddy.ModuleInfo{ID: "layer4.tcplock.hooks.exec", New: func() caddy.Module { return new(Step) }}
 }
 
 // Provision checks the step. A missing command is not an error yet: it may come later, with a
@@ -115,10 +110,12 @@ func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 		return fmt.Errorf("exec %s: not started: %w", s.Command, context.Cause(ctx))
 	}
 	cmd, err := s.spec().Prepare(m.Values())
+	// Not the arguments: they may hold secrets from the environment.
+	fields := []zap.Field{zap.String("lock", m.Lock), zap.String("moment", m.On), zap.Int("slot", m.Slot), zap.String("command", s.Command)}
 	if err == nil && s.Detach {
-		err = proc.Detach(cmd, s.logger, s.fields(m)...)
+		err = proc.Detach(cmd, s.logger, fields...)
 	} else if err == nil {
-		err = proc.Run(ctx, cmd, cmp.Or(time.Duration(s.Timeout), defaultExecTimeout), s.logger, s.fields(m)...)
+		err = proc.Run(ctx, cmd, cmp.Or(time.Duration(s.Timeout), defaultExecTimeout), s.logger, fields...)
 	}
 	if err != nil {
 		return fmt.Errorf("exec %s: %w", s.Command, err)
@@ -128,11 +125,6 @@ func (s *Step) Run(ctx context.Context, m hook.Moment) error {
 
 func (s *Step) spec() proc.Spec {
 	return proc.Spec{Command: s.Command, Args: s.Args, Dir: s.Dir, Env: s.Env}
-}
-
-// fields does not include the arguments: they may hold secrets from the environment.
-func (s *Step) fields(m hook.Moment) []zap.Field {
-	return []zap.Field{zap.String("lock", m.Lock), zap.String("moment", m.On), zap.Int("slot", m.Slot), zap.String("command", s.Command)}
 }
 
 // WriteDefaults implements hook.DefaultWriter.
@@ -165,10 +157,4 @@ func (s *Step) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}.Parse(d, s.check, nil)
 }
 
-// Interface guards
-var (
-	_ hook.Step             = (*Step)(nil)
-	_ hook.DefaultWriter    = (*Step)(nil)
-	_ caddy.Provisioner     = (*Step)(nil)
-	_ caddyfile.Unmarshaler = (*Step)(nil)
-)
+var _ hook.DefaultWriter = (*Step)(nil) // nothing else would notice if it were none

@@ -17,9 +17,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
 
-func init() {
-	caddy.RegisterModule(new(Step))
-}
+func init() { caddy.RegisterModule(new(Step)) }
 
 // Step waits until a service answers at an address, or until none does. It tries at once, and then
 // after pauses that grow from 20ms to 250ms. Each try is a connection that listens for 50ms and
@@ -43,16 +41,11 @@ const defaultWaitTimeout = 30 * time.Second
 
 // CaddyModule returns the Caddy module information.
 func (*Step) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "layer4.tcplock.hooks.wait",
-		New: func() caddy.Module { return new(Step) },
-	}
+	return caddy.ModuleInfo{ID: "layer4.tcplock.hooks.wait", New: func() caddy.Module { return new(Step) }}
 }
 
 // Provision checks the step.
-func (s *Step) Provision(caddy.Context) error {
-	return s.check()
-}
+func (s *Step) Provision(caddy.Context) error { return s.check() }
 
 func (s *Step) check() error {
 	if strings.Contains(s.Address, "{") {
@@ -104,10 +97,4 @@ func (s *Step) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return opts.Table{"timeout": opts.One(&s.Timeout, opts.Duration)}.Parse(d, s.check, nil)
 }
 
-// Interface guards
-var (
-	_ hook.Step             = (*Step)(nil)
-	_ hook.DefaultWriter    = (*Step)(nil)
-	_ caddy.Provisioner     = (*Step)(nil)
-	_ caddyfile.Unmarshaler = (*Step)(nil)
-)
+var _ hook.DefaultWriter = (*Step)(nil) // nothing else would notice if it were none

@@ -98,11 +98,6 @@ func (w *Worker) takeOut(why outOfService) (vacant bool) {
 func (w *Worker) putIn(why outOfService) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.end(why)
-}
-
-// end is putIn with the mutex held.
-func (w *Worker) end(why outOfService) {
 	if w.why &^= why; w.why == 0 {
 		w.pool.Lock.In(w.Slot)
 	}
@@ -155,32 +150,26 @@ func (w *Worker) Down(err error) {
 	if first {
 		w.pool.Lock.Publish(status.Event{Event: status.EventWorkerDown, Slot: w.Slot, Worker: w.Address, Error: err.Error()})
 	}
-	w.pool.Lock.Logger().Warn("worker cannot be reached, left out",
-		zap.String("lock", w.pool.Lock.Name()),
-		zap.Int("slot", w.Slot),
-		zap.String("worker", w.Address),
-		zap.Duration("for", leftOut),
-		zap.Error(err))
+	w.pool.Lock.Logger().Warn("worker cannot be reached, left out", zap.String("lock", w.pool.Lock.Name()),
+		zap.Int("slot", w.Slot), zap.String("worker", w.Address), zap.Duration("for", leftOut), zap.Error(err))
 }
 
 // Succeeded notes that a connection has reached the worker, as is known for sure when its
 // handlers have ended: something before the proxy may have talked with the client.
-func (w *Worker) Succeeded() { w.recover(false) }
-
-// Restored ends the time for which the worker is left out, if it is.
-func (w *Worker) Restored() { w.recover(true) }
-
-func (w *Worker) recover(putIn bool) {
+func (w *Worker) Succeeded() {
 	w.mu.Lock()
 	up := w.failed > 0
 	w.failed = 0
-	if putIn {
-		w.end(outDown)
-	}
 	w.mu.Unlock()
 	if up {
 		w.pool.Lock.Publish(status.Event{Event: status.EventWorkerUp, Slot: w.Slot, Worker: w.Address})
 	}
+}
+
+// Restored ends the time for which the worker is left out, if it is.
+func (w *Worker) Restored() {
+	w.Succeeded()
+	w.putIn(outDown)
 }
 
 // List returns the workers of the slots, from slot 1 on; nil for a slot without one. A removed
@@ -231,14 +220,12 @@ func (p *Pool) Set(w Wanted, bound func(slots int)) {
 		limit = len(workers)
 	}
 	for slot := range max(slots, len(workers), len(old)) {
-		// Grant no slot while its worker is not decided.
-		if w := at(workers, slot); w == nil || w != at(old, slot) {
-			p.Lock.Out(slot + 1)
+		before, now := at(old, slot), at(workers, slot)
+		if before != nil && before != now {
+			before.remove()
 		}
-	}
-	for slot, w := range old {
-		if w != nil && w != at(workers, slot) {
-			w.remove()
+		if now == nil || before != now {
+			p.Lock.Out(slot + 1) // grant no slot while its worker is not decided
 		}
 	}
 	p.workers.Store(&workers)

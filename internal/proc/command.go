@@ -31,10 +31,10 @@ func Environment(environ []string) []string {
 // CheckCommand returns an error if command is empty or has a placeholder. A placeholder could let a
 // client choose which program runs.
 func CheckCommand(command string) error {
-	if command == "" {
+	switch {
+	case command == "":
 		return errors.New("command: found none, expected a name or a path")
-	}
-	if strings.Contains(command, "{") {
+	case strings.Contains(command, "{"):
 		return fmt.Errorf("command: found %q, expected a name or a path without placeholders", command)
 	}
 	return nil

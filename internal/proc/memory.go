@@ -48,14 +48,14 @@ func (t *processTree) descendants(pid int) ([]int, error) {
 	return all, nil
 }
 
-// Memory returns the resident memory of a process and its descendants, in bytes. Descendants that
+// Memory returns the resident memory of the process and its descendants, in bytes. Descendants that
 // end meanwhile count as 0. It fails if the process itself has ended.
-func Memory(pid int) (uint64, error) {
-	total, err := memoryOf(pid)
+func (p *Process) Memory() (uint64, error) {
+	total, err := memoryOf(p.PID())
 	if err != nil {
 		return 0, err
 	}
-	tree, err := machine.descendants(pid)
+	tree, err := machine.descendants(p.PID())
 	if err != nil {
 		return 0, err
 	}

@@ -81,7 +81,7 @@ func TestSharedMemoryCountsOnce(t *testing.T) {
 		return total
 	}
 	testkit.Poll(t, "five processes that have the memory", func() bool { return resident() > 5*sharedMemory })
-	n, err := Memory(pid)
+	n, err := (&Process{cmd: cmd}).Memory()
 	if whole := resident(); err != nil || n < sharedMemory || n > whole-4*sharedMemory {
 		t.Errorf("found %d bytes, error %v, expected at least %d, and at most %d, which is what the five have less four times that",
 			n, err, sharedMemory, whole-4*sharedMemory)

@@ -110,9 +110,6 @@ func (p *Process) Exited() <-chan struct{} { return p.exited }
 // Cause tells how the process has ended: nil is status 0. Call it after Exited only.
 func (p *Process) Cause() error { return p.err }
 
-// Memory is that of the process and its descendants.
-func (p *Process) Memory() (uint64, error) { return Memory(p.PID()) }
-
 // Terminate asks the process and its group to end.
 func (p *Process) Terminate() { _ = p.signal(p.group.terminate) }
 

@@ -1,7 +1,6 @@
 package service
 
-// What the goroutine of a supervisor does; see supervisor.go. It holds the mutex, but for what is in
-// outside and wait.
+// What the goroutine of a supervisor does. It holds the mutex, but for what is in outside and wait.
 
 import (
 	"cmp"
@@ -78,9 +77,8 @@ func (s *Supervisor) rest() bool {
 	if s.ended == status.StopIdle || !s.wanted && !s.failing {
 		s.tellStopped()
 	}
-	if s.now.PID = 0; s.gone != nil {
+	if s.now.PID = 0; !clock.IsOver(s.gone) {
 		close(s.gone)
-		s.gone = nil
 	}
 	var pauseOver time.Time
 	switch {
@@ -305,22 +303,24 @@ func (s *Supervisor) weigh(p Process) {
 // the kernel does not die. Otherwise it waits, because the next process could not have its
 // address.
 func (s *Supervisor) end(p Process) {
-	timeout := cmp.Or(time.Duration(s.spec.StopTimeout), defaultStopTimeout)
-	s.outside(func(logger *zap.Logger) {
-		p.Terminate()
-		for killed, wait := false, timeout; !clock.Wait(p.Exited(), wait); killed, wait = true, proc.KillDelay {
-			if !killed {
-				logger.Warn("service has not ended in time, killing it", zap.Int("pid", p.PID()), zap.Duration("stop_timeout", timeout))
-			} else {
+	patience := cmp.Or(time.Duration(s.spec.StopTimeout), defaultStopTimeout)
+	s.outside(func(*zap.Logger) { p.Terminate() })
+	for over, killed := false, false; ; killed, patience = true, proc.KillDelay {
+		s.outside(func(logger *zap.Logger) {
+			switch over = clock.Wait(p.Exited(), patience); {
+			case over:
+				p.Release()
+			case killed:
 				logger.Error("service does not end although it was killed", zap.Int("pid", p.PID()))
-				if s.isHalted() {
-					return
-				}
+			default:
+				logger.Warn("service has not ended in time, killing it", zap.Int("pid", p.PID()), zap.Duration("stop_timeout", patience))
 			}
-			p.Kill()
+		})
+		if over || killed && s.closed {
+			return
 		}
-		p.Release()
-	})
+		s.outside(func(*zap.Logger) { p.Kill() })
+	}
 }
 
 // tell logs e and passes it to note.

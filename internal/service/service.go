@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -140,10 +141,10 @@ func (s *Service) Check() error {
 	); err != nil {
 		return err
 	}
-	if s.Start != "" && s.Start != StartEager && s.Start != StartLazy {
+	switch {
+	case s.Start != "" && s.Start != StartEager && s.Start != StartLazy:
 		return fmt.Errorf("start: found %q, expected %s or %s", s.Start, StartEager, StartLazy)
-	}
-	if s.RestartEvery < 0 {
+	case s.RestartEvery < 0:
 		return fmt.Errorf("restart_every: found %d, expected 0 (never) or more", s.RestartEvery)
 	}
 	for _, d := range []struct {
@@ -271,7 +272,7 @@ func (s *Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"dir":           opts.One(&s.Dir, opts.Text),
 		"env":           opts.Map(&s.Env),
 		"start":         opts.One(&s.Start, opts.Text),
-		"ready":         {Max: maxReadyArgs, Set: s.setReady},
+		"ready":         {Max: math.MaxInt, Set: s.setReady},
 		"ready_timeout": opts.One(&s.ReadyTimeout, opts.Duration),
 		"restart":       {Min: 2, Max: 2, Repeat: true, Set: s.setRestart},
 		"max_memory":    opts.One(&s.MaxMemory, size),
@@ -279,8 +280,6 @@ func (s *Service) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"stop_timeout":  opts.One(&s.StopTimeout, opts.Duration),
 	}.Parse(d, check, nil)
 }
-
-const maxReadyArgs = 1000
 
 func (s *Service) setReady(_ *caddyfile.Dispenser, args []string) error {
 	switch {

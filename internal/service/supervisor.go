@@ -33,6 +33,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"sync"
 	"time"
 
@@ -85,7 +86,7 @@ type Supervisor struct {
 
 // life is what is known about the current process, or the last one.
 type life struct {
-	gone  chan struct{} // closed when it is gone; nil if there is none, and none is being started
+	gone  chan struct{} // closed when there is none, and none is being started
 	used  time.Time     // when the slot last had a connection
 	met   bool          // an earlier connection has reached it
 	guest guest
@@ -97,9 +98,9 @@ type guest uint8
 
 const (
 	absent  guest = iota
+	doubted       // it was let in to the last process, which has failed unless the holder has reached it
 	letIn         // to the current process
 	arrived       // it has reached the current process
-	doubted       // it was let in to the last process, which has failed unless the holder has reached it
 )
 
 // failures count the processes that have failed.
@@ -117,7 +118,7 @@ func Supervise(launch Starter, spec *Service, id ID, slot Slot, logger func() *z
 	}
 	return &Supervisor{
 		slot: slot, logger: func() *zap.Logger { return logger().Named("service") }, note: note, launch: launch,
-		done: make(chan struct{}), changed: make(chan struct{}),
+		done: make(chan struct{}), changed: make(chan struct{}), life: life{gone: make(chan struct{})},
 		id: id, spec: spec, wanted: spec.Start != StartLazy,
 		now: status.Process{State: status.ProcessStopped, Since: time.Now(), Restarts: make(map[string]int)},
 	}
@@ -140,36 +141,25 @@ func (s *Supervisor) Run(before ...<-chan struct{}) {
 // returns nil when the process is ready, at once if it is. With start lazy it starts it.
 // On an error the start has failed, and the slot is out already.
 func (s *Supervisor) Ready(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for {
-		changed, err := s.enter()
-		if changed == nil || err != nil {
-			return err
+		switch {
+		case s.closed:
+			return errNoService
+		case s.now.State == status.ProcessReady:
+			s.guest = letIn
+			return nil
+		case s.failing:
+			return errors.New(s.now.Failed)
+		case s.now.State == status.ProcessStopped && !s.wanted:
+			s.wanted = true
+			s.update()
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
+		if s.wait(ctx.Done(), math.MaxInt64); ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// enter lets a holder to the process. If there is none yet, it returns what to wait for.
-func (s *Supervisor) enter() (wait <-chan struct{}, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.closed:
-		return nil, errNoService
-	case s.now.State == status.ProcessReady:
-		s.guest = letIn
-		return nil, nil
-	case s.failing:
-		return nil, errors.New(s.now.Failed)
-	case s.now.State == status.ProcessStopped:
-		s.wanted = true
-		s.update()
-	}
-	return s.changed, nil
 }
 
 // Missed is called when the holder has not reached the process to which it was let in. It reports
@@ -177,7 +167,7 @@ func (s *Supervisor) enter() (wait <-chan struct{}, err error) {
 func (s *Supervisor) Missed() (runs bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if runs = s.guest == letIn || s.guest == arrived; runs {
+	if runs = s.guest >= letIn; runs {
 		s.guest = absent
 	}
 	return runs
@@ -206,7 +196,7 @@ func (s *Supervisor) Ended(reached, counts bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used = time.Now()
-	reached = reached && (s.guest == letIn || s.guest == arrived)
+	reached = reached && s.guest >= letIn
 	s.met = s.met || reached
 	s.guest = absent
 	if !reached || !counts && s.spec.RestartEvery != 1 {
@@ -268,11 +258,6 @@ func (s *Supervisor) Rename(name string, before ...<-chan struct{}) (over <-chan
 		s.row = 0
 		s.require(status.RestartConfig)
 	}
-	if s.gone == nil {
-		none := make(chan struct{})
-		close(none)
-		return none
-	}
 	return s.gone
 }
 
@@ -293,12 +278,6 @@ func (s *Supervisor) Halt() {
 	defer s.mu.Unlock()
 	s.closed = true
 	s.update()
-}
-
-func (s *Supervisor) isHalted() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
 }
 
 // Snapshot returns the state of the process.
