@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// How often a hook runs is a number or a duration in JSON, more than zero; what is read
-// is written again in the same way.
+// How often a hook runs is a number or a duration in JSON, and more than zero. The hook writes it as it
+// has read it.
 func TestEveryJSON(t *testing.T) {
 	const expected = ", expected a number or a duration, more than 0"
 	for _, test := range []struct{ raw, want string }{

@@ -16,7 +16,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
-// What the step reads in a Caddyfile is what it is in JSON; and what is not the name of an
+// A step in a Caddyfile gives the same JSON as one written by hand. A text that is not the name of an
 // event is refused in both.
 func TestEmitConfig(t *testing.T) {
 	testkit.WantSteps(t, map[string]string{
@@ -83,8 +83,7 @@ func TestEmitAfterReload(t *testing.T) {
 	}
 }
 
-// A handler can make the step fail, by an abort or a panic; the latter must not end
-// the process.
+// A handler can make the step fail, by an abort or a panic. A panic must not end the process.
 func TestEmitFails(t *testing.T) {
 	abort, _ := newEmit(t, `{"event":"restarted"}`, func(context.Context, caddy.Event) error {
 		return fmt.Errorf("still busy: %w", caddy.ErrEventAborted)
@@ -98,8 +97,8 @@ func TestEmitFails(t *testing.T) {
 	}
 }
 
-// Handlers that hang fail the step at its timeout, and do not pile up; once they have
-// returned it works again.
+// Handlers that hang make the step fail at its timeout, and do not pile up. The step works again once
+// they have returned.
 func TestEmitTimeout(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -129,8 +128,8 @@ func TestEmitTimeout(t *testing.T) {
 	}
 }
 
-// A hook that has to end neither waits for handlers nor takes the silence of those
-// left out for success.
+// A hook that has to end does not wait for handlers. Handlers that were left out do not count as
+// success.
 func TestEmitCancelled(t *testing.T) {
 	shutdown := errors.New("shutting down")
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -150,9 +149,9 @@ func TestEmitCancelled(t *testing.T) {
 	}
 }
 
-// A connection may come while its config is still starting. Its event waits for that: before,
-// the events app must not be asked, and would not know all who want to hear of it. So does a
-// step that has to end meanwhile, for no longer than that.
+// A connection may come while its config is still starting. Its event waits for the start: before that
+// the events app must not be called, and does not know all subscribers. A step that has to end meanwhile
+// waits no longer.
 func TestEmitBeforeStart(t *testing.T) {
 	n, started := 0, make(chan struct{})
 	emit, _ := newEmit(t, `{"event":"restarted"}`, func(context.Context, caddy.Event) error { n++; return nil })

@@ -34,8 +34,8 @@ var someMoment = hook.Moment{
 	Reason:     "the service has closed",
 }
 
-// What the step reads in a Caddyfile is what it is in JSON; and what it cannot use, such
-// as a placeholder for what a client has sent, is refused in both.
+// A step in a Caddyfile gives the same JSON as one written by hand. Values that it cannot use, such as a
+// placeholder for what a client has sent, are refused in both.
 func TestExecConfig(t *testing.T) {
 	testkit.WantSteps(t, map[string]string{
 		"exec systemctl restart soffice": `{"command":"systemctl","args":["restart","soffice"]}`,
@@ -173,7 +173,7 @@ func TestExecTimeout(t *testing.T) {
 	testkit.WantDead(t, got["output"].(string), 2)
 }
 
-// A hook that has to end takes its command along.
+// A hook that has to end ends its command too.
 func TestExecCancelled(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pids")
 	s := &Step{Command: "sh", Args: []string{"-c", `sleep 1000 & echo $$ $! > "$1.new"; mv "$1.new" "$1"; wait`, "", file}}
@@ -198,8 +198,8 @@ func TestExecCancelled(t *testing.T) {
 	}
 }
 
-// A detached command is not waited for, nor ended with its hook, prints into the void,
-// and leaves no zombie.
+// The step does not wait for a detached command. Such a command does not end with its hook, its output
+// is thrown away, and it leaves no zombie.
 func TestExecDetach(t *testing.T) {
 	dir := t.TempDir()
 	s := &Step{Command: "sh", Dir: dir, Detach: true, Args: []string{"-c",

@@ -19,8 +19,8 @@ import (
 // What reaches a command, and what it can do: the attacks of docs/security.md that no other
 // file has.
 
-// Whoever controls the value of a variable that a config puts into an argument controls that
-// argument: what looks like a placeholder in it is text, and it stays one argument.
+// The value of a variable that a config puts into an argument is text: what looks like a placeholder in
+// it stays as it is, and the argument stays one argument.
 func TestPlaceholderValueIsText(t *testing.T) {
 	t.Setenv("TCPLOCK_TEST_SECRET", "secret")
 	t.Setenv("TCPLOCK_TEST_VALUE", "{env.TCPLOCK_TEST_SECRET} {l4.tcplock.name}\n--option")
@@ -46,7 +46,7 @@ func TestCommandInheritsNoDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	// The shell looks by itself; a command in it would have descriptors of its own.
+	// The shell looks itself: a command that it starts would have descriptors of its own.
 	const list = `for fd in 0 1 2 3 4 5 6 7 8 9; do if (: >&$fd) 2>/dev/null; then printf "$fd "; fi; done; read line || printf "no input"`
 	logs := runExec(t, &Step{Command: "sh", Args: []string{"-c", list}})
 	if got := strings.TrimPrefix(ended(t, logs)["output"].(string), "0 "); got != "1 2 no input" {
@@ -68,7 +68,7 @@ func TestCommandCannotPaint(t *testing.T) {
 	})
 }
 
-// Not a test, but the Caddy of the next one: it runs a hook's command, and waits to be
+// This is not a test, but the Caddy of the next test: it runs the command of a hook, and waits to be
 // killed.
 func TestCommandParent(t *testing.T) {
 	pid := os.Getenv("TCPLOCK_TEST_COMMAND")

@@ -55,9 +55,7 @@ func (s *Step) check() error {
 	} else if _, _, err := dial.Address(s.Address); err != nil {
 		return err
 	}
-	switch s.For {
-	case "", dial.Open, dial.Closed:
-	default:
+	if s.For != "" && s.For != dial.Open && s.For != dial.Closed {
 		return fmt.Errorf("for: found %q, expected %s or %s", s.For, dial.Open, dial.Closed)
 	}
 	return hook.CheckTimeout(s.Timeout)

@@ -17,8 +17,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
-// What the step reads in a Caddyfile is what it is in JSON; and an address that cannot be
-// connected to, or that a client could choose, is refused in both.
+// A step in a Caddyfile gives the same JSON as one written by hand. An address that no client can
+// connect to, or that a client could choose, is refused in both.
 func TestWaitConfig(t *testing.T) {
 	testkit.WantSteps(t, map[string]string{
 		"wait localhost:8100":                            `{"address":"localhost:8100"}`,
@@ -42,7 +42,7 @@ func TestWaitConfig(t *testing.T) {
 	})
 }
 
-// One that listens is open at once, one that does not is closed at once.
+// A service that listens is open at once. One that does not listen is closed at once.
 func TestWaitAtOnce(t *testing.T) {
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	sock := filepath.Join(t.TempDir(), "sock")
@@ -64,8 +64,7 @@ func TestWaitAtOnce(t *testing.T) {
 	}
 }
 
-// A restarted service is waited for: first until it has closed, then until it is open
-// again.
+// Two steps wait for a service that restarts: first until it has closed, then until it is open again.
 func TestWaitForRestart(t *testing.T) {
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	address := ln.Addr().String()
@@ -92,7 +91,7 @@ func TestWaitStaleSocket(t *testing.T) {
 	}
 }
 
-// A wait that is over says what for, how long, and what it met last.
+// The error of a wait says what it waited for, for how long, and what it found last.
 func TestWaitTimeout(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -118,8 +117,8 @@ func TestWaitNotRefused(t *testing.T) {
 	}
 }
 
-// The pauses between the tries grow: a forwarder is not flooded with probes while the
-// service behind it is waited for.
+// The pauses between the probes grow, so that they do not flood a forwarder whose service is not there
+// yet.
 func TestWaitPauses(t *testing.T) {
 	before := dial.ListenFor
 	dial.ListenFor = 20 * time.Second
@@ -161,7 +160,7 @@ func TestWaitCancelled(t *testing.T) {
 	}
 }
 
-// What a placeholder stands for is looked at when the step runs.
+// The value of a placeholder is checked when the step runs.
 func TestWaitNoWorker(t *testing.T) {
 	err := (&Step{Address: "{l4.tcplock.worker}", For: "closed"}).Run(t.Context(), hook.Moment{})
 	if want := `wait: address: found "", expected host:port or unix//path`; err == nil || err.Error() != want {

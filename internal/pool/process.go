@@ -15,22 +15,18 @@ import (
 
 // Ended is called when the slot's holder is done, before the slot is given back.
 func (w *Worker) Ended(reached, counts bool) {
-	if p := w.Running(); p != nil {
-		p.Ended(reached, counts)
-	}
+	w.tell(func(p *processSlot) { p.Ended(reached, counts) })
 }
 
 // Reached is called at the first sign that the slot's holder has reached the service.
-func (w *Worker) Reached() {
-	if p := w.Running(); p != nil {
-		p.Reached()
-	}
-}
+func (w *Worker) Reached() { w.tell(func(p *processSlot) { p.Reached() }) }
 
 // Restart has the process restarted, if the lock runs it, before the slot's next holder.
-func (w *Worker) Restart(reason string) {
+func (w *Worker) Restart(reason string) { w.tell(func(p *processSlot) { p.Restart(reason) }) }
+
+func (w *Worker) tell(what func(*processSlot)) {
 	if p := w.Running(); p != nil {
-		p.Restart(reason)
+		what(p)
 	}
 }
 
@@ -166,12 +162,11 @@ func (p *Pool) occupied(address string) bool {
 // Halt tells all processes to end, and returns them.
 func (p *Pool) Halt() []*processSlot {
 	p.mu.Lock()
-	processes := slices.Clone(p.Processes)
-	p.mu.Unlock()
-	for _, one := range processes {
+	defer p.mu.Unlock()
+	for _, one := range p.Processes {
 		one.Halt()
 	}
-	return processes
+	return slices.Clone(p.Processes)
 }
 
 // Stop ends all processes, and returns when they have ended.

@@ -28,18 +28,6 @@ func Environment(environ []string) []string {
 	})
 }
 
-// CheckCommand returns an error if command is empty or has a placeholder. A placeholder could let a
-// client choose which program runs.
-func CheckCommand(command string) error {
-	switch {
-	case command == "":
-		return errors.New("command: found none, expected a name or a path")
-	case strings.Contains(command, "{"):
-		return fmt.Errorf("command: found %q, expected a name or a path without placeholders", command)
-	}
-	return nil
-}
-
 // Spec is a command as a config has it. Its texts take Caddy's global placeholders and those of the
 // values with which it is prepared.
 type Spec struct {
@@ -51,8 +39,11 @@ type Spec struct {
 
 // Check returns an error if the command cannot be started, whatever the values are.
 func (s Spec) Check(values map[string]string) error {
-	if err := CheckCommand(s.Command); err != nil {
-		return err
+	switch { // a placeholder could let a client choose which program runs
+	case s.Command == "":
+		return errors.New("command: found none, expected a name or a path")
+	case strings.Contains(s.Command, "{"):
+		return fmt.Errorf("command: found %q, expected a name or a path without placeholders", s.Command)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Env)) {
 		if name == "" || strings.ContainsAny(name, "={") {

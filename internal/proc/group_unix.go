@@ -42,11 +42,10 @@ type group struct {
 func openGroup(logger func() *zap.Logger) *group {
 	g := &group{logger: logger, kept: make(chan struct{})}
 	g.ctx, g.over = context.WithCancel(context.Background())
-	if logger == nil {
-		g.over()
-		return g
+	guard, err := (*guard)(nil), errNoShell
+	if logger != nil {
+		guard, err = startGuard(0)
 	}
-	guard, err := startGuard(0)
 	switch {
 	case errors.Is(err, errNoShell):
 		g.over()

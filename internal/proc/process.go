@@ -27,19 +27,14 @@ type Process struct {
 	over bool // it has ended: its group gets no signal any more
 }
 
-// Start starts the process of a service, which read reads the output of. What the process leaves
-// behind in its group is killed at its end. If Caddy dies, the system or the guard kills the group.
-func Start(cmd *exec.Cmd, logger func() *zap.Logger, read func(io.ReadCloser)) (*Process, error) {
-	return start(cmd, logger, fds.PerProcess, read)
-}
-
-// start is Start, and with a nil logger it starts a command: what a command leaves behind is killed
-// only if it has failed, and it goes on if Caddy dies.
+// Start starts the process of a service, or with a nil logger a command. read reads its output. What
+// it leaves behind in its group is killed at its end, but that of a command only if it has failed. If
+// Caddy dies, the system or the guard kills the group of a service.
 //
 // The pipe of the output is our own, not that of os/exec, for two reasons. os/exec would wait for the
 // end of the output before the rest of a failed command's group could be killed. And it would close
 // the pipe that a daemon has inherited, so that the daemon dies when it prints again.
-func start(cmd *exec.Cmd, logger func() *zap.Logger, descriptors int64, read func(io.ReadCloser)) (*Process, error) {
+func Start(cmd *exec.Cmd, logger func() *zap.Logger, read func(io.ReadCloser)) (*Process, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -47,7 +42,7 @@ func start(cmd *exec.Cmd, logger func() *zap.Logger, descriptors int64, read fun
 	cmd.Stdout, cmd.Stderr = w, w
 	p := &Process{cmd: cmd, output: r, exited: make(chan struct{}), read: make(chan struct{})}
 	started := make(chan error)
-	go p.live(logger, descriptors, started)
+	go p.live(logger, started)
 	err = <-started
 	w.Close()
 	if err != nil {
@@ -63,7 +58,11 @@ func start(cmd *exec.Cmd, logger func() *zap.Logger, descriptors int64, read fun
 
 // live starts the process and waits for its end, both on one thread: on Linux, the signal that a
 // process gets when its parent dies comes when the thread that started it ends.
-func (p *Process) live(logger func() *zap.Logger, descriptors int64, started chan<- error) {
+func (p *Process) live(logger func() *zap.Logger, started chan<- error) {
+	descriptors := int64(fds.PerProcess)
+	if logger == nil {
+		descriptors = fds.PerWait
+	}
 	defer fds.Process.Take(descriptors)()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -45,7 +45,7 @@ func Detach(cmd *exec.Cmd, logger *zap.Logger, fields ...zap.Field) error {
 // behind, and the error ends with the first line that cmd printed.
 func Run(ctx context.Context, cmd *exec.Cmd, timeout time.Duration, logger *zap.Logger, fields ...zap.Field) error {
 	began, out := time.Now(), new(Output)
-	p, err := start(cmd, nil, fds.PerWait, out.read)
+	p, err := Start(cmd, nil, out.read)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
-// Not a test, but the Caddy of others: it starts a process, says so, and waits to be killed.
+// TestProcessParent is not a test, but the Caddy of other tests: it starts a process, says so, and waits
+// to be killed.
 func TestProcessParent(t *testing.T) {
 	script := os.Getenv("TCPLOCK_TEST_SCRIPT")
 	if script == "" {
@@ -59,8 +60,8 @@ func processParent(t *testing.T, script, file string, env ...string) (caddy *exe
 // someChild is a script that starts a child, and notes its own pid and the child's.
 const someChild = `/bin/sleep 1000 & echo $$ $! >"$1.new"; /bin/mv "$1.new" "$1"; wait`
 
-// When Caddy is killed, the process and all in its group die with it. Where there is no
-// shell, Linux sees to the process itself.
+// When Caddy is killed, the process and all in its group die with it. Where there is no shell, Linux
+// kills the process itself.
 func TestProcessDiesWithParent(t *testing.T) {
 	for _, test := range []struct {
 		name, path string
@@ -175,8 +176,8 @@ func guardOf(t *testing.T, caddy, service int) int {
 	return 0
 }
 
-// While a service runs, its guard may end as often as it likes: no zombie and no descriptor
-// comes of it. What kills the whole group, the guard too, is the end of the service.
+// While a service runs, its guard may end any number of times. That leaves no zombie and no descriptor.
+// The end of the service kills the whole group, with the guard.
 func TestGuardLeavesNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -277,8 +278,8 @@ func TestServiceInItsOwnSession(t *testing.T) {
 	})
 }
 
-// A shell that does not do what a guard does is none. The service runs without, and gets one
-// as soon as there is a shell that does.
+// A shell that does not act as a guard is no guard. The service runs without one, and gets one as soon
+// as there is a shell that does.
 func TestGuardThatDoesNotAnswer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")

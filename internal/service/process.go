@@ -16,6 +16,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/proc"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/text"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
 // Process is a running process, as its supervisor uses it.
@@ -85,7 +86,7 @@ func (s *Service) address(id ID) (string, error) {
 	if s.Ready == "" {
 		return id.Worker, nil
 	}
-	address, err := id.replacer().ReplaceOrErr(s.Ready, false, true)
+	address, err := vars.Replacer(id.values()).ReplaceOrErr(s.Ready, false, true)
 	if err == nil {
 		_, _, err = dial.Address(address)
 	}

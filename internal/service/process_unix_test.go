@@ -70,7 +70,7 @@ func nothingLeft(t *testing.T) {
 			return runtime.NumGoroutine() <= goroutines && descriptors() <= open
 		})
 		if _, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); !errors.Is(err, syscall.ECHILD) {
-			t.Errorf("found a child that nobody has waited for: %v", err)
+			t.Errorf("found a child that was not waited for: %v", err)
 		}
 	})
 }
@@ -91,8 +91,8 @@ func wantExit(t *testing.T, p *osProcess) {
 	}
 }
 
-// The process runs in its directory and knows who it is; its output is in the log, line by
-// line.
+// The process runs in its directory, and its environment has its slot and its worker. Its output is
+// in the log, line by line.
 func TestProcessSurroundings(t *testing.T) {
 	nothingLeft(t)
 	parent, err := filepath.EvalSymlinks(t.TempDir())
@@ -117,7 +117,7 @@ func TestProcessSurroundings(t *testing.T) {
 	}
 }
 
-// What cannot be started is an error, and leaves nothing behind.
+// A process that cannot be started is an error, and leaves nothing behind.
 func TestProcessNotStarted(t *testing.T) {
 	nothingLeft(t)
 	for _, s := range []*Service{{Command: "no-such-command-here"}, {Command: "true", Dir: "/no/such/directory"}} {
@@ -127,8 +127,8 @@ func TestProcessNotStarted(t *testing.T) {
 	}
 }
 
-// A long line is cut, and of many lines the log gets the first hundred of a second; the
-// process is not held up. What is left out is told, also if nothing follows.
+// A long line is cut, and of many lines the log gets the first hundred of each second. The process is
+// not held up. The log has the number of dropped lines, also if no line follows.
 func TestProcessOutputBounded(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -231,9 +231,9 @@ func TestProcessMemory(t *testing.T) {
 	}
 }
 
-// A process is ready when its address can be connected to, or when the command says so,
-// which is given its directory and its environment; it is not waited for longer than
-// ready_timeout, and not when nobody wants it any more.
+// A process is ready when its address accepts a connection, or when the ready command succeeds, which
+// gets the directory and the environment of the process. The supervisor waits no longer than
+// ready_timeout, and not after the start is given up.
 func TestProcessReady(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -298,8 +298,8 @@ func (s *realSlot) In()       { s.set(false) }
 func (s *realSlot) Fresh()    {}
 func (s *realSlot) Gone()     {}
 
-// A supervised process that is killed, or is to be restarted, is another one soon; one that
-// ignores the request to end is killed; and after stop there is none.
+// Another process soon replaces one that is killed or is to be restarted. A process that ignores the
+// request to end is killed. After stop there is none.
 func TestSupervisedProcess(t *testing.T) {
 	nothingLeft(t)
 	s := shell(`trap "" TERM; echo begins; while :; do sleep 1000; done`)
@@ -344,8 +344,7 @@ func TestSupervisedProcess(t *testing.T) {
 	}
 }
 
-// A start that is given up leaves nothing behind, the command that was to tell when it is
-// ready neither.
+// A start that is given up leaves nothing behind, not even its ready command.
 func TestSupervisedStartAbandoned(t *testing.T) {
 	nothingLeft(t)
 	pid := testkit.File(t)

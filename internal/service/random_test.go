@@ -13,9 +13,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// Clients, requests, reloads and crashes at random moments. The stage looks that there is
-// never a second process and that none is ended under a client; in the end the slot is
-// granted again.
+// Clients, requests, reloads and crashes come at random moments. The stage checks that there is never a
+// second process, and that no process is ended while it has a client. In the end the slot is granted
+// again.
 func TestSupervisorAtRandom(t *testing.T) {
 	for seed := range uint64(200) {
 		synctest.Test(t, func(t *testing.T) {

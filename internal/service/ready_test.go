@@ -17,7 +17,8 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
-// Where something else listens no process is started, whatever says that it would be ready.
+// No process is started while something else listens at its address, however the process is to become
+// ready.
 func TestProcessBesideStranger(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -44,8 +45,8 @@ func TestProcessBesideStranger(t *testing.T) {
 	}
 }
 
-// A process that ends before it is ready, or in the moment after its probe, has failed to
-// start. The error says what to do about that, as far as it can be known.
+// A process that ends before it is ready, or just after its probe, has failed to start. The error says
+// what to do about it, as far as that can be known.
 func TestProcessEndsEarly(t *testing.T) {
 	nothingLeft(t)
 	before := dial.ListenFor
@@ -90,14 +91,14 @@ func TestProcessEndsEarly(t *testing.T) {
 	end(p, flag)
 	expect(p.Ready(t.Context()), "it has ended with status 0, but "+addr+" answers: the service seems to have gone to the background")
 
-	// It ends of the probe itself.
+	// The probe itself makes it end.
 	p, addr, flag = start("exit 3")
 	ln = testkit.Listen(t, "tcp", addr)
 	go greet(ln, func() { end(p, flag) })
 	expect(p.Ready(t.Context()), "it has ended right after the probe of its address: exit status 3; a server that ends after one connection needs ready exec")
 }
 
-// greet is a server that says hello to each connection, after does.
+// greet is a server that calls does for each connection, and then says hello.
 func greet(ln net.Listener, does func()) {
 	for {
 		conn, err := ln.Accept()

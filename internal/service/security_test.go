@@ -29,7 +29,7 @@ func TestProcessInheritsNoDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	// The shell looks by itself; a command in it would have descriptors of its own.
+	// The shell looks itself: a command that it starts would have descriptors of its own.
 	const list = `for fd in 0 1 2 3 4 5 6 7 8 9; do if (: >&$fd) 2>/dev/null; then printf "$fd "; fi; done; read line || printf "no input"`
 	p, output := startReal(t, shell(list))
 	wantExit(t, p)

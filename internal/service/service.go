@@ -168,7 +168,8 @@ func (s *Service) checkReady() error {
 		return errors.New("ready: found an address and a command, expected only one of them")
 	}
 	if s.ReadyCommand != nil {
-		if err := proc.CheckCommand(slices.Concat(s.ReadyCommand, []string{""})[0]); err != nil {
+		first := slices.Concat(s.ReadyCommand, []string{""})[0]
+		if err := (proc.Spec{Command: first}).Check(nil); err != nil {
 			return fmt.Errorf("ready_command: %w", err)
 		}
 	}
@@ -238,9 +239,6 @@ func (id ID) values() map[string]string {
 	vars.AddWorker(values, id.Worker)
 	return values
 }
-
-// replacer returns a replacer for Caddy's global placeholders and those of a process.
-func (id ID) replacer() *caddy.Replacer { return vars.Replacer(id.values()) }
 
 // UnmarshalCaddyfile reads a service with its block; d is on the word "service".
 //

@@ -7,10 +7,12 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/vars"
 )
 
-// What is read in a Caddyfile is what it is in JSON; wrong, duplicate and contradictory
-// values are refused, with what was found and what is expected.
+// A service in a Caddyfile gives the same JSON as one written by hand. Wrong, duplicate and
+// contradictory values are refused. The error says what was found and what is expected.
 func TestServiceConfig(t *testing.T) {
 	const placeholder = `expected {l4.tcplock.name|slot|worker|worker_host|worker_port} or a global one such as {env.*} (a plain brace is \{)`
 	for input, want := range map[string]string{
@@ -80,7 +82,7 @@ func TestServiceConfig(t *testing.T) {
 	}
 }
 
-// JSON has no Caddyfile's table that would refuse values before they are checked.
+// Values in JSON are checked too: no table of a Caddyfile has refused them before.
 func TestServiceJSON(t *testing.T) {
 	for input, want := range map[string]string{
 		`{"command":"a","max_memory":"1GiB","ready":"a:1"}`:   "<nil>",
@@ -142,14 +144,14 @@ func TestServicePlaceholders(t *testing.T) {
 		{"unix//run/s", "soffice 2 unix//run/s /run/s "},
 		{"", "soffice 2   "},
 	} {
-		got, err := ID{"soffice", 2, test.worker}.replacer().ReplaceOrErr(all, false, true)
+		got, err := vars.Replacer(ID{"soffice", 2, test.worker}.values()).ReplaceOrErr(all, false, true)
 		if err != nil || got != test.want {
 			t.Errorf("found %q, %v, expected %q", got, err, test.want)
 		}
 	}
 }
 
-// What makes another process, and what a running one can be given.
+// Some settings mean another process. A running process can get the others.
 func TestServiceSameProcess(t *testing.T) {
 	a := &Service{Command: "a", Args: []string{"b"}, Dir: "c", Env: map[string]string{"d": "e"}}
 	for same, others := range map[bool][]Service{

@@ -15,9 +15,9 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// stage is where the scripts of supervisor_test.go play: a slot, processes that are no
-// more than a few variables, and a trace of all that happens to both, each line with
-// the seconds since the script began. Time is fake.
+// stage is where the scripts of supervisor_test.go play. It has a slot, processes that are only a few
+// variables, and a trace of all that happens to both. Each line of the trace starts with the seconds
+// since the script began. Time is fake.
 type stage struct {
 	*Supervisor
 	t     *testing.T
@@ -119,7 +119,7 @@ func (s *stage) grant() bool {
 	return true
 }
 
-// come is a client that gets the slot and wants to the process.
+// come is a client that gets the slot and waits for the process.
 func (s *stage) come() {
 	s.t.Helper()
 	if !s.grant() {
@@ -161,7 +161,7 @@ func (s *stage) taken() (out bool) {
 	return out
 }
 
-// finish has the process that was started last end with status 0.
+// finish makes the newest process end with status 0.
 func (s *stage) finish() {
 	p := s.last()
 	s.let(func() { p.clean = true })
@@ -301,7 +301,7 @@ func (p *fakeProcess) exit() {
 	}
 }
 
-// Terminate is obeyed after a second. It must not meet a process that has a client.
+// Terminate makes the process end after a second. The process must not have a client.
 func (p *fakeProcess) Terminate() {
 	p.stage.mu.Lock()
 	defer p.stage.mu.Unlock()

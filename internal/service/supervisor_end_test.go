@@ -33,10 +33,10 @@ func TestSupervisorLazyFinishes(t *testing.T) {
 		"1m4s: out, start 2", "1m5s: in, started", "1m6s: exit 2, out, start 3", "1m7s: in, restarted exit")
 }
 
-// One that ends with status 0 soon, and has served no client, has failed all the same: clients
-// that go back in line would start it again and again. After the pause it stays stopped
-// until the next client comes.
-func TestSupervisorLazyFinishesForNobody(t *testing.T) {
+// A lazy process that ends soon with status 0, and has served no client, has failed all the same:
+// clients that go back in line would start it again and again. After the pause it stays stopped until
+// the next client comes.
+func TestSupervisorLazyFinishesForNoClient(t *testing.T) {
 	finishes := func(s *stage) {
 		s.come()
 		s.finish()
@@ -81,8 +81,8 @@ func TestSupervisorLazyFinishesForNobody(t *testing.T) {
 	}
 }
 
-// That the client had reached the process may show after the process has ended. Then that was
-// no failure: the next one is started at once, or a lazy one that has finished rests.
+// The client may turn out to have reached the process after the process has ended. Then the end was no
+// failure: the next process is started at once, or a lazy process that has finished rests.
 func TestSupervisorReachedLate(t *testing.T) {
 	late := func(s *stage) {
 		s.come()
@@ -105,7 +105,8 @@ func TestSupervisorReachedLate(t *testing.T) {
 		"0s: out, start 1", "1s: in, started, exit 1, out", "1.5s: stopped exit, in")
 }
 
-// A late sign of a client tells nothing of the process that is started after its own.
+// A late sign that a client has reached its process says nothing about the process that is started
+// after that.
 func TestSupervisorReachedTooLate(t *testing.T) {
 	perform(t, &Service{}, func(s *stage) {
 		s.sleep(time.Second)
@@ -174,8 +175,8 @@ func TestSupervisorEveryOfMuteClients(t *testing.T) {
 		"1.5s: out, term 1", "2.5s: exit 1, start 2", "3.5s: in, restarted every")
 }
 
-// Why a start has failed is there until one succeeds, also during the next starts. A client
-// that comes during one waits for it, and is not told of the failure before.
+// The status has the reason of a failed start until a start succeeds, also during the next starts. A
+// client that comes during a start waits for it, and does not get the error of the one before.
 func TestSupervisorFailureStays(t *testing.T) {
 	perform(t, &Service{Start: StartLazy}, func(s *stage) {
 		s.let(func() { s.readyErr = errors.New("not open after 1s") })

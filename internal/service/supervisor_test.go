@@ -50,8 +50,8 @@ func TestSupervisorLazy(t *testing.T) {
 		"4s: in, started")
 }
 
-// The 2nd client's end is the restart's beginning: the slot is out before it is given
-// back. Who was not let to the process (its hooks failed first, say) does not count.
+// The restart begins when the second client ends: the slot is out before it is given back. A client
+// that was not let to the process, because its hooks failed for example, does not count.
 func TestSupervisorEvery(t *testing.T) {
 	perform(t, &Service{RestartEvery: 2}, func(s *stage) {
 		s.sleep(time.Second)
@@ -62,7 +62,7 @@ func TestSupervisorEvery(t *testing.T) {
 		s.sleep(time.Second)
 		s.Ended(true, true)
 		if !s.taken() {
-			t.Error("slot not out when the last one's end has been told")
+			t.Error("found the slot in service after the end of the last client, expected it out")
 		}
 		s.sleep(5 * time.Second) // its release hooks
 		s.giveBack()
@@ -98,8 +98,8 @@ func TestSupervisorInterval(t *testing.T) {
 		"27s: in, restarted interval")
 }
 
-// Memory is looked at every 5 seconds; more than the limit is a restart when the client
-// has gone. A process that has too much as soon as it runs is not restarted in a loop.
+// The supervisor checks the memory every 5 seconds. A process with more than the limit is restarted
+// when its client has gone. One that has too much as soon as it runs is not restarted in a loop.
 func TestSupervisorMemory(t *testing.T) {
 	perform(t, &Service{MaxMemory: 100}, func(s *stage) {
 		s.sleep(time.Second)
@@ -221,8 +221,8 @@ func TestSupervisorRequest(t *testing.T) {
 		"8.001s: in, restarted hold_timeout")
 }
 
-// Settings that make another process restart it between two clients; others hold at
-// once. A start that is under way is given up, a back-off cut short, and it begins anew.
+// Settings that mean another process restart it between two clients. Other settings apply at once. A
+// start that is under way is given up, a back-off ends early, and the start begins anew.
 func TestSupervisorReplace(t *testing.T) {
 	perform(t, &Service{Command: "a"}, func(s *stage) {
 		s.sleep(time.Second)
@@ -255,9 +255,9 @@ func TestSupervisorReplace(t *testing.T) {
 		"14.5s: out, term 4", "15.5s: exit 4, start d5", "16.5s: in, restarted interval")
 }
 
-// Settings that say when the process is ready are about its start: one that is under way is
-// given up for them, a back-off ends, and a process that is ready stays. One that is being
-// stopped because nobody comes is started again if it is to be there at once now.
+// Settings that say when the process is ready concern its start: they end a start that is under way,
+// and a back-off, and a process that is ready stays. A process that is being stopped because no client
+// comes is started again if it is eager now.
 func TestSupervisorReplaceStart(t *testing.T) {
 	perform(t, &Service{Ready: "a:1"}, func(s *stage) {
 		s.sleep(500 * time.Millisecond)
@@ -305,9 +305,8 @@ func TestSupervisorIdle(t *testing.T) {
 		"56s: out, start 2", "57s: in, started")
 }
 
-// A process that ignores the request to end is killed after stop_timeout. One that does not
-// even die then is waited for: a second one could not have its address. Only stop does
-// not wait.
+// A process that ignores the request to end is killed after stop_timeout. If it does not die then, the
+// supervisor waits: a second process could not have its address. Only stop does not wait.
 func TestSupervisorStubborn(t *testing.T) {
 	perform(t, &Service{StopTimeout: 3 * second}, func(s *stage) {
 		s.let(func() { s.ignores = "term" })
