@@ -3,10 +3,11 @@ package listen
 import (
 	"encoding/binary"
 	"fmt"
-	"github.com/prometheus/procfs"
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/prometheus/procfs"
 )
 
 // Elsewhere returns an error if another process listens on one of the addresses. locks has the name
