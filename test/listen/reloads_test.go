@@ -48,8 +48,8 @@ func reloadUnder(t *testing.T, addr string, reloads int, configs [2]string) *los
 		if err := caddytest.TryLoadJSON(t, adapted[(i+1)%2]); err != nil {
 			t.Fatal(err)
 		}
-		next := l.all.Load() + 50
-		caddytest.Eventually(t, "fifty more connections", func() bool { return l.all.Load() >= next })
+		next := l.all.Load() + 25
+		caddytest.Eventually(t, "25 more connections", func() bool { return l.all.Load() >= next })
 	}
 	close(over)
 	clients.Wait()
@@ -98,7 +98,7 @@ func TestKeepLosesNothing(t *testing.T) {
 	}
 	l := reloadUnder(t, addr, 400, [2]string{config(8), config(9)})
 	t.Log(l)
-	if l.lost.Load() > 0 || l.all.Load() < 400*50 {
+	if l.lost.Load() > 0 || l.all.Load() < 400*25 {
 		t.Errorf("%s, expected none of some thousands", l)
 	}
 }
@@ -117,7 +117,7 @@ func TestPlainListenerLosesLittle(t *testing.T) {
 		config := func(timeout int) string {
 			return caddytest.Global(fmt.Sprintf("layer4 {\n%s {\nmatching_timeout %ds\nroute {\n%s\nproxy %s\n}\n}\n}", addr, timeout, handler, svc.Addr))
 		}
-		l := reloadUnder(t, addr, 150, [2]string{config(3), config(4)})
+		l := reloadUnder(t, addr, 120, [2]string{config(3), config(4)})
 		t.Logf("with %q: %s", handler, l)
 		return float64(l.lost.Load()) / float64(l.all.Load())
 	}
