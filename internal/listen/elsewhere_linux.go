@@ -2,10 +2,14 @@ package listen
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/prometheus/procfs"
 )
@@ -47,7 +51,7 @@ type listener struct {
 // listeners returns the listening TCP sockets of the machine, and what the descriptors of this process
 // link to. It returns no links if it cannot read them, as when no descriptor is left.
 func listeners() (all []listener, own []string) {
-	all = tcpListeners()
+	all = slices.Concat(tcpListeners("/proc/net/tcp"), tcpListeners("/proc/net/tcp6"))
 	self, err := procfs.Self()
 	if err == nil {
 		own, err = self.FileDescriptorTargets() // after the listeners, so that it has each of them that is ours
@@ -58,28 +62,29 @@ func listeners() (all []listener, own []string) {
 	return all, own
 }
 
-// tcpListeners reads /proc/net/tcp and tcp6, see proc(5).
-func tcpListeners() (all []listener) {
-	fs, err := procfs.NewDefaultFS()
-	if err != nil {
-		return nil
-	}
-	tcp4, _ := fs.NetTCP()
-	tcp6, _ := fs.NetTCP6()
-	for _, s := range append(tcp4, tcp6...) {
-		const listen = 0x0A
-		if s.St != listen {
-			continue
+// tcpListeners reads the listening sockets in /proc/net/tcp or tcp6, see proc(5).
+func tcpListeners(file string) (all []listener) {
+	text, _ := os.ReadFile(file)
+	for line := range strings.Lines(string(text)) {
+		const listen = "0A"
+		if fields := strings.Fields(line); len(fields) >= 10 && fields[3] == listen {
+			all = append(all, listener{parseProcAddr(fields[1]), "socket:[" + fields[9] + "]"})
 		}
-		if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 { // procfs takes the processor to be little-endian
-			for word := range slices.Chunk(s.LocalAddr, 4) {
-				slices.Reverse(word)
-			}
-		}
-		ip, _ := netip.AddrFromSlice(s.LocalAddr)
-		all = append(all, listener{netip.AddrPortFrom(ip, uint16(s.LocalPort)), fmt.Sprintf("socket:[%d]", s.Inode)})
 	}
 	return all
+}
+
+// parseProcAddr reads an address as /proc/net has it: words of four bytes, each as the processor has
+// it in memory, and the port.
+func parseProcAddr(s string) netip.AddrPort {
+	ip, port, _ := strings.Cut(s, ":")
+	b, _ := hex.DecodeString(ip)
+	n, _ := strconv.ParseUint(port, 16, 16)
+	for word := range slices.Chunk(b[:len(b)/4*4], 4) {
+		binary.BigEndian.PutUint32(word, binary.NativeEndian.Uint32(word))
+	}
+	addr, _ := netip.AddrFromSlice(b)
+	return netip.AddrPortFrom(addr, uint16(n))
 }
 
 // describeOwner tells which process has the socket. It returns "" if the system does not say.
