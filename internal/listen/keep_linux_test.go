@@ -2,7 +2,10 @@ package listen
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,6 +75,28 @@ func TestKeepAliveIsInherited(t *testing.T) {
 	}
 }
 
+// The accept queue is as long as the system allows.
+func TestBacklog(t *testing.T) {
+	h, _ := keepHandle(t, freePort(t))
+	text, err := os.ReadFile("/proc/sys/net/core/somaxconn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.TrimSpace(string(text))
+	raw, err := h.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info *unix.TCPInfo
+	_ = raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(info.Sacked); got != want { // what this field has for a listener, see tcp_get_info in Linux
+		t.Errorf("found a backlog of %s, expected %s", got, want)
+	}
+}
+
 // A handle that is closed while it accepts stops. The connections that come go to another handle of
 // the socket.
 func TestClosedHandleStops(t *testing.T) {
@@ -106,5 +131,48 @@ func TestClosedHandleStops(t *testing.T) {
 	if conn, err := net.Dial("tcp", second.Addr().String()); err == nil {
 		conn.Close()
 		t.Error("found the socket open after its last config, expected it closed")
+	}
+}
+
+// An address goes and comes back at once: the socket is closed before it is opened again.
+func TestAddressGoesAndComes(t *testing.T) {
+	port := freePort(t)
+	for range 20000 {
+		ctx, end := context.WithCancel(t.Context())
+		if _, err := listenKeep(ctx, Network, "127.0.0.1", port, 0, net.ListenConfig{}); err != nil {
+			t.Fatal(err)
+		}
+		end() // the handle is closed beside what comes next
+	}
+}
+
+// A connection's place is that of accept, until something reads from the client, which may have been silent
+// for long.
+func TestArrival(t *testing.T) {
+	h, _ := keepHandle(t, freePort(t))
+	accept := func() (*net.TCPConn, *Conn) {
+		client, err := net.Dial("tcp", h.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { client.Close() })
+		conn, err := h.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return client.(*net.TCPConn), conn.(*Conn)
+	}
+	client, first := accept()
+	_, second := accept()
+	if first.Arrival() >= second.Arrival() {
+		t.Errorf("found places %d and %d, expected the order of accept", first.Arrival(), second.Arrival())
+	}
+	_, _ = client.Write([]byte("x"))
+	if _, err := first.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if first.Arrival() <= second.Arrival() {
+		t.Errorf("found places %d and %d, expected the first behind the second after something has read", first.Arrival(), second.Arrival())
 	}
 }

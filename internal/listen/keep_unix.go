@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,23 +32,22 @@ func init() {
 	caddyhttp.RegisterNetworkHTTP3(Network, "udp")
 }
 
-// sockets has the sockets of keep/, by address, for as long as a config uses them.
-var sockets = caddy.NewUsagePool()
+// sockets has the sockets of keep/ that a config uses, by address. The mutex is held while a socket is
+// opened or closed, so that an address that goes and comes back is free in time.
+var sockets = struct {
+	sync.Mutex
+	open map[any]*socket
+}{open: make(map[any]*socket)}
 
 // socket is one listening socket, which all configs share. Caddy's own sockets belong to one config
 // each: when a reload closes one, the system resets the connections in its accept queue.
 type socket struct {
 	*net.TCPListener
-	address string        // as logs and errors have it
-	turn    chan struct{} // full while a handle accepts
-	failing clock.Limit   // of the log lines of accepts that fail
-
-	mu    sync.Mutex
-	users map[<-chan struct{}]bool // the configs, each by the end of its context
+	address string                   // as logs and errors have it
+	users   map[<-chan struct{}]bool // the configs, each by the end of its context; under the mutex of sockets
+	turn    chan struct{}            // full while a handle accepts
+	failing clock.Limit              // of the log lines of accepts that fail
 }
-
-// Destruct closes the socket. The last config that used it has ended.
-func (s *socket) Destruct() error { return s.TCPListener.Close() }
 
 // handle is one config's use of a socket.
 type handle struct {
@@ -81,25 +81,49 @@ func listenKeep(ctx context.Context, _, host, ports string, offset uint, config 
 	if address.Port == 0 {
 		key = address // any free port: each use has a socket of its own
 	}
-	value, _, err := sockets.LoadOrNew(key, func() (caddy.Destructor, error) { return open(ctx, address.String(), config) })
+	s, err := use(ctx, key, address.String(), config)
 	if err != nil {
 		return nil, err
 	}
-	s := value.(*socket)
 	h := &handle{socket: s, config: ctx.Done(), closed: make(chan struct{})}
-	if !s.use(h.config) {
-		_, _ = sockets.Delete(key)
-		return nil, fmt.Errorf("keep/: found %s twice in one config, expected each address once: both servers would get a part of the connections", s.address)
-	}
-	_ = setKeepAlive(s.TCPListener, config.KeepAliveConfig)
 	h.close = sync.OnceFunc(func() {
 		close(h.closed)
-		s.forget(h.config)
 		_ = s.SetDeadline(time.Unix(1, 0)) // wakes the handle that accepts; it removes the deadline
-		_, _ = sockets.Delete(key)
+		s.forget(h.config, key)
 	})
 	context.AfterFunc(ctx, h.close)
 	return h, nil
+}
+
+// use returns the socket of an address, for one more config. It opens the socket if it is new.
+func use(ctx context.Context, key any, address string, config net.ListenConfig) (*socket, error) {
+	sockets.Lock()
+	defer sockets.Unlock()
+	s := sockets.open[key]
+	if s == nil {
+		var err error
+		if s, err = open(ctx, address, config); err != nil {
+			return nil, err
+		}
+		sockets.open[key] = s
+	}
+	if s.users[ctx.Done()] {
+		return nil, fmt.Errorf("keep/: found %s twice in one config, expected each address once: both servers would get a part of the connections", s.address)
+	}
+	s.users[ctx.Done()] = true
+	_ = setKeepAlive(s.TCPListener, config.KeepAliveConfig)
+	return s, nil
+}
+
+// forget notes that a config has ended. The last one closes the socket.
+func (s *socket) forget(config <-chan struct{}, key any) {
+	sockets.Lock()
+	defer sockets.Unlock()
+	delete(s.users, config)
+	if len(s.users) == 0 {
+		delete(sockets.open, key)
+		_ = s.TCPListener.Close()
+	}
 }
 
 // open opens a socket without SO_REUSEPORT, so that no second process can listen there.
@@ -118,23 +142,6 @@ func open(ctx context.Context, address string, config net.ListenConfig) (*socket
 	s := &socket{TCPListener: ln.(*net.TCPListener), address: address, turn: make(chan struct{}, 1), users: make(map[<-chan struct{}]bool)}
 	s.failing.Most, s.failing.Tell = 1, func(int) {}
 	return s, nil
-}
-
-// use notes that a config uses the socket. It returns false if the config does already.
-func (s *socket) use(config <-chan struct{}) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.users[config] {
-		return false
-	}
-	s.users[config] = true
-	return true
-}
-
-func (s *socket) forget(config <-chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.users, config)
 }
 
 // Accept returns the next connection. It goes on after errors, until the handle is closed: when
@@ -157,7 +164,7 @@ func (h *handle) Accept() (net.Conn, error) {
 		conn, err := h.AcceptTCP()
 		switch {
 		case err == nil:
-			return &Conn{conn, Arrive()}, nil // also if the handle was closed meanwhile: its config can still serve it
+			return &Conn{TCPConn: conn, arrival: Arrive()}, nil // also if the handle was closed meanwhile: its config can still serve it
 		case errors.Is(err, os.ErrDeadlineExceeded): // a handle was closed
 			_ = h.SetDeadline(time.Time{})
 		case errors.Is(err, net.ErrClosed):
@@ -201,57 +208,49 @@ func CheckChange(address caddy.NetworkAddress) error {
 	if address.Network != Network && address.Network != "tcp" {
 		return nil
 	}
+	kept, all := openSockets(), sync.OnceValue(listenAddrs)
 	for _, one := range address.Expand() {
 		wanted, ok := resolve(one.JoinHostPort(0))
-		if !ok {
+		if !ok || one.Network == Network && kept[wanted] != nil {
 			continue
 		}
-		kept := false
-		var err error
-		sockets.Range(func(_, value any) bool {
-			s, ok := value.(*socket)
-			if !ok {
-				return true
+		for at, s := range kept {
+			if overlap(at, wanted) {
+				return errChange(one, Network+"/"+s.address)
 			}
-			open, _ := resolve(s.Addr().String())
-			switch same := open == wanted; {
-			case one.Network == Network && same:
-				kept = true
-			case overlap(open, wanted):
-				err = errChange(one, Network+"/"+s.address)
-			}
-			return err == nil
-		})
-		if err == nil && one.Network == Network && !kept && listensAt(wanted) {
-			err = errChange(one, "this port in another way")
 		}
-		if err != nil {
-			return err
+		if one.Network == Network && slices.ContainsFunc(all(), func(at netip.AddrPort) bool { return overlap(at, wanted) }) {
+			return errChange(one, "this port in another way")
 		}
 	}
 	return nil
+}
+
+// openSockets returns the sockets of keep/ by IP and port.
+func openSockets() map[netip.AddrPort]*socket {
+	sockets.Lock()
+	defer sockets.Unlock()
+	all := make(map[netip.AddrPort]*socket)
+	for _, s := range sockets.open {
+		at, _ := resolve(s.Addr().String())
+		all[at] = s
+	}
+	return all
 }
 
 func errChange(wanted caddy.NetworkAddress, now string) error {
 	return fmt.Errorf("found listen address %s, and this process listens on %s now, expected another port: a reload cannot change from one to the other; restart Caddy", wanted, now)
 }
 
-// listensAt reports whether this process has a listening socket at the address.
-func listensAt(wanted netip.AddrPort) bool {
+// listenAddrs returns the TCP addresses on which this process listens.
+func listenAddrs() (all []netip.AddrPort) {
 	for _, fd := range listening() {
-		name, _ := unix.Getsockname(fd)
-		var at netip.AddrPort
-		switch name := name.(type) {
+		switch name, _ := unix.Getsockname(fd); name := name.(type) {
 		case *unix.SockaddrInet4:
-			at = netip.AddrPortFrom(netip.AddrFrom4(name.Addr), uint16(name.Port))
+			all = append(all, netip.AddrPortFrom(netip.AddrFrom4(name.Addr), uint16(name.Port)))
 		case *unix.SockaddrInet6:
-			at = netip.AddrPortFrom(netip.AddrFrom16(name.Addr).Unmap(), uint16(name.Port))
-		default:
-			continue
-		}
-		if overlap(at, wanted) {
-			return true
+			all = append(all, netip.AddrPortFrom(netip.AddrFrom16(name.Addr).Unmap(), uint16(name.Port)))
 		}
 	}
-	return false
+	return all
 }

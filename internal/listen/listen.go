@@ -18,7 +18,23 @@ func Arrive() uint64 { return arrivals.Add(1) }
 // Conn is a connection that was accepted on keep/.
 type Conn struct {
 	*net.TCPConn
+	arrival uint64      // its place in the order in which the process accepted connections
+	read    atomic.Bool // a handler has read from it
+}
 
-	// Arrival is the connection's place in the order in which the process accepted connections.
-	Arrival uint64
+// Arrival is the connection's place in the order of arrival: that of accept, unless something has read
+// from the client. Then it is now: a client that was silent for long must not go before others.
+func (c *Conn) Arrival() uint64 {
+	if c.read.Load() {
+		return Arrive()
+	}
+	return c.arrival
+}
+
+// Read notes that something has read.
+func (c *Conn) Read(b []byte) (int, error) {
+	if !c.read.Load() { // which costs less than to set it each time
+		c.read.Store(true)
+	}
+	return c.TCPConn.Read(b)
 }

@@ -44,7 +44,22 @@ type Guard struct {
 	drained []*net.TCPListener // copies of the listeners, from Stopping on
 
 	mu    sync.Mutex
-	found map[int]*layer4.Server // see listeners; nil: not looked for yet
+	found map[descriptor]*layer4.Server // see listeners; nil: not looked for yet
+}
+
+// descriptor is a file descriptor of a socket. Its number alone may be another socket's meanwhile.
+type descriptor struct {
+	fd    int
+	inode uint64 // on some systems 0 for all sockets
+}
+
+// at returns what has the number fd now, the zero value if nothing has.
+func at(fd int) descriptor {
+	var stat unix.Stat_t
+	if unix.Fstat(fd, &stat) != nil {
+		return descriptor{}
+	}
+	return descriptor{fd, uint64(stat.Ino)}
 }
 
 // Watch guards the listeners of the servers until Stop.
@@ -59,26 +74,26 @@ func Watch(servers map[string]*layer4.Server, logger *zap.Logger) *Guard {
 // a long flood, both accept, which does no harm.
 func (g *Guard) watch() {
 	g.listeners()
-	waited := make(map[int]int) // by descriptor: how many checks in a row have found connections waiting
+	waited := make(map[descriptor]int) // how many checks in a row have found connections waiting
 	for clock.Sleep(g.ctx, checkInterval) {
-		for fd := range g.listeners() {
-			if waited[fd] < 0 {
+		for d := range g.listeners() {
+			if waited[d] < 0 {
 				continue
 			}
-			if waited[fd]++; !isWaiting(fd) {
-				waited[fd] = 0
+			if waited[d]++; !isWaiting(d.fd) {
+				waited[d] = 0
 			}
-			if waited[fd] < checks {
+			if waited[d] < checks {
 				continue
 			}
-			ln, routes := g.copyOf(fd)
+			ln, routes := g.copyOf(d)
 			if ln == nil { // most likely there is still no descriptor left
 				continue
 			}
 			g.logger.Error("connections are left waiting: caddy-l4 is slow to accept them, or has stopped because the process "+
 				"had no file descriptor left (raise its limit, or listen on keep/); accepting them in its place",
 				zap.String("address", ln.Addr().String()))
-			waited[fd] = -1
+			waited[d] = -1
 			g.running.Go(func() {
 				defer ln.Close()
 				defer context.AfterFunc(g.ctx, func() { ln.Close() })()
@@ -92,18 +107,21 @@ func (g *Guard) watch() {
 // listeners are accepted here too, so that none is left in an accept queue when caddy-l4 has closed
 // the socket.
 func (g *Guard) Stopping() {
-	for fd := range g.listeners() {
-		ln, routes := g.copyOf(fd)
+	for d := range g.listeners() {
+		ln, routes := g.copyOf(d)
 		tcp, ok := ln.(*net.TCPListener)
-		if !ok {
+		if !ok { // Caddy's configs share the sockets of all other networks
+			if ln != nil {
+				ln.Close()
+			}
 			continue
 		}
 		g.drained = append(g.drained, tcp)
 		g.running.Go(func() {
 			defer ln.Close()
 			g.accept(ln, routes)
-			_ = tcp.SetDeadline(time.Time{})
 			for isLeft(tcp) {
+				_ = tcp.SetDeadline(time.Now().Add(time.Second)) // the client may have gone meanwhile
 				if g.acceptOne(ln, routes) != nil {
 					return
 				}
@@ -121,10 +139,10 @@ func (g *Guard) Stop() {
 	g.running.Wait()
 }
 
-// listeners returns the listening sockets of the servers, by descriptor. It looks through all
-// descriptors of the process, since neither Caddy nor caddy-l4 tells which these are. A descriptor may
-// be another one's meanwhile, see copyOf. It returns none if no descriptor is left to read the list.
-func (g *Guard) listeners() map[int]*layer4.Server {
+// listeners returns the listening sockets of the servers. It looks through all descriptors of the
+// process, since neither Caddy nor caddy-l4 tells which these are. Some of them may be closed, see
+// copyOf. It returns none if no descriptor is left to read the list.
+func (g *Guard) listeners() map[descriptor]*layer4.Server {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.found == nil {
@@ -132,10 +150,10 @@ func (g *Guard) listeners() map[int]*layer4.Server {
 		if fds == nil {
 			return nil
 		}
-		g.found = make(map[int]*layer4.Server)
+		g.found = make(map[descriptor]*layer4.Server)
 		for _, fd := range fds {
 			if server := serverAt(fd, g.servers); server != nil {
-				g.found[fd] = server
+				g.found[at(fd)] = server
 			}
 		}
 	}
@@ -214,15 +232,16 @@ func isAt(name unix.Sockaddr, addr caddy.NetworkAddress) bool {
 	return err == nil && (ip.Equal(tcp.IP) || ip.IsUnspecified() && (tcp.IP == nil || tcp.IP.IsUnspecified()))
 }
 
-// copyOf returns a copy of a listener, and what its server does with connections. It returns nil if fd
-// is no listener of the servers any more, or if there is no descriptor left.
-func (g *Guard) copyOf(fd int) (net.Listener, layer4.Handler) {
-	server := serverAt(fd, g.servers)
-	if server == nil {
+// copyOf returns a copy of a listener, and what its server does with connections. It returns nil if the
+// listener is closed, or if there is no descriptor left.
+func (g *Guard) copyOf(d descriptor) (net.Listener, layer4.Handler) {
+	dup, err := unix.FcntlInt(uintptr(d.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
 		return nil, nil
 	}
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
+	server := serverAt(dup, g.servers)
+	if server == nil || at(dup).inode != d.inode {
+		unix.Close(dup)
 		return nil, nil
 	}
 	file := os.NewFile(uintptr(dup), "")

@@ -50,12 +50,11 @@ func newWaiter(l *Lock, cx *layer4.Connection) *Waiter {
 	return w
 }
 
-// arrival is the connection's place in the order of arrival. On keep/ that is the order of accept, unless
-// something has read from the client since: a client that was silent for long must not go before
-// others. Everywhere else it is now.
+// arrival is the connection's place in the order of arrival: on keep/ that of accept, see listen.Conn, and
+// everywhere else it is now.
 func arrival(cx *layer4.Connection) uint64 {
-	if conn, ok := cx.Conn.(*listen.Conn); ok && len(cx.MatchingBytes()) == 0 {
-		return conn.Arrival
+	if conn, ok := cx.Conn.(*listen.Conn); ok {
+		return conn.Arrival()
 	}
 	return listen.Arrive()
 }

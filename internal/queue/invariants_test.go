@@ -69,7 +69,7 @@ func checkLine(t fatal, q *Queue) {
 				if p.prev != last || p.next.prev != p || p.State != Waiting || p.Priority != list.priority {
 					t.Fatalf("found the line broken at %v", p.Owner)
 				}
-				if p.ID <= last.ID || aside != nil && p.from != aside {
+				if last != &list.root && p.before(last) || aside != nil && p.from != aside {
 					t.Fatalf("found %v in the wrong place", p.Owner)
 				}
 				last = p

@@ -8,11 +8,11 @@ import (
 
 // The line: the waiters, in the order in which they go.
 //
-// Within one priority that is the order of arrival, and of joining where the caller does not tell it. Between two priorities the higher one goes
-// first. With a priority age, a waiter gains 1 priority point each time it has waited for so long,
-// so no waiter waits for ever. All waiters age alike, so the order of two waiters never changes
-// while they wait: a waiter with priority n goes as if it had joined n ages earlier. So it is
-// enough to compare the first waiters of all priorities.
+// Within one priority that is the order of arrival, and of joining where the caller does not tell it.
+// Between two priorities the higher one goes first. With a priority age, a waiter gains 1 priority point
+// each time it has waited for so long, so no waiter waits for ever. All waiters age alike, so the order
+// of two waiters never changes while they wait: a waiter with priority n goes as if it had joined n ages
+// earlier. So it is enough to compare the first waiters of all priorities.
 //
 // When the turn comes for a waiter whose client holds as many slots as it may, that waiter stands
 // aside. Whenever one of the client's waiters leaves its slot or the line, one that stands aside
@@ -235,7 +235,7 @@ func (q *Queue) waiters(most int) []*Waiter {
 	slices.SortFunc(all, func(a, b *Waiter) int {
 		switch {
 		case a.Priority == b.Priority:
-			return cmp.Compare(a.ID, b.ID)
+			return cmp.Or(cmp.Compare(a.Arrival, b.Arrival), cmp.Compare(a.ID, b.ID))
 		case age > 0 && !a.rank(age).Equal(b.rank(age)):
 			return a.rank(age).Compare(b.rank(age))
 		}

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -180,14 +181,14 @@ func (m *model) handOn() []*person {
 
 // intruder does not join, and will begin exclusive access.
 func (m *model) intruder() *person {
-	p := m.arrive(0, 0)
+	p := m.arrive(0, 0, 0)
 	p.want.Joined = time.Time{}
 	return p
 }
 
-func (m *model) arrive(client ClientKey, priority int) *person {
+func (m *model) arrive(client ClientKey, priority int, arrival uint64) *person {
 	p := &person{since: m.now}
-	p.real = Waiter{Owner: len(m.all), Client: client, Priority: priority}
+	p.real = Waiter{Owner: len(m.all), Client: client, Priority: priority, Arrival: arrival}
 	p.want = p.real
 	p.want.Joined = m.now
 	m.all = append(m.all, p)
@@ -200,12 +201,11 @@ func (m *model) refuse(p *person) {
 	m.total.Refused++
 }
 
-func (m *model) join(client ClientKey, priority int) (p *person, err error) {
-	p = m.arrive(client, priority)
+func (m *model) join(client ClientKey, priority int, arrival uint64) (p *person, err error) {
+	p = m.arrive(client, priority, arrival)
 	m.total.Joined++
 	ahead, ofHis := len(m.line), ofClient(m.line, p)
-	m.line = append(m.line, p)
-	p.want.State = Waiting
+	m.lineUp(p)
 	m.admit()
 	switch {
 	case p.want.State == Holding:
@@ -253,10 +253,16 @@ func (m *model) requeue(p *person) []*person {
 		m.refuse(p)
 		return m.handOn()
 	}
+	m.lineUp(p)
+	return m.handOn()
+}
+
+func (m *model) lineUp(p *person) {
 	p.want.State = Waiting
 	m.line = append(m.line, p)
-	slices.SortFunc(m.line, func(a, b *person) int { return a.want.Owner.(int) - b.want.Owner.(int) })
-	return m.handOn()
+	slices.SortFunc(m.line, func(a, b *person) int {
+		return cmp.Or(cmp.Compare(a.want.Arrival, b.want.Arrival), cmp.Compare(a.want.Owner.(int), b.want.Owner.(int)))
+	})
 }
 
 // tryExclusive is for a waiter that has no connection and counts nowhere.

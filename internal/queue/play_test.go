@@ -60,8 +60,9 @@ func (g *game) nothing(int) {}
 
 func (g *game) join(arg int) {
 	client, priority := ClientKey(arg%4), arg/4%4-1 // 0: no client
-	p, wantErr := g.m.join(client, priority)
-	g.note("join %v, client %d, priority %d", p.real.Owner, client, priority)
+	arrival := uint64(g.m.steps ^ arg>>7)           // one of two that join in one instant may have arrived after the other
+	p, wantErr := g.m.join(client, priority, arrival)
+	g.note("join %v, client %d, priority %d, arrival %d", p.real.Owner, client, priority, arrival)
 	holds, err := g.q.Join(&p.real, g.m.now)
 	if want := p.want.State == Holding; holds != want || !errors.Is(err, wantErr) {
 		g.fail("join: found %t, %v, expected %t, %v", holds, err, want, wantErr)
