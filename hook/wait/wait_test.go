@@ -52,7 +52,7 @@ func TestWaitAtOnce(t *testing.T) {
 		{Address: "tcp4/" + ln.Addr().String(), For: "open"},
 		{Address: "{l4.tcplock.worker}"},
 		{Address: "unix/" + sock},
-		{Address: testkit.Nobody, For: "closed"},
+		{Address: testkit.NoService, For: "closed"},
 		{Address: "unix/" + sock + ".gone", For: "closed"},
 	} {
 		if err := s.check(); err != nil {
@@ -98,7 +98,7 @@ func TestWaitTimeout(t *testing.T) {
 	}
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	for _, test := range []struct{ address, what, last string }{
-		{testkit.Nobody, "open", "dial tcp " + testkit.Nobody + ": "},
+		{testkit.NoService, "open", "dial tcp " + testkit.NoService + ": "},
 		{ln.Addr().String(), "closed", "it accepts connections"},
 	} {
 		s := &Step{Address: test.address, For: test.what, Timeout: caddy.Duration(time.Second)}

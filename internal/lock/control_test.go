@@ -317,7 +317,7 @@ func TestKick(t *testing.T) {
 
 // A connection is kicked while its exclusive hook waits for the other holders. It does not delay
 // the line any longer. The hook is due again, for the next connection.
-func TestKickWhoWantsToBeAlone(t *testing.T) {
+func TestKickOneThatAwaitsExclusiveAccess(t *testing.T) {
 	playHooks(t, func(s *hookStage) {
 		s.load(lock.Settings{Slots: 2}, s.hook(hook.Hook{On: hook.Activate, Every: hook.Every{Count: 2}, Exclusive: true}, &fakeStep{name: "restart"}))
 		s.comes("a", 5*sec)

@@ -35,7 +35,7 @@ func BenchmarkGiveBackWithIdleHook(b *testing.B) {
 				if next < len(places) {
 					first, spare, next = &places[next], first, next+1
 				}
-				if next == len(places) { // all have held; the line is those who joined since
+				if next == len(places) { // all have held; the line is those that joined since
 					b.StopTimer()
 					l.queue, places = lineOfClients(n)
 					first, next, spare = &places[0], 1, new(queue.Waiter)

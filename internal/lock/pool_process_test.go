@@ -132,8 +132,8 @@ func TestProcessForOneClient(t *testing.T) {
 		"answers and crashes":  {guest{stays: time.Hour, tail: 300 * time.Millisecond}, errCrash, false, 3 * time.Second},
 		"says nothing":         {guest{stays: time.Hour, tail: 300 * time.Millisecond, silent: true}, nil, false, 3300 * time.Millisecond},
 		"crashes in silence":   {guest{stays: time.Hour, tail: 300 * time.Millisecond, silent: true}, errCrash, false, 3300 * time.Millisecond},
-		"for nobody":           {guest{stays: time.Hour}, nil, true, 4 * time.Second},
-		"crashes for nobody":   {guest{stays: time.Hour}, errCrash, true, 4 * time.Second},
+		"not needed":           {guest{stays: time.Hour}, nil, true, 4 * time.Second},
+		"crashes unneeded":     {guest{stays: time.Hour}, errCrash, true, 4 * time.Second},
 		"its client left":      {guest{stays: 500 * time.Millisecond}, errCrash, false, 3 * time.Second},
 		"its client was quiet": {guest{stays: 500 * time.Millisecond, silent: true}, errCrash, false, 3 * time.Second},
 	} {

@@ -82,7 +82,7 @@ func TestPriorityAge(t *testing.T) {
 
 // While waiters with a high priority keep coming, a waiter with a low priority waits for ever
 // without a priority age. With one, it waits as long as the age says, and no longer.
-func TestNobodyStarves(t *testing.T) {
+func TestNoWaiterStarves(t *testing.T) {
 	for _, c := range []struct {
 		age, want time.Duration
 	}{

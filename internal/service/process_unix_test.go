@@ -252,7 +252,7 @@ func TestProcessReady(t *testing.T) {
 	}{
 		{"worker", Service{}, ln.Addr().String(), ""},
 		{"address", Service{Ready: "{l4.tcplock.worker_host}:" + port}, "127.0.0.1:1", ""},
-		{"nobody there", Service{ReadyTimeout: second / 10}, testkit.Nobody, "wait " + testkit.Nobody + ": not open after 100ms: "},
+		{"nothing there", Service{ReadyTimeout: second / 10}, testkit.NoService, "wait " + testkit.NoService + ": not open after 100ms: "},
 		{"command says no", Service{ReadyTimeout: 3 * second, ReadyCommand: late}, "", `ready exec sh: not ready after 3s: exit status 1: no`},
 		{"no such command", Service{ReadyTimeout: second / 10, ReadyCommand: []string{"no-such-command-here"}}, "", "ready exec no-such-command-here: not ready after 100ms: "},
 		{"command hangs", Service{ReadyTimeout: second / 10, ReadyCommand: []string{"sleep", "1000"}}, "", "ready exec sleep: not ready after 100ms: "},

@@ -31,7 +31,7 @@ func TestProcessBesideStranger(t *testing.T) {
 		worker  string
 	}{
 		"at the worker's address": {Service{}, addr},
-		"at the ready address":    {Service{Ready: addr}, testkit.Nobody},
+		"at the ready address":    {Service{Ready: addr}, testkit.NoService},
 		"with a ready command":    {Service{ReadyCommand: []string{"true"}}, addr},
 	} {
 		c.service.Command, c.service.Args = "touch", []string{started}

@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// Nobody is an address at which no service listens (tcpmux). Another program may use a port that
+// NoService is an address at which no service listens (tcpmux). Another program may use a port that
 // a test has closed.
-const Nobody = "127.0.0.1:1"
+const NoService = "127.0.0.1:1"
 
 // Listen listens until the test ends.
 func Listen(t *testing.T, network, address string) net.Listener {

@@ -160,7 +160,7 @@ func TestFailingUntilTheHookHasRun(t *testing.T) {
 	isFailing(t, a, 0)
 }
 
-// An optional hook does not make a lock failing. Nor does an operator who kicks a connection
+// An optional hook does not make a lock failing. Nor does a kick of a connection
 // while its hook waits to be alone.
 func TestNotFailing(t *testing.T) {
 	o := newOperated(t, "on activate {\noptional\nexec false\n}")

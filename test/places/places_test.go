@@ -211,7 +211,7 @@ func TestPlacesRefused(t *testing.T) {
 		notTerminal = "tcplock must be followed, in the same route, by a handler that uses the connection up"
 	)
 	for _, refused := range []struct{ name, server, want string }{
-		{"a name that nobody defines", "%s {\nroute {\ntcplock {\nname nobody\n}\necho\n}\n}", "lock nobody: no handler of this config has its settings"},
+		{"a name that no handler defines", "%s {\nroute {\ntcplock {\nname nobody\n}\necho\n}\n}", "lock nobody: no handler of this config has its settings"},
 		{"one of two addresses is UDP", "%[1]s udp/%[1]s {\nroute {\ntcplock\necho\n}\n}", udp},
 		{"in subroute on UDP", "udp/%s {\nroute {\nsubroute {\nroute {\ntcplock\necho\n}\n}\n}\n}", udp},
 		{"in tee on UDP", "udp/%s {\nroute {\ntee {\ntcplock\necho\n}\necho\n}\n}", udp},
