@@ -58,6 +58,7 @@ func (s Spec) Check(values map[string]string) error {
 
 // Prepare returns the command. Its environment is Caddy's, the values, and its own, see Environment.
 func (s Spec) Prepare(values map[string]string) (*exec.Cmd, error) {
+	hideSockets()
 	var errs []error
 	repl := vars.Replacer(values)
 	replace := func(text string) string {

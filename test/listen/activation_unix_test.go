@@ -36,7 +36,8 @@ func TestSocketActivation(t *testing.T) {
 	addr, file := heldSocket(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "Caddyfile")
-	if err := os.WriteFile(config, []byte(caddytest.LockConfig("fd/3", "tcplock 4 {\nlinger 0\n}", svc.Addr)), 0o600); err != nil {
+	const lock = "tcplock 4 {\nlinger 0\non activate {\nevery 20\nexec test ! -S /dev/fd/3\n}\n}" // no command gets the socket
+	if err := os.WriteFile(config, []byte(caddytest.LockConfig("fd/3", lock, svc.Addr)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	start := func() *caddytest.Program {
