@@ -6,7 +6,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
 )
@@ -91,10 +90,10 @@ func (h *Hook) unmarshalStep(d *caddyfile.Dispenser) error {
 	if _, ok := mod.(Step); !ok {
 		return start.Errf("on %s: found %s, which is a %T, expected a step", h.On, name, mod)
 	}
-	raw, err := layer4.SetModuleNameInline("hook", name, caddyconfig.JSON(mod, nil))
-	if err != nil {
-		return start.WrapErr(err)
+	var warnings []caddyconfig.Warning
+	h.StepsRaw = append(h.StepsRaw, caddyconfig.JSONModuleObject(mod, "hook", name, &warnings))
+	if len(warnings) > 0 {
+		return start.Errf("on %s: %s: %v", h.On, name, warnings[0])
 	}
-	h.StepsRaw = append(h.StepsRaw, raw)
 	return nil
 }
