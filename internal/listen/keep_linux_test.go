@@ -137,7 +137,7 @@ func TestClosedHandleStops(t *testing.T) {
 // An address goes and comes back at once: the socket is closed before it is opened again.
 func TestAddressGoesAndComes(t *testing.T) {
 	port := freePort(t)
-	for range 20000 {
+	for range 5000 {
 		ctx, end := context.WithCancel(t.Context())
 		if _, err := listenKeep(ctx, Network, "127.0.0.1", port, 0, net.ListenConfig{}); err != nil {
 			t.Fatal(err)

@@ -161,6 +161,7 @@ func TestTimeoutHookEndsConnection(t *testing.T) {
 
 // A timeout hook fails, or panics. The release hook still runs, and the slot is handed on.
 func TestTimeoutHookFails(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

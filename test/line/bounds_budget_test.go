@@ -61,6 +61,7 @@ func TestLoweredSlotsStayInBudget(t *testing.T) {
 // The service keeps a connection that has lost its slot, and the next one has a socket to the
 // service too. That leaves six in line.
 func TestLeftOverStaysInBudget(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

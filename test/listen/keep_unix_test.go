@@ -62,6 +62,7 @@ func TestKeepAfterFailingReloads(t *testing.T) {
 // Each change from one way to listen on a port to another works, or is refused with what to do, and then
 // the config before it goes on.
 func TestKeepChanges(t *testing.T) {
+	caddytest.Slow(t)
 	svc := caddytest.NewService(t, echoLine)
 	for _, from := range []string{"", "keep/127.0.0.1", "keep/", "keep/0.0.0.0", "keep/[::]", "127.0.0.1", "0.0.0.0"} {
 		for _, to := range []string{"keep/127.0.0.1", "keep/", "keep/0.0.0.0", "keep/[::]", "127.0.0.1", "0.0.0.0"} {
@@ -173,6 +174,7 @@ func TestKeepForSites(t *testing.T) {
 
 // A lock in the listener wrappers of a site works on keep/, and reloads lose none of its connections.
 func TestKeepUnderListenerWrapper(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

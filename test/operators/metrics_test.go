@@ -153,6 +153,7 @@ func TestMetricsNativeHistogram(t *testing.T) {
 // A connection gets a slot whose worker is unreachable, goes back into line, and is refused. It
 // counts as never having been at the service.
 func TestMetricsOfTurnedAwayAfterWorkerDown(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

@@ -209,6 +209,7 @@ func TestHooksOfOneWorkerHoldBackNoOther(t *testing.T) {
 // An exclusive hook is alone at all the workers. It waits for the holders of the others, and
 // while it waits and runs, no client goes to a free worker.
 func TestExclusiveHookHasAllWorkers(t *testing.T) {
+	caddytest.Slow(t)
 	if caddytest.Apart(t) {
 		return
 	}

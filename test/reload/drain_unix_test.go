@@ -155,6 +155,7 @@ func TestShutdownCutsHolders(t *testing.T) {
 // A hook of any moment still runs when Caddy gets SIGTERM. It may go on for drain, like a
 // holder. Then it is killed with everything that it has started. Detached commands stay.
 func TestShutdownEndsHooks(t *testing.T) {
+	caddytest.Slow(t)
 	for _, hook := range []struct {
 		name, options, on string
 		block             string
