@@ -30,10 +30,16 @@ func TestListingIsShared(t *testing.T) {
 	for i := range answers {
 		asking.Go(func() { answers[i], _ = StatusJSON(Listed{Waiters: 10}) })
 	}
-	testkit.Poll(t, "all have asked", func() bool {
+	testkit.Poll(t, "one takes the snapshot, the others wait for it", func() bool {
 		stacks := make([]byte, 4<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
-		return bytes.Count(stacks, []byte("/lock.StatusJSON(")) == many
+		waiting := 0
+		for stack := range bytes.SplitSeq(stacks, []byte("\n\n")) {
+			if bytes.Contains(stack, []byte("/lock.StatusJSON(")) && bytes.Contains(stack, []byte("sync.(*WaitGroup).Wait(")) {
+				waiting++
+			}
+		}
+		return waiting == many-1
 	})
 	l.record.CountEnd(status.Served)
 	locks.listing.taking.Unlock()
