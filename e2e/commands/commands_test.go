@@ -21,9 +21,10 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
-// The test binary contains all of Caddy. So it is the program caddy of the scripts too.
+// The test binary contains all of Caddy. So it is the program caddy of the scripts too. It is also the
+// journalctl of the scripts: no systemd keeps the log of their Caddy.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"caddy": caddycmd.Main})
+	testscript.Main(m, map[string]func(){"caddy": caddycmd.Main, "journalctl": journal, "deploy": func() {}})
 }
 
 func TestScripts(t *testing.T) {
@@ -37,10 +38,20 @@ func TestScripts(t *testing.T) {
 			"client":     client,
 			"leave":      leave,
 			"cut":        cut,
+			"refused":    refused,
+			"finishes":   finishes,
 			"eventually": eventually,
 			"exits":      exits,
 			"later":      later,
 			"ends":       ends,
+			"shows":      shows,
+			"prints":     prints,
+			"runs":       runs,
+			"begins":     begins,
+			"types":      types,
+			"says":       says,
+			"listens":    listens,
+			"stops":      stops,
 		},
 	})
 }
@@ -63,18 +74,27 @@ type world struct {
 
 func worldOf(ts *testscript.TestScript) *world { return ts.Value("world").(*world) }
 
-// setUp gives a script its addresses: $ADMIN of Caddy's admin API, $LOCK and $OTHER for locks, and
-// $SERVICE of a service that keeps each connection until the client leaves. The commands find the
-// admin API by CADDY_ADMIN.
+// setUp gives a script its addresses: $ADMIN of Caddy's admin API, $LOCK, $OTHER and $THIRD for locks,
+// $SERVICE of a service that keeps each connection until the client leaves, $SILENT of one that never
+// closes a connection, and $NONE, where no service is. The commands find the admin API by CADDY_ADMIN.
+// $LOG is a file for Caddy's log. $P8080 and so on are free addresses for ports in the docs.
 func setUp(env *testscript.Env) error {
 	t := env.T().(scriptT).T
 	env.Values["world"] = &world{t: t, clients: map[string]net.Conn{}, started: map[string]*caddytest.Program{}}
 	env.Setenv("SERVICE", caddytest.NewService(t, caddytest.Echo).Addr)
+	env.Setenv("SILENT", caddytest.NewService(t, nil).Addr)
+	env.Setenv("NONE", caddytest.FreeAddr(t))
+	env.Setenv("LOG", filepath.Join(env.WorkDir, "caddy.log"))
 	env.Setenv("LOCK", caddytest.FreeAddr(t))
 	env.Setenv("OTHER", caddytest.FreeAddr(t))
+	env.Setenv("THIRD", caddytest.FreeAddr(t))
 	admin := caddytest.FreeAddr(t)
 	env.Setenv("ADMIN", admin)
 	env.Setenv("CADDY_ADMIN", admin)
+	for _, port := range free {
+		env.Setenv("P"+port, caddytest.FreeAddr(t))
+	}
+	env.Setenv("BUSY_PORT", caddytest.PortOf(t, env.Getenv("P8503")))
 	env.Setenv("XDG_DATA_HOME", filepath.Join(env.WorkDir, ".caddy"))
 	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, ".caddy"))
 	return nil
@@ -90,9 +110,16 @@ func arguments(ts *testscript.TestScript, neg bool, args []string, least, most i
 // run starts a program in the background. It is interrupted at the end of the script.
 func run(ts *testscript.TestScript, args []string) *caddytest.Program {
 	w := worldOf(ts)
+	names := []string{"SERVICE", "SILENT", "NONE", "LOG", "LOCK", "OTHER", "THIRD", "ADMIN", "WORK", "HOME", "STATUS", "METRICS", "BUSY_PORT",
+		"CADDY_ADMIN", "XDG_DATA_HOME", "XDG_CONFIG_HOME"}
+	for _, port := range free {
+		names = append(names, "P"+port)
+	}
 	var env []string
-	for _, name := range []string{"SERVICE", "LOCK", "OTHER", "ADMIN", "CADDY_ADMIN", "XDG_DATA_HOME", "XDG_CONFIG_HOME"} {
-		env = append(env, name+"="+ts.Getenv(name))
+	for _, name := range names {
+		if value := ts.Getenv(name); value != "" {
+			env = append(env, name+"="+value)
+		}
 	}
 	p := caddytest.Start(w.t, env, args[0], args[1:]...)
 	ts.Defer(func() { p.Stop(w.t) })
@@ -139,6 +166,23 @@ func cut(ts *testscript.TestScript, neg bool, args []string) {
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		ts.Fatalf("%s is still connected", args[0])
 	}
+}
+
+// finishes <name>: a client closes its sending side, and stays.
+func finishes(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 1, 1, "finishes <name>")
+	ts.Check(clientOf(ts, args[0]).(*net.TCPConn).CloseWrite())
+}
+
+// refused [<address>]: connects to $LOCK, or to the address, and waits until the other side closes the
+// connection.
+func refused(ts *testscript.TestScript, neg bool, args []string) {
+	arguments(ts, neg, args, 0, 1, "refused [<address>]")
+	conn, err := net.Dial("tcp", append(args, ts.Getenv("LOCK"))[0])
+	ts.Check(err)
+	worldOf(ts).clients["refused"] = conn
+	cut(ts, false, []string{"refused"})
+	ts.Check(conn.Close())
 }
 
 func clientOf(ts *testscript.TestScript, name string) net.Conn {
@@ -197,11 +241,7 @@ func later(ts *testscript.TestScript, neg bool, args []string) {
 func ends(ts *testscript.TestScript, neg bool, args []string) {
 	arguments(ts, neg, args, 2, 2, "ends <name> <code>")
 	w := worldOf(ts)
-	p := w.started[args[0]]
-	if p == nil {
-		ts.Fatalf("found no command %s", args[0])
-	}
-	out, err := p.Result(w.t)
+	out, err := programOf(ts, args[0]).Result(w.t)
 	_, _ = io.WriteString(ts.Stdout(), out)
 	expectCode(ts, args[1], err)
 }

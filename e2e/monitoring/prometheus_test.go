@@ -30,6 +30,7 @@ func TestPrometheus(t *testing.T) {
 	}
 	w.Drive(t)
 	clients := w.Queue(t)
+	classic.tries(t)
 
 	classicQueries, nativeQueries := caddytest.HistogramQueries(t)
 	for _, query := range classicQueries {
@@ -172,6 +173,30 @@ func (p *prometheus) has(t *testing.T, query string) {
 		}
 		return false
 	})
+}
+
+// tries runs the queries in the example's README.md as they stand there.
+func (p *prometheus) tries(t *testing.T) {
+	t.Helper()
+	commands, err := caddytest.ReadCommands("examples/monitoring/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, c := range commands {
+		if !strings.HasPrefix(c.Text, "promtool query ") {
+			continue
+		}
+		ran++
+		command := strings.ReplaceAll(c.Text, "http://localhost:9090", strings.TrimSuffix(p.api, "/api/v1/"))
+		caddytest.Eventually(t, c.Text+" finds a lock", func() bool {
+			out, err := exec.Command("sh", "-c", command).CombinedOutput()
+			return err == nil && strings.Contains(string(out), "lock=")
+		})
+	}
+	if ran == 0 {
+		t.Error("examples/monitoring/README.md: found no query, expected at least one")
+	}
 }
 
 // fires waits until an alert fires, with this summary.
