@@ -73,6 +73,7 @@ func setUpCommand(cmd *cobra.Command) {
 	cmd.DisableFlagsInUseLine = true
 	cmd.SetFlagErrorFunc(usageError)
 	cmd.AddCommand(adminCommands()...)
+	cmd.AddCommand(versionCommand())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if slices.Equal(args, []string{"help"}) {
 			return cmd.Help()

@@ -7,13 +7,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/version"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // The metrics belong to a lock, not to a config. So totals survive a reload. Labels are names from the
-// config and words from this package: a client cannot choose them. docs/metrics.md explains them.
+// config, words from this package and versions: a client cannot choose them. docs/metrics.md explains them.
 
-// Collector collects the metrics of all locks.
+// Collector collects the metrics of all locks, and the versions in the binary.
 type Collector struct{}
 
 // Describe implements prometheus.Collector. It describes nothing: the metrics depend on the
@@ -22,6 +23,8 @@ func (Collector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (Collector) Collect(out chan<- prometheus.Metric) {
+	v := version.Get()
+	out <- prometheus.MustNewConstMetric(buildDesc, prometheus.GaugeValue, 1, v.Tcplock, v.Caddy, v.CaddyL4, v.Go)
 	for _, l := range InForce() {
 		name := l.Name() // once for all series: a reload may rename the lock meanwhile
 		l.collect(name, out)
@@ -32,6 +35,7 @@ func (Collector) Collect(out chan<- prometheus.Metric) {
 }
 
 var (
+	buildDesc    = newDesc("build_info", "1, with the versions of tcplock, Caddy, caddy-l4 and Go in the binary.", "version", "caddy", "caddy_l4", "go")
 	slotsDesc    = newDesc("slots", "Connections that may be at the service at once.", "lock")
 	heldDesc     = newDesc("held", "Slots with a holder.", "lock")
 	waitingDesc  = newDesc("waiting", "Connections in line.", "lock")

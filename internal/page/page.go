@@ -7,6 +7,7 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"fmt"
+	"html"
 	"mime"
 	"net/http"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/opts"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/version"
 )
 
 func init() {
@@ -178,10 +180,12 @@ var (
 )
 
 func assemblePage() (page []byte, policy string) {
+	v := version.Get()
 	script := pagePlot + pagePicture + pageCard + pageScript
 	page = []byte(strings.NewReplacer(
 		"<style></style>", "<style>"+pageStyle+"</style>",
 		"<script></script>", `<script type="module">`+script+"</script>",
+		"<footer></footer>", "<footer>"+html.EscapeString(fmt.Sprintf("tcplock %s, Caddy %s, caddy-l4 %s", v.Tcplock, v.Caddy, v.CaddyL4))+"</footer>",
 	).Replace(pageFrame))
 	return page, strings.Join([]string{
 		"default-src 'none'",

@@ -108,7 +108,8 @@ func TestMetricsServed(t *testing.T) {
 				var labels []string
 				for _, label := range m.GetLabel() {
 					labels = append(labels, label.GetName())
-					if label.GetName() != "lock" && label.GetName() != "slot" && !strings.Contains(text, "`"+label.GetValue()+"`") {
+					free := []string{"lock", "slot", "version", "caddy", "caddy_l4", "go"}
+					if !slices.Contains(free, label.GetName()) && !strings.Contains(text, "`"+label.GetValue()+"`") {
 						t.Errorf("%s: %s: found %s %q, expected one that docs/metrics.md explains", from, name, label.GetName(), label.GetValue())
 					}
 				}
@@ -176,11 +177,12 @@ func countSeries(t *testing.T, w *caddytest.Watched) {
 		}
 	}
 	const locks, moments, slots = 2, 5, 2 // in watched's config; each slot has a process
+	const build = 1                       // build_info
 	perHistogram := buckets + 3           // +Inf, sum and count
-	if found, want := series+histograms*perHistogram, locks*classic[0]+moments*classic[1]+slots*(classic[2]+classic[3]); found != want {
+	if found, want := series+histograms*perHistogram, build+locks*classic[0]+moments*classic[1]+slots*(classic[2]+classic[3]); found != want {
 		t.Errorf("found %d series, expected %d as docs/metrics.md says", found, want)
 	}
-	if found, want := series+histograms, locks*native[0]+moments*native[1]+slots*(classic[2]+classic[3]); found != want {
+	if found, want := series+histograms, build+locks*native[0]+moments*native[1]+slots*(classic[2]+classic[3]); found != want {
 		t.Errorf("found %d series with native histograms, expected %d as docs/metrics.md says", found, want)
 	}
 }
