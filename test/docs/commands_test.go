@@ -28,7 +28,7 @@ var elsewhere = []struct{ page, command, by, has, why string }{
 	{`^(bench|e2e/chaos)/`, `^cd [\w.]+$`, ".ci/run", "cd e2e", "for the command below it"},
 	{`^docs/performance|^bench`, `^(cd bench && )?go run \.`, "bench/bench_test.go", "func Test", "runs each measurement, but briefly: this takes half an hour"},
 
-	{`^xcaddy`, `^xcaddy build `, "", "", "no version is released yet"},
+	{`^xcaddy|^CONTRIBUTING`, `^\s*(xcaddy build |git (tag|push) |\./caddy tcplock version)`, "", "", "no version is released yet"},
 	{`^bench`, `^benchstat `, "", "", "only prints what go test has measured"},
 	{``, `\bsystemctl |/etc/| /usr/local/`, "", "", "changes the machine, and needs one that systemd has started"},
 	{``, `\bapt(-get)? install`, "", "", "changes the machine; .ci/run installs the packages"},
