@@ -51,7 +51,9 @@ func TestSystemdUnits(t *testing.T) {
 	}
 	write("caddy.socket", read("caddy.socket"))
 	write("caddy.service", []byte("[Service]\nExecStart=/bin/true\n")) // that of Caddy's package stands elsewhere
-	write("caddy.service.d/tcplock.conf", read("tcplock.conf"))
+	for _, dropIn := range []string{"limits.conf", "socket.conf"} {
+		write("caddy.service.d/"+dropIn, read(dropIn))
+	}
 	out, err := exec.Command(analyze, "verify", "--man=no", filepath.Join(dir, "caddy.socket"), filepath.Join(dir, "caddy.service")).CombinedOutput()
 	if err != nil || len(out) > 0 {
 		t.Errorf("%v: %s", err, out)
