@@ -199,3 +199,22 @@ func (db *postgres) query(t *testing.T, database, statement string) string {
 	}
 	return strings.TrimSpace(string(out))
 }
+
+// The lock of examples/docker is in front of a PostgreSQL with as many connections as its compose.yaml
+// gives it. No client of sixty is refused.
+func TestPostgresOfCompose(t *testing.T) {
+	db := startPostgres(t, 8)
+	lock, _ := caddytest.LoadExample(t, "docker", db.addr)
+	script := filepath.Join(t.TempDir(), "one.sql")
+	if err := os.WriteFile(script, []byte("select 1;\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := db.client(t, lock, "pgbench", "-n", "-C", "-c", "60", "-j", "60", "-t", "2", "-f", script).Result(t)
+	if want := "processed: 120/120\n"; err != nil || !strings.Contains(out, want) {
+		t.Errorf("through the lock: error %v, expected %s%s", err, want, out)
+	}
+	caddytest.InLine(t, "postgres", 0, 0)
+	if most, _ := backends(db.server.Out.String()); most > 8 {
+		t.Errorf("the database has seen %d clients at once, expected at most 8", most)
+	}
+}

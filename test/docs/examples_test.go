@@ -25,6 +25,7 @@ import (
 
 // examples maps each folder of examples/ to its test.
 var examples = map[string]func(t *testing.T){
+	"docker":              func(*testing.T) {}, // driven in e2e/deploy and e2e/services
 	"http-with-busy-page": driveHTTP,
 	"libreoffice":         func(t *testing.T) { caddytest.LoadExample(t, "libreoffice", caddytest.FreeAddr(t)) }, // driven in e2e/services
 	"libreoffice-pool":    validatePool,                                                                          // driven in e2e/services

@@ -1,0 +1,143 @@
+package deploy_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
+)
+
+const dockerExample = "../../examples/docker"
+
+// The image has the Caddy that tcplock is tested with, and is built by the command of xcaddy.md. (.ci/run
+// builds with that command.)
+func TestDockerfile(t *testing.T) {
+	read := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	find := func(what, expression, text string) string {
+		found := regexp.MustCompile(expression).FindStringSubmatch(text)
+		if found == nil {
+			t.Fatalf("found no %s", what)
+		}
+		return found[1]
+	}
+	file := read(dockerExample + "/Dockerfile")
+	version := find("version of Caddy in go.mod", `(?m)^\tgithub.com/caddyserver/caddy/v2 v(\S+)$`, read("../../go.mod"))
+	for _, from := range regexp.MustCompile(`(?m)^FROM (\S+)`).FindAllStringSubmatch(file, -1) {
+		if image := strings.TrimSuffix(from[1], "-builder"); image != "caddy:"+version {
+			t.Errorf("found the image %s, expected Caddy %s", from[1], version)
+		}
+	}
+	here := find("command for this tree in xcaddy.md", `(?m)^(xcaddy build .*=)\.$`, read("../../xcaddy.md"))
+	if run := find("RUN", `(?m)^RUN (.*)$`, file); run != here+"/src" {
+		t.Errorf("found %q, expected %q", run, here+"/src")
+	}
+}
+
+// compose is the part of a compose file that the test looks at.
+type compose struct {
+	Services map[string]struct {
+		Init  bool
+		Build struct{ Context, Dockerfile string }
+		Stop  string `yaml:"stop_grace_period"`
+		Ports []struct{ Published, Target int }
+
+		Command string
+		Volumes []string
+	}
+}
+
+// docker-compose takes the file, and what it says fits the other files.
+func TestCompose(t *testing.T) {
+	program := caddytest.FindProgram(t, "docker-compose")
+	p := caddytest.Start(t, []string{"POSTGRES_PASSWORD=secret"}, program, "-f", dockerExample+"/compose.yaml", "config")
+	out, err := p.Result(t)
+	var c compose
+	if err == nil {
+		err = yaml.Unmarshal([]byte(out), &c)
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	front, database := c.Services["caddy"], c.Services["postgres"]
+	if _, err := os.Stat(filepath.Join(front.Build.Context, front.Build.Dockerfile)); err != nil {
+		t.Error(err)
+	}
+	folder, err := filepath.Abs(dockerExample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(front.Volumes) == 0 || front.Volumes[0] != folder+":/etc/caddy:ro" { // where Caddy's image looks for the Caddyfile
+		t.Errorf("found the volumes %v, expected that the first one has the Caddyfile", front.Volumes)
+	}
+	if !front.Init {
+		t.Error("found no init, expected one: see TestFirstProcess")
+	}
+	if len(database.Ports) > 0 {
+		t.Errorf("found the ports %v of the database, expected none: clients could get past the lock", database.Ports)
+	}
+
+	listen, to, slots, drain := composedLock(t)
+	if len(front.Ports) != 1 || listen != fmt.Sprint("keep/:", front.Ports[0].Target) || to != "postgres:5432" {
+		t.Errorf("found a lock at %s in front of %s, and the ports %v, expected that these fit", listen, to, front.Ports)
+	}
+	if grace, err := time.ParseDuration(front.Stop); err != nil || grace < drain+5*time.Second {
+		t.Errorf("found stop_grace_period %s, expected more than drain %s", front.Stop, drain)
+	}
+	var connections, reserved int
+	if _, err := fmt.Sscanf(database.Command, "postgres -c max_connections=%d -c superuser_reserved_connections=%d", &connections, &reserved); err != nil || connections-reserved != slots {
+		t.Errorf("found %q, expected as many connections as the lock has slots: %d", database.Command, slots)
+	}
+}
+
+// composedLock returns the lock of the example's Caddyfile.
+func composedLock(t *testing.T) (listen, to string, slots int, drain time.Duration) {
+	t.Helper()
+	caddyfile, err := os.ReadFile(dockerExample + "/Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config struct {
+		Apps struct {
+			Layer4 struct {
+				Servers map[string]struct {
+					Listen []string
+					Routes []struct {
+						Handle []struct {
+							Handler   string
+							Slots     int
+							Drain     caddy.Duration
+							Upstreams []struct{ Dial []string }
+						}
+					}
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(caddytest.Adapt(t, string(caddyfile)), &config); err != nil {
+		t.Fatal(err)
+	}
+	for _, server := range config.Apps.Layer4.Servers {
+		for _, route := range server.Routes {
+			if h := route.Handle; h[0].Handler == "tcplock" {
+				return server.Listen[0], h[1].Upstreams[0].Dial[0], h[0].Slots, time.Duration(h[0].Drain)
+			}
+		}
+	}
+	t.Fatal("found no lock in the Caddyfile")
+	return
+}
