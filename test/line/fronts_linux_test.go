@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
@@ -65,6 +66,7 @@ func (f *fronted) comes(t *testing.T, i int, ip string, front int) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(caddytest.Patience))
 	caddytest.Send(t, conn, caddytest.Number(i))
 	return conn
 }
@@ -165,6 +167,7 @@ func TestOnlyFrontsReachLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stranger.Close()
+	_ = stranger.SetDeadline(time.Now().Add(caddytest.Patience))
 	caddytest.Send(t, stranger, caddytest.ProxyHeader+caddytest.Number(0))
 	caddytest.ExpectClosed(t, stranger)
 	f.comes(t, 1, "127.0.0.21", 0)
