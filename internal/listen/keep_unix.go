@@ -164,7 +164,7 @@ func (h *handle) Accept() (net.Conn, error) {
 		conn, err := h.AcceptTCP()
 		switch {
 		case err == nil:
-			return &Conn{TCPConn: conn, arrival: Arrive()}, nil // also if the handle was closed meanwhile: its config can still serve it
+			return &Conn{TCPConn: conn, arrival: arrivals.Add(1)}, nil // also if the handle was closed meanwhile: its config can still serve it
 		case errors.Is(err, os.ErrDeadlineExceeded): // a handle was closed
 			_ = h.SetDeadline(time.Time{})
 		case errors.Is(err, net.ErrClosed):

@@ -9,11 +9,8 @@ import (
 	"sync/atomic"
 )
 
-// arrivals counts the connections of the process that have a place in the order of arrival.
+// arrivals counts the connections that were accepted on keep/.
 var arrivals atomic.Uint64
-
-// Arrive returns the next place in the order of arrival.
-func Arrive() uint64 { return arrivals.Add(1) }
 
 // Conn is a connection that was accepted on keep/.
 type Conn struct {
@@ -22,11 +19,11 @@ type Conn struct {
 	read    atomic.Bool // a handler has read from it
 }
 
-// Arrival is the connection's place in the order of arrival: that of accept, unless something has read
-// from the client. Then it is now: a client that was silent for long must not go before others.
+// Arrival is the connection's place in the order of accept. It is 0 if something has read from the
+// client: a client that was silent for long must not go before others.
 func (c *Conn) Arrival() uint64 {
 	if c.read.Load() {
-		return Arrive()
+		return 0
 	}
 	return c.arrival
 }

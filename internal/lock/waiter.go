@@ -50,13 +50,13 @@ func newWaiter(l *Lock, cx *layer4.Connection) *Waiter {
 	return w
 }
 
-// arrival is the connection's place in the order of arrival: on keep/ that of accept, see listen.Conn, and
-// everywhere else it is now.
+// arrival is the connection's place in the order of arrival: on keep/ that of accept, see listen.Conn. It
+// is 0 everywhere else: behind those that have come before.
 func arrival(cx *layer4.Connection) uint64 {
 	if conn, ok := cx.Conn.(*listen.Conn); ok {
 		return conn.Arrival()
 	}
-	return listen.Arrive()
+	return 0
 }
 
 // clientOf is where a connection comes from, for the bounds of each client: an IPv4 address,

@@ -26,6 +26,7 @@ type model struct {
 	freeSince  map[int]int  // slots that may be taken, and the step at which each became one
 	grants     uint64
 	total      Totals
+	latest     uint64 // the highest Arrival
 
 	steps int
 	now   time.Time
@@ -202,7 +203,10 @@ func (m *model) refuse(p *person) {
 }
 
 func (m *model) join(client ClientKey, priority int, arrival uint64) (p *person, err error) {
-	p = m.arrive(client, priority, arrival)
+	m.latest = max(m.latest, arrival)
+	if p = m.arrive(client, priority, arrival); arrival == 0 {
+		p.want.Arrival = m.latest
+	}
 	m.total.Joined++
 	ahead, ofHis := len(m.line), ofClient(m.line, p)
 	m.lineUp(p)

@@ -60,7 +60,10 @@ func (g *game) nothing(int) {}
 
 func (g *game) join(arg int) {
 	client, priority := ClientKey(arg%4), arg/4%4-1 // 0: no client
-	arrival := uint64(g.m.steps ^ arg>>7)           // one of two that join in one instant may have arrived after the other
+	arrival := uint64(0)
+	if arg < 192 { // one of two that join in one instant may have arrived after the other
+		arrival = uint64(g.m.steps ^ arg>>6&1)
+	}
 	p, wantErr := g.m.join(client, priority, arrival)
 	g.note("join %v, client %d, priority %d, arrival %d", p.real.Owner, client, priority, arrival)
 	holds, err := g.q.Join(&p.real, g.m.now)

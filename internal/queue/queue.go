@@ -78,7 +78,7 @@ type Waiter struct {
 	Owner    any
 	Client   ClientKey // for the bounds of each client; zero: no client, no bounds
 	Priority int       // a higher one goes first
-	Arrival  uint64    // its place in the order of arrival; 0 for all: the order of joining
+	Arrival  uint64    // its place in the order of arrival; 0: behind all that have joined before
 
 	State    State
 	Slot     int           // from 1 while it holds one, else 0
@@ -123,6 +123,7 @@ type Queue struct {
 	waiting int // in line and aside
 	clientTable
 	arrived uint64 // the last ID
+	latest  uint64 // the highest Arrival
 	grants  uint64 // the last Number
 
 	// The waiters that have begun exclusive access, in the order in which they asked. While
@@ -152,6 +153,10 @@ func (q *Queue) Join(w *Waiter, now time.Time) (holds bool, err error) {
 	}
 	q.arrived++
 	w.Joined, w.ID = now, q.arrived
+	q.latest = max(q.latest, w.Arrival)
+	if w.Arrival == 0 {
+		w.Arrival = q.latest // and its ID is higher
+	}
 	if q.bounds.countClients() {
 		q.attachClient(w)
 	}
