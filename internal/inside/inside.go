@@ -21,7 +21,7 @@ type Budget struct {
 // View shows the state of the process to tests, and lets them set two limits.
 type View interface {
 	Locks() []Lock
-	Ending() int    // places of processes that have not ended, also of locks that are no more
+	Ending() int    // slots and addresses with a process that has not ended, also of locks that are no more
 	Budget() Budget // all that the budget of descriptors counts
 
 	// These set a limit. restore resets it.

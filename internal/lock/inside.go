@@ -24,7 +24,7 @@ func (insideView) Locks() (all []inside.Lock) {
 	return all
 }
 
-func (insideView) Ending() int { return len(locks.exits.Places()) }
+func (insideView) Ending() int { return len(locks.exits.Claims()) }
 
 func (insideView) Budget() inside.Budget { return inside.Budget(fds.Process.InUse()) }
 

@@ -47,9 +47,9 @@ func playPool(t *testing.T, script func(s *poolStage)) {
 		t.Errorf("found %d processes, and %d the lock knows, expected none", n, len(s.lock.Pool().Processes))
 	}
 	// Real processes of an earlier test may still be there.
-	for _, place := range lock.Exits.Places() {
-		if place.Lock == s.lock.Name() {
-			t.Errorf("found a process at %+v that others would wait for, expected none", place)
+	for _, claim := range lock.Exits.Claims() {
+		if claim.Lock == s.lock.Name() {
+			t.Errorf("found a process at %+v that others would wait for, expected none", claim)
 		}
 	}
 }

@@ -20,10 +20,10 @@ func (s *hookStage) rename(name string, settings lock.Settings) {
 // of its names.
 func nothingAwaited(t *testing.T, names ...string) {
 	t.Helper()
-	for _, place := range lock.Exits.Places() {
+	for _, claim := range lock.Exits.Claims() {
 		for _, name := range names {
-			if place.Lock == name {
-				t.Errorf("found a process at %+v that others would wait for, expected none", place)
+			if claim.Lock == name {
+				t.Errorf("found a process at %+v that others would wait for, expected none", claim)
 			}
 		}
 	}
