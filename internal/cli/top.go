@@ -31,9 +31,9 @@ says so and goes on asking.
 
 With --once, or if the output is not a terminal, top prints the table of status.`,
 		flags: func(c *call) {
-			c.Flags().Func("interval", "`duration` between two looks at the locks (default 1s)",
+			c.Flags().Func("interval", "`duration` between two updates (default 1s)",
 				opts.One(&interval, positive).Value)
-			c.Flags().BoolVar(&once, "once", false, "look once, print the result, and end")
+			c.Flags().BoolVar(&once, "once", false, "print the state once, and end")
 		},
 		run: func(c *call) error {
 			c.client.answerWithin = topAnswer

@@ -77,8 +77,8 @@ func (d *Budget) InUse() Use {
 	return Use{d.connections.Load(), d.services.Load(), d.others.Load(), d.Refusals.inUse(), d.Drains.inUse()}
 }
 
-// Take counts n descriptors of a process or a command. giveBack must be called once.
-func (d *Budget) Take(n int64) (giveBack func()) {
+// Take counts n descriptors of a process or a command. release must be called once.
+func (d *Budget) Take(n int64) (release func()) {
 	d.others.Add(n)
 	return func() { d.others.Add(-n) }
 }

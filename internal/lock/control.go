@@ -213,8 +213,8 @@ const (
 	// counts as hanging.
 	restartLull = 5 * time.Second
 
-	// restartLook is the time between two looks at the holder.
-	restartLook = 250 * time.Millisecond
+	// restartCheck is the time between two checks of the holder.
+	restartCheck = 250 * time.Millisecond
 )
 
 // Restart has the slot's process restarted, or with slot 0 all of them, each between two
@@ -238,8 +238,8 @@ func (l *Lock) hasten(w *pool.Worker) {
 	}
 	go func() {
 		var held lull
-		for w.RestartDue() && clock.Sleep(l.ctx, restartLook) {
-			held.look(l, w.Slot)
+		for w.RestartDue() && clock.Sleep(l.ctx, restartCheck) {
+			held.check(l, w.Slot)
 		}
 		w.Hastened.Store(false)
 		if l.ctx.Err() == nil {
@@ -255,8 +255,8 @@ type lull struct {
 	since  time.Time
 }
 
-// look checks the slot's holder, and cuts it when the lull has lasted too long.
-func (l *lull) look(lock *Lock, slot int) {
+// check looks at the slot's holder, and cuts it when the lull has lasted too long.
+func (l *lull) check(lock *Lock, slot int) {
 	p := lock.queue.Holder(slot)
 	if p == nil {
 		return

@@ -98,8 +98,8 @@ func (c *Config) emit(l *Lock, e status.Event) {
 			c.logger.Error("event handler panicked", zap.String("event", e.Event), zap.Error(fmt.Errorf("%v\n%s", r, debug.Stack())))
 		}
 	}()
-	// The config's context names the origin, but is done after a reload, and the lock's
-	// before the last things happen.
+	// The config's context names the origin. But it is done after a reload, and the lock's context is
+	// done before its last events. So the handlers get one that never ends.
 	origin := c.ctx
 	origin.Context = context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
 	c.events.Emit(origin, status.EventPrefix+e.Event, eventData(&e, l.Name()))

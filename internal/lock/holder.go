@@ -324,7 +324,7 @@ func (h *Holder) release(outcome string) {
 		worker.Ended(reached, h.counts)
 	}
 	w.end(outcome)
-	w.lock.giveBack(&w.queued)
+	w.lock.release(&w.queued)
 	if worker == nil {
 		worker = w.lock.pool.At(h.slot) // the slot has got one meanwhile, which may be removed again
 	}
@@ -354,12 +354,12 @@ func (h *Holder) requeue() (outcome string) {
 	h.uncountSocket()
 	w.conn.Serve(nil)
 	w.holder.Store(nil)
-	p := w.lock.queue.Load(&w.queued)
-	if waited := time.Since(p.Joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {
+	q := w.lock.queue.Load(&w.queued)
+	if waited := time.Since(q.Joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {
 		if w.trip.waited, outcome = waited, status.WaitTimeout; w.kicked.Load() {
 			outcome = status.Kicked
 		}
-		w.lock.giveBack(&w.queued)
+		w.lock.release(&w.queued)
 	} else {
 		outcome = status.WorkerDown
 		grant(w.lock.queue.Requeue(&w.queued, time.Now(), w.trip.hooked)) // which may be this one

@@ -31,7 +31,7 @@ func BenchmarkGiveBackWithIdleHook(b *testing.B) {
 				if holds, err := l.queue.Join(spare, time.Now()); holds || err != nil {
 					b.Fatalf("found %t, %v, expected to stand in line", holds, err)
 				}
-				l.giveBack(first)
+				l.release(first)
 				if next < len(places) {
 					first, spare, next = &places[next], first, next+1
 				}

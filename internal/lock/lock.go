@@ -148,9 +148,9 @@ func (l *Lock) logListens() {
 		return
 	}
 	c, slots := l.configs[len(l.configs)-1], l.pool.Slots()
-	place := fmt.Sprint(c.listen, c.to, slots)
-	same := place == l.lastLogged
-	l.lastLogged = place
+	line := fmt.Sprint(c.listen, c.to, slots)
+	same := line == l.lastLogged
+	l.lastLogged = line
 	l.mu.Unlock()
 	if !same {
 		c.logger.Info("lock listens", zap.String("lock", l.Name()), zap.Strings("listen", c.listen), zap.Strings("to", c.to), zap.Int("slots", slots))
@@ -205,9 +205,9 @@ func (l *Lock) Out(slot int) (vacant bool) { return l.queue.Out(slot) }
 
 func (l *Lock) In(slot int) { grant(l.queue.In(slot, time.Now())) }
 
-// giveBack gives p's slot back, to the next in line.
-func (l *Lock) giveBack(p *queue.Waiter) {
-	grant(l.queue.Release(p, time.Now()))
+// release gives the slot of w to the next in line.
+func (l *Lock) release(w *queue.Waiter) {
+	grant(l.queue.Release(w, time.Now()))
 	l.noteIdle()
 }
 
@@ -223,11 +223,11 @@ type owner interface {
 // grant tells the owners of waiters that were granted a slot or exclusive access. The waiter of
 // an idle hook has no owner.
 func grant(waiters ...*queue.Waiter) {
-	for _, p := range waiters {
-		if p == nil {
+	for _, w := range waiters {
+		if w == nil {
 			continue
 		}
-		if o, ok := p.Owner.(owner); ok {
+		if o, ok := w.Owner.(owner); ok {
 			o.granted()
 		}
 	}
@@ -237,8 +237,8 @@ func grant(waiters ...*queue.Waiter) {
 // and ends the hooks and the service's processes. It is for the end of the process: the lock
 // cannot be used again.
 func (l *Lock) shutDown() {
-	for _, p := range l.queue.Close() {
-		p.Owner.(owner).turnedAway()
+	for _, w := range l.queue.Close() {
+		w.Owner.(owner).turnedAway()
 	}
 	// After Close no connection is admitted. Calling Vacant before it would miss a connection that
 	// joins in between.
@@ -252,8 +252,8 @@ func (l *Lock) shutDown() {
 	if !drained {
 		l.cancel()
 		_, holders, _ := l.queue.Snapshot(0)
-		for _, p := range holders {
-			if w, ok := p.Owner.(*Waiter); ok {
+		for _, h := range holders {
+			if w, ok := h.Owner.(*Waiter); ok {
 				w.conn.Cut()
 			}
 		}

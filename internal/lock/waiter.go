@@ -144,14 +144,14 @@ func (w *Waiter) Join(priority int) (outcome string) {
 // It returns neither while the connection is in line. If the slot is granted just as the client
 // leaves, the connection takes it: activate checks for the client.
 func (w *Waiter) Poll() (h *Holder, outcome string) {
-	p := w.lock.queue.Load(&w.queued)
+	q := w.lock.queue.Load(&w.queued)
 	switch {
-	case p.State == queue.Holding:
-		w.trip.waited = p.Waited
-		return newHolder(w, p.Slot), ""
-	case p.State == queue.Gone:
-		w.trip.waited = time.Since(p.Joined) - p.Apart
-		if p.Expelled || w.kicked.Load() {
+	case q.State == queue.Holding:
+		w.trip.waited = q.Waited
+		return newHolder(w, q.Slot), ""
+	case q.State == queue.Gone:
+		w.trip.waited = time.Since(q.Joined) - q.Apart
+		if q.Expelled || w.kicked.Load() {
 			return nil, status.Kicked
 		}
 		return nil, status.Shutdown
@@ -170,7 +170,7 @@ func (w *Waiter) Park() client.Woken {
 }
 
 // GiveUp leaves the line, if that is what the connection woke up for. It returns "" if the
-// connection must look again: it was called, or was granted a slot just now.
+// connection must poll again: it was called, or was granted a slot just now.
 func (w *Waiter) GiveUp(woken client.Woken) (outcome string) {
 	if woken == client.Called && !w.kicked.Load() || !w.lock.queue.Leave(&w.queued) {
 		return ""
@@ -193,8 +193,8 @@ func (w *Waiter) Abort(panicked any) error {
 	if h == nil && w.lock.queue.Leave(&w.queued) {
 		w.lock.noteIdle()
 		w.end(status.ClientGone)
-	} else if p := w.lock.queue.Load(&w.queued); h == nil && p.State == queue.Holding {
-		h = newHolder(w, p.Slot)
+	} else if q := w.lock.queue.Load(&w.queued); h == nil && q.State == queue.Holding {
+		h = newHolder(w, q.Slot)
 	}
 	if h != nil {
 		h.end(status.ServiceError)

@@ -27,13 +27,13 @@ const (
 // returns an error if cmd cannot start.
 func Detach(cmd *exec.Cmd, logger *zap.Logger, fields ...zap.Field) error {
 	newSession(cmd)
-	giveBack := fds.Process.Take(fds.PerWait)
+	release := fds.Process.Take(fds.PerWait)
 	if err := cmd.Start(); err != nil {
-		giveBack()
+		release()
 		return err
 	}
 	go func() {
-		defer giveBack()
+		defer release()
 		err := cmd.Wait()
 		logger.Debug("detached command ended", append(fields, zap.Error(err))...)
 	}()

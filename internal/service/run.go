@@ -193,7 +193,7 @@ func (s *Supervisor) watch(p Process) {
 			s.leave(p, status.RestartExit)
 			return
 		}
-		why, next := s.look()
+		why, next := s.nextEnd()
 		if why != "" {
 			s.leave(p, why)
 			return
@@ -214,8 +214,8 @@ func ending(p Process) string {
 	return "exit status 0"
 }
 
-// look returns why the process must end now, or when to check again.
-func (s *Supervisor) look() (why string, next time.Duration) {
+// nextEnd returns why the process must end now, or when to check again.
+func (s *Supervisor) nextEnd() (why string, next time.Duration) {
 	next = math.MaxInt64
 	if s.closed {
 		return status.StopAsked, 0
@@ -264,7 +264,7 @@ func (s *Supervisor) leave(p Process, why string) {
 	} else {
 		s.row = 0
 	}
-	if s.guest == letIn && s.failing {
+	if s.guest == admitted && s.failing {
 		s.guest = doubted
 	} else {
 		s.guest = absent

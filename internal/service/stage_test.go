@@ -143,10 +143,10 @@ func (s *stage) reach() error {
 // leave is its end.
 func (s *stage) leave() {
 	s.Ended(true, true)
-	s.giveBack()
+	s.release()
 }
 
-func (s *stage) giveBack() {
+func (s *stage) release() {
 	s.vacate()
 	synctest.Wait()
 }

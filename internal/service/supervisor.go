@@ -97,10 +97,10 @@ type life struct {
 type guest uint8
 
 const (
-	absent  guest = iota
-	doubted       // it was let in to the last process, which has failed unless the holder has reached it
-	letIn         // to the current process
-	arrived       // it has reached the current process
+	absent   guest = iota
+	doubted        // admitted to the last process, which has failed unless the holder has reached it
+	admitted       // to the current process
+	arrived        // it has reached the current process
 )
 
 // failures count the processes that have failed.
@@ -148,7 +148,7 @@ func (s *Supervisor) Ready(ctx context.Context) error {
 		case s.closed:
 			return errNoService
 		case s.now.State == status.ProcessReady:
-			s.guest = letIn
+			s.guest = admitted
 			return nil
 		case s.failing:
 			return errors.New(s.now.Failed)
@@ -162,25 +162,25 @@ func (s *Supervisor) Ready(ctx context.Context) error {
 	}
 }
 
-// Missed is called when the holder has not reached the process to which it was let in. It reports
+// Missed is called when the holder has not reached the process to which it was admitted. It reports
 // whether that process still runs.
 func (s *Supervisor) Missed() (runs bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if runs = s.guest >= letIn; runs {
+	if runs = s.guest >= admitted; runs {
 		s.guest = absent
 	}
 	return runs
 }
 
-// Reached is called at the first sign that the holder has reached the process to which it was let
+// Reached is called at the first sign that the holder has reached the process to which it was
 // in. The end of the process may be known before: then it was no failure, and the next process is
 // started at once.
 func (s *Supervisor) Reached() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch s.guest {
-	case letIn:
+	case admitted:
 		s.guest = arrived
 	case doubted:
 		s.guest, s.failures, s.now.Failed = absent, failures{}, ""
@@ -196,7 +196,7 @@ func (s *Supervisor) Ended(reached, counts bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used = time.Now()
-	reached = reached && s.guest >= letIn
+	reached = reached && s.guest >= admitted
 	s.met = s.met || reached
 	s.guest = absent
 	if !reached || !counts && s.spec.RestartEvery != 1 {

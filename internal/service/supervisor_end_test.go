@@ -41,7 +41,7 @@ func TestSupervisorLazyFinishesForNoClient(t *testing.T) {
 		s.come()
 		s.finish()
 		s.Ended(false, false)
-		s.giveBack()
+		s.release()
 		if got := s.Snapshot(); got.State != status.ProcessBackingOff || got.Failed == "" {
 			t.Errorf("found %+v, expected a back-off", got)
 		}
@@ -131,7 +131,7 @@ func TestSupervisorEveryCountsReached(t *testing.T) {
 		for range 40 {
 			s.come()
 			s.Ended(false, false)
-			s.giveBack()
+			s.release()
 		}
 		s.serve(time.Second)
 		if n := s.Snapshot().Connections; n != 1 {
@@ -149,7 +149,7 @@ func TestSupervisorEveryOfMuteClients(t *testing.T) {
 		s.come()
 		s.Reached()
 		s.Ended(true, false)
-		s.giveBack()
+		s.release()
 	}
 	perform(t, &Service{RestartEvery: 2}, func(s *stage) {
 		s.sleep(time.Second)

@@ -65,7 +65,7 @@ func TestSupervisorEvery(t *testing.T) {
 			t.Error("found the slot in service after the end of the last client, expected it out")
 		}
 		s.sleep(5 * time.Second) // its release hooks
-		s.giveBack()
+		s.release()
 		s.sleep(5 * time.Second)
 		if n := s.Snapshot().Connections; n != 0 {
 			t.Errorf("found %d connections of the new process, expected 0", n)
