@@ -1,7 +1,6 @@
 package lock
 
 import (
-	"cmp"
 	"sync"
 	"time"
 
@@ -286,117 +285,6 @@ func (h *Holder) forceRelease() {
 		h.worker.Restart(status.RestartKicked)
 	}
 	h.beginRelease(status.Kicked)
-}
-
-// beginRelease runs the release hooks, lets the service settle, and releases the slot. The
-// client does not wait for this. Only the winner of tryEnd may call it.
-func (h *Holder) beginRelease(outcome string) {
-	w := h.waiter
-	if w.kicked.Load() {
-		outcome = status.Kicked
-	}
-	h.recount(outcome)
-	if !h.connectedAt.IsZero() {
-		w.trip.held = cmp.Or(w.trip.held, time.Since(h.connectedAt))
-		w.lock.record.Hold.Observe(w.trip.held.Seconds())
-	}
-	config := w.lock.current.Load()
-	settle := time.Duration(config.settings.Settle)
-	if settle == 0 && len(config.hooks[hook.Release]) == 0 {
-		h.release(outcome)
-		return
-	}
-	go func() {
-		_ = w.lock.runHooks(hook.Release, h)
-		clock.Sleep(w.lock.ctx, settle)
-		h.release(outcome)
-	}()
-}
-
-// release gives the slot to the next in line.
-func (h *Holder) release(outcome string) {
-	w := h.waiter
-	worker := h.worker
-	h.mu.Lock()
-	reached := h.hasReached
-	h.mu.Unlock()
-	if worker != nil {
-		worker.Ended(reached, h.counts)
-	}
-	w.end(outcome)
-	w.lock.release(&w.queued)
-	if worker == nil {
-		worker = w.lock.pool.At(h.slot) // the slot has got one meanwhile, which may be removed again
-	}
-	if worker != nil {
-		worker.Vacated()
-	}
-	h.mu.Lock()
-	returned := h.returned
-	if h.phase = phaseDone; !returned {
-		h.phase = phaseAbandoned
-		w.lock.leftOver.Add(1)
-	}
-	h.mu.Unlock()
-	if !returned {
-		w.log(zapcore.WarnLevel, "slot handed on, but the service has not let go of the connection: it is left over")
-		w.lock.Publish(w.event(status.EventLeftOver, outcome))
-	}
-	w.lock.Publish(w.event(status.EventReleased, outcome))
-	w.exit()
-}
-
-// requeue gives up the slot, whose worker cannot be reached, but not the place in line. The
-// time that went by with the slot is time in line, but for the hooks: so when wait_timeout
-// has passed, the connection does not get another worker to try, and leaves.
-func (h *Holder) requeue() (outcome string) {
-	w := h.waiter
-	h.uncountSocket()
-	w.conn.Serve(nil)
-	w.holder.Store(nil)
-	q := w.lock.queue.Load(&w.queued)
-	if waited := time.Since(q.Joined) - w.trip.hooked; w.waitTimeout > 0 && waited >= w.waitTimeout {
-		if w.trip.waited, outcome = waited, status.WaitTimeout; w.kicked.Load() {
-			outcome = status.Kicked
-		}
-		w.lock.release(&w.queued)
-	} else {
-		outcome = status.WorkerDown
-		grant(w.lock.queue.Requeue(&w.queued, time.Now(), w.trip.hooked)) // which may be this one
-	}
-	h.worker.Vacated()
-	w.users.Add(-1)
-	return outcome
-}
-
-// recount settles the reason of the holder's end, and decides whether it counts for every <n>. If the
-// next handler has not returned by now, the connection has reached the service as far as the lock can
-// tell.
-func (h *Holder) recount(reason string) {
-	h.mu.Lock()
-	h.reason = reason
-	h.counts = h.hasReached && !h.mute() || !h.returned
-	h.mu.Unlock()
-	if !h.counts {
-		h.uncount()
-	}
-}
-
-// mute reports whether the connection has ended by itself without a byte in either direction.
-// So do probes that connect and close at once: whether the lock sees that they have gone
-// before they are connected to the service is a matter of microseconds, and must not decide
-// about a restart. The mutex is held.
-func (h *Holder) mute() bool {
-	traffic := &h.waiter.conn.Traffic
-	return traffic.In.Load()+traffic.Out.Load() == 0 && h.reason != status.HoldTimeout && h.reason != status.Kicked
-}
-
-// uncount takes the connection out of the counts of activate hooks: it has not reached the service.
-func (h *Holder) uncount() {
-	for _, t := range h.tallies {
-		h.waiter.lock.schedule.TakeBack(t)
-	}
-	h.tallies = nil
 }
 
 // atService reports whether the next handler still has the connection. That can be so at timeout
