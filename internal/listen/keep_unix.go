@@ -147,7 +147,7 @@ func open(ctx context.Context, address string, config net.ListenConfig) (*socket
 // Accept returns the next connection. It goes on after errors, until the handle is closed: when
 // descriptors run out, connections wait in the system's queue until there are some.
 //
-// The handles of a socket take turns: the one that accepts goes on until it is closed.
+// During a reload a socket has two handles. They take turns, one connection each.
 func (h *handle) Accept() (net.Conn, error) {
 	select {
 	case h.turn <- struct{}{}:

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setKeepAlive sets keep-alive on a listening socket, with the defaults of [net.KeepAliveConfig]. The
-// connections inherit it. Go would set it on each connection, with four system calls.
 const inherits = true // accepted connections have the keep-alive of their listener
 
+// setKeepAlive sets keep-alive on a listening socket, with the defaults of [net.KeepAliveConfig]. The
+// connections inherit it. Go would set it on each connection, with four system calls.
 func setKeepAlive(ln *net.TCPListener, config net.KeepAliveConfig) error {
 	raw, err := ln.SyscallConn()
 	if err != nil {

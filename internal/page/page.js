@@ -46,7 +46,7 @@ function live() {
 	title();
 }
 
-// The events of the stream: see status_stream.go.
+// The events of the stream: see stream.go.
 
 function history(update) {
 	if (version && version !== update.page) renew(update.page);

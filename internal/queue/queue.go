@@ -72,7 +72,7 @@ const (
 
 // Waiter is one connection's way through a queue: it waits, and then holds a slot. The zero
 // value is ready for Join, and is used once. The queue's mutex guards all fields: Load and
-// Snapshot return copies. The caller sets the first three before Join. The queue carries Owner
+// Snapshot return copies. The caller sets the first four before Join. The queue carries Owner
 // and never looks at it.
 type Waiter struct {
 	Owner    any
