@@ -79,8 +79,8 @@ func ParseConfig(t *testing.T, caddyfile string) *caddy.Config {
 
 // Viewer reads the stream of a status page as a browser does, and keeps the state it has got.
 type Viewer struct {
-	Resp *http.Response
-	news chan string // the events; closed at the end of the stream
+	Resp    *http.Response
+	updates chan string // the events; closed at the end of the stream
 
 	Names   []string
 	Locks   map[string]status.Lock
@@ -103,13 +103,13 @@ func OpenStream(t *testing.T, client *http.Client, url, encoding string) *Viewer
 	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("Content-Encoding") != encoding {
 		t.Fatalf("found %s %v, expected a stream, with encoding %q", resp.Status, resp.Header, encoding)
 	}
-	v := &Viewer{Resp: resp, news: make(chan string, 1000), Locks: make(map[string]status.Lock), Samples: make(map[string][]float64)}
+	v := &Viewer{Resp: resp, updates: make(chan string, 1000), Locks: make(map[string]status.Lock), Samples: make(map[string][]float64)}
 	go v.read(encoding)
 	return v
 }
 
 func (v *Viewer) read(encoding string) {
-	defer close(v.news)
+	defer close(v.updates)
 	var body io.Reader = v.Resp.Body
 	if encoding == "gzip" {
 		var err error
@@ -124,7 +124,7 @@ func (v *Viewer) read(encoding string) {
 		if name, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
 			event = name
 		} else if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
-			v.news <- event + " " + data
+			v.updates <- event + " " + data
 		}
 	}
 }
@@ -135,30 +135,30 @@ func (v *Viewer) Until(t *testing.T, what string, ok func() bool) {
 	timeout := time.After(Patience)
 	for !ok() {
 		select {
-		case news, open := <-v.news:
+		case update, open := <-v.updates:
 			if !open {
 				t.Fatalf("the stream has ended, expected: %s", what)
 			}
-			v.take(t, news)
+			v.take(t, update)
 		case <-timeout:
 			t.Fatalf("the stream did not say: %s; the viewer knows %+v", what, v.Locks)
 		}
 	}
 }
 
-func (v *Viewer) take(t *testing.T, news string) {
+func (v *Viewer) take(t *testing.T, update string) {
 	t.Helper()
-	event, data, _ := strings.Cut(news, " ")
+	event, data, _ := strings.Cut(update, " ")
 	var told struct {
 		Names []string
 		Locks json.RawMessage
 	}
 	if err := json.Unmarshal([]byte(data), &told); err != nil {
-		t.Fatalf("%s: %v", news, err)
+		t.Fatalf("%s: %v", update, err)
 	}
 	read := func(into any) {
 		if err := json.Unmarshal(told.Locks, into); err != nil {
-			t.Fatalf("%s: %v", news, err)
+			t.Fatalf("%s: %v", update, err)
 		}
 	}
 	switch event {
@@ -184,7 +184,7 @@ func (v *Viewer) take(t *testing.T, news string) {
 			v.Samples[name] = append(v.Samples[name], *figures[0])
 		}
 	default:
-		t.Fatalf("found event %q", news)
+		t.Fatalf("found event %q", update)
 	}
 }
 
@@ -194,7 +194,7 @@ func (v *Viewer) Ended(t *testing.T) {
 	timeout := time.After(Patience)
 	for {
 		select {
-		case _, open := <-v.news:
+		case _, open := <-v.updates:
 			if !open {
 				if _, err := v.Resp.Body.Read(make([]byte, 1)); err != io.EOF {
 					t.Errorf("the stream ended with %v, expected EOF", err)

@@ -34,7 +34,7 @@ func TestAcceptEndsAtEMFILE(t *testing.T) {
 	}
 	if ln, err := net.Listen("tcp", addr); err == nil {
 		ln.Close()
-		t.Error("found nothing that listens, expected a socket whose connections nobody accepts")
+		t.Error("found nothing that listens, expected a socket at which caddy-l4 no longer accepts")
 	}
 }
 
