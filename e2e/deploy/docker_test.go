@@ -59,6 +59,30 @@ func TestComposeIsValid(t *testing.T) {
 	caddytest.Exits(t, compose("POSTGRES_PASSWORD="), 1, "set a password for the database")
 }
 
+// The commands of the pages, in order, have the variables that compose.yaml needs. There is no engine that could
+// carry them out: each of them only reads the file here.
+func TestComposeCommands(t *testing.T) {
+	program := caddytest.FindProgram(t, "docker-compose")
+	for _, page := range []string{"docs/deploy.md", "examples/docker/README.md"} {
+		commands, err := caddytest.ReadCommands(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		script := "cd " + dockerExample + "\ndocker() { " + program + " config -q && echo read; }\npsql() { :; }\n"
+		read := 0
+		for _, c := range commands {
+			if c.Section == "docker" || page != "docs/deploy.md" {
+				script += c.Text + "\n"
+				read += strings.Count(c.Text, "docker compose ")
+			}
+		}
+		if read < 4 {
+			t.Errorf("%s: found %d commands of docker compose, expected more", page, read)
+		}
+		caddytest.Exits(t, caddytest.Start(t, nil, "bash", "-euc", script), 0, fmt.Sprintf(`^(read\n){%d}$`, read))
+	}
+}
+
 // What compose.yaml says fits the other files.
 func TestCompose(t *testing.T) {
 	text, err := os.ReadFile(dockerExample + "/compose.yaml")

@@ -14,7 +14,9 @@ import (
 // a text that it must have, or why none can. A page may be followed by # and the anchor of a section. The
 // first row that fits a command counts.
 var elsewhere = []struct{ page, command, by, has, why string }{
-	{`^docs/deploy`, ``, "e2e/deploy/machine_linux_test.go", `"../../docs/deploy.md"`, "follows the page on a machine of its own"},
+	{`^docs/deploy\.md#(install|limits|a-socket-that-outlives-caddy|with-polkit|with-sudo|back-to-the-package|with-a-restart|without-losing-the-line)$`, ``,
+		"e2e/deploy/machine_linux_test.go", `"../../docs/deploy.md"`, "follows these sections on a machine of its own"},
+	{`^docs/deploy\.md#docker$|^examples/docker/`, `docker compose |POSTGRES_PASSWORD|^psql `, "e2e/deploy/docker_test.go", "func TestComposeCommands", "without an engine: docker-compose only reads compose.yaml"},
 	{`^docs/admin`, `^curl `, "e2e/operators/curl_test.go", `"../../docs/admin.md"`, "takes them from the page"},
 	{`^docs/(capacity|commands)`, `^caddy tcplock plan --`, "internal/cli/plan_test.go", `"../../docs/capacity.md", "../../docs/commands.md"`, "takes them from the pages"},
 	{`^examples/monitoring`, `^promtool query`, "e2e/monitoring/prometheus_test.go", `"examples/monitoring/README.md"`, "takes them from the page"},
