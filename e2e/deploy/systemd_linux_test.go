@@ -54,7 +54,8 @@ func TestSystemd(t *testing.T) {
 		name string
 		do   func(*testing.T, *machine)
 	}{
-		{"install", install}, {"limits", limits}, {"socket", socket}, {"polkit", withPolkit}, {"sudo", withSudo}, {"drain", drain},
+		{"install", install}, {"limits", limits}, {"socket", socket}, {"polkit", withPolkit}, {"sudo", withSudo}, {"often", often},
+		{"drain", drain},
 		{"upgrade", upgrade}, {"back", back},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.do(t, m) }) {
@@ -138,6 +139,13 @@ func withSudo(t *testing.T, m *machine) {
 	m.run(t, "rm /etc/sudoers.d/tcplock")
 }
 
+// systemd refuses to restart a unit often, unless the unit says otherwise.
+func often(t *testing.T, m *machine) {
+	const six = "for i in 1 2 3 4 5 6; do systemctl restart %s; done"
+	m.fails(t, fmt.Sprintf(six, "other"), "start of the service was attempted too often")
+	m.run(t, fmt.Sprintf(six, "soffice"))
+}
+
 // A holder has longer to finish than the 5 seconds that the package's unit has.
 func drain(t *testing.T, m *machine) {
 	m.configure(t, "\t\t\t\t\tdrain 50s")
@@ -162,6 +170,8 @@ func drain(t *testing.T, m *machine) {
 // after the old Caddy has stopped to listen.
 func upgrade(t *testing.T, m *machine) {
 	m.configure(t, "")
+	// If root checks the config, it creates this file, and Caddy may not write to it.
+	m.run(t, `sed -i '1a log {\noutput file /var/log/caddy/new.log\n}' /etc/caddy/Caddyfile`)
 	m.follow(t, "### With a restart")
 	m.pid(t)
 
