@@ -105,6 +105,18 @@ func stableNames(t *testing.T) (names []string) {
 			}
 		}
 	}
+	for _, cells := range caddytest.TableRows(t, "docs/events.md") {
+		for _, name := range caddytest.CodeSpans(cells[0]) {
+			if strings.HasPrefix(name, "tcplock_") {
+				add("event", name)
+			} else {
+				add("in log or event", name)
+			}
+		}
+	}
+	for _, name := range regexp.MustCompile("`(TCPLOCK_\\w+)`").FindAllStringSubmatch(caddytest.ReadDoc(t, "docs/hooks.md"), -1) {
+		add("variable", name[1])
+	}
 	for name, doc := range caddytest.ReadMetricDocs(t) {
 		add("metric", append([]string{name}, doc.Labels...)...)
 	}
