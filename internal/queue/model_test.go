@@ -18,6 +18,7 @@ type person struct {
 type model struct {
 	Bounds
 	paused, closed bool
+	allOut         bool // of service
 
 	line       []*person    // by arrival
 	holders    []*person    // by slot
@@ -90,7 +91,7 @@ func (m *model) admit() (admitted []*person) {
 }
 
 func (m *model) admitting() bool {
-	return len(m.freeSince) > 0 && len(m.holders) < m.Limit && !m.paused && !m.closed && len(m.exclusives) == 0
+	return len(m.freeSince) > 0 && len(m.holders) < m.Limit && !m.paused && !m.allOut && !m.closed && len(m.exclusives) == 0
 }
 
 func (m *model) atLimit(p *person) bool {

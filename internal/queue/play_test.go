@@ -51,7 +51,7 @@ var moves = []func(g *game, arg int){
 	(*game).release, (*game).release, (*game).release, (*game).release, (*game).release,
 	(*game).leave, (*game).expel, (*game).requeue, (*game).requeue,
 	(*game).beginExclusive, (*game).endExclusive, (*game).endExclusive, (*game).endExclusive, (*game).tryExclusive, (*game).tryExclusive, (*game).intrude,
-	(*game).takeOut, (*game).putIn, (*game).putIn,
+	(*game).takeOut, (*game).putIn, (*game).putIn, (*game).takeAllOut, (*game).putAllIn, (*game).putAllIn,
 	(*game).resize, (*game).share, (*game).age,
 	(*game).pause, (*game).resume, (*game).resume, (*game).askVacant, (*game).close,
 }
@@ -197,6 +197,18 @@ func (g *game) resume(int) {
 	g.note("resume")
 	g.m.paused = false
 	g.woken(g.m.admit(), g.q.Resume(g.m.now)...)
+}
+
+func (g *game) takeAllOut(int) {
+	g.note("take all out")
+	g.q.OutAll()
+	g.m.allOut = true
+}
+
+func (g *game) putAllIn(int) {
+	g.note("put all in")
+	g.m.allOut = false
+	g.woken(g.m.admit(), g.q.InAll(g.m.now)...)
 }
 
 // close comes seldom, since little happens afterwards.

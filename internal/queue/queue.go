@@ -15,8 +15,8 @@
 //
 // Three rules say what may move a waiter:
 //
-//   - waiting → holding: the operation that makes a slot available (Release, Requeue, In, Set,
-//     Resume, EndExclusive) also grants it, in the same hold of the mutex. There is no moment in
+//   - waiting → holding: the operation that makes a slot available (Release, Requeue, In, InAll,
+//     Set, Resume, EndExclusive) also grants it, in the same hold of the mutex. There is no moment in
 //     which a slot may be granted and a waiter is in line for it. So a new connection cannot
 //     overtake the line, and no wake-up can be missed.
 //   - waiting → gone: Leave, Expel and Close. When Leave comes in the same instant as a
@@ -34,7 +34,7 @@
 //	held = the number of slots with a holder
 //	held <= limit, unless the limit was lowered and its holders have not finished yet
 //	a waiter is in line  =>  no slot is free, or held >= limit, or the queue is paused,
-//	                         or exclusive access has begun
+//	                         or all slots are out of service, or exclusive access has begun
 //
 // The line has every waiter except those that stand aside, because their client held as many
 // slots as it may when their turn came: see line.go.
@@ -305,7 +305,7 @@ func (q *Queue) Vacant() <-chan struct{} {
 
 // admitting reports whether a slot may be granted now.
 func (q *Queue) admitting() bool {
-	return q.slots[0].nextFree != 0 && q.held < q.bounds.Limit && !q.paused && !q.closed && len(q.exclusives) == 0
+	return q.slots[0].nextFree != 0 && q.held < q.bounds.Limit && !q.paused && !q.allOut && !q.closed && len(q.exclusives) == 0
 }
 
 // grant gives the slot that is free longest to w.

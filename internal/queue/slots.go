@@ -9,6 +9,7 @@ type slotTable struct {
 	slots    []slot // from 1; slots[0] is the head of the free list, the longest free slot first
 	lastFree int    // the end of the free list, 0 if the list is empty
 	held     int
+	allOut   bool // all slots are out of service
 }
 
 // slot is one permission to be connected to the service.
@@ -39,6 +40,21 @@ func (q *Queue) In(i int, now time.Time) *Waiter {
 	q.slots[i].out = false
 	q.free(i)
 	return q.grantNext(now)
+}
+
+// OutAll takes all slots out of service, on top of what Out and In say of each. Their holders stay.
+func (q *Queue) OutAll() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.allOut = true
+}
+
+// InAll ends OutAll and returns the waiters to wake.
+func (q *Queue) InAll(now time.Time) []*Waiter {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.allOut = false
+	return q.grantAll(now)
 }
 
 // Holder returns the waiter that holds slot i, nil if none does.
