@@ -18,7 +18,9 @@ import (
 //
 //	tcplock [<slots>] {
 //		name         <name>
+//		to           <address>
 //		workers      <address...>
+//		connect_timeout <duration>
 //		worker_check [<timeout>]
 //		service      <command> [<args...>] { ... }
 //		priority     <n>
@@ -55,9 +57,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	start := *d
 	timeoutHook := *d // where the last one stands
 	table := opts.Table{
-		"name":         opts.One(&h.Name, opts.Text),
-		"priority":     opts.One(&h.Priority, opts.Number),
-		"priority_age": opts.One(&h.PriorityAge, opts.Duration),
+		"name":            opts.One(&h.Name, opts.Text),
+		"priority":        opts.One(&h.Priority, opts.Number),
+		"priority_age":    opts.One(&h.PriorityAge, opts.Duration),
+		"to":              opts.One(&h.To, opts.Text),
+		"connect_timeout": opts.Optional(&h.ConnectTimeout, opts.Duration),
 		"workers": {Max: math.MaxInt, Set: func(_ *caddyfile.Dispenser, args []string) error {
 			if len(args) == 0 {
 				return errors.New("found 0 arguments, expected one address or more")

@@ -34,14 +34,13 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error)
 			outcome = holder.Activate()
 		}
 		if outcome == "" {
-			call := holder.Connect(view) // hold_timeout counts from here
-			outcome, err = call.Finish(next.Handle(view))
+			outcome, err = holder.Serve(view, next)
 		}
 		switch outcome {
 		case status.Served, status.ServiceError:
 			w.Discard() // off the slot, so that the end of the reply is not reset away
 			return err
-		case status.WorkerDown: // the connection is back in line, where it stood
+		case lock.Requeued: // the connection is back in line, where it stood
 			outcome = ""
 		default:
 			return w.Refuse(outcome, h.answer(view))

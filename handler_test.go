@@ -10,7 +10,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-func TestMain(m *testing.M) { caddytest.Main(m) }
+func TestMain(m *testing.M) { caddytest.BothWays(m) }
 
 // A connection's way: it joins the line, waits, is activated, is served, and ends.
 func TestOneConnection(t *testing.T) {

@@ -5,30 +5,27 @@ import "time"
 // The outcomes of a connection: how it ended. They are the values of the label "outcome" in the
 // metrics, of the field in the log, and of {l4.tcplock.reason}.
 const (
-	Served        = "served"         // the next handler has returned without an error
+	Served        = "served"         // it came to its end at the service
 	RefusedFull   = "refused_full"   // the line was full
 	RefusedPaused = "refused_paused" // the line was full, and the lock was paused
 	WaitTimeout   = "wait_timeout"   // wait_timeout was over
 	HoldTimeout   = "hold_timeout"   // hold_timeout was over
 	ClientGone    = "client_gone"    // the client left before it reached the service
 	HookFailed    = "hook_failed"    // an activate hook failed
-	ServiceError  = "service_error"  // the next handler returned an error, as when the service is down
+	ServiceError  = "service_error"  // the service broke it, or the next handler failed
 	Kicked        = "kicked"         // an operator ended it
+	WorkerDown    = "worker_down"    // the service could not be reached for too long
 	Shutdown      = "shutdown"       // Caddy is shutting down
-
-	// WorkerDown is a reason but not an outcome: the worker could not be reached, and the
-	// connection is back in line.
-	WorkerDown = "worker_down"
 )
 
 // Outcomes has all outcomes, each once.
-var Outcomes = [...]string{Served, RefusedFull, RefusedPaused, WaitTimeout, HoldTimeout, ClientGone, HookFailed, ServiceError, Kicked, Shutdown}
+var Outcomes = [...]string{Served, RefusedFull, RefusedPaused, WaitTimeout, WorkerDown, HoldTimeout, ClientGone, HookFailed, ServiceError, Kicked, Shutdown}
 
 // The outcomes that the status page and the commands add up to one figure. Refused: the lock kept
 // the connection from the service. Failed: the connection had a slot and ended badly. Gone: the
 // client or an operator ended it.
 var (
-	RefusedOutcomes = []string{RefusedFull, RefusedPaused, WaitTimeout, HookFailed, Shutdown}
+	RefusedOutcomes = []string{RefusedFull, RefusedPaused, WaitTimeout, WorkerDown, HookFailed, Shutdown}
 	FailedOutcomes  = []string{HoldTimeout, ServiceError}
 	GoneOutcomes    = []string{ClientGone, Kicked}
 )

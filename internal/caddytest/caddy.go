@@ -96,7 +96,7 @@ func TryLoadJSON(t *testing.T, cfg []byte) error {
 var loading *testing.T
 
 // LockServer starts Caddy with one layer4 server in front of the service, and returns the server's
-// address. route has the handlers before proxy.
+// address. route has the handlers before the way out: see LockConfig.
 func LockServer(t *testing.T, route, service string) string {
 	t.Helper()
 	addr := FreeAddr(t)
@@ -104,9 +104,25 @@ func LockServer(t *testing.T, route, service string) string {
 	return addr
 }
 
-// LockConfig is the Caddyfile of LockServer.
+// LockConfig is the Caddyfile of LockServer. By the way out under test, proxy connects to the service, or
+// tcplock itself does: see BothWays.
 func LockConfig(addr, route, service string) string {
-	return Global(fmt.Sprintf("layer4 {\n%s {\nroute {\n%s\nproxy %s\n}\n}\n}", addr, route, service))
+	if way == wayTo {
+		if relayed, ok := withTo(route, service); ok {
+			return RouteConfig(addr, relayed)
+		}
+	}
+	return ProxyConfig(addr, route, service)
+}
+
+// ProxyConfig is like LockConfig, but proxy connects to the service in any case.
+func ProxyConfig(addr, route, service string) string {
+	return RouteConfig(addr, route+"\nproxy "+service)
+}
+
+// RouteConfig is a Caddyfile with one layer4 server and one route.
+func RouteConfig(addr, route string) string {
+	return Global(fmt.Sprintf("layer4 {\n%s {\nroute {\n%s\n}\n}\n}", addr, route))
 }
 
 // Service is a TCP service that counts its connections.

@@ -56,6 +56,9 @@ func SetDescriptorLimit(n int64) (restore func()) {
 // SetListenFor sets how long a probe listens, until restore is called.
 func SetListenFor(d time.Duration) (restore func()) { return inside.Process.SetListenFor(d) }
 
+// SetLongestOutage sets how long waiters without a wait_timeout wait for a service that cannot be reached.
+func SetLongestOutage(d time.Duration) { inside.Process.SetLongestOutage(d) }
+
 // Status returns what the admin API says about a lock. It works even if the API is off.
 func Status(t *testing.T, lock string) (status status.Lock) {
 	t.Helper()

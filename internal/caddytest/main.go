@@ -22,7 +22,7 @@ import (
 // A test binary contains all of Caddy. So it can also be the program: it is if its name is caddy, see
 // Caddy. And it can be the process of a worker, see workerEnv.
 func Main(m *testing.M) {
-	if name := filepath.Base(os.Args[0]); strings.TrimSuffix(name, ".exe") == programName {
+	if isCaddy() {
 		caddycmd.Main()
 		return
 	}
@@ -42,6 +42,8 @@ func Main(m *testing.M) {
 	_ = os.RemoveAll(built)
 	os.Exit(code)
 }
+
+func isCaddy() bool { return strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == programName }
 
 // built is the directory of the programs that the tests have made, "" if there are none.
 var built string

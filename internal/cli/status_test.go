@@ -107,7 +107,8 @@ func TestLockState(t *testing.T) {
 		"open  ":                       {Workers: []status.Worker{{State: status.WorkerUnready, Process: new(status.Process)}}},
 		"paused":                       {Now: sampleTime, Paused: &status.Pause{Since: ago(999 * time.Millisecond)}},
 		"paused for 5.0s, 2 left over": {OldestWaitSeconds: 20, Now: sampleTime, LeftOver: 2, Paused: &status.Pause{Since: ago(5 * time.Second)}},
-		"1 of 1 worker down":           {Workers: []status.Worker{{State: status.WorkerOut}}},
+		"1 of 1 worker down":           {Workers: []status.Worker{{Slot: 1, State: status.WorkerOut}}},
+		"service down":                 {Workers: []status.Worker{{State: status.WorkerOut}}},
 		"failing":                      {Failing: new(status.Failing)},
 		"failing, paused":              {Failing: new(status.Failing), Paused: new(status.Pause)},
 	} {

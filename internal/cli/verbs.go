@@ -144,8 +144,8 @@ OLDEST is how long the waiter that came first has been in line. P50 and P99 are
 the time in line that 50 and 99 of 100 did not exceed, of the last 256 connections
 that got a slot. The other figures count connections that have ended since the
 lock exists: served; refused (refused_full, refused_paused, wait_timeout,
-hook_failed, shutdown); failed (hold_timeout, service_error); gone (client_gone,
-kicked). STATE is open, or
+worker_down, hook_failed, shutdown); failed (hold_timeout, service_error); gone
+(client_gone, kicked). STATE is open, or
 
 	failing         the activate hooks refuse connections
 	paused          the lock admits no connection until it is resumed, or for

@@ -138,7 +138,11 @@ func lockState(s *status.Lock) span {
 			down++
 		}
 	}
-	add(down > 0, styleAlarm, "%d of %s down", down, opts.Count(len(s.Workers), "worker"))
+	if down > 0 && s.Workers[0].Slot == 0 {
+		add(true, styleAlarm, "service down")
+	} else {
+		add(down > 0, styleAlarm, "%d of %s down", down, opts.Count(len(s.Workers), "worker"))
+	}
 	add(s.LeftOver > 0, styleNotice, "%d left over", s.LeftOver)
 	return span{cmp.Or(strings.Join(what, ", "), "open"), seen}
 }
@@ -232,7 +236,11 @@ func workersTable(s *status.Lock) *table {
 		if w.State == status.WorkerOut {
 			state.style = styleAlarm
 		}
-		cells := []any{w.Slot, w.Address, state}
+		slot := any(w.Slot)
+		if w.Slot == 0 {
+			slot = "all"
+		}
+		cells := []any{slot, w.Address, state}
 		if p := w.Process; p != nil {
 			reason := span{text: p.LastReason}
 			switch {

@@ -49,11 +49,12 @@ type input struct {
 
 // signs are what the calls of the next handler tell about it and the service.
 type signs struct {
-	served      atomic.Bool // the connection was passed to the next handler, see Serve
-	used        atomic.Bool // a handler has used the connection, not only inspected it
-	serviceDone atomic.Bool // the service has closed its side
-	inputEnded  atomic.Bool // the client has closed its side, or failed
-	Retired     atomic.Bool // Handle has returned
+	served       atomic.Bool // the connection was passed to the next handler, see Serve
+	used         atomic.Bool // a handler has used the connection, not only inspected it
+	serviceDone  atomic.Bool // the service has closed its side
+	inputEnded   atomic.Bool // the client has closed its side, or failed
+	inputUseless atomic.Bool // no service takes what the client sends, see EndInput
+	Retired      atomic.Bool // Handle has returned
 }
 
 // traffic counts bytes.
@@ -189,6 +190,9 @@ func (c *Conn) Read(b []byte) (int, error) {
 			// to wait for a service that is slow to take what it sends.
 			_ = c.socket.SetReadDeadline(time.Now().Add(c.Linger))
 		}
+		if c.Signs.inputUseless.Load() { // it is set before EndInput sets the deadline
+			return 0, io.EOF
+		}
 		n, err := c.Conn.Read(b)
 		if err == nil {
 			c.take(n)
@@ -199,7 +203,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 			c.Signs.inputEnded.Store(true)
 			return n, err
 		}
-		if !c.heard() {
+		if c.Signs.inputUseless.Load() || !c.heard() {
 			return n, io.EOF
 		}
 	}
@@ -264,6 +268,14 @@ func (c *Conn) CloseWrite() error {
 	return err
 }
 
+// EndInput ends Read, now and from now on, in this lock and in all outer ones.
+func (c *Conn) EndInput() {
+	for o := c; o != nil; o = o.Outer {
+		o.Signs.inputUseless.Store(true)
+	}
+	_ = c.socket.SetReadDeadline(time.Unix(1, 0))
+}
+
 // SetWriteDeadline treats a deadline in the past as CloseWrite. The CloseWrite of a tls.Conn above
 // sets such a deadline after its last record, and does not close what is below it.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
@@ -284,6 +296,14 @@ func (c *Conn) Close() error {
 func (c *Conn) Serve(o *Observer) {
 	c.Signs.served.Store(o != nil)
 	c.firstSign.Store(o)
+}
+
+// Reach is called when the lock itself has connected to the service. Then there is nothing to conclude from
+// the calls of a handler, in this lock and in all outer ones.
+func (c *Conn) Reach() {
+	for ; c != nil; c = c.Outer {
+		c.use()
+	}
 }
 
 // use is called when a handler writes to the client or closes it. The proxy does neither before it
@@ -319,42 +339,6 @@ func closeWrite(conn net.Conn) error {
 func (c *Conn) Cut() {
 	c.noteGone()
 	_ = c.socket.Close()
-}
-
-// Bounds of Discard. They are those of nginx's lingering close.
-const (
-	discardSilence = 5 * time.Second
-	discardTotal   = 30 * time.Second
-)
-
-// Discard reads what the client still sends and throws it away, until the client closes, is silent
-// for 5 seconds, or has sent for 30. To close a connection with unread data resets it, and a reset
-// can destroy the end of the reply on its way. Discard is called after the slot was released, so
-// no other client waits for it.
-func (c *Conn) Discard() {
-	if !c.Signs.serviceDone.Load() || c.Signs.inputEnded.Load() {
-		return
-	}
-	last := time.Now().Add(discardTotal)
-	buf := make([]byte, 512) // small, as mostly nothing comes
-	from, farewell := c.socket, false
-	if c.layered {
-		from = c.Conn // the socket also carries the closing alert of TLS, which is not data
-	}
-	for {
-		_ = c.socket.SetReadDeadline(time.Now().Add(min(discardSilence, time.Until(last))))
-		n, err := from.Read(buf)
-		if !farewell && c.Signs.served.Load() { // what a refused client sends is not for the service
-			c.Traffic.DiscardedIn.Add(int64(n))
-		}
-		switch {
-		case err == nil:
-		case !c.layered || farewell || errors.Is(err, os.ErrDeadlineExceeded):
-			return
-		default:
-			from, farewell = c.socket, true // TLS has ended, but perhaps not the connection below
-		}
-	}
 }
 
 // LetGoGrace is how long the service may take to close a connection whose client was cut. After

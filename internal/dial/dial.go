@@ -48,7 +48,7 @@ var errNoService = errors.New("it accepts connections and closes them at once: t
 // simple server fail, and many servers do not survive that.
 func Probe(ctx context.Context, network, host string, listen time.Duration) error {
 	conn, err := (&net.Dialer{Timeout: timeout}).DialContext(ctx, network, host)
-	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, wsaeConnReset) {
+	if Reset(err) {
 		return errNoService // the reset was faster than connect
 	}
 	if err != nil {
@@ -86,8 +86,17 @@ func readFor(ctx context.Context, conn net.Conn, d time.Duration) (n int, err er
 // absent reports whether the error of a probe means that there is no service: nothing listens, or
 // there is nothing behind the listener. Other errors tell nothing about that.
 func absent(network string, err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaeConnRefused) || errors.Is(err, errNoService) ||
-		network == "unix" && errors.Is(err, fs.ErrNotExist)
+	return Refused(err) || errors.Is(err, errNoService) || network == "unix" && errors.Is(err, fs.ErrNotExist)
+}
+
+// Refused reports whether err says that nothing listens at an address.
+func Refused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaeConnRefused)
+}
+
+// Reset reports whether err says that the other side has broken the connection.
+func Reset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, wsaeConnReset)
 }
 
 // The states that Await can wait for.

@@ -18,7 +18,7 @@ type Budget struct {
 	Refused, Draining           int64 // connections at refuse handlers, or that do not have the end of the answer yet
 }
 
-// View shows the state of the process to tests, and lets them set two limits.
+// View shows the state of the process to tests, and lets them set limits.
 type View interface {
 	Locks() []Lock
 	Ending() int    // slots and addresses with a process that has not ended, also of locks that are no more
@@ -27,6 +27,7 @@ type View interface {
 	// These set a limit. restore resets it.
 	SetDescriptorLimit(n int64) (restore func())
 	SetListenFor(d time.Duration) (restore func())
+	SetLongestOutage(d time.Duration) (restore func())
 }
 
 // Process is the view of this process. Package lock sets it.

@@ -19,10 +19,11 @@ import (
 // Config is what one Caddy config says about a lock.
 type Config struct {
 	name     string   // of the lock, in this config
-	find     func()   // sets lock, listen and to, see Configs.find; nil: they are set
+	find     func()   // sets lock, listen, to and connects, see Configs.find; nil: they are set
 	lock     *Lock    // use enter until the config has started
 	listen   []string // the addresses that lead to the lock in this config
-	to       []string // the addresses that its connections are proxied to
+	to       []string // the addresses to which its connections go
+	connects bool     // tcplock itself connects them to the service
 	defined  bool     // by a handler with settings, not only joined
 	raw      []byte   // these settings as JSON, to be compared
 	settings Settings
@@ -74,6 +75,7 @@ func (c *Config) define(ctx caddy.Context, s Settings, logger *zap.Logger) error
 	}
 	c.defined, c.raw, c.settings, c.hooks = true, raw, s, hooks
 	c.settings.Workers, _ = s.resolve() // a later change of the environment must not change their number
+	c.settings.To = s.to()
 	c.events, c.ctx = events.(*caddyevents.App), ctx
 	c.logTo(logger)
 	return nil
@@ -130,7 +132,8 @@ func (s *Configs) find() {
 	s.found.Do(func() {
 		for name, c := range s.byName {
 			c.listen = s.layout.Addresses(name)
-			c.to = s.layout.LeadsTo(name, c.settings.Workers)
+			c.to = s.layout.LeadsTo(name, c.settings.named())
+			c.connects = c.settings.To != "" || s.layout.Connects(name)
 		}
 		locks.assign(s.byName, s.layout.Listen)
 	})

@@ -220,8 +220,8 @@ const (
 // Restart has the slot's process restarted, or with slot 0 all of them, each between two
 // clients of its slot. It returns how many.
 func (l *Lock) Restart(slot int) (n int) {
-	for _, w := range l.pool.List() {
-		if w != nil && (slot == 0 || slot == w.Slot) && w.Running() != nil {
+	for _, w := range l.pool.All() {
+		if (slot == 0 || slot == w.Slot) && w.Running() != nil {
 			w.Restart(status.RestartRequest)
 			l.hasten(w)
 			n++

@@ -4,13 +4,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/clock"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -32,6 +30,7 @@ type Holder struct {
 	slot   int
 	worker *pool.Worker // nil if the lock has no workers
 
+	timer         *time.Timer  // of hold_timeout, nil: none; Handle's goroutine only
 	socketCounted bool         // the budget counts its socket to the service; Handle's goroutine only
 	tallies       []hook.Tally // the counts of activate hooks that include it; for the goroutine that runs its hooks
 	counts        bool         // every <n> counts it, see recount
@@ -46,6 +45,7 @@ type Holder struct {
 	requeued    bool          // it ends because its worker cannot be reached: the connection goes back in line
 	returned    bool          // the next handler has returned, or will not be called
 	onReturn    chan struct{} // closed then, if not nil
+	giveUp      func()        // ends the lock's own attempt to connect to the service; nil: there is none
 }
 
 // phase is how far a holder has come.
@@ -63,6 +63,9 @@ const (
 // its end may come after that of Handle.
 func newHolder(w *Waiter, slot int) *Holder {
 	h := &Holder{waiter: w, slot: slot, worker: w.lock.pool.Worker(slot)}
+	if h.worker != nil && h.worker.Slot == 0 && !w.config.connects {
+		h.worker = nil // a reload has changed the way out: this connection does not go to that address
+	}
 	h.firstSign = h
 	w.users.Add(1)
 	h.countSocket()
@@ -120,85 +123,6 @@ func (h *Holder) Activate() (outcome string) {
 	return outcome
 }
 
-// Call is one call of the next handler, for a holder.
-type Call struct {
-	holder  *Holder
-	timer   *time.Timer // of hold_timeout; nil: there is none
-	attempt client.Attempt
-}
-
-// Connect is called when cx, the connection, goes to the next handler. hold_timeout counts from
-// here.
-func (h *Holder) Connect(cx *layer4.Connection) (c Call) {
-	w := h.waiter
-	if !w.observed { // it may have had an earlier slot, whose worker could not be reached
-		w.observed = true
-		w.lock.record.ObserveWait(w.trip.waited)
-	}
-	h.mu.Lock()
-	h.phase, h.connectedAt = phaseConnected, time.Now()
-	h.mu.Unlock()
-	w.conn.Serve(&h.firstSign)
-	w.lock.Publish(w.event(status.EventActivated, ""))
-	if d := time.Duration(w.lock.current.Load().settings.HoldTimeout); d > 0 {
-		c.timer = time.AfterFunc(d, h.onHoldTimeout)
-	}
-	c.holder, c.attempt = h, w.conn.Begin(cx)
-	return c
-}
-
-// Reached implements client.Observer: the next handler has used the connection for the first time.
-// The worker is told at once, unless the holder ends already: then release tells it.
-func (h *Holder) Reached() {
-	h.mu.Lock()
-	first := !h.hasReached && h.phase == phaseConnected
-	h.hasReached = true
-	h.mu.Unlock()
-	if first && h.worker != nil {
-		h.worker.Reached()
-	}
-}
-
-// Finish is called when the next handler has returned err, which for the proxy means: the service has
-// closed, and the proxy has closed its socket to it. Finish returns how the connection has ended,
-// or status.WorkerDown if its worker could not be reached and it is back in line. The error is that
-// of the next handler, or says that there is none.
-func (c Call) Finish(err error) (outcome string, _ error) {
-	if c.timer != nil {
-		defer c.timer.Stop()
-	}
-	h, r := c.holder, c.attempt.Classify(err)
-	switch {
-	case r.Dial: // what was used was a handler before the proxy, such as tls
-		h.mu.Lock()
-		h.hasReached = false
-		h.mu.Unlock()
-	case r.Used:
-		h.Reached()
-		if h.worker != nil {
-			h.worker.Succeeded()
-		}
-	}
-	if h.worker != nil && err != nil && !r.Used && (r.Untouched || r.Dial) {
-		h.worker.Down(err)
-		// No handler has taken a byte of this connection: it can go to another worker.
-		if r.Untouched && h.tryEnd(status.ServiceError, true) {
-			h.uncount()
-			_ = h.waiter.lock.runHooks(hook.Release, h)
-			return h.requeue(), err
-		}
-	}
-	outcome = status.Served
-	if err != nil {
-		outcome = status.ServiceError
-	}
-	h.end(outcome)
-	if err == nil && !r.Used {
-		err = place.ErrNotTerminal
-	}
-	return outcome, err
-}
-
 // tryEnd asks to be the first that ends the holder, for this reason. The caller that gets true must
 // release the slot, or with requeue, put the connection back in line.
 func (h *Holder) tryEnd(reason string, requeue bool) (first bool) {
@@ -214,6 +138,9 @@ func (h *Holder) tryEnd(reason string, requeue bool) (first bool) {
 // end is called when the next handler has returned, or will not be called. The slot is
 // released, unless hold_timeout or an operator was first: then that side releases it.
 func (h *Holder) end(outcome string) {
+	if h.timer != nil {
+		h.timer.Stop()
+	}
 	h.uncountSocket()
 	h.mu.Lock()
 	h.returned = true
@@ -272,6 +199,12 @@ func (h *Holder) awaitReturn(until time.Time) {
 // client.LetGoGrace at the latest.
 func (h *Holder) kick() {
 	h.waiter.conn.Cut()
+	h.mu.Lock()
+	giveUp := h.giveUp
+	h.mu.Unlock()
+	if giveUp != nil {
+		giveUp()
+	}
 	time.AfterFunc(client.LetGoGrace, h.forceRelease)
 }
 

@@ -86,7 +86,7 @@ func (h *Holder) requeue() (outcome string) {
 		}
 		w.lock.release(&w.queued)
 	} else {
-		outcome = status.WorkerDown
+		outcome = Requeued
 		grant(w.lock.queue.Requeue(&w.queued, time.Now(), w.trip.hooked)) // which may be this one
 	}
 	h.worker.Vacated()

@@ -39,4 +39,10 @@ func (insideView) SetListenFor(d time.Duration) (restore func()) {
 	return func() { dial.ListenFor = before }
 }
 
+func (insideView) SetLongestOutage(d time.Duration) (restore func()) {
+	before := longestOutage
+	longestOutage = d
+	return func() { longestOutage = before }
+}
+
 var _ inside.View = insideView{}

@@ -37,6 +37,7 @@ type Lock struct {
 	logLimits
 
 	idle     idleClock
+	outage   outage
 	pauses   pauses
 	sockets  fds.Sockets  // to the service, for the budget of descriptors
 	handling atomic.Int64 // connections in Handle
@@ -186,24 +187,39 @@ func (l *Lock) apply(c *Config) {
 		WaitingPerClient: settings.MaxWaitingPerClient,
 		PriorityAge:      time.Duration(settings.PriorityAge),
 	}
-	wanted := pool.Wanted{Addresses: settings.addresses(), Pooled: settings.pooled(), Service: settings.Service}
+	wanted := pool.Wanted{Addresses: settings.addresses(), Pooled: settings.pooled(), Shared: settings.shared(), Service: settings.Service}
 	l.pool.Set(wanted, func(slots int) {
 		b.Limit = slots
 		grant(l.queue.Set(b, time.Now())...)
 	})
 	l.idle.use(c.hooks[hook.Idle], l.visits())
-	workers := 0
-	if settings.pooled() {
-		workers = settings.slots()
+	first, last := 1, 0 // the slots with workers
+	switch {
+	case settings.pooled():
+		last = settings.slots()
+	case settings.shared() != "":
+		first = 0
 	}
-	l.record.Expect(maps.Keys(c.hooks), workers, settings.Service != nil)
+	l.record.Expect(maps.Keys(c.hooks), first, last, settings.Service != nil)
 }
 
 // Out and In implement pool.Lock.
 
-func (l *Lock) Out(slot int) (vacant bool) { return l.queue.Out(slot) }
+func (l *Lock) Out(slot int) (vacant bool) {
+	if slot == 0 {
+		l.queue.OutAll()
+		return false
+	}
+	return l.queue.Out(slot)
+}
 
-func (l *Lock) In(slot int) { grant(l.queue.In(slot, time.Now())) }
+func (l *Lock) In(slot int) {
+	if slot == 0 {
+		grant(l.queue.InAll(time.Now())...)
+		return
+	}
+	grant(l.queue.In(slot, time.Now()))
+}
 
 // release gives the slot of w to the next in line.
 func (l *Lock) release(w *queue.Waiter) {

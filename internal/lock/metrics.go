@@ -70,10 +70,7 @@ func (l *Lock) collect(name string, out chan<- prometheus.Metric) {
 	for i, outcome := range status.Outcomes {
 		out <- prometheus.MustNewConstMetric(endedDesc, prometheus.CounterValue, float64(l.record.Ended(i)), name, outcome)
 	}
-	for _, worker := range l.pool.List() {
-		if worker == nil {
-			continue
-		}
+	for _, worker := range l.pool.All() {
 		w := worker.Status()
 		if w.State == status.WorkerRemoved { // it is not down: it only finishes its holder
 			continue

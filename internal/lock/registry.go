@@ -115,7 +115,7 @@ func (c *Config) Enter(cx *layer4.Connection) *Waiter {
 	if !l.Enter() {
 		l = locks.enter(c.name)
 	}
-	return newWaiter(l, cx)
+	return newWaiter(l, c, cx)
 }
 
 // assign gives each config its lock. configs are those of one Caddy config, by the name of the

@@ -17,7 +17,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
-	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/service"
 )
 
@@ -26,6 +25,16 @@ import (
 type Settings struct {
 	// How many connections may be at the service at once, from 1 to 1000000. Default: 1.
 	Slots int `json:"slots,omitempty"`
+
+	// The address of the service, to which tcplock itself connects: host:port or unix//path. Only global
+	// placeholders are allowed. No handler may follow tcplock in its route then. Not with workers.
+	// Default: none, the next handler (proxy) connects, or tcplock connects to the workers.
+	To string `json:"to,omitempty"`
+
+	// The longest time for one try to connect to the service, where tcplock itself connects (to, workers).
+	// That time counts neither as time in line nor as time with a slot. Only if the try fails, it counts as
+	// time in line. Zero is refused. Default: 5s.
+	ConnectTimeout *caddy.Duration `json:"connect_timeout,omitempty"`
 
 	// The addresses of the service's workers. Each worker takes one connection at a time, so
 	// there is one slot for each address. The placeholder {l4.tcplock.worker} has the
@@ -113,6 +122,8 @@ const (
 	DefaultLinger      = time.Second
 	DefaultDrain       = 4 * time.Second
 	DefaultWorkerCheck = time.Second
+
+	defaultConnectTimeout = 5 * time.Second
 )
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
@@ -137,7 +148,10 @@ func ParseSlots(s string) (int, error) {
 }
 
 func (s *Settings) Check() error {
-	addresses, err := s.expand()
+	workers, err := s.expand()
+	if _, toErr := s.resolveTo(); err == nil {
+		err = toErr
+	}
 	switch {
 	case s.Slots < 0 || s.Slots > MaxSlots:
 		return fmt.Errorf("slots: found %d, expected a number from 1 to %d", s.Slots, MaxSlots)
@@ -151,10 +165,14 @@ func (s *Settings) Check() error {
 		return fmt.Errorf("max_waiting_per_client: found %d, expected 0 or more", s.MaxWaitingPerClient)
 	case err != nil:
 		return err
-	case len(addresses) > 0 && s.Slots > 0:
-		return fmt.Errorf("workers: found %d beside slots %d, expected only one of them: each worker is a slot", len(addresses), s.Slots)
-	case len(addresses) > MaxSlots:
-		return fmt.Errorf("workers: found %d, expected at most %d", len(addresses), MaxSlots)
+	case s.To != "" && len(s.Workers) > 0:
+		return errors.New("to: found it beside workers, expected only one of them: workers are addresses of the service too")
+	case s.To != "" && s.WorkerCheck > 0:
+		return errors.New("worker_check: found it beside to, expected only one of them: tcplock itself connects to the service, and that is the check")
+	case len(workers) > 0 && s.Slots > 0:
+		return fmt.Errorf("workers: found %d beside slots %d, expected only one of them: each worker is a slot", len(workers), s.Slots)
+	case len(workers) > MaxSlots:
+		return fmt.Errorf("workers: found %d, expected at most %d", len(workers), MaxSlots)
 	case time.Duration(s.PriorityAge) > maxAge:
 		return fmt.Errorf("priority_age: found %s, expected at most %s", time.Duration(s.PriorityAge), maxAge)
 	case s.HalfClosed != "" && s.HalfClosed != halfClosedKeep && s.HalfClosed != halfClosedDrop:
@@ -166,18 +184,22 @@ func (s *Settings) Check() error {
 		}
 	}
 	durations := map[string]caddy.Duration{
-		"worker_check": s.WorkerCheck,
-		"priority_age": s.PriorityAge,
-		"wait_timeout": s.WaitTimeout,
-		"hold_timeout": s.HoldTimeout,
-		"linger":       valueOr(s.Linger, 0),
-		"settle":       s.Settle,
-		"drain":        valueOr(s.Drain, 0),
+		"connect_timeout": valueOr(s.ConnectTimeout, 1),
+		"worker_check":    s.WorkerCheck,
+		"priority_age":    s.PriorityAge,
+		"wait_timeout":    s.WaitTimeout,
+		"hold_timeout":    s.HoldTimeout,
+		"linger":          valueOr(s.Linger, 0),
+		"settle":          s.Settle,
+		"drain":           valueOr(s.Drain, 0),
 	}
 	for _, name := range slices.Sorted(maps.Keys(durations)) {
 		if d := durations[name]; d < 0 {
 			return fmt.Errorf("%s: found %s, expected a duration of 0 or more", name, time.Duration(d))
 		}
+	}
+	if s.ConnectTimeout != nil && *s.ConnectTimeout == 0 {
+		return errors.New("connect_timeout: found 0, expected a duration of more than 0")
 	}
 	for i, hook := range s.Hooks {
 		if hook == nil {
@@ -196,6 +218,12 @@ func (s *Settings) CheckWorkers() error {
 	if s.WorkerCheck > 0 && len(s.Workers) == 0 {
 		return errors.New("worker_check: found no workers, expected some")
 	}
+	if s.ConnectTimeout != nil && s.To == "" && len(s.Workers) == 0 {
+		return errors.New("connect_timeout: found neither to nor workers, expected one of them: without an address tcplock does not connect itself")
+	}
+	if s.To != "" && s.Service != nil && s.Slots > 1 {
+		return fmt.Errorf("to: found it with a service in %d slots, expected one slot: all its processes would listen on one address", s.Slots)
+	}
 	if s.Service != nil {
 		return s.Service.CheckSlots(s.addresses())
 	}
@@ -211,63 +239,6 @@ func (s *Settings) CheckMoments() error {
 	return nil
 }
 
-// pooled reports whether the lock has a worker behind each slot.
-func (s *Settings) pooled() bool { return len(s.Workers) > 0 || s.Service != nil }
-
-// addresses returns the workers' addresses, one for each slot. They are empty strings if the
-// lock has no workers with addresses.
-func (s *Settings) addresses() []string {
-	if len(s.Workers) == 0 {
-		return make([]string, max(1, s.Slots))
-	}
-	addresses, _ := s.expand() // check has seen the error
-	return addresses
-}
-
-func (s *Settings) slots() int { return len(s.addresses()) }
-
-// resolve returns the workers with their placeholders replaced.
-func (s *Settings) resolve() (workers []string, err error) {
-	for _, found := range s.Workers {
-		worker, err := caddy.NewReplacer().ReplaceOrErr(found, true, true)
-		if err != nil {
-			return nil, fmt.Errorf("workers: found %q: %w", found, err)
-		}
-		workers = append(workers, worker)
-	}
-	return workers, nil
-}
-
-// expand returns the workers' addresses with port ranges written out.
-func (s *Settings) expand() (addresses []string, err error) {
-	workers, err := s.resolve()
-	if err != nil {
-		return nil, err
-	}
-	seen := make(map[string]bool)
-	for i, found := range s.Workers {
-		a, err := caddy.ParseNetworkAddress(workers[i])
-		if err != nil || a.PortRangeSize() > MaxSlots {
-			return nil, fmt.Errorf("workers: found %q, expected host:port, host:port-port or unix//path", found)
-		}
-		for _, one := range a.Expand() {
-			address := one.JoinHostPort(0)
-			if one.IsUnixNetwork() {
-				address = "unix/" + address
-			}
-			if _, _, err := dial.Address(address); err != nil || one.Network != "tcp" && one.Network != "unix" {
-				return nil, fmt.Errorf("workers: found %q, expected host:port, host:port-port or unix//path", found)
-			}
-			if seen[address] {
-				return nil, fmt.Errorf("workers: found %s a second time, expected each once: it would get two connections", address)
-			}
-			seen[address] = true
-			addresses = append(addresses, address)
-		}
-	}
-	return addresses, nil
-}
-
 func (s *Settings) Empty() bool { return reflect.ValueOf(*s).IsZero() }
 
 func (s *Settings) linger() time.Duration {
@@ -276,6 +247,10 @@ func (s *Settings) linger() time.Duration {
 
 func (s *Settings) drain() time.Duration {
 	return time.Duration(valueOr(s.Drain, caddy.Duration(DefaultDrain)))
+}
+
+func (s *Settings) connectTimeout() time.Duration {
+	return time.Duration(valueOr(s.ConnectTimeout, caddy.Duration(defaultConnectTimeout)))
 }
 
 func valueOr[T any](p *T, otherwise T) T {
@@ -291,6 +266,7 @@ func (s Settings) written() Settings {
 	linger, drain := caddy.Duration(s.linger()), caddy.Duration(s.drain())
 	s.Linger, s.Drain, s.HalfClosed = &linger, &drain, cmp.Or(s.HalfClosed, halfClosedKeep)
 	s.Workers, _ = s.expand() // check has seen the error
+	s.To, s.ConnectTimeout = s.to(), new(caddy.Duration(s.connectTimeout()))
 	if len(s.Workers) == 0 {
 		s.Slots = s.slots()
 	}

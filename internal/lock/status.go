@@ -109,10 +109,7 @@ func (l *Lock) Status(most int) status.Lock {
 		w.Position = i + 1
 		s.Waiters = append(s.Waiters, w)
 	}
-	for _, w := range l.pool.List() {
-		if w == nil {
-			continue
-		}
+	for _, w := range l.pool.All() {
 		found := w.Status()
 		if found.State == status.WorkerRemoved && found.Process == nil &&
 			!slices.ContainsFunc(holders, func(p queue.Waiter) bool { return p.Slot == w.Slot }) {

@@ -24,6 +24,7 @@ import (
 // granted on with a holder. It stays the same when the connection goes back in line.
 type Waiter struct {
 	lock   *Lock
+	config *Config // by which the connection came
 	conn   *client.Conn
 	outer  *Waiter // the connection's way through the lock before this one, if any
 	queued queue.Waiter
@@ -33,14 +34,15 @@ type Waiter struct {
 	observed    bool // the time in line is in the metrics
 	trip        trip
 
-	holder atomic.Pointer[Holder] // of the slot it has; nil: none, or it does not know yet
-	kicked atomic.Bool            // an operator has kicked the connection
-	users  atomic.Int32           // Handle, and each holder until its slot is released, see exit
+	holder   atomic.Pointer[Holder] // of the slot it has; nil: none, or it does not know yet
+	kicked   atomic.Bool            // an operator has kicked the connection
+	unserved atomic.Bool            // it has left the line because of an outage
+	users    atomic.Int32           // Handle, and each holder until its slot is released, see exit
 }
 
 // newWaiter makes the waiter of a connection that has come to l, which it keeps in use.
-func newWaiter(l *Lock, cx *layer4.Connection) *Waiter {
-	w := &Waiter{lock: l, conn: client.New(cx)}
+func newWaiter(l *Lock, c *Config, cx *layer4.Connection) *Waiter {
+	w := &Waiter{lock: l, config: c, conn: client.New(cx)}
 	if w.outer, _ = cx.GetVar(connVar).(*Waiter); w.outer != nil {
 		w.conn.Outer = w.outer.conn
 	}
@@ -153,6 +155,9 @@ func (w *Waiter) Poll() (h *Holder, outcome string) {
 		w.trip.waited = time.Since(q.Joined) - q.Apart
 		if q.Expelled || w.kicked.Load() {
 			return nil, status.Kicked
+		}
+		if w.unserved.Load() {
+			return nil, status.WorkerDown
 		}
 		return nil, status.Shutdown
 	}

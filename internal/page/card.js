@@ -2,7 +2,7 @@
 
 const few = 6; // with so many locks or fewer, all cards are open at first
 const latestEvents = 6; // the earlier ones are folded
-const outcomes = ['served', 'service_error', 'client_gone', 'hold_timeout', 'kicked', 'refused_full', 'refused_paused', 'wait_timeout', 'hook_failed', 'shutdown'];
+const outcomes = ['served', 'service_error', 'client_gone', 'hold_timeout', 'kicked', 'refused_full', 'refused_paused', 'wait_timeout', 'worker_down', 'hook_failed', 'shutdown'];
 
 class Card {
 	constructor(name, open) {
@@ -121,7 +121,7 @@ function marksOf(lock, now) {
 	const workers = lock.workers ?? [];
 	for (const [state, text, kind] of [['down', 'down', 'bad'], ['unready', 'not ready', 'warn']]) {
 		const n = workers.filter(worker => worker.state === state).length;
-		if (n) mark(`${number(n)} of ${plural(workers.length, 'worker')} ${text}`, kind);
+		if (n) mark(workers[0].slot ? `${number(n)} of ${plural(workers.length, 'worker')} ${text}` : `service ${text}`, kind);
 	}
 	return marks;
 }

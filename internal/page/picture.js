@@ -151,7 +151,7 @@ function slotsOf(lock) {
 	const slot = n => slots[n - 1] ??= { number: n };
 	for (let n = 1; n <= Math.min(lock.slots, shown.slots); n++) slot(n);
 	for (const holder of lock.holders) slot(holder.slot).holder = holder;
-	for (const worker of lock.workers ?? []) slot(worker.slot).worker = worker;
+	for (const worker of lock.workers ?? []) for (const s of worker.slot ? [slot(worker.slot)] : slots.filter(Boolean)) s.worker = worker; // slot 0: all slots
 	return slots.filter(Boolean).map(s => ({ ...s, state: s.holder?.state ?? (s.worker && !['up', 'stopped'].includes(s.worker.state) ? s.worker.state : 'free') }));
 }
 

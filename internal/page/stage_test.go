@@ -125,14 +125,14 @@ func (s *stage) comes(name string, stays time.Duration) {
 			s.t.Errorf("found %s, expected the connection to be served", outcome)
 			return
 		}
-		call := holder.Connect(cx)
-		_ = cx.SetReadDeadline(time.Now().Add(stays))
-		for buf := make([]byte, 1); ; {
-			if _, err := cx.Read(buf); err != nil {
-				break
+		_, _ = holder.Serve(cx, layer4.HandlerFunc(func(cx *layer4.Connection) error {
+			_ = cx.SetReadDeadline(time.Now().Add(stays))
+			for buf := make([]byte, 1); ; {
+				if _, err := cx.Read(buf); err != nil {
+					return nil
+				}
 			}
-		}
-		_, _ = call.Finish(nil)
+		}))
 	})
 }
 

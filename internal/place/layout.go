@@ -21,6 +21,9 @@ type Layout struct {
 	to      map[string][]string  // the addresses that the proxies behind a lock dial, by the lock's name
 	checked map[string][]string  // those of them with active health checks, until a warning has named them
 	locks   int                  // handlers found so far
+
+	settings map[string]settings // by the lock's name; none if no handler that defines it has been read
+	ends     []end               // of all tcplock handlers
 }
 
 // lockOrder says that a connection can hold the outer lock while it waits for the inner one.
@@ -57,15 +60,19 @@ func (y *Layout) readServer(name string, listen []string, config any) (locked bo
 func (y *Layout) read(value any, at spot) {
 	switch value := value.(type) {
 	case []any:
-		for _, v := range value {
+		for i, v := range value {
 			y.read(v, at)
 			if name, ok := lockIn(v); ok {
+				y.noteEnd(name, at, value[i+1:])
 				at.held = append(slices.Clip(at.held), name)
 			}
 		}
 	case map[string]any:
 		if name, ok := lockIn(value); ok {
 			y.note(name, at)
+			if s, defines := settingsIn(value); defines {
+				y.settings[name] = s
+			}
 			at = at.in("lock " + name)
 		}
 		y.noteProxy(value, at.held)
@@ -136,12 +143,15 @@ func addNew(list []string, more ...string) []string {
 	return list
 }
 
-// LeadsTo returns the addresses that a lock's connections are proxied to. The workers stand for the
-// placeholders of the worker.
-func (y *Layout) LeadsTo(lock string, workers []string) (all []string) {
+// LeadsTo returns the addresses to which a lock's connections go. own are those of its settings. They stand
+// for the placeholders of the worker.
+func (y *Layout) LeadsTo(lock string, own []string) (all []string) {
+	if y.Connects(lock) {
+		return own
+	}
 	for _, address := range y.to[lock] {
 		if strings.Contains(address, "{l4.tcplock.worker") {
-			all = addNew(all, workers...)
+			all = addNew(all, own...)
 		} else {
 			all = addNew(all, address)
 		}

@@ -3,6 +3,7 @@
 package place
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/listen"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 var (
@@ -26,8 +28,6 @@ var (
 		"with the main chain, which would be stopped and cut as well; put tcplock into the main chain")
 	errUDP = errors.New("tcplock cannot stand on a UDP server: a UDP client has no end but a timeout, " +
 		"and one that waits in line would stop the packets of all others; use a TCP server")
-	ErrNotTerminal = errors.New("tcplock must be followed, in the same route, by a handler that uses the " +
-		"connection up (proxy, echo ...): otherwise its slot would be given back before the service is reached")
 )
 
 // passOn are caddy-l4's handlers that only prepare a connection for the next one.
@@ -49,6 +49,8 @@ func New() Places {
 			orders:  make(map[lockOrder]string),
 			to:      make(map[string][]string),
 			checked: make(map[string][]string),
+
+			settings: make(map[string]settings),
 		},
 		seen: make(map[caddy.Module]bool),
 	}
@@ -99,18 +101,18 @@ func (p *Places) checkPlace(place caddy.Module, logger *zap.Logger) error {
 			if slices.ContainsFunc(server.Listen, isUDP) {
 				return fmt.Errorf("server %s: %w", name, errUDP)
 			}
-			if err := checkRoutes(server.Routes, logger); err != nil {
+			if err := p.checkRoutes(server.Routes, logger); err != nil {
 				return err
 			}
 			warnOfIdleTimeout(name, server, logger)
 		}
 		return p.checkLayout(logger)
 	case *layer4.ListenerWrapper:
-		return checkRoutes(place.Routes, logger)
+		return p.checkRoutes(place.Routes, logger)
 	case *l4subroute.Handler:
-		return checkRoutes(place.Routes, logger)
+		return p.checkRoutes(place.Routes, logger)
 	case Refuser:
-		return checkTerminal(place.RefuseHandlers(), logger)
+		return p.checkTerminal(place.RefuseHandlers(), logger)
 	}
 	return nil
 }
@@ -142,7 +144,7 @@ func (p *Places) checkLayout(logger *zap.Logger) error {
 			zap.String("lock", lock), zap.Strings("upstreams", p.Layout.checked[lock]))
 	}
 	clear(p.Layout.checked)
-	return p.Layout.checkOrders()
+	return cmp.Or(p.Layout.checkOrders(), p.Layout.checkWays())
 }
 
 // defaultIdleTimeout is the idle_timeout of a server that sets none. caddy-l4 may have set it already.
@@ -155,9 +157,9 @@ func warnOfIdleTimeout(name string, server *layer4.Server, logger *zap.Logger) {
 	}
 }
 
-func checkRoutes(routes layer4.RouteList, logger *zap.Logger) error {
+func (p *Places) checkRoutes(routes layer4.RouteList, logger *zap.Logger) error {
 	for _, route := range routes {
-		if err := checkTerminal(route.HandlersRaw, logger); err != nil {
+		if err := p.checkTerminal(route.HandlersRaw, logger); err != nil {
 			return err
 		}
 		warnOfHeaders(route.HandlersRaw, logger)
@@ -170,6 +172,7 @@ type handler struct {
 	Handler  string   `json:"handler"`
 	Allow    []string `json:"allow"` // of proxy_protocol
 	Fallback string   `json:"fallback_policy"`
+	Name     string   `json:"name"` // of tcplock
 }
 
 func parse(raw json.RawMessage) (h handler) {
@@ -196,22 +199,22 @@ func warnOfHeaders(handlers []json.RawMessage, logger *zap.Logger) {
 	}
 }
 
-// checkTerminal returns an error if only handlers that pass the connection on follow a tcplock. It
-// cannot see that no route of a subroute matches, or what an unknown handler does: Handle refuses the
-// connection then.
-func checkTerminal(handlers []json.RawMessage, logger *zap.Logger) error {
-	locked, hidden := false, ""
+// checkTerminal returns an error if only handlers that pass the connection on follow a tcplock that does not
+// connect itself. It cannot see that no route of a subroute matches, or what an unknown handler does: Handle
+// refuses the connection then.
+func (p *Places) checkTerminal(handlers []json.RawMessage, logger *zap.Logger) error {
+	locked, connects, hidden := false, false, ""
 	for _, raw := range handlers {
-		switch name := parse(raw).Handler; {
-		case name == "tcplock":
-			locked = true
-		case !slices.Contains(passOn, name):
+		switch h := parse(raw); {
+		case h.Handler == "tcplock":
+			locked, connects = true, p.Layout.mayConnect(cmp.Or(h.Name, status.DefaultName))
+		case !slices.Contains(passOn, h.Handler):
 			locked = false
-		case locked && slices.Contains(hideEnd, name):
-			hidden = name
+		case locked && slices.Contains(hideEnd, h.Handler):
+			hidden = h.Handler
 		}
 	}
-	if locked {
+	if locked && !connects {
 		return ErrNotTerminal
 	}
 	if hidden != "" {

@@ -30,6 +30,7 @@ type Pool struct {
 	mu        sync.Mutex
 	limit     int                       // slots of the config in force
 	workers   atomic.Pointer[[]*Worker] // from slot 1 on, see list
+	shared    atomic.Pointer[Worker]    // behind all slots, which have no workers of their own then; nil: none
 	Processes []*processSlot            // that have not ended
 }
 
@@ -37,14 +38,15 @@ type Pool struct {
 type Wanted struct {
 	Addresses []string // one for each slot; empty ones if the lock does not know it
 	Pooled    bool     // the lock knows what stands behind its slots
+	Shared    string   // the address behind all slots; empty: none. Not with Pooled
 	Service   *service.Service
 }
 
 // Lock is what a pool needs from its lock. No method blocks, and all may be called with the pool's
 // mutexes held.
 type Lock interface {
-	Out(slot int) (vacant bool) // no connection is granted the slot from now on
-	In(slot int)                // the slot may be granted again
+	Out(slot int) (vacant bool) // no connection is granted the slot from now on; slot 0: any slot
+	In(slot int)                // the slot may be granted again; slot 0: all slots
 	Name() string
 	Logger() *zap.Logger
 	Publish(status.Event)
@@ -53,17 +55,19 @@ type Lock interface {
 }
 
 // Worker is what stands behind one slot. It keeps the slot as long as the lock lives, or until the
-// slot is vacant and another worker needs it.
+// slot is vacant and another worker needs it. If the service has one address, one worker stands behind
+// all slots.
 type Worker struct {
 	pool    *Pool
-	Slot    int
+	Slot    int    // 0: all slots
 	Address string // empty: the slot has a process, and the handlers know its address
 	named   bool   // in the config in force; the pool's mutex guards it
 
 	mu      sync.Mutex
 	process *processSlot // nil: the lock runs none
 	why     outOfService
-	failed  int // times in a row that it could not be reached
+	failed  int       // times in a row that it could not be reached
+	since   time.Time // of the first of them
 	retry   *time.Timer
 
 	Hastened atomic.Bool // see lock.hasten
@@ -78,12 +82,6 @@ const (
 	outDown                             // it could not be reached
 	outProcess                          // its process is not ready
 	outRetired                          // a process that no config wants has not ended
-)
-
-// How long a worker that could not be reached is left out. The time doubles with each failure.
-const (
-	minLeftOut = 500 * time.Millisecond
-	maxLeftOut = 30 * time.Second
 )
 
 // takeOut takes the slot out of service and reports whether it is vacant.
@@ -127,51 +125,6 @@ func (w *Worker) Reach(ctx context.Context, check time.Duration) error {
 	return err
 }
 
-// Down leaves the worker out for a while after a connection could not reach it. If its process has
-// ended meanwhile, Down does nothing: the slot is out until another process is ready.
-func (w *Worker) Down(err error) {
-	if p := w.Running(); p != nil && !p.Missed() {
-		return
-	}
-	w.mu.Lock()
-	leftOut := min(minLeftOut<<min(w.failed, 16), maxLeftOut)
-	first := w.failed == 0
-	w.failed++
-	if w.why&outRemoved == 0 { // the slot may be another worker's by now
-		w.pool.Lock.Out(w.Slot)
-	}
-	w.why |= outDown
-	if w.retry != nil {
-		w.retry.Stop()
-	}
-	w.retry = time.AfterFunc(leftOut, func() { w.putIn(outDown) })
-	w.mu.Unlock()
-	w.pool.Lock.CountUnreachable(w.Slot)
-	if first {
-		w.pool.Lock.Publish(status.Event{Event: status.EventWorkerDown, Slot: w.Slot, Worker: w.Address, Error: err.Error()})
-	}
-	w.pool.Lock.Logger().Warn("worker cannot be reached, left out", zap.String("lock", w.pool.Lock.Name()),
-		zap.Int("slot", w.Slot), zap.String("worker", w.Address), zap.Duration("for", leftOut), zap.Error(err))
-}
-
-// Succeeded notes that a connection has reached the worker, as is known for sure when its
-// handlers have ended: something before the proxy may have talked with the client.
-func (w *Worker) Succeeded() {
-	w.mu.Lock()
-	up := w.failed > 0
-	w.failed = 0
-	w.mu.Unlock()
-	if up {
-		w.pool.Lock.Publish(status.Event{Event: status.EventWorkerUp, Slot: w.Slot, Worker: w.Address})
-	}
-}
-
-// Restored ends the time for which the worker is left out, if it is.
-func (w *Worker) Restored() {
-	w.Succeeded()
-	w.putIn(outDown)
-}
-
 // List returns the workers of the slots, from slot 1 on; nil for a slot without one. A removed
 // worker stays in the list until its holder has gone.
 func (p *Pool) List() []*Worker {
@@ -184,9 +137,22 @@ func (p *Pool) List() []*Worker {
 // Worker returns the slot's worker, or nil if the config in force names none.
 func (p *Pool) Worker(slot int) *Worker {
 	if !p.pooled.Load() {
-		return nil
+		return p.shared.Load()
 	}
 	return p.At(slot)
+}
+
+// All returns all workers, by slot.
+func (p *Pool) All() (all []*Worker) {
+	if w := p.shared.Load(); w != nil {
+		all = append(all, w)
+	}
+	for _, w := range p.List() {
+		if w != nil {
+			all = append(all, w)
+		}
+	}
+	return all
 }
 
 // At returns the slot's worker, whatever the current config says: a removed worker stays until its
@@ -202,6 +168,11 @@ func (p *Pool) At(slot int) *Worker { return at(p.List(), slot-1) }
 func (p *Pool) Set(w Wanted, bound func(slots int)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if w.Shared != "" {
+		p.share(w.Shared)
+	} else {
+		defer p.share("") // not before it is decided what stands behind each slot
+	}
 	p.pooled.Store(w.Pooled)
 	limit := len(w.Addresses)
 	slots := max(p.limit, limit) // so many there are, or were
@@ -245,6 +216,25 @@ func (p *Pool) Set(w Wanted, bound func(slots int)) {
 	}
 }
 
+// share puts a worker behind all slots, or none if it has no address. The mutex is held.
+func (p *Pool) share(address string) {
+	old := p.shared.Load()
+	if old != nil && old.Address == address || old == nil && address == "" {
+		return
+	}
+	if old != nil {
+		old.takeOut(outRemoved) // from now on it has no say in the slots
+	}
+	if address == "" {
+		p.shared.Store(nil)
+		p.Lock.In(0)
+		return
+	}
+	now := &Worker{pool: p, Address: address, named: true, why: outRemoved}
+	p.shared.Store(now)
+	now.putIn(outRemoved)
+}
+
 // drop forgets a worker that has been removed, when its slot is vacant. The mutex is held.
 func (p *Pool) drop(w *Worker) {
 	workers := slices.Clone(p.List())
@@ -285,7 +275,7 @@ func (p *Pool) HasSlot(slot int) bool {
 	return 1 <= slot && slot <= p.limit
 }
 
-// Named returns the workers of the config in force.
+// Named returns the workers of the config in force that have a slot of their own.
 func (p *Pool) Named() []*Worker {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -40,7 +40,7 @@ func (w *Worker) RestartDue() bool {
 // end of the last holder, or a config that wants the worker or its process again.
 func (w *Worker) Vacated() {
 	w.mu.Lock()
-	concerned := w.process != nil || w.why&outRemoved != 0
+	concerned := w.process != nil || w.why&outRemoved != 0 && w.Slot != 0
 	w.mu.Unlock()
 	if !concerned {
 		return

@@ -65,16 +65,16 @@ func newMetrics() *metrics {
 }
 
 // Expect creates the series that may come from a config: for each moment that has hooks, and for
-// each of its workers, which have processes or not. So each series starts at 0, and Prometheus sees
+// each worker of a range of slots, which have processes or not. So each series starts at 0, and Prometheus sees
 // its first count as an increase.
-func (m *metrics) Expect(moments iter.Seq[string], workers int, processes bool) {
+func (m *metrics) Expect(moments iter.Seq[string], first, last int, processes bool) {
 	for moment := range moments {
 		m.Hook.WithLabelValues(moment)
 		for _, result := range []string{HookOK, HookFailed} {
 			m.HookRuns.WithLabelValues(moment, result)
 		}
 	}
-	for slot := 1; slot <= workers; slot++ {
+	for slot := first; slot <= last; slot++ {
 		label := strconv.Itoa(slot)
 		m.WorkerFailures.WithLabelValues(label)
 		if !processes {

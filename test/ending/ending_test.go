@@ -292,8 +292,8 @@ func halfClosingSink(after time.Duration) (serve func(*net.TCPConn), got chan in
 // The service is down. Twenty clients in line are closed one after the other, and none of them
 // keeps the slot. When the service is up, the next client is served.
 func TestServiceDown(t *testing.T) {
-	service := caddytest.FreeAddr(t)
-	addr := caddytest.LockServer(t, "tcplock", service)
+	service, addr := caddytest.FreeAddr(t), caddytest.FreeAddr(t)
+	caddytest.Load(t, caddytest.ProxyConfig(addr, "tcplock", service))
 	caddytest.LeakCheck(t)
 	var clients sync.WaitGroup
 	for range 20 {

@@ -7,4 +7,4 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 )
 
-func TestMain(m *testing.M) { caddytest.Main(m) }
+func TestMain(m *testing.M) { caddytest.BothWays(m) }

@@ -217,10 +217,10 @@ func TestPlacesRefused(t *testing.T) {
 		{"in tee on UDP", "udp/%s {\nroute {\ntee {\ntcplock\necho\n}\necho\n}\n}", udp},
 		{"in subroute in tee", "%s {\nroute {\ntee {\nsubroute {\nroute {\ntcplock\necho\n}\n}\n}\necho\n}\n}", tee},
 		{"before tls alone", "%s {\nroute {\ntcplock\ntls\n}\n}", notTerminal},
-		{"before another tcplock alone", "%s {\nroute {\ntcplock {\nname a\n}\ntcplock {\nname b\n}\n}\n}", notTerminal},
+		{"before another tcplock alone", "%s {\nroute {\ntcplock 1 {\nname a\n}\ntcplock 1 {\nname b\n}\n}\n}", notTerminal},
 		{"before tee alone", "%s {\nroute {\ntcplock\ntee {\necho\n}\n}\n}", notTerminal},
 		{"at the end of subroute", "%s {\nroute {\nsubroute {\nroute {\ntcplock\n}\n}\necho\n}\n}", notTerminal},
-		{"at the end of refuse", "%s {\nroute {\ntcplock {\nname a\nrefuse {\ntcplock {\nname b\n}\n}\n}\necho\n}\n}", notTerminal},
+		{"at the end of refuse", "%s {\nroute {\ntcplock 1 {\nname a\nrefuse {\ntcplock 1 {\nname b\n}\n}\n}\necho\n}\n}", notTerminal},
 	} {
 		t.Run(refused.name, func(t *testing.T) {
 			addr := caddytest.FreeAddr(t)

@@ -53,7 +53,7 @@ func (s *slowEnders) configOf(service string, workers ...int) string {
 	for _, w := range workers {
 		addrs = append(addrs, strings.Replace(s.workers[w].Addr, "127.0.0.1", "[::1]", 1))
 	}
-	return strings.Replace(caddytest.PoolConfig(s.addr, service, addrs...), "{l4.tcplock.worker}", "127.0.0.1:{l4.tcplock.worker_port}", 1)
+	return caddytest.ProxyConfig(s.addr, caddytest.PoolLock(service, addrs...), "127.0.0.1:{l4.tcplock.worker_port}")
 }
 
 func (s *slowEnders) notes(t *testing.T, file string) []string {

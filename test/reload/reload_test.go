@@ -73,13 +73,13 @@ func TestFiftyReloads(t *testing.T) {
 // A connection that came before a reload with another service keeps its route. One that comes
 // after it goes to the new service. All are in one line.
 func TestWaitersKeepTheirRoute(t *testing.T) {
-	before, after := caddytest.NewService(t, nil), caddytest.NewService(t, nil)
-	addr := caddytest.LockServer(t, "tcplock {\nlinger 0\n}", before.Addr)
+	before, after, addr := caddytest.NewService(t, nil), caddytest.NewService(t, nil), caddytest.FreeAddr(t)
+	caddytest.Load(t, caddytest.ProxyConfig(addr, "tcplock {\nlinger 0\n}", before.Addr))
 	for i := range 3 {
 		caddytest.DialSend(t, addr, caddytest.Number(i))
 		caddytest.InLine(t, "default", 1, i)
 	}
-	caddytest.Load(t, caddytest.LockConfig(addr, "tcplock {\nlinger 0\nwait_timeout 1h\n}", after.Addr))
+	caddytest.Load(t, caddytest.ProxyConfig(addr, "tcplock {\nlinger 0\nwait_timeout 1h\n}", after.Addr))
 	caddytest.DialSend(t, addr, caddytest.Number(3))
 	caddytest.InLine(t, "default", 1, 3)
 	for i, svc := range []*caddytest.Service{before, before, before, after} {

@@ -1,0 +1,186 @@
+package lock
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/relay"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
+)
+
+// The way out: how a holder's connection gets to the service. The lock connects itself, and knows what has
+// happened. Or the next handler connects, and the lock concludes from its calls and its error whether the
+// service was reached.
+
+// Requeued is not an outcome: the service could not be reached, and the connection is back in line.
+const Requeued = "requeued"
+
+// Serve takes cx, the connection, to the service, and returns when it has ended there. It returns how it has
+// ended, or Requeued. If the lock does not connect itself, next does.
+func (h *Holder) Serve(cx *layer4.Connection, next layer4.Handler) (outcome string, err error) {
+	if h.waiter.config.connects {
+		return h.relay(cx)
+	}
+	return h.lend(cx, next)
+}
+
+// relay connects to the service, and copies between it and the client.
+func (h *Holder) relay(cx *layer4.Connection) (outcome string, err error) {
+	w := h.waiter
+	service, err := h.connect()
+	if err != nil {
+		return h.unreached(err), err
+	}
+	h.begin()
+	w.conn.Reach()
+	if h.worker != nil {
+		h.worker.Restored()
+	}
+	err = relay.Copy(relayed{cx, w.conn}, service)
+	return h.served(err), err
+}
+
+// relayed is the client's side of a relay. Its bytes come from cx, which has those that were read before the
+// lock, and then calls conn.
+type relayed struct {
+	*layer4.Connection
+	conn *client.Conn
+}
+
+func (r relayed) CloseWrite() error { return r.conn.CloseWrite() }
+func (r relayed) EndInput()         { r.conn.EndInput() }
+
+// connect connects to the service, at the address that is in force since the slot was granted. A kick ends
+// the attempt.
+func (h *Holder) connect() (relay.Service, error) {
+	l := h.waiter.lock
+	config := h.waiter.config
+	if now := l.current.Load(); now.connects {
+		config = now
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, config.settings.connectTimeout())
+	defer cancel()
+	h.mu.Lock()
+	h.giveUp = cancel
+	h.mu.Unlock()
+	if h.waiter.kicked.Load() {
+		cancel()
+	}
+	network, address, err := dial.Address(h.address(config))
+	if err != nil {
+		return nil, err // Check has seen to that
+	}
+	return relay.Connect(ctx, network, address)
+}
+
+// address is where the service is. After a reload that gave the lock another way out, the slot may have no
+// worker with an address. Then the connection goes where the config says by which it came.
+func (h *Holder) address(config *Config) string {
+	if h.worker != nil && h.worker.Address != "" {
+		return h.worker.Address
+	}
+	all := config.settings.addresses()
+	return cmp.Or(config.settings.To, all[(h.slot-1)%len(all)])
+}
+
+// unreached puts the connection back in line after the lock could not connect to the service.
+func (h *Holder) unreached(err error) (outcome string) {
+	if h.worker == nil { // nothing would keep the connection from trying without a pause
+		return h.served(err)
+	}
+	if failed := new(relay.Error); errors.As(err, &failed) && failed.Kind == relay.Local {
+		h.worker.Spare(err)
+	} else if !h.waiter.kicked.Load() && h.waiter.lock.ctx.Err() == nil { // else it was broken off
+		h.worker.Down(err)
+		h.waiter.lock.watchOutage()
+	}
+	h.tryEnd(status.ServiceError, true)
+	return h.tryAgain()
+}
+
+// tryAgain puts the connection, of which no byte is lost, back in line.
+func (h *Holder) tryAgain() (outcome string) {
+	h.uncount()
+	_ = h.waiter.lock.runHooks(hook.Release, h)
+	return h.requeue()
+}
+
+// begin is called when the connection goes to the service. hold_timeout counts from here.
+func (h *Holder) begin() {
+	w := h.waiter
+	if !w.observed { // it may have had an earlier slot, whose worker could not be reached
+		w.observed = true
+		w.lock.record.ObserveWait(w.trip.waited)
+	}
+	h.mu.Lock()
+	h.phase, h.connectedAt = phaseConnected, time.Now()
+	h.mu.Unlock()
+	w.conn.Serve(&h.firstSign)
+	w.lock.Publish(w.event(status.EventActivated, ""))
+	if d := time.Duration(w.lock.current.Load().settings.HoldTimeout); d > 0 {
+		h.timer = time.AfterFunc(d, h.onHoldTimeout)
+	}
+}
+
+// served ends the holder after its connection was at the service.
+func (h *Holder) served(err error) (outcome string) {
+	outcome = status.Served
+	if err != nil {
+		outcome = status.ServiceError
+	}
+	h.end(outcome)
+	return outcome
+}
+
+// Reached implements client.Observer: the connection has reached the service, as far as that can be told. The
+// worker is told at once, unless the holder ends already: then release tells it.
+func (h *Holder) Reached() {
+	h.mu.Lock()
+	first := !h.hasReached && h.phase == phaseConnected
+	h.hasReached = true
+	h.mu.Unlock()
+	if first && h.worker != nil {
+		h.worker.Reached()
+	}
+}
+
+// lend gives the connection to the next handler. If that returns, this means for the proxy: the service has
+// closed, and the proxy has closed its socket to it. The error is that of the next handler, or says that
+// there is none.
+func (h *Holder) lend(cx *layer4.Connection, next layer4.Handler) (outcome string, err error) {
+	h.begin()
+	attempt := h.waiter.conn.Begin(cx)
+	err = next.Handle(cx)
+	r := attempt.Classify(err)
+	switch {
+	case r.Dial: // what was used was a handler before the proxy, such as tls
+		h.mu.Lock()
+		h.hasReached = false
+		h.mu.Unlock()
+	case r.Used:
+		h.Reached()
+		if h.worker != nil {
+			h.worker.Succeeded()
+		}
+	}
+	if h.worker != nil && err != nil && !r.Used && (r.Untouched || r.Dial) {
+		h.worker.Down(err)
+		// No handler has taken a byte of this connection: it can go to another worker.
+		if r.Untouched && h.tryEnd(status.ServiceError, true) {
+			return h.tryAgain(), err
+		}
+	}
+	outcome = h.served(err)
+	if err == nil && !r.Used {
+		err = place.ErrNotTerminal
+	}
+	return outcome, err
+}

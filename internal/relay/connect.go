@@ -1,0 +1,169 @@
+// Package relay connects to the service, and copies between a client and the service.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+)
+
+// Service is a connection to the service.
+type Service interface {
+	net.Conn
+	CloseWrite() error // no more will come from the client
+}
+
+// Error says why Connect has failed.
+type Error struct {
+	Kind string // one of Kinds
+	Err  error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// The kinds of errors.
+const (
+	Refused     = "refused"     // nothing listens there
+	TimedOut    = "timeout"     // no answer came in time
+	Reset       = "reset"       // it broke the connection at once
+	Unreachable = "unreachable" // there is no way to the host
+	Lookup      = "lookup"      // the name has no address
+	Local       = "local"       // this system lacks something: descriptors, ports, memory. It says nothing about the service
+	Other       = "other"
+)
+
+// Kinds has all kinds, each once.
+var Kinds = [...]string{Refused, TimedOut, Reset, Unreachable, Lookup, Local, Other}
+
+// Connect connects to the service, within the time of ctx. It tries all addresses of a name, with a share of
+// the time for each. All its errors are of type [*Error].
+func Connect(ctx context.Context, network, address string) (Service, error) {
+	if network == "unix" {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, classify(err)
+		}
+		return conn.(*net.UnixConn), nil
+	}
+	all, err := lookUp(ctx, network, address)
+	if err != nil {
+		return nil, &Error{Lookup, err}
+	}
+	var failed *Error
+	for i, one := range all {
+		conn, err := try(ctx, network, one, len(all)-i)
+		if err == nil {
+			return conn, nil
+		}
+		failed = worse(failed, classify(err))
+	}
+	return nil, failed
+}
+
+// worse returns the error that says more about the service: that of the first address that could be tried.
+func worse(before, now *Error) *Error {
+	if before == nil || before.Kind == Local {
+		return now
+	}
+	return before
+}
+
+// lookUp returns the addresses that an address with a name stands for; at least one.
+func lookUp(ctx context.Context, network, address string) (all []netip.AddrPort, err error) {
+	if one, err := netip.ParseAddrPort(address); err == nil {
+		return []netip.AddrPort{one}, nil
+	}
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	port, err := net.DefaultResolver.LookupPort(ctx, network, service)
+	if err != nil {
+		return nil, err
+	}
+	if host == "" {
+		host = "localhost"
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip"+network[len("tcp"):], host)
+	for _, ip := range ips {
+		all = append(all, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+	}
+	return all, err
+}
+
+// try connects to one address, within the time of ctx divided by share.
+func try(ctx context.Context, network string, address netip.AddrPort, share int) (Service, error) {
+	if end, bounded := ctx.Deadline(); bounded && share > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/time.Duration(share))
+		defer cancel()
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, address.String())
+	if err != nil {
+		return nil, err
+	}
+	if isSelf(conn) {
+		conn.Close()
+		return nil, errSelf(address.String())
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// isSelf reports whether both ends of conn are one socket. That can happen if nothing listens at a port
+// that the system also gives to clients.
+func isSelf(conn net.Conn) bool {
+	local, remote := conn.LocalAddr().(*net.TCPAddr), conn.RemoteAddr().(*net.TCPAddr)
+	return local.Port == remote.Port && local.IP.Equal(remote.IP)
+}
+
+type errSelf string
+
+func (e errSelf) Error() string {
+	return fmt.Sprintf("dial %s: connected to itself, so no service listens there", string(e))
+}
+
+func (e errSelf) Is(target error) bool { return target == syscall.ECONNREFUSED }
+
+// The errors of Windows for what classify looks for.
+const (
+	wsaeMFile        = syscall.Errno(10024)
+	wsaeAddrNotAvail = syscall.Errno(10049)
+	wsaeNetUnreach   = syscall.Errno(10051)
+	wsaeNoBufs       = syscall.Errno(10055)
+	wsaeHostUnreach  = syscall.Errno(10065)
+)
+
+func classify(err error) *Error {
+	is := func(some ...error) bool {
+		for _, one := range some {
+			if errors.Is(err, one) {
+				return true
+			}
+		}
+		return false
+	}
+	kind := Other
+	switch {
+	case dial.Refused(err) || is(fs.ErrNotExist): // no unix socket is there
+		kind = Refused
+	case dial.Reset(err):
+		kind = Reset
+	case is(os.ErrDeadlineExceeded, context.DeadlineExceeded, syscall.ETIMEDOUT):
+		kind = TimedOut
+	case is(syscall.EHOSTUNREACH, syscall.ENETUNREACH, wsaeHostUnreach, wsaeNetUnreach):
+		kind = Unreachable
+	case is(syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM, wsaeMFile, wsaeAddrNotAvail, wsaeNoBufs):
+		kind = Local
+	}
+	return &Error{kind, err}
+}

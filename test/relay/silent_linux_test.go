@@ -1,0 +1,81 @@
+package relay_test
+
+import (
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
+)
+
+// silentAddr is an address at which the system drops all that comes, as a firewall does: the queue of
+// connections to accept is full.
+func silentAddr(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := fmt.Sprint("127.0.0.1:", name.(*unix.SockaddrInet4).Port)
+	for {
+		conn, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
+		if err != nil {
+			return addr
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+}
+
+// A service that does not answer at all holds the slot for connect_timeout and not longer. The client waits
+// on, and is served by the address that a reload brings.
+func TestConnectTimeout(t *testing.T) {
+	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
+	}
+	silent := silentAddr(t)
+	svc, addr := caddytest.NewService(t, caddytest.Echo), caddytest.FreeAddr(t)
+	caddytest.Load(t, config(addr, 1, "connect_timeout 700ms", silent))
+	client := caddytest.DialSend(t, addr, "hello")
+	start := time.Now()
+	caddytest.InLine(t, "default", 1, 0)
+	caddytest.InLine(t, "default", 0, 1)
+	if took := time.Since(start); took < 500*time.Millisecond || took > 3*time.Second {
+		t.Errorf("back in line after %s, expected 700ms", took)
+	}
+	caddytest.Load(t, config(addr, 1, "", svc.Addr))
+	caddytest.Expect(t, client, "hello")
+	client.Close()
+	caddytest.InLine(t, "default", 0, 0)
+}
+
+// An operator kicks a connection while tcplock connects: the attempt ends at once.
+func TestKickWhileConnecting(t *testing.T) {
+	silent, addr := silentAddr(t), caddytest.FreeAddr(t)
+	caddyfile, a := caddytest.WithAdmin(t, config(addr, 1, "connect_timeout 1h", silent))
+	caddytest.Load(t, caddyfile)
+	caddytest.LeakCheck(t)
+	client := caddytest.Dial(t, addr)
+	caddytest.InLine(t, "default", 1, 0)
+	caddytest.Asks[status.Lock](t, a, "POST", "/tcplock/locks/default/kick?id=1")
+	caddytest.ExpectClosed(t, client)
+	caddytest.InLine(t, "default", 0, 0)
+	if s := caddytest.Status(t, "default"); s.Connections["kicked"] != 1 || s.Workers[0].State != status.WorkerUp {
+		t.Errorf("found %+v, expected one kicked, and the service not down", s)
+	}
+}
