@@ -21,6 +21,7 @@ import (
 //		to           <address>
 //		workers      <address...>
 //		connect_timeout <duration>
+//		proxy_protocol  v1|v2
 //		worker_check [<timeout>]
 //		service      <command> [<args...>] { ... }
 //		priority     <n>
@@ -62,6 +63,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"priority_age":    opts.One(&h.PriorityAge, opts.Duration),
 		"to":              opts.One(&h.To, opts.Text),
 		"connect_timeout": opts.Optional(&h.ConnectTimeout, opts.Duration),
+		"proxy_protocol":  opts.One(&h.ProxyProtocol, opts.Text),
 		"workers": {Max: math.MaxInt, Set: func(_ *caddyfile.Dispenser, args []string) error {
 			if len(args) == 0 {
 				return errors.New("found 0 arguments, expected one address or more")

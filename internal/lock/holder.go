@@ -138,9 +138,7 @@ func (h *Holder) tryEnd(reason string, requeue bool) (first bool) {
 // end is called when the next handler has returned, or will not be called. The slot is
 // released, unless hold_timeout or an operator was first: then that side releases it.
 func (h *Holder) end(outcome string) {
-	if h.timer != nil {
-		h.timer.Stop()
-	}
+	h.stopTimer()
 	h.uncountSocket()
 	h.mu.Lock()
 	h.returned = true

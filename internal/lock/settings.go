@@ -36,6 +36,10 @@ type Settings struct {
 	// time in line. Zero is refused. Default: 5s.
 	ConnectTimeout *caddy.Duration `json:"connect_timeout,omitempty"`
 
+	// The version of the PROXY protocol, "v1" or "v2", with whose header tcplock tells the service the
+	// addresses of the client, where tcplock itself connects. Default: none, no header.
+	ProxyProtocol string `json:"proxy_protocol,omitempty"`
+
 	// The addresses of the service's workers. Each worker takes one connection at a time, so
 	// there is one slot for each address. The placeholder {l4.tcplock.worker} has the
 	// address that a connection got, for the proxy to dial. An address is host:port,
@@ -175,6 +179,8 @@ func (s *Settings) Check() error {
 		return fmt.Errorf("workers: found %d, expected at most %d", len(workers), MaxSlots)
 	case time.Duration(s.PriorityAge) > maxAge:
 		return fmt.Errorf("priority_age: found %s, expected at most %s", time.Duration(s.PriorityAge), maxAge)
+	case s.ProxyProtocol != "" && s.proxyVersion() == 0:
+		return fmt.Errorf("proxy_protocol: found %q, expected v1 or v2", s.ProxyProtocol)
 	case s.HalfClosed != "" && s.HalfClosed != halfClosedKeep && s.HalfClosed != halfClosedDrop:
 		return fmt.Errorf("half_closed: found %q, expected %s or %s", s.HalfClosed, halfClosedKeep, halfClosedDrop)
 	}
@@ -218,8 +224,14 @@ func (s *Settings) CheckWorkers() error {
 	if s.WorkerCheck > 0 && len(s.Workers) == 0 {
 		return errors.New("worker_check: found no workers, expected some")
 	}
-	if s.ConnectTimeout != nil && s.To == "" && len(s.Workers) == 0 {
-		return errors.New("connect_timeout: found neither to nor workers, expected one of them: without an address tcplock does not connect itself")
+	if s.To == "" && len(s.Workers) == 0 {
+		const neither = "%s: found neither to nor workers, expected one of them: without an address tcplock does not connect itself"
+		switch {
+		case s.ConnectTimeout != nil:
+			return fmt.Errorf(neither, "connect_timeout")
+		case s.ProxyProtocol != "":
+			return fmt.Errorf(neither, "proxy_protocol")
+		}
 	}
 	if s.To != "" && s.Service != nil && s.Slots > 1 {
 		return fmt.Errorf("to: found it with a service in %d slots, expected one slot: all its processes would listen on one address", s.Slots)
@@ -251,6 +263,17 @@ func (s *Settings) drain() time.Duration {
 
 func (s *Settings) connectTimeout() time.Duration {
 	return time.Duration(valueOr(s.ConnectTimeout, caddy.Duration(defaultConnectTimeout)))
+}
+
+// proxyVersion is the version of the PROXY protocol, 0: none.
+func (s *Settings) proxyVersion() byte {
+	switch s.ProxyProtocol {
+	case "v1":
+		return 1
+	case "v2":
+		return 2
+	}
+	return 0
 }
 
 func valueOr[T any](p *T, otherwise T) T {

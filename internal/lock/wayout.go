@@ -40,6 +40,9 @@ func (h *Holder) relay(cx *layer4.Connection) (outcome string, err error) {
 		return h.unreached(err), err
 	}
 	h.begin()
+	if version := h.outConfig().settings.proxyVersion(); version != 0 {
+		_, _ = service.Write(relay.Header(version, cx.RemoteAddr(), cx.LocalAddr())) // what fails here fails again in Copy
+	}
 	w.conn.Reach()
 	if h.worker != nil {
 		h.worker.Restored()
@@ -61,11 +64,7 @@ func (r relayed) EndInput()         { r.conn.EndInput() }
 // connect connects to the service, at the address that is in force since the slot was granted. A kick ends
 // the attempt.
 func (h *Holder) connect() (relay.Service, error) {
-	l := h.waiter.lock
-	config := h.waiter.config
-	if now := l.current.Load(); now.connects {
-		config = now
-	}
+	l, config := h.waiter.lock, h.outConfig()
 	ctx, cancel := context.WithTimeout(l.ctx, config.settings.connectTimeout())
 	defer cancel()
 	h.mu.Lock()
@@ -79,6 +78,15 @@ func (h *Holder) connect() (relay.Service, error) {
 		return nil, err // Check has seen to that
 	}
 	return relay.Connect(ctx, network, address)
+}
+
+// outConfig is the config that says how to connect: the one in force, unless a reload has given the lock
+// another way out since the connection came.
+func (h *Holder) outConfig() *Config {
+	if now := h.waiter.lock.current.Load(); now.connects {
+		return now
+	}
+	return h.waiter.config
 }
 
 // address is where the service is. After a reload that gave the lock another way out, the slot may have no
@@ -108,6 +116,7 @@ func (h *Holder) unreached(err error) (outcome string) {
 
 // tryAgain puts the connection, of which no byte is lost, back in line.
 func (h *Holder) tryAgain() (outcome string) {
+	h.stopTimer()
 	h.uncount()
 	_ = h.waiter.lock.runHooks(hook.Release, h)
 	return h.requeue()
@@ -127,6 +136,12 @@ func (h *Holder) begin() {
 	w.lock.Publish(w.event(status.EventActivated, ""))
 	if d := time.Duration(w.lock.current.Load().settings.HoldTimeout); d > 0 {
 		h.timer = time.AfterFunc(d, h.onHoldTimeout)
+	}
+}
+
+func (h *Holder) stopTimer() {
+	if h.timer != nil {
+		h.timer.Stop()
 	}
 }
 
