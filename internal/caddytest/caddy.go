@@ -107,12 +107,7 @@ func LockServer(t *testing.T, route, service string) string {
 // LockConfig is the Caddyfile of LockServer. By the way out under test, proxy connects to the service, or
 // tcplock itself does: see BothWays.
 func LockConfig(addr, route, service string) string {
-	if way == wayTo {
-		if relayed, ok := withTo(route, service); ok {
-			return RouteConfig(addr, relayed)
-		}
-	}
-	return ProxyConfig(addr, route, service)
+	return RouteConfig(addr, WayOut(route, service))
 }
 
 // ProxyConfig is like LockConfig, but proxy connects to the service in any case.

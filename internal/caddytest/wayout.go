@@ -63,6 +63,16 @@ func otherWay() error {
 	return nil
 }
 
+// WayOut returns a route to the service whose other handlers are given.
+func WayOut(route, service string) string {
+	if way == wayTo {
+		if relayed, ok := withTo(route, service); ok {
+			return relayed
+		}
+	}
+	return route + "\nproxy " + service
+}
+
 // withTo has tcplock connect to the service. It returns false if that is not the last handler of the route.
 func withTo(route, service string) (relayed string, ok bool) {
 	lines := strings.Split(strings.TrimSpace(route), "\n")

@@ -63,16 +63,13 @@ func (y *Layout) read(value any, at spot) {
 		for i, v := range value {
 			y.read(v, at)
 			if name, ok := lockIn(v); ok {
-				y.noteEnd(name, at, value[i+1:])
+				y.noteEnd(name, v, at, value[i+1:])
 				at.held = append(slices.Clip(at.held), name)
 			}
 		}
 	case map[string]any:
 		if name, ok := lockIn(value); ok {
 			y.note(name, at)
-			if s, defines := settingsIn(value); defines {
-				y.settings[name] = s
-			}
 			at = at.in("lock " + name)
 		}
 		y.noteProxy(value, at.held)

@@ -47,15 +47,20 @@ func settingsIn(handler map[string]any) (s settings, defines bool) {
 // end is a lock with what follows it in its route.
 type end struct {
 	lock, where string
+	own         *settings // nil: the handler only joins the lock
 	behind      []stop
 }
 
 // stop is a handler behind a lock.
 type stop struct{ handler, lock string } // lock: the name if it is a tcplock
 
-// noteEnd notes a lock and the handlers that follow it.
-func (y *Layout) noteEnd(lock string, at spot, behind []any) {
+// noteEnd notes a tcplock handler and those that follow it.
+func (y *Layout) noteEnd(lock string, handler any, at spot, behind []any) {
 	e := end{lock: lock, where: at.where}
+	if s, defines := settingsIn(handler.(map[string]any)); defines {
+		e.own = &s
+		y.settings[lock] = s
+	}
 	for _, v := range behind {
 		handler, _ := v.(map[string]any)
 		name, _ := handler["handler"].(string)
@@ -92,7 +97,11 @@ func (y *Layout) mayConnect(lock string) bool {
 // have not been read.
 func (y *Layout) checkWays() error {
 	for _, e := range y.ends {
-		if s, known := y.settings[e.lock]; known {
+		s, known := y.settings[e.lock]
+		if e.own != nil {
+			s = *e.own // if another handler contradicts it, the error says so later
+		}
+		if known {
 			if err := y.checkEnd(e, s); err != nil {
 				return fmt.Errorf("lock %s (%s): %w", e.lock, e.where, err)
 			}
@@ -118,7 +127,7 @@ func (y *Layout) checkEnd(e end, s settings) error {
 		}
 	case user == "":
 		return ErrNotTerminal
-	case y.Connects(e.lock):
+	case s.workers && y.Connects(e.lock):
 		return fmt.Errorf("workers: found the handler %s behind tcplock, and none behind another tcplock of this lock, expected the same behind both: "+
 			"either tcplock itself connects to the workers, or a handler does", user)
 	case s.connects != "":

@@ -29,7 +29,7 @@ func TestDiscardedBytesAreCounted(t *testing.T) {
 				if route == "" {
 					route = "route"
 				}
-				caddyfile, lines := caddytest.Logged(t, caddytest.Global("layer4 {\n"+addr+" {\n"+route+" {\n"+w.Handlers+"\ntcplock {\nlinger 200ms\n}\nproxy "+svc.Addr+"\n}\n}\n}"), "")
+				caddyfile, lines := caddytest.Logged(t, caddytest.Global("layer4 {\n"+addr+" {\n"+route+" {\n"+caddytest.WayOut(w.Handlers+"\ntcplock {\nlinger 200ms\n}", svc.Addr)+"\n}\n}\n}"), "")
 				caddyfile, a := caddytest.WithAdmin(t, caddyfile)
 				cfg := caddytest.Adapt(t, caddyfile)
 				if w.Tls {

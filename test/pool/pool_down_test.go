@@ -302,7 +302,7 @@ func TestRefusedJoinsSameLock(t *testing.T) {
 	svc, again := caddytest.NewService(t, nil), caddytest.NewService(t, nil)
 	addr := caddytest.FreeAddr(t)
 	lock := "tcplock {\nname same\nlinger 0\nwait_timeout 5s\non refuse test_call\nrefuse {\ntcplock {\nname same\n}\nproxy %s\n}\n}"
-	caddytest.Load(t, caddytest.LockConfig(addr, fmt.Sprintf(lock, again.Addr), svc.Addr))
+	caddytest.Load(t, caddytest.ProxyConfig(addr, fmt.Sprintf(lock, again.Addr), svc.Addr))
 	caddytest.LeakCheck(t)
 	caddytest.DialSend(t, addr, caddytest.Number(0))
 	conn := svc.Gets(t, 0)

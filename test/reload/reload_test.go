@@ -147,7 +147,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	const config = "storage_clean_interval off\nlayer4 {\n%s {\nroute {\n%s\nproxy %s\n}\n}\n%s\n}"
+	const config = "storage_clean_interval off\nlayer4 {\n%s {\nroute {\n%s\n}\n}\n%s\n}"
 	for _, failure := range []struct{ name, server, site, want string }{
 		{"at provision", caddytest.FreeAddr(t) + " {\nroute {\ntcplock\necho\n}\n}", "", "found a second tcplock without a name"},
 		{"in the lock's start", caddytest.FreeAddr(t) + " {\nroute {\ntcplock {\nname other\n}\necho\n}\n}", "", "lock other: no handler of this config has its settings"},
@@ -163,7 +163,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 			l.Join(t, 4)
 			for i := range 10 {
 				lock := fmt.Sprintf("tcplock %d {\nlinger 0\nmax_waiting 0\non activate exec false\n}", 1+i%2*4) // lower, higher
-				err := caddytest.TryLoad(t, caddytest.Global(fmt.Sprintf(config, addr, lock, svc.Addr, failure.server))+failure.site)
+				err := caddytest.TryLoad(t, caddytest.Global(fmt.Sprintf(config, addr, caddytest.WayOut(lock, svc.Addr), failure.server))+failure.site)
 				if err == nil || !strings.Contains(err.Error(), failure.want) {
 					t.Fatalf("found %v, expected an error with %s", err, failure.want)
 				}

@@ -51,8 +51,8 @@ func TestTwoLocksRenamed(t *testing.T) {
 	one, two := caddytest.NewService(t, nil), caddytest.NewService(t, nil)
 	addr, more, other := caddytest.FreeAddr(t), caddytest.FreeAddr(t), caddytest.FreeAddr(t)
 	config := func(a, b string, slots int) string {
-		return caddytest.Global(fmt.Sprintf("layer4 {\n%s %s {\nroute {\n%s\nproxy %s\n}\n}\n%s {\nroute {\nsubroute {\nroute {\n%s\nproxy %s\n}\n}\n}\n}\n}",
-			addr, more, caddytest.Named(a, slots), one.Addr, strings.Replace(other, "127.0.0.1:", "tcp/127.0.0.1:", 1), caddytest.Named(b, slots), two.Addr))
+		return caddytest.Global(fmt.Sprintf("layer4 {\n%s %s {\nroute {\n%s\n}\n}\n%s {\nroute {\nsubroute {\nroute {\n%s\n}\n}\n}\n}\n}",
+			addr, more, caddytest.WayOut(caddytest.Named(a, slots), one.Addr), strings.Replace(other, "127.0.0.1:", "tcp/127.0.0.1:", 1), caddytest.WayOut(caddytest.Named(b, slots), two.Addr)))
 	}
 	caddytest.Load(t, config("a", "b", 1))
 	caddytest.LeakCheck(t)
