@@ -41,21 +41,15 @@ func (h *Holder) beginRelease(outcome string) {
 // release gives the slot to the next in line.
 func (h *Holder) release(outcome string) {
 	w := h.waiter
-	worker := h.worker
 	h.mu.Lock()
 	reached := h.hasReached
 	h.mu.Unlock()
-	if worker != nil {
-		worker.Ended(reached, h.counts)
+	if h.worker != nil {
+		h.worker.Ended(reached, h.counts)
 	}
 	w.end(outcome)
 	w.lock.release(&w.queued)
-	if worker == nil {
-		worker = w.lock.pool.At(h.slot) // the slot has got one meanwhile, which may be removed again
-	}
-	if worker != nil {
-		worker.Vacated()
-	}
+	h.vacated()
 	h.mu.Lock()
 	returned := h.returned
 	if h.phase = phaseDone; !returned {
@@ -69,6 +63,18 @@ func (h *Holder) release(outcome string) {
 	}
 	w.lock.Publish(w.event(status.EventReleased, outcome))
 	w.exit()
+}
+
+// vacated tells the slot's worker that the slot is vacant. If the slot had none of its own when the holder got
+// it, a reload may have brought one meanwhile, and may have removed it again.
+func (h *Holder) vacated() {
+	worker := h.worker
+	if worker == nil || worker.Slot == 0 {
+		worker = h.waiter.lock.pool.At(h.slot)
+	}
+	if worker != nil {
+		worker.Vacated()
+	}
 }
 
 // requeue gives up the slot, whose worker cannot be reached, but not the place in line. The
@@ -89,7 +95,7 @@ func (h *Holder) requeue() (outcome string) {
 		outcome = Requeued
 		grant(w.lock.queue.Requeue(&w.queued, time.Now(), w.trip.hooked)) // which may be this one
 	}
-	h.worker.Vacated()
+	h.vacated()
 	w.users.Add(-1)
 	return outcome
 }
