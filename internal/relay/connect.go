@@ -101,6 +101,11 @@ func lookUp(ctx context.Context, network, address string) (all []netip.AddrPort,
 	return all, err
 }
 
+// keepAlive finds a service that has vanished without a word, while no byte is under way: after 2.5 minutes.
+// There is no limit to how long a byte may be under way but the system's: a service that lives may take
+// nothing for long, and TCP_USER_TIMEOUT would cut it.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 9}
+
 // try connects to one address, within the time of ctx divided by share.
 func try(ctx context.Context, network string, address netip.AddrPort, share int) (Service, error) {
 	if end, bounded := ctx.Deadline(); bounded && share > 1 {
@@ -108,7 +113,11 @@ func try(ctx context.Context, network string, address netip.AddrPort, share int)
 		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/time.Duration(share))
 		defer cancel()
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, network, address.String())
+	d := net.Dialer{KeepAliveConfig: keepAlive, KeepAlive: -1}
+	if address.Addr().IsLoopback() {
+		d.KeepAliveConfig.Enable = false // the system knows when that service ends
+	}
+	conn, err := d.DialContext(ctx, network, address.String())
 	if err != nil {
 		return nil, err
 	}
