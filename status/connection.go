@@ -41,8 +41,11 @@ type Connection struct {
 	WaitedSeconds float64   `json:"waited_seconds"` // in line, until now or until it got its slot
 	Slot          int       `json:"slot,omitempty"` // holders: from 1
 	Worker        string    `json:"worker,omitempty"`
-	BytesIn       int64     `json:"bytes_in"`  // from the client
-	BytesOut      int64     `json:"bytes_out"` // to the client
+
+	ConnectSeconds float64 `json:"connect_seconds,omitempty"` // how long tcplock took to connect to the service; absent: it has not, or proxy does
+
+	BytesIn  int64 `json:"bytes_in"`  // from the client
+	BytesOut int64 `json:"bytes_out"` // to the client
 }
 
 // The states of a connection.

@@ -276,7 +276,6 @@ func StartWatched(t *testing.T) *Watched {
 						on refuse emit refused
 						on idle 1h emit idle
 					}
-					proxy {l4.tcplock.worker}
 				}
 			}
 			%s {

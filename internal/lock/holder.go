@@ -40,6 +40,7 @@ type Holder struct {
 	mu          sync.Mutex
 	phase       phase
 	reason      string        // how it ended; empty before ending
+	connecting  time.Duration // how long the lock's own connecting to the service took; 0: it has not
 	connectedAt time.Time     // zero while activating
 	hasReached  bool          // the connection has reached the service, as far as that can be told
 	requeued    bool          // it ends because its worker cannot be reached: the connection goes back in line
@@ -238,6 +239,13 @@ func (h *Holder) state() string {
 		return status.StateConnected
 	}
 	return status.StateEnding
+}
+
+// connectTime returns how long the lock's own connecting to the service took, 0 if it did not connect.
+func (h *Holder) connectTime() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.connecting
 }
 
 // endReason returns how the holder ended, "" before that.

@@ -19,6 +19,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/relay"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -193,14 +194,17 @@ func (l *Lock) apply(c *Config) {
 		grant(l.queue.Set(b, time.Now())...)
 	})
 	l.idle.use(c.hooks[hook.Idle], l.visits())
-	first, last := 1, 0 // the slots with workers
+	expected := record.Expected{
+		Moments: maps.Keys(c.hooks), First: 1, Processes: settings.Service != nil,
+		Connects: c.connects, Errors: relay.Kinds[:],
+	}
 	switch {
 	case settings.pooled():
-		last = settings.slots()
+		expected.Last = settings.slots()
 	case settings.shared() != "":
-		first = 0
+		expected.First = 0 // which stands for all slots
 	}
-	l.record.Expect(maps.Keys(c.hooks), first, last, settings.Service != nil)
+	l.record.Expect(expected)
 }
 
 // Out and In implement pool.Lock.

@@ -137,7 +137,10 @@ func (l *Lock) connectionStatus(p queue.Waiter, now time.Time) status.Connection
 		waited = p.Waited
 		s.State = w.state()
 		s.Since = clock.Wall(p.Joined.Add(p.Apart+p.Waited), now)
-		if worker := l.pool.Worker(p.Slot); worker != nil {
+		if h := w.holder.Load(); h != nil {
+			_, s.Worker = w.slot()
+			s.ConnectSeconds = h.connectTime().Seconds()
+		} else if worker := l.pool.Worker(p.Slot); worker != nil {
 			s.Worker = worker.Address
 		}
 	}

@@ -76,6 +76,10 @@ func (w *Waiter) logEnd() {
 		return
 	}
 	slot, worker := w.slot()
+	var connecting time.Duration
+	if h := w.holder.Load(); h != nil {
+		connecting = h.connectTime()
+	}
 	logger.Info("connection ended",
 		zap.String("lock", w.lock.Name()),
 		zap.String("client", w.conn.Address),
@@ -84,6 +88,7 @@ func (w *Waiter) logEnd() {
 		zap.Int("position", w.trip.position),
 		zap.Duration("waited", w.trip.waited),
 		zap.Duration("hooks", w.trip.hooked),
+		zap.Duration("connect", connecting),
 		zap.Duration("held", w.trip.held),
 		zap.Int64("bytes_in", w.conn.Traffic.In.Load()),
 		zap.Int64("bytes_out", w.conn.Traffic.Out.Load()),

@@ -77,7 +77,20 @@ func (h *Holder) connect() (relay.Service, error) {
 	if err != nil {
 		return nil, err // Check has seen to that
 	}
-	return relay.Connect(ctx, network, address)
+	start := time.Now()
+	service, err := relay.Connect(ctx, network, address)
+	took := time.Since(start)
+	if failed := new(relay.Error); errors.As(err, &failed) {
+		if !errors.Is(ctx.Err(), context.Canceled) { // else it was broken off
+			l.record.ConnectErrors.WithLabelValues(failed.Kind).Inc()
+		}
+		return nil, err
+	}
+	l.record.Connect.Observe(took.Seconds())
+	h.mu.Lock()
+	h.connecting = took
+	h.mu.Unlock()
+	return service, nil
 }
 
 // outConfig is the config that says how to connect: the one in force, unless a reload has given the lock

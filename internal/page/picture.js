@@ -166,7 +166,7 @@ function behind({ worker }) {
 function spoken(slot, now) {
 	const { holder } = slot;
 	const said = [`slot ${slot.number}`, slot.state];
-	if (holder) said.push(`${holder.client} for ${age(now - Date.parse(holder.since) / 1000)}`, `after ${span(holder.waited_seconds)} in line`, `${size(holder.bytes_in)} in, ${size(holder.bytes_out)} out`);
+	if (holder) said.push(`${holder.client} for ${age(now - Date.parse(holder.since) / 1000)}`, `after ${span(holder.waited_seconds)} in line`, ...holder.connect_seconds ? [`service reached in ${span(holder.connect_seconds)}`] : [], `${size(holder.bytes_in)} in, ${size(holder.bytes_out)} out`);
 	said.push(...behind(slot).filter(Boolean));
 	return said.join(', ');
 }

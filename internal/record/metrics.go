@@ -3,6 +3,7 @@ package record
 import (
 	"iter"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -23,6 +24,10 @@ type metrics struct {
 	ServiceRestarts *prometheus.CounterVec   // by slot and reason
 	EventsDropped   prometheus.Counter
 	Discarded       *prometheus.CounterVec // by direction
+
+	connects      atomic.Bool // the lock itself connects to the service, or did: the following two are collected
+	Connect       prometheus.Histogram
+	ConnectErrors *prometheus.CounterVec // by kind
 }
 
 // The results of a hook: values of the label "result".
@@ -57,6 +62,8 @@ func newMetrics() *metrics {
 		ServiceRestarts: prometheus.NewCounterVec(counter("service_restarts_total", "Restarts of a slot's process."), []string{"slot", "reason"}),
 		EventsDropped:   prometheus.NewCounter(counter("events_dropped_total", "Events whose handlers were too slow for them.")),
 		Discarded:       prometheus.NewCounterVec(counter("discarded_bytes_total", "Bytes that were thrown away."), []string{"direction"}),
+		Connect:         prometheus.NewHistogram(histogram("connect_seconds", "Time that it took to connect to the service.")),
+		ConnectErrors:   prometheus.NewCounterVec(counter("connect_errors_total", "Times that the service could not be connected to."), []string{"kind"}),
 	}
 	for _, direction := range []string{FromClient, ToClient} {
 		m.Discarded.WithLabelValues(direction)
@@ -64,20 +71,33 @@ func newMetrics() *metrics {
 	return m
 }
 
-// Expect creates the series that may come from a config: for each moment that has hooks, and for
-// each worker of a range of slots, which have processes or not. So each series starts at 0, and Prometheus sees
-// its first count as an increase.
-func (m *metrics) Expect(moments iter.Seq[string], first, last int, processes bool) {
-	for moment := range moments {
+// Expected says which series may come from a config.
+type Expected struct {
+	Moments     iter.Seq[string] // that have hooks
+	First, Last int              // the slots with workers
+	Processes   bool             // the workers have processes
+	Connects    bool             // the lock itself connects to the service
+	Errors      []string         // kinds of errors when it does
+}
+
+// Expect creates these series. So each starts at 0, and Prometheus sees its first count as an increase.
+func (m *metrics) Expect(e Expected) {
+	if e.Connects {
+		m.connects.Store(true)
+		for _, kind := range e.Errors {
+			m.ConnectErrors.WithLabelValues(kind)
+		}
+	}
+	for moment := range e.Moments {
 		m.Hook.WithLabelValues(moment)
 		for _, result := range []string{HookOK, HookFailed} {
 			m.HookRuns.WithLabelValues(moment, result)
 		}
 	}
-	for slot := first; slot <= last; slot++ {
+	for slot := e.First; slot <= e.Last; slot++ {
 		label := strconv.Itoa(slot)
 		m.WorkerFailures.WithLabelValues(label)
-		if !processes {
+		if !e.Processes {
 			continue
 		}
 		m.ServiceFailures.WithLabelValues(label)
@@ -89,7 +109,11 @@ func (m *metrics) Expect(moments iter.Seq[string], first, last int, processes bo
 
 // Collectors returns all metrics of the lock that are counted here.
 func (m *metrics) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.wait, m.Hold, m.Hook, m.HookRuns, m.WorkerFailures, m.ServiceFailures, m.ServiceRestarts, m.EventsDropped, m.Discarded}
+	all := []prometheus.Collector{m.wait, m.Hold, m.Hook, m.HookRuns, m.WorkerFailures, m.ServiceFailures, m.ServiceRestarts, m.EventsDropped, m.Discarded}
+	if m.connects.Load() {
+		all = append(all, m.Connect, m.ConnectErrors)
+	}
+	return all
 }
 
 // The directions of bytes: values of the label "direction".

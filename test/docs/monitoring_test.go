@@ -164,8 +164,8 @@ func countSeries(t *testing.T, w *caddytest.Watched) {
 		}
 		return n
 	}
-	classic := numbers(`A lock has (\d+) series, (\d+) more for each moment that has hooks, (\d+) for each slot with a worker or a process, and (\d+) more for each process`)
-	native := numbers(`With native histograms alone it is (\d+), and (\d+) for each moment`)
+	classic := numbers(`A lock has (\d+) series, (\d+) more for each moment that has hooks, (\d+) for each slot with a worker or a process, and (\d+) more for each process. Where tcplock itself connects to the service, it has (\d+) more`)
+	native := numbers(`With native histograms alone it is (\d+), (\d+) for each moment, and (\d+) more where tcplock itself connects`)
 	series, histograms, buckets := 0, 0, 0
 	for _, f := range w.Metrics(t) {
 		for _, m := range f.GetMetric() {
@@ -176,13 +176,13 @@ func countSeries(t *testing.T, w *caddytest.Watched) {
 			}
 		}
 	}
-	const locks, moments, slots = 2, 5, 2 // in watched's config; each slot has a process
-	const build = 1                       // build_info
-	perHistogram := buckets + 3           // +Inf, sum and count
-	if found, want := series+histograms*perHistogram, build+locks*classic[0]+moments*classic[1]+slots*(classic[2]+classic[3]); found != want {
+	const locks, moments, slots, connecting = 2, 5, 2, 1 // in watched's config; each slot has a process
+	const build = 1                                      // build_info
+	perHistogram := buckets + 3                          // +Inf, sum and count
+	if found, want := series+histograms*perHistogram, build+locks*classic[0]+moments*classic[1]+slots*(classic[2]+classic[3])+connecting*classic[4]; found != want {
 		t.Errorf("found %d series, expected %d as docs/metrics.md says", found, want)
 	}
-	if found, want := series+histograms, build+locks*native[0]+moments*native[1]+slots*(classic[2]+classic[3]); found != want {
+	if found, want := series+histograms, build+locks*native[0]+moments*native[1]+slots*(classic[2]+classic[3])+connecting*native[2]; found != want {
 		t.Errorf("found %d series with native histograms, expected %d as docs/metrics.md says", found, want)
 	}
 }
