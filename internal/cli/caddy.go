@@ -17,7 +17,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/mholt/caddy-l4/layer4"
-	"github.com/mholt/caddy-l4/modules/l4proxy"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
@@ -149,7 +148,6 @@ func (l *commandLine) config(args []string) (*caddy.Config, error) {
 	if l.listen == "" {
 		return nil, errors.New("found no --listen, expected the port to listen on")
 	}
-	to := cmp.Or(l.to, net.JoinHostPort(cmp.Or(l.host, "localhost"), l.port))
 	switch {
 	case l.to != "" && (l.host != "" || l.port != ""):
 		return nil, errors.New("found --to beside --host or --port, expected one or the other")
@@ -159,15 +157,14 @@ func (l *commandLine) config(args []string) (*caddy.Config, error) {
 	if err := lock.CheckName(l.handler.Name); err != nil {
 		return nil, err
 	}
+	l.handler.To = cmp.Or(l.to, net.JoinHostPort(cmp.Or(l.host, "localhost"), l.port))
 	if err := l.handler.Settings.Check(); err != nil {
 		return nil, err
 	}
-	proxy := &l4proxy.Handler{Upstreams: l4proxy.UpstreamPool{{Dial: []string{to}}}}
 	app := layer4.App{Servers: map[string]*layer4.Server{"tcplock": {
 		Listen: []string{l.listen},
 		Routes: layer4.RouteList{{HandlersRaw: []json.RawMessage{
 			caddyconfig.JSONModuleObject(&l.handler, "handler", "tcplock", nil),
-			caddyconfig.JSONModuleObject(proxy, "handler", "proxy", nil),
 		}}},
 	}}}
 	cfg := &caddy.Config{

@@ -13,22 +13,21 @@ import (
 // Each command line becomes this server, in a config that Caddy accepts, without admin
 // API and without a trace on disk. The first one is TCPLock's, word for word.
 func TestCommandConfig(t *testing.T) {
-	const proxy8100 = `{"handler":"proxy","upstreams":[{"dial":["localhost:8100"]}]}`
 	for line, want := range map[string]string{
-		"-l 9000 -p 8100 -h localhost -n 1 -t 20000": `keep/:9000 {"handler":"tcplock","hold_timeout":20000000000,"slots":1}` + proxy8100,
-		"-l 9000 -p 8100":                                       `keep/:9000 {"handler":"tcplock"}` + proxy8100,
-		"-l 9000 -p 8100 -t 0":                                  `keep/:9000 {"handler":"tcplock"}` + proxy8100,
-		"-l 9000 -p 8100 -t 20s":                                `keep/:9000 {"handler":"tcplock","hold_timeout":20000000000}` + proxy8100,
-		"--listen 9000 --port 8100 --slots 3":                   `keep/:9000 {"handler":"tcplock","slots":3}` + proxy8100,
-		"--listen=127.0.0.1:9000 --to=localhost:8100":           `keep/127.0.0.1:9000 {"handler":"tcplock"}` + proxy8100,
-		"-l [::1]:9000 -h localhost -p 8100":                    `keep/[::1]:9000 {"handler":"tcplock"}` + proxy8100,
-		"-l unix//run/lock.sock -p 8100":                        `unix//run/lock.sock {"handler":"tcplock"}` + proxy8100,
-		"-l 9000 -h ::1 -p 8100":                                `keep/:9000 {"handler":"tcplock"}{"handler":"proxy","upstreams":[{"dial":["[::1]:8100"]}]}`,
-		"-l 9000 --host db.internal --port 5432":                `keep/:9000 {"handler":"tcplock"}{"handler":"proxy","upstreams":[{"dial":["db.internal:5432"]}]}`,
-		"-l 9000 --to unix//run/postgresql/.s.PGSQL.5432":       `keep/:9000 {"handler":"tcplock"}{"handler":"proxy","upstreams":[{"dial":["unix//run/postgresql/.s.PGSQL.5432"]}]}`,
-		"-l 9000 -p 8100 --max-waiting 0 --linger 0":            `keep/:9000 {"handler":"tcplock","linger":0,"max_waiting":0}` + proxy8100,
-		"-l 9000 -p 8100 --drain 0 --name a --half-closed keep": `keep/:9000 {"drain":0,"half_closed":"keep","handler":"tcplock","name":"a"}` + proxy8100,
-		"-l 9000 -p 8100 --max-waiting 7 --wait-timeout 1s --hold-timeout 2s --linger 3s --half-closed drop --settle 4s --drain 5s --name office": `keep/:9000 {"drain":5000000000,"half_closed":"drop","handler":"tcplock","hold_timeout":2000000000,"linger":3000000000,"max_waiting":7,"name":"office","settle":4000000000,"wait_timeout":1000000000}` + proxy8100,
+		"-l 9000 -p 8100 -h localhost -n 1 -t 20000": `keep/:9000 {"handler":"tcplock","hold_timeout":20000000000,"slots":1,"to":"localhost:8100"}`,
+		"-l 9000 -p 8100":                                       `keep/:9000 {"handler":"tcplock","to":"localhost:8100"}`,
+		"-l 9000 -p 8100 -t 0":                                  `keep/:9000 {"handler":"tcplock","to":"localhost:8100"}`,
+		"-l 9000 -p 8100 -t 20s":                                `keep/:9000 {"handler":"tcplock","hold_timeout":20000000000,"to":"localhost:8100"}`,
+		"--listen 9000 --port 8100 --slots 3":                   `keep/:9000 {"handler":"tcplock","slots":3,"to":"localhost:8100"}`,
+		"--listen=127.0.0.1:9000 --to=localhost:8100":           `keep/127.0.0.1:9000 {"handler":"tcplock","to":"localhost:8100"}`,
+		"-l [::1]:9000 -h localhost -p 8100":                    `keep/[::1]:9000 {"handler":"tcplock","to":"localhost:8100"}`,
+		"-l unix//run/lock.sock -p 8100":                        `unix//run/lock.sock {"handler":"tcplock","to":"localhost:8100"}`,
+		"-l 9000 -h ::1 -p 8100":                                `keep/:9000 {"handler":"tcplock","to":"[::1]:8100"}`,
+		"-l 9000 --host db.internal --port 5432":                `keep/:9000 {"handler":"tcplock","to":"db.internal:5432"}`,
+		"-l 9000 --to unix//run/postgresql/.s.PGSQL.5432":       `keep/:9000 {"handler":"tcplock","to":"unix//run/postgresql/.s.PGSQL.5432"}`,
+		"-l 9000 -p 8100 --max-waiting 0 --linger 0":            `keep/:9000 {"handler":"tcplock","linger":0,"max_waiting":0,"to":"localhost:8100"}`,
+		"-l 9000 -p 8100 --drain 0 --name a --half-closed keep": `keep/:9000 {"drain":0,"half_closed":"keep","handler":"tcplock","name":"a","to":"localhost:8100"}`,
+		"-l 9000 -p 8100 --max-waiting 7 --wait-timeout 1s --hold-timeout 2s --linger 3s --half-closed drop --settle 4s --drain 5s --name office": `keep/:9000 {"drain":5000000000,"half_closed":"drop","handler":"tcplock","hold_timeout":2000000000,"linger":3000000000,"max_waiting":7,"name":"office","settle":4000000000,"to":"localhost:8100","wait_timeout":1000000000}`,
 	} {
 		t.Run(line, func(t *testing.T) {
 			cfg, err := cli.ParseCommand(line)
@@ -40,7 +39,6 @@ func TestCommandConfig(t *testing.T) {
 				t.Fatal(err)
 			}
 			listen, handlers, _ := strings.Cut(want, " ")
-			handlers = strings.Replace(handlers, "}{", "},{", 1)
 			want := `{"admin":{"disabled":true,"config":{"persist":false}},"apps":{"layer4":{"servers":{"tcplock":{"listen":["` +
 				listen + `"],"routes":[{"handle":[` + handlers + `]}]}}}}}`
 			if string(got) != want {
