@@ -61,6 +61,11 @@ type relayed struct {
 func (r relayed) CloseWrite() error { return r.conn.CloseWrite() }
 func (r relayed) EndInput()         { r.conn.EndInput() }
 
+func (r relayed) Discarded(in, out int) {
+	r.conn.Traffic.DiscardedIn.Add(int64(in))
+	r.conn.Traffic.DiscardedOut.Add(int64(out))
+}
+
 // connect connects to the service, at the address that is in force since the slot was granted. A kick ends
 // the attempt.
 func (h *Holder) connect() (relay.Service, error) {

@@ -6,20 +6,23 @@ import (
 	"io"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 )
 
 // Client is the client's side of a relay.
 type Client interface {
 	io.ReadWriter
-	CloseWrite() error // no more will come from the service: Read returns io.EOF when the client has been silent for too long
-	EndInput()         // Read returns an error from now on
+	CloseWrite() error     // no more will come from the service: Read returns io.EOF when the client has been silent for too long
+	EndInput()             // Read returns an error from now on
+	Discarded(in, out int) // counts bytes that have come from one side and go to none
 }
 
 // Copy copies between client and service until both are done, and closes the service's connection. The error
 // is that of reading from the service: a client that goes is no error.
 //
-// When the service does not take what the client sends, it may still have sent an answer before it closed. So
-// Copy then reads on from the service, until its end.
+// When one side takes no more, Copy reads on from it, and throws away what the other side sends for it. The
+// service may have sent an answer before it broke the connection, and the client may have sent a job before it
+// went. And a side that first sends all and then reads would otherwise stand for ever.
 func Copy(client Client, service Service) error {
 	sending := sender{done: make(chan struct{})}
 	go sending.run(client, service)
@@ -31,9 +34,13 @@ func Copy(client Client, service Service) error {
 			client.EndInput()
 		}
 	}()
-	err := receive(client, service)
+	gone, err := receive(client, service)
 	_ = client.CloseWrite() // linger counts from here
-	if err == nil {
+	sending.received.Store(true)
+	if gone {
+		sending.outlive(client, service)
+	}
+	if err == nil && !sending.broken.Load() {
 		<-sending.done
 		served = true
 	}
@@ -44,17 +51,27 @@ func Copy(client Client, service Service) error {
 type sender struct {
 	done     chan struct{}
 	panicked error
+
+	// Each side sets its flag and then looks at the other's, so one of them sees both.
+	broken   atomic.Bool // the service takes no more
+	received atomic.Bool // the service sends no more, or the client takes no more
+	last     atomic.Bool // the sender closes the service's connection, see outlive
 }
 
 func (s *sender) run(client Client, service Service) {
-	defer close(s.done)
+	defer func() {
+		close(s.done)
+		if s.last.Load() {
+			service.Close()
+		}
+	}()
 	defer func() {
 		if p := recover(); p != nil {
 			s.panicked = fmt.Errorf("%v\n%s", p, debug.Stack())
 			service.Close() // so that receive ends
 		}
 	}()
-	send(client, service)
+	s.send(client, service)
 }
 
 // end waits for the goroutine, and panics if it has: then its caller does what is to be done about a panic.
@@ -65,43 +82,70 @@ func (s *sender) end() {
 	}
 }
 
-// buffers are shared: most connections are short.
-var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
-// send copies from the client to the service, until the client is done or the service takes no more.
-func send(client Client, service Service) {
+// outlive reads on from the service after the client has gone, until all that the client has sent is there.
+func (s *sender) outlive(client Client, service Service) {
+	s.last.Store(true)
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
-		n, err := client.Read(buf[:])
-		if n > 0 {
-			if _, err := service.Write(buf[:n]); err != nil {
-				return
-			}
+		select {
+		case <-s.done:
+			return
+		default:
 		}
-		if err != nil { // the client has closed its side, or has gone: the service may finish
-			_ = service.CloseWrite()
+		n, err := service.Read(buf[:])
+		client.Discarded(0, n)
+		if err != nil {
 			return
 		}
 	}
 }
 
-// receive copies from the service to the client, until one of them is done.
-func receive(client Client, service Service) error {
+// buffers are shared: most connections are short.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// send copies from the client to the service, until the client is done or the relay is over.
+func (s *sender) send(client Client, service Service) {
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := client.Read(buf[:])
+		sent := 0
+		if n > 0 && !s.broken.Load() {
+			var failed error
+			if sent, failed = service.Write(buf[:n]); failed != nil {
+				s.broken.Store(true)
+			}
+		}
+		client.Discarded(n-sent, 0)
+		switch {
+		case err != nil: // the client has closed its side, or has gone: the service may finish
+			_ = service.CloseWrite()
+			return
+		case s.broken.Load() && s.received.Load():
+			return
+		}
+	}
+}
+
+// receive copies from the service to the client, until one of them is done. It reports whether the client has
+// gone before the service was done.
+func receive(client Client, service Service) (gone bool, err error) {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
 		n, err := service.Read(buf[:])
 		if n > 0 {
-			if _, err := client.Write(buf[:n]); err != nil {
-				return nil // the client has gone
+			if sent, failed := client.Write(buf[:n]); failed != nil {
+				client.Discarded(0, n-sent)
+				return true, nil
 			}
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return nil
+			return false, nil
 		case err != nil:
-			return err
+			return false, err
 		}
 	}
 }
