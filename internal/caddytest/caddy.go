@@ -31,7 +31,7 @@ const Root = "../.."
 const Patience = 20 * time.Second
 
 // Adapt turns a Caddyfile into Caddy's JSON.
-func Adapt(t *testing.T, caddyfile string) []byte {
+func Adapt(t testing.TB, caddyfile string) []byte {
 	t.Helper()
 	cfg, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
 	if err != nil {
@@ -52,7 +52,7 @@ func Global(options string) string {
 }
 
 // Load starts Caddy with a Caddyfile, or reloads it. Caddy stops when the test ends.
-func Load(t *testing.T, caddyfile string) {
+func Load(t testing.TB, caddyfile string) {
 	t.Helper()
 	if err := TryLoad(t, caddyfile); err != nil {
 		t.Fatalf("load: %v\n%s", err, caddyfile)
@@ -60,13 +60,13 @@ func Load(t *testing.T, caddyfile string) {
 }
 
 // TryLoad is like Load, but returns the error if Caddy refuses the config.
-func TryLoad(t *testing.T, caddyfile string) error {
+func TryLoad(t testing.TB, caddyfile string) error {
 	t.Helper()
 	return TryLoadJSON(t, Adapt(t, caddyfile))
 }
 
 // TryLoadJSON is like TryLoad, for a config in JSON.
-func TryLoadJSON(t *testing.T, cfg []byte) error {
+func TryLoadJSON(t testing.TB, cfg []byte) error {
 	t.Helper()
 	if loading != t {
 		loading = t
@@ -93,11 +93,11 @@ func TryLoadJSON(t *testing.T, cfg []byte) error {
 }
 
 // loading is the test for which Caddy runs, nil if it does not run.
-var loading *testing.T
+var loading testing.TB
 
 // LockServer starts Caddy with one layer4 server in front of the service, and returns the server's
 // address. route has the handlers before the way out: see LockConfig.
-func LockServer(t *testing.T, route, service string) string {
+func LockServer(t testing.TB, route, service string) string {
 	t.Helper()
 	addr := FreeAddr(t)
 	Load(t, LockConfig(addr, route, service))
@@ -273,13 +273,13 @@ func ExpectClosed(t *testing.T, conn net.Conn) {
 }
 
 // Eventually waits until ok returns true, for Patience at most.
-func Eventually(t *testing.T, what string, ok func() bool) {
+func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	Within(t, Patience, what, ok)
 }
 
 // Within waits until ok returns true, for most at most.
-func Within(t *testing.T, most time.Duration, what string, ok func() bool) {
+func Within(t testing.TB, most time.Duration, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(most); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -289,7 +289,7 @@ func Within(t *testing.T, most time.Duration, what string, ok func() bool) {
 }
 
 // InLine waits until the lock has so many holders and waiters.
-func InLine(t *testing.T, lock string, held, waiting int) {
+func InLine(t testing.TB, lock string, held, waiting int) {
 	t.Helper()
 	Eventually(t, fmt.Sprintf("lock %s has %d holders and %d waiters", lock, held, waiting), func() bool {
 		_, h, w, _ := LockStats(lock)
@@ -300,7 +300,7 @@ func InLine(t *testing.T, lock string, held, waiting int) {
 // LeakCheck checks at the end of the test that the process has no more goroutines and descriptors
 // than now. Call it after Caddy has started and before the first client comes, so that the clients
 // are closed before the check.
-func LeakCheck(t *testing.T) {
+func LeakCheck(t testing.TB) {
 	t.Helper()
 	descriptors := func() int {
 		entries, _ := os.ReadDir("/proc/self/fd") // only Linux has it

@@ -60,7 +60,7 @@ func SetListenFor(d time.Duration) (restore func()) { return inside.Process.SetL
 func SetLongestOutage(d time.Duration) { inside.Process.SetLongestOutage(d) }
 
 // Status returns what the admin API says about a lock. It works even if the API is off.
-func Status(t *testing.T, lock string) (status status.Lock) {
+func Status(t testing.TB, lock string) (status status.Lock) {
 	t.Helper()
 	info, err := caddy.GetModule("admin.api.tcplock")
 	if err != nil {

@@ -27,7 +27,7 @@ var ports struct {
 }
 
 // FreeAddr returns a loopback address on which nothing listens, a new one at each call.
-func FreeAddr(t *testing.T) string {
+func FreeAddr(t testing.TB) string {
 	t.Helper()
 	ports.Lock()
 	defer ports.Unlock()
@@ -48,7 +48,7 @@ func FreeAddr(t *testing.T) string {
 
 // takePorts takes a block that no other process has. It gives back the block before, so that the
 // number of open descriptors stays the same.
-func takePorts(t *testing.T) {
+func takePorts(t testing.TB) {
 	t.Helper()
 	for _, i := range rand.Perm(portBlocks) {
 		first := firstPort + i*blockPorts
