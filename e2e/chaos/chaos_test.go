@@ -51,6 +51,9 @@ func TestChaos(t *testing.T) {
 		a.round(t, i, d)
 	}
 	t.Logf("hooks: %v", a.verdicts.given)
+	for _, l := range a.locks {
+		t.Logf("lock %s: connects by itself in %d configs, through proxy in %d", l.name, l.relayed, l.proxied)
+	}
 	a.caddy.stop(t)
 	for _, pid := range othersIn(here) {
 		t.Errorf("left behind by Caddy: process %d, %s", pid, commandLine(pid))

@@ -36,6 +36,8 @@ type arenaLock struct {
 	deeds map[string]int // the deeds of the service by weight
 	pause time.Duration  // between two clients, on average
 	busy  time.Duration  // how long the service needs for a client, on average
+
+	relayed, proxied int // how many configs had which way out
 }
 
 const (
@@ -106,12 +108,19 @@ func config(locks []*arenaLock, random *rand.Rand, slots map[string]int) string 
 	fmt.Fprintf(&text, "{\nadmin %s\npersist_config off\nskip_install_trust\nauto_https off\nstorage_clean_interval off\ngrace_period 1s\n", adminAddress)
 	text.WriteString("log {\nformat json\nexclude admin.api\n}\nlayer4 {\n")
 	for _, l := range locks {
+		relayed, after := random.IntN(2) == 0, fmt.Sprintf("proxy %s {\nproxy_protocol v1\n}\n", l.upstream())
+		if relayed {
+			after = ""
+			l.relayed++
+		} else {
+			l.proxied++
+		}
 		for i, listen := range l.listen {
-			settings := l.settings(random, slots[l.name])
+			settings := l.settings(random, slots[l.name], relayed)
 			if i > 0 {
 				settings = fmt.Sprintf("tcplock {\nname %s\npriority %d\nrefuse {\nproxy %s\n}\n}", l.name, i, busyServer)
 			}
-			fmt.Fprintf(&text, "%s%s {\nroute {\n%s\nproxy %s {\nproxy_protocol v1\n}\n}\n}\n", l.network, listen, settings, l.upstream())
+			fmt.Fprintf(&text, "%s%s {\nroute {\n%s\n%s}\n}\n", l.network, listen, settings, after)
 		}
 	}
 	text.WriteString("}\n}\n")
@@ -126,7 +135,7 @@ func (l *arenaLock) upstream() string {
 }
 
 // settings returns the block of the lock.
-func (l *arenaLock) settings(random *rand.Rand, slots int) string {
+func (l *arenaLock) settings(random *rand.Rand, slots int, relayed bool) string {
 	var text strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&text, format+"\n", args...) }
 	if l.service == "" {
@@ -136,6 +145,12 @@ func (l *arenaLock) settings(random *rand.Rand, slots int) string {
 		say("tcplock %d {", slots)
 	}
 	say("name %s", l.name)
+	if relayed {
+		say("proxy_protocol v1")
+		if l.service != "" {
+			say("to %s", l.service)
+		}
+	}
 	say("max_waiting %d", l.waiting+random.IntN(l.waiting))
 	say("wait_timeout %s", l.wait/2+upTo(random, l.wait/2))
 	switch {
