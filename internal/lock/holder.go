@@ -30,6 +30,8 @@ type Holder struct {
 	slot   int
 	worker *pool.Worker // nil if the lock has no workers
 
+	address string // of the service, in force when the slot was granted; "": only the next handler knows it
+
 	timer         *time.Timer  // of hold_timeout, nil: none; Handle's goroutine only
 	socketCounted bool         // the budget counts its socket to the service; Handle's goroutine only
 	tallies       []hook.Tally // the counts of activate hooks that include it; for the goroutine that runs its hooks
@@ -67,7 +69,7 @@ func newHolder(w *Waiter, slot int) *Holder {
 	if h.worker != nil && h.worker.Slot == 0 && !w.config.connects {
 		h.worker = nil // a reload has changed the way out: this connection does not go to that address
 	}
-	h.firstSign = h
+	h.address, h.firstSign = h.whereTo(), h
 	w.users.Add(1)
 	h.countSocket()
 	w.holder.Store(h)

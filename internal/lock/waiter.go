@@ -232,14 +232,10 @@ func (w *Waiter) kick(slot int, reason string) {
 // slot returns the slot that the connection has or had last, 0 if none, and the address of its worker,
 // "" if the lock does not know it.
 func (w *Waiter) slot() (slot int, worker string) {
-	h := w.holder.Load()
-	if h == nil {
-		return 0, ""
+	if h := w.holder.Load(); h != nil {
+		return h.slot, h.address
 	}
-	if h.worker != nil {
-		worker = h.worker.Address
-	}
-	return h.slot, worker
+	return 0, ""
 }
 
 // state is what a connection that has a slot does with it.

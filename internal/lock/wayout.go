@@ -1,7 +1,6 @@
 package lock
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -78,7 +77,7 @@ func (h *Holder) connect() (relay.Service, error) {
 	if h.waiter.kicked.Load() {
 		cancel()
 	}
-	network, address, err := dial.Address(h.address(config))
+	network, address, err := dial.Address(h.address)
 	if err != nil {
 		return nil, err // Check has seen to that
 	}
@@ -107,14 +106,23 @@ func (h *Holder) outConfig() *Config {
 	return h.waiter.config
 }
 
-// address is where the service is. After a reload that gave the lock another way out, the slot may have no
-// worker with an address. Then the connection goes where the config says by which it came.
-func (h *Holder) address(config *Config) string {
-	if h.worker != nil && h.worker.Address != "" {
-		return h.worker.Address
+// whereTo returns the address of the service, "" if the lock does not know it. After a reload that gave the
+// lock another way out, the slot may have no worker, or one without an address. Then the connection goes where
+// the config says by which it came.
+func (h *Holder) whereTo() string {
+	config := h.waiter.config
+	if config.connects {
+		config = h.outConfig()
 	}
-	all := config.settings.addresses()
-	return cmp.Or(config.settings.To, all[(h.slot-1)%len(all)])
+	s := &config.settings
+	switch {
+	case h.worker != nil && (h.worker.Address != "" || !config.connects):
+		return h.worker.Address
+	case len(s.Workers) == 0:
+		return s.To
+	}
+	all := s.addresses()
+	return all[(h.slot-1)%len(all)]
 }
 
 // unreached puts the connection back in line after the lock could not connect to the service.

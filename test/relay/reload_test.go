@@ -50,18 +50,24 @@ func TestWaitersGoToTheServiceInForce(t *testing.T) {
 }
 
 // A reload changes the way out while connections wait: from tcplock itself to proxy, and back. Each connection
-// is served, by the way out of the config by which it came, one at a time.
+// is served, by the way out of the config by which it came, one at a time. The status has the address.
 func TestReloadChangesTheWayOut(t *testing.T) {
+	t.Run("ends at to", func(t *testing.T) { changeTheWayOut(t, 0) })
+	t.Run("ends at proxy", func(t *testing.T) { changeTheWayOut(t, 1) })
+}
+
+// changeTheWayOut begins with one of the ways out, and comes back to it.
+func changeTheWayOut(t *testing.T, first int) {
 	svc, addr := caddytest.NewService(t, nil), caddytest.FreeAddr(t)
+	plain := caddytest.ProxyConfig(addr, "tcplock {\nlinger 0\n}", svc.Addr) // only proxy knows the address
 	ways := []string{
 		config(addr, 1, "", svc.Addr),
-		caddytest.ProxyConfig(addr, "tcplock {\nlinger 0\n}", svc.Addr),
+		plain,
 		caddytest.RouteConfig(addr, "tcplock {\nworkers "+svc.Addr+"\nlinger 0\n}"),
-		caddytest.ProxyConfig(addr, "tcplock {\nworkers "+svc.Addr+"\nlinger 0\n}", svc.Addr),
+		caddytest.ProxyConfig(addr, "tcplock {\nworkers "+svc.Addr+"\nlinger 0\n}", "{l4.tcplock.worker}"),
 		config(addr, 1, "wait_timeout 1h", svc.Addr),
-		caddytest.ProxyConfig(addr, "tcplock {\nlinger 0\n}", svc.Addr),
-		config(addr, 1, "", svc.Addr),
 	}
+	ways = append(ways[first:], ways[:first+1]...)
 	caddytest.Load(t, ways[0])
 	caddytest.LeakCheck(t)
 	for i, config := range ways {
@@ -75,6 +81,9 @@ func TestReloadChangesTheWayOut(t *testing.T) {
 		conn := svc.Next(t)
 		caddytest.Expect(t, conn, caddytest.Number(i))
 		caddytest.InLine(t, "default", 1, 2*len(ways)-1-i)
+		if h := caddytest.Status(t, "default").Holders[0]; ways[i/2] != plain && h.Worker != svc.Addr {
+			t.Errorf("connection %d: found %q, expected the service's address", i, h.Worker)
+		}
 		svc.Leave(conn)
 	}
 	caddytest.InLine(t, "default", 0, 0)
