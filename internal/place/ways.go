@@ -26,14 +26,17 @@ func settingsIn(handler map[string]any) (s settings, defines bool) {
 	_, named := handler["name"]
 	defines = !named
 	for option, value := range handler {
+		list, isList := value.([]any)
+		if value == "" || isList && len(list) == 0 { // as if the option were not there
+			continue
+		}
 		switch option {
 		case "handler", "name", "priority", "refuse":
 			continue
 		case "to":
-			s.to = value != ""
+			s.to = true
 		case "workers":
-			list, _ := value.([]any)
-			s.workers = len(list) > 0
+			s.workers = true
 		case "worker_check":
 			s.check = true
 		case "connect_timeout", "proxy_protocol":

@@ -37,3 +37,23 @@ func TestHandlersThatMeanTheSame(t *testing.T) {
 		})
 	}
 }
+
+// A handler whose settings are empty joins the lock, and has its way out: it can neither be a second one nor
+// lack one.
+func TestEmptySettingsAreNoWayOut(t *testing.T) {
+	for _, test := range []struct{ name, settings, behind, want string }{
+		{"to, and nothing behind", `"to": "127.0.0.1:8100"`, "", ""},
+		{"to, and a handler behind", `"to": "127.0.0.1:8100"`, `, {"handler": "echo"}`, "found the handler echo behind tcplock"},
+		{"workers, and nothing behind", `"workers": ["127.0.0.1:8101"]`, "", ""},
+		{"workers, and a handler behind", `"workers": ["127.0.0.1:8101"]`, `, {"handler": "echo"}`, "expected the same behind both"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			routes := fmt.Sprintf(`{"handle": [{"handler": "tcplock", "name": "same", %s}]}, {"handle": [{"handler": "tcplock", "name": "same", "to": "", "workers": []}%s]}`,
+				test.settings, test.behind)
+			err := caddytest.TryLoadJSON(t, []byte(fmt.Sprintf(`{"admin": {"disabled": true}, "apps": {"layer4": {"servers": {"s": {"listen": ["127.0.0.1:0"], "routes": [%s]}}}}}`, routes)))
+			if found := fmt.Sprint(err); (err == nil) != (test.want == "") || err != nil && !strings.Contains(found, test.want) {
+				t.Errorf("found error %v, expected %q", err, test.want)
+			}
+		})
+	}
+}
