@@ -85,7 +85,8 @@ type Settings struct {
 	// reach a worker that fail counts, the time in hooks does not. Default and zero: no limit.
 	WaitTimeout caddy.Duration `json:"wait_timeout,omitempty"`
 
-	// The longest time with a slot, counted from the end of the activate hooks.
+	// The longest time with a slot, counted from the end of the activate hooks. Where tcplock itself connects,
+	// it is counted from when the service has been reached.
 	// After that the client is cut, the timeout hooks and the release hooks run, and the slot
 	// is given back, even if the service has not closed the connection. Default and zero: no
 	// limit.

@@ -16,6 +16,13 @@ import (
 // connections to accept is full.
 func silentAddr(t *testing.T) string {
 	t.Helper()
+	addr, _ := silentService(t)
+	return addr
+}
+
+// silentService also returns the listening socket.
+func silentService(t *testing.T) (addr string, fd int) {
+	t.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -31,11 +38,11 @@ func silentAddr(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := fmt.Sprint("127.0.0.1:", name.(*unix.SockaddrInet4).Port)
+	addr = fmt.Sprint("127.0.0.1:", name.(*unix.SockaddrInet4).Port)
 	for {
 		conn, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
 		if err != nil {
-			return addr
+			return addr, fd
 		}
 		t.Cleanup(func() { conn.Close() })
 	}
@@ -78,4 +85,33 @@ func TestKickWhileConnecting(t *testing.T) {
 	if s := caddytest.Status(t, "default"); s.Connections["kicked"] != 1 || s.Workers[0].State != status.WorkerUp {
 		t.Errorf("found %+v, expected one kicked, and the service not down", s)
 	}
+}
+
+// hold_timeout counts from when the service has been reached: connecting may take longer.
+func TestConnectingIsNoTimeWithTheService(t *testing.T) {
+	caddytest.Slow(t)
+	silent, fd := silentService(t)
+	addr := caddytest.FreeAddr(t)
+	const hold = 300 * time.Millisecond
+	caddytest.Load(t, config(addr, 1, fmt.Sprintf("connect_timeout 1h\nhold_timeout %s", hold), silent))
+	client := caddytest.Dial(t, addr)
+	caddytest.InLine(t, "default", 1, 0)
+	time.Sleep(2 * hold) // the time that the attempt takes at least
+	go func() {
+		for {
+			conn, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+			if err != nil {
+				return // the test has ended
+			}
+			_, _ = unix.Write(conn, []byte("hello"))
+			defer unix.Close(conn)
+		}
+	}()
+	caddytest.Expect(t, client, "hello")
+	caddytest.ExpectEOF(t, client)
+	caddytest.InLine(t, "default", 0, 0)
+	if n := caddytest.Status(t, "default").Connections[status.HoldTimeout]; n != 1 {
+		t.Errorf("found %d that were cut by hold_timeout, expected 1", n)
+	}
+	_ = unix.Shutdown(fd, unix.SHUT_RDWR) // ends Accept4, which Close would not
 }
