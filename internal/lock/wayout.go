@@ -127,7 +127,7 @@ func (h *Holder) whereTo() string {
 
 // unreached puts the connection back in line after the lock could not connect to the service.
 func (h *Holder) unreached(err error) (outcome string) {
-	if h.worker == nil { // nothing would keep the connection from trying without a pause
+	if h.worker == nil { // the config in force has another way out, whose clients must not wait for this one
 		return h.served(err)
 	}
 	if failed := new(relay.Error); errors.As(err, &failed) && failed.Kind == relay.Local {

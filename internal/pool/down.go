@@ -11,10 +11,12 @@ import (
 // A worker that cannot be reached is left out for a while. Then its slot may be granted again: the next
 // connection tries it.
 
-// The time for which a worker is left out doubles with each failure.
+// The time for which a worker is left out doubles with each failure. Where all slots lead to one service,
+// the whole line waits for the next try, so that time stays short.
 const (
-	minLeftOut = 500 * time.Millisecond
-	maxLeftOut = 30 * time.Second
+	minLeftOut       = 500 * time.Millisecond
+	maxLeftOut       = 30 * time.Second
+	maxLeftOutShared = 5 * time.Second
 )
 
 // Down leaves the worker out for a while after a connection could not reach it. If its process has
@@ -28,7 +30,11 @@ func (w *Worker) Down(err error) {
 		w.mu.Unlock()
 		return
 	}
-	leftOut := min(minLeftOut<<min(w.failed, 16), maxLeftOut)
+	longest := maxLeftOut
+	if w.Slot == 0 {
+		longest = maxLeftOutShared
+	}
+	leftOut := min(minLeftOut<<min(w.failed, 16), longest)
 	first := w.failed == 0
 	if w.failed++; first {
 		w.since = time.Now()

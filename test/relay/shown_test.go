@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
+	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
 // The admin API, the log and the metrics show to which address a connection has gone, how long it took to
@@ -19,6 +20,9 @@ func TestConnectingIsShown(t *testing.T) {
 	svc := caddytest.NewServiceAt(t, service, nil)
 	conn := svc.Next(t)
 	caddytest.InLine(t, "default", 1, 0)
+	caddytest.Eventually(t, "the holder to be connected", func() bool { // the service may see the connection first
+		return a.Lock(t, "default").Holders[0].State == status.StateConnected
+	})
 	if h := a.Lock(t, "default").Holders[0]; h.Worker != service || h.ConnectSeconds <= 0 || h.ConnectSeconds > 5 {
 		t.Errorf("found %+v, expected the service's address and the time to connect", h)
 	}
