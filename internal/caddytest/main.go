@@ -21,10 +21,12 @@ import (
 //
 // A test binary contains all of Caddy. So it can also be the program: it is if its name is caddy, see
 // Caddy. And it can be the process of a worker, see workerEnv.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) (code int) {
 	if isCaddy() {
 		caddycmd.Main()
-		return
+		return 0
 	}
 	if address := os.Getenv(workerEnv); address != "" {
 		serveWorker(address)
@@ -38,9 +40,8 @@ func Main(m *testing.M) {
 		// The parallel tests wait more than they compute.
 		_ = flag.Set("test.parallel", "8")
 	}
-	code := m.Run()
-	_ = os.RemoveAll(built)
-	os.Exit(code)
+	defer func() { _ = os.RemoveAll(built) }()
+	return m.Run()
 }
 
 func isCaddy() bool { return strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") == programName }

@@ -21,8 +21,9 @@ const (
 
 var way = os.Getenv(wayEnv)
 
-// BothWays is like Main. But first it runs the tests, in a process of its own, with tcplock itself connecting
-// to the service. There it leaves out those that take seconds, unless TCPLOCK_BOTH_WAYS is "all".
+// BothWays is like Main. But it also runs the tests in a process of its own, with tcplock itself connecting to
+// the service. Meanwhile it leaves out there what takes seconds; if TCPLOCK_BOTH_WAYS is "all", it runs all of
+// them, one process after the other.
 func BothWays(m *testing.M) {
 	flag.Parse()
 	listing := flag.Lookup("test.list").Value.String() != "" || flag.Lookup("test.fuzz").Value.String() != ""
@@ -30,15 +31,29 @@ func BothWays(m *testing.M) {
 		Main(m)
 		return
 	}
-	if err := otherWay(); err != nil {
-		fmt.Println("FAIL: where tcplock itself connects to the service:", err)
-		os.Exit(1)
+	all := os.Getenv("TCPLOCK_BOTH_WAYS") == "all"
+	other := otherWay(all)
+	ended := make(chan error, 1)
+	go func() {
+		out, err := other.CombinedOutput()
+		if err != nil {
+			err = errors.Join(err, errors.New(string(out)))
+		}
+		ended <- err
+	}()
+	if all {
+		ended <- <-ended
 	}
-	Main(m)
+	code := run(m)
+	if err := <-ended; err != nil {
+		fmt.Println("FAIL: where tcplock itself connects to the service:", err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
-// otherWay runs the tests with the flags of this process.
-func otherWay() error {
+// otherWay is the command that runs the tests with the flags of this process, all or those of -short.
+func otherWay(all bool) *exec.Cmd {
 	args := []string{"-test.v=false"}
 	flag.Visit(func(f *flag.Flag) {
 		switch f.Name {
@@ -47,20 +62,12 @@ func otherWay() error {
 			args = append(args, "-"+f.Name+"="+f.Value.String())
 		}
 	})
-	if os.Getenv("TCPLOCK_BOTH_WAYS") != "all" {
+	if !all {
 		args = append(args, "-test.short")
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(self, args...)
+	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), wayEnv+"="+wayTo)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return errors.Join(err, errors.New(string(out)))
-	}
-	return nil
+	return cmd
 }
 
 // WayOut returns a route to the service whose other handlers are given.

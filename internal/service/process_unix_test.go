@@ -253,7 +253,7 @@ func TestProcessReady(t *testing.T) {
 		{"worker", Service{}, ln.Addr().String(), ""},
 		{"address", Service{Ready: "{l4.tcplock.worker_host}:" + port}, "127.0.0.1:1", ""},
 		{"nothing there", Service{ReadyTimeout: second / 10}, testkit.NoService, "wait " + testkit.NoService + ": not open after 100ms: "},
-		{"command says no", Service{ReadyTimeout: 3 * second, ReadyCommand: late}, "", `ready exec sh: not ready after 3s: exit status 1: no`},
+		{"command says no", Service{ReadyTimeout: 3 * second / 2, ReadyCommand: late}, "", `ready exec sh: not ready after 1.5s: exit status 1: no`},
 		{"no such command", Service{ReadyTimeout: second / 10, ReadyCommand: []string{"no-such-command-here"}}, "", "ready exec no-such-command-here: not ready after 100ms: "},
 		{"command hangs", Service{ReadyTimeout: second / 10, ReadyCommand: []string{"sleep", "1000"}}, "", "ready exec sleep: not ready after 100ms: "},
 		{"command says yes at last", Service{ReadyCommand: third}, "", ""},

@@ -26,23 +26,28 @@ func TestProcessBesideStranger(t *testing.T) {
 	nothingLeft(t)
 	ln := testkit.Listen(t, "tcp", "127.0.0.1:0")
 	addr, started := ln.Addr().String(), testkit.File(t)
-	for name, c := range map[string]struct {
-		service Service
-		worker  string
-	}{
-		"at the worker's address": {Service{}, addr},
-		"at the ready address":    {Service{Ready: addr}, testkit.NoService},
-		"with a ready command":    {Service{ReadyCommand: []string{"true"}}, addr},
-	} {
-		c.service.Command, c.service.Args = "touch", []string{started}
-		_, err := startProcess(&c.service, ID{"soffice", 1, c.worker}, zap.NewNop)
-		if want := "something else listens on " + addr; err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("%s: found %v, expected %s", name, err, want)
+	t.Run("", func(t *testing.T) { // ends when all in it have ended
+		for name, c := range map[string]struct {
+			service Service
+			worker  string
+		}{
+			"at the worker's address": {Service{}, addr},
+			"at the ready address":    {Service{Ready: addr}, testkit.NoService},
+			"with a ready command":    {Service{ReadyCommand: []string{"true"}}, addr},
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				c.service.Command, c.service.Args = "touch", []string{started}
+				_, err := startProcess(&c.service, ID{"soffice", 1, c.worker}, zap.NewNop)
+				if want := "something else listens on " + addr; err == nil || !strings.HasPrefix(err.Error(), want) {
+					t.Errorf("found %v, expected %s", err, want)
+				}
+				if _, err := os.Stat(started); err == nil {
+					t.Error("the process was started")
+				}
+			})
 		}
-		if _, err := os.Stat(started); err == nil {
-			t.Errorf("%s: the process was started", name)
-		}
-	}
+	})
 }
 
 // A process that ends before it is ready, or just after its probe, has failed to start. The error says
