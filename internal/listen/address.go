@@ -3,6 +3,7 @@ package listen
 import (
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -27,4 +28,27 @@ func resolve(address string) (addr netip.AddrPort, ok bool) {
 // overlap reports whether listeners on a and b could get the same connection.
 func overlap(a, b netip.AddrPort) bool {
 	return a.Port() == b.Port() && (a.Addr().IsUnspecified() || b.Addr().IsUnspecified() || a.Addr().Unmap() == b.Addr().Unmap())
+}
+
+// Reaches reports whether a connection from this machine to address comes to a listener on another one.
+func Reaches(address, listener string) bool {
+	_, port, err := net.SplitHostPort(address)
+	if _, at, _ := net.SplitHostPort(listener); err != nil || port != at {
+		return false // so that no name is looked up
+	}
+	to, ok := resolve(address)
+	on, listens := resolve(listener)
+	return ok && listens && (to.Addr() == on.Addr() || on.Addr().IsUnspecified() && isOwn(to.Addr()))
+}
+
+// isOwn reports whether an IP is this machine's.
+func isOwn(ip netip.Addr) bool {
+	if ip.IsUnspecified() || ip.IsLoopback() {
+		return true
+	}
+	all, _ := net.InterfaceAddrs()
+	return slices.ContainsFunc(all, func(addr net.Addr) bool {
+		network, err := netip.ParsePrefix(addr.String())
+		return err == nil && network.Addr().Unmap() == ip
+	})
 }

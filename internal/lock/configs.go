@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/listen"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
 )
 
@@ -116,11 +117,19 @@ func (s *Configs) Define(ctx caddy.Context, name string, settings Settings, logg
 	return c, c.define(ctx, settings, logger)
 }
 
-// Check refuses a lock without settings.
+// Check refuses a lock without settings, and one that leads to itself: a holder would wait for its own
+// slot.
 func (s *Configs) Check() error {
 	for name, c := range s.byName {
 		if !c.defined {
 			return fmt.Errorf("lock %s: no handler of this config has its settings: add them to one of the handlers with this name (tcplock 1 { name %s })", name, name)
+		}
+		for _, service := range c.settings.named() {
+			for _, address := range s.layout.Addresses(name) {
+				if listen.Reaches(service, address) {
+					return fmt.Errorf("lock %s: found %s as the address of its service, where the lock itself listens (%s), expected another address", name, service, address)
+				}
+			}
 		}
 	}
 	return nil

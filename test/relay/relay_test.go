@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -163,3 +164,14 @@ func TestServiceNeverComes(t *testing.T) {
 
 // outageLook is how often the lock looks whether waiters have waited for too long.
 const outageLook = time.Second
+
+// A lock whose service would be itself is refused.
+func TestLeadsToItself(t *testing.T) {
+	addr := caddytest.FreeAddr(t)
+	for _, listen := range []string{addr, "keep/" + addr} {
+		err := caddytest.TryLoad(t, caddytest.RouteConfig(listen, "tcplock {\nto "+addr+"\n}"))
+		if err == nil || !strings.Contains(err.Error(), "where the lock itself listens ("+addr+"), expected another address") {
+			t.Errorf("on %s: found %v, expected it refused", listen, err)
+		}
+	}
+}
