@@ -76,6 +76,23 @@ func TestStatusText(t *testing.T) {
 	}
 }
 
+// If tcplock itself connects to the service, status has a column for the time that it took.
+func TestStatusOfConnects(t *testing.T) {
+	s := sampleLocks()
+	s.Holders[0].ConnectSeconds = .0042
+	got := strings.Split(printed(lockLines(&s)), "\n")
+	for i, want := range []string{
+		"SLOT  ID  HOLDER                HELD  WAITED       IN      OUT  STATE      WORKER          CONNECT",
+		"   1  17  127.0.0.1:51234       2.5s    12ms  1.2 KiB  5.0 MiB  connected  127.0.0.1:8101      4ms",
+		"   2      free",
+		"   3   9  [2001:db8::1]:40000  1h00m      0s      0 B      0 B  ending     127.0.0.1:8103",
+	} {
+		if got[3+i] != want {
+			t.Errorf("got\n%s\nexpected\n%s", got[3+i], want)
+		}
+	}
+}
+
 // What status prints for a lock without connections and events.
 func TestStatusOfIdleLock(t *testing.T) {
 	s := status.Lock{Name: "a", Slots: 100}

@@ -189,6 +189,10 @@ func holdersTable(s *status.Lock) *table {
 		{title: "STATE", usual: 10},
 		{title: "WORKER", spare: 1},
 	}}
+	connected := slices.ContainsFunc(s.Holders, func(c status.Connection) bool { return c.ConnectSeconds > 0 })
+	if connected { // by tcplock itself, which knows how long it took
+		t.columns = append(t.columns, column{title: "CONNECT", right: true, spare: 5})
+	}
 	next := 1
 	free := func(until int) {
 		for ; next < until && s.Slots <= mostFree; next++ {
@@ -198,8 +202,12 @@ func holdersTable(s *status.Lock) *table {
 	for _, c := range s.Holders {
 		free(c.Slot)
 		next = c.Slot + 1
-		t.add(c.ID, c.Slot, c.ID, c.Client, s.Now.Sub(c.Since), seconds(c.WaitedSeconds),
-			humanize.IBytes(uint64(c.BytesIn)), humanize.IBytes(uint64(c.BytesOut)), c.State, c.Worker)
+		cells := []any{c.Slot, c.ID, c.Client, s.Now.Sub(c.Since), seconds(c.WaitedSeconds),
+			humanize.IBytes(uint64(c.BytesIn)), humanize.IBytes(uint64(c.BytesOut)), c.State, c.Worker}
+		if c.ConnectSeconds > 0 {
+			cells = append(cells, seconds(c.ConnectSeconds))
+		}
+		t.add(c.ID, cells...)
 	}
 	free(s.Slots + 1)
 	return t
