@@ -22,7 +22,7 @@ const (
 var way = os.Getenv(wayEnv)
 
 // BothWays is like Main. But it also runs the tests in a process of its own, with tcplock itself connecting to
-// the service. Meanwhile it leaves out there what takes seconds; if TCPLOCK_BOTH_WAYS is "all", it runs all of
+// the service. Meanwhile it leaves out there what takes seconds; if CADDYTEST_BOTH_WAYS is "all", it runs all of
 // them, one process after the other.
 func BothWays(m *testing.M) {
 	flag.Parse()
@@ -31,7 +31,7 @@ func BothWays(m *testing.M) {
 		Main(m)
 		return
 	}
-	all := os.Getenv("TCPLOCK_BOTH_WAYS") == "all"
+	all := os.Getenv("CADDYTEST_BOTH_WAYS") == "all"
 	other := otherWay(all)
 	ended := make(chan error, 1)
 	go func() {

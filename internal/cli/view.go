@@ -188,11 +188,8 @@ func holdersTable(s *status.Lock) *table {
 		{title: "OUT", right: true, usual: 7, spare: 4},
 		{title: "STATE", usual: 10},
 		{title: "WORKER", spare: 1},
+		{title: "CONNECT", right: true, spare: 5},
 	}}
-	connected := slices.ContainsFunc(s.Holders, func(c status.Connection) bool { return c.ConnectSeconds > 0 })
-	if connected { // by tcplock itself, which knows how long it took
-		t.columns = append(t.columns, column{title: "CONNECT", right: true, spare: 5})
-	}
 	next := 1
 	free := func(until int) {
 		for ; next < until && s.Slots <= mostFree; next++ {
@@ -204,7 +201,7 @@ func holdersTable(s *status.Lock) *table {
 		next = c.Slot + 1
 		cells := []any{c.Slot, c.ID, c.Client, s.Now.Sub(c.Since), seconds(c.WaitedSeconds),
 			humanize.IBytes(uint64(c.BytesIn)), humanize.IBytes(uint64(c.BytesOut)), c.State, c.Worker}
-		if c.ConnectSeconds > 0 {
+		if c.ConnectSeconds > 0 { // tcplock itself has connected
 			cells = append(cells, seconds(c.ConnectSeconds))
 		}
 		t.add(c.ID, cells...)
