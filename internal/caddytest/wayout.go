@@ -70,7 +70,7 @@ func otherWay(all bool) *exec.Cmd {
 	return cmd
 }
 
-// WayOut returns a route to the service whose other handlers are given.
+// WayOut returns a route to the service. The handlers before the way out are given.
 func WayOut(route, service string) string {
 	if way == wayTo {
 		if relayed, ok := withTo(route, service); ok {

@@ -77,7 +77,7 @@ func (h *Holder) vacated() {
 	}
 }
 
-// requeue gives up the slot, whose worker cannot be reached, but not the place in line. The
+// requeue gives up the slot, since its worker cannot be reached, but not the place in line. The
 // time that went by with the slot is time in line, but for the hooks: so when wait_timeout
 // has passed, the connection does not get another worker to try, and leaves.
 func (h *Holder) requeue() (outcome string) {

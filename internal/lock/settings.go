@@ -36,8 +36,8 @@ type Settings struct {
 	// time in line. Zero is refused. Default: 5s.
 	ConnectTimeout *caddy.Duration `json:"connect_timeout,omitempty"`
 
-	// The version of the PROXY protocol, "v1" or "v2", with whose header tcplock tells the service the
-	// addresses of the client, where tcplock itself connects. Default: none, no header.
+	// The version of the header of the PROXY protocol, "v1" or "v2". It tells the service the addresses of
+	// the client, where tcplock itself connects. Default: none, no header.
 	ProxyProtocol string `json:"proxy_protocol,omitempty"`
 
 	// The addresses of the service's workers. Each worker takes one connection at a time, so

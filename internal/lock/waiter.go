@@ -183,7 +183,7 @@ func (w *Waiter) GiveUp(woken client.Woken) (outcome string) {
 	w.trip.waited = time.Since(w.queued.Joined) - w.queued.Apart
 	w.lock.noteIdle()
 	switch {
-	case w.kicked.Load(): // when it had a slot, whose worker could not be reached
+	case w.kicked.Load(): // when it had a slot, but its worker could not be reached
 		return status.Kicked
 	case woken == client.TimedOut:
 		return status.WaitTimeout

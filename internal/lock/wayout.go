@@ -127,7 +127,7 @@ func (h *Holder) whereTo() string {
 
 // unreached puts the connection back in line after the lock could not connect to the service.
 func (h *Holder) unreached(err error) (outcome string) {
-	if h.worker == nil { // the config in force has another way out, whose clients must not wait for this one
+	if h.worker == nil { // the config in force has another way out, and its clients must not wait for this one
 		return h.served(err)
 	}
 	if failed := new(relay.Error); errors.As(err, &failed) && failed.Kind == relay.Local {
@@ -151,7 +151,7 @@ func (h *Holder) tryAgain() (outcome string) {
 // begin is called when the connection goes to the service. hold_timeout counts from here.
 func (h *Holder) begin() {
 	w := h.waiter
-	if !w.observed { // it may have had an earlier slot, whose worker could not be reached
+	if !w.observed { // it may have had an earlier slot, with a worker that could not be reached
 		w.observed = true
 		w.lock.record.ObserveWait(w.trip.waited)
 	}

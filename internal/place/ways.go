@@ -96,8 +96,8 @@ func (y *Layout) mayConnect(lock string) bool {
 	return lock != "" && (!known || s.to || s.workers)
 }
 
-// checkWays refuses a lock without a way out, or with two. It says nothing yet about a lock whose settings
-// have not been read.
+// checkWays refuses a lock without a way out, or with two. It says nothing about a lock until the settings
+// of the lock have been read.
 func (y *Layout) checkWays() error {
 	for _, e := range y.ends {
 		s, known := y.settings[e.lock]

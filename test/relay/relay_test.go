@@ -165,7 +165,7 @@ func TestServiceNeverComes(t *testing.T) {
 // outageLook is how often the lock looks whether waiters have waited for too long.
 const outageLook = time.Second
 
-// A lock whose service would be itself is refused.
+// A lock that would be its own service is refused.
 func TestLeadsToItself(t *testing.T) {
 	addr := caddytest.FreeAddr(t)
 	for _, listen := range []string{addr, "keep/" + addr} {

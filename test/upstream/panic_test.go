@@ -14,7 +14,7 @@ import (
 	"github.com/mholt/caddy-l4/layer4"
 )
 
-// panicEnv makes the test binary a Caddy at this address whose handler panics.
+// panicEnv makes the test binary a Caddy at this address, with a handler that panics.
 const panicEnv = "UPSTREAM_PANIC"
 
 // A panic in a handler, of one connection, ends the whole process. (net/http recovers and logs it.)
