@@ -134,15 +134,19 @@ func TestClosedHandleStops(t *testing.T) {
 	}
 }
 
-// An address goes and comes back at once: the socket is closed before it is opened again.
+// An address goes and comes back at once: the socket is closed before it is opened again, whether the
+// config before has ended already or ends beside this one.
 func TestAddressGoesAndComes(t *testing.T) {
 	port := freePort(t)
-	for range 5000 {
+	for i := range 5000 {
 		ctx, end := context.WithCancel(t.Context())
-		if _, err := listenKeep(ctx, Network, "127.0.0.1", port, 0, net.ListenConfig{}); err != nil {
+		ln, err := listenKeep(ctx, Network, "127.0.0.1", port, 0, net.ListenConfig{})
+		if err != nil {
 			t.Fatal(err)
 		}
-		end() // the handle is closed beside what comes next
+		if end(); i%2 == 0 {
+			_ = ln.(*handle).Close() // waits until the handle is closed
+		}
 	}
 }
 
