@@ -184,6 +184,11 @@ func (c *Conn) Read(b []byte) (int, error) {
 		c.take(n)
 		return n, nil
 	}
+	return c.ReadBy(func() (int, error) { return c.Conn.Read(b) })
+}
+
+// ReadBy does what Read does, and take takes the bytes from the connection, wherever they go.
+func (c *Conn) ReadBy(take func() (int, error)) (int, error) {
 	for {
 		if c.Signs.serviceDone.Load() {
 			// The time runs only during a read. Between two reads the client may have
@@ -193,7 +198,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 		if c.Signs.inputUseless.Load() { // it is set before EndInput sets the deadline
 			return 0, io.EOF
 		}
-		n, err := c.Conn.Read(b)
+		n, err := take()
 		if err == nil {
 			c.take(n)
 			return n, nil
@@ -257,6 +262,13 @@ func (c *Conn) Write(b []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Wrote counts bytes that have gone to the client's socket, and not through Write.
+func (c *Conn) Wrote(n int) { c.Traffic.Out.Add(int64(n)) }
+
+// Socket is the client's socket, nil if it is out of reach. It is no SyscallConn, since other handlers must not
+// go past Read and Write.
+func (c *Conn) Socket() syscall.RawConn { return c.raw }
 
 // CloseWrite tells the client that no more will come. The proxy calls it when the service has
 // closed its side: that is how the lock learns of it.

@@ -18,7 +18,8 @@ type Budget struct {
 	limit       atomic.Int64 // descriptors that the process may open
 	connections atomic.Int64 // each once, however many locks it is in
 	services    atomic.Int64 // sockets to services, open or reserved, see Sockets
-	others      atomic.Int64 // of processes and commands
+	others      atomic.Int64 // of processes, commands and pipes
+	spare       atomic.Int64 // the part of others that is for what connections can do without, see Spare
 
 	Refusals Seats // connections at refuse handlers
 	Drains   Seats // refused connections whose clients still send
@@ -81,6 +82,17 @@ func (d *Budget) InUse() Use {
 func (d *Budget) Take(n int64) (release func()) {
 	d.others.Add(n)
 	return func() { d.others.Add(-n) }
+}
+
+// Spare counts n descriptors of something that connections can do without. Such things have
+// an eighth of all descriptors. If that is used up, it counts nothing and returns false. release must be called once.
+func (d *Budget) Spare(n int64) (release func(), ok bool) {
+	if d.spare.Add(n) > d.limit.Load()/8 {
+		d.spare.Add(-n)
+		return nil, false
+	}
+	take := d.Take(n)
+	return func() { d.spare.Add(-n); take() }, true
 }
 
 // Sockets counts the sockets from one lock to its service, in the budget of the process. The count

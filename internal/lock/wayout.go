@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"errors"
+	"net"
 	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
@@ -10,6 +11,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/listen"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/place"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/relay"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
@@ -59,6 +61,18 @@ type relayed struct {
 
 func (r relayed) CloseWrite() error { return r.conn.CloseWrite() }
 func (r relayed) EndInput()         { r.conn.EndInput() }
+
+// Plain implements relay.Client. What was read before the lock, for which no type of r.conn.Conn tells, fits
+// into relay.SpliceAfter, so it is gone before anyone asks.
+func (r relayed) Plain() relay.Plain {
+	switch r.conn.Conn.(type) {
+	case *net.TCPConn, *net.UnixConn, *listen.Conn: // and no type that may do something of its own when it reads
+		return r.conn
+	}
+	return nil
+}
+
+const _ = uint(relay.SpliceAfter - layer4.MaxBufLen)
 
 func (r relayed) Discarded(in, out int) {
 	r.conn.Traffic.DiscardedIn.Add(int64(in))

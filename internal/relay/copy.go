@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 )
 
@@ -15,6 +14,7 @@ type Client interface {
 	CloseWrite() error     // no more will come from the service: Read returns io.EOF when the client has been silent for too long
 	EndInput()             // Read returns an error from now on
 	Discarded(in, out int) // counts bytes that have come from one side and go to none
+	Plain() Plain          // nil if there is more to its bytes than those of a socket
 }
 
 // Copy copies between client and service until both are done, and closes the service's connection. The error
@@ -101,19 +101,16 @@ func (s *sender) outlive(client Client, service Service) {
 	}
 }
 
-// buffers are shared: most connections are short.
-var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
 // send copies from the client to the service, until the client is done or the relay is over.
 func (s *sender) send(client Client, service Service) {
-	buf := buffers.Get().(*[32 << 10]byte)
-	defer buffers.Put(buf)
+	f := newFlow(client, service, func() (from, to Plain) { return client.Plain(), plainService{service} })
+	defer f.end()
 	for {
-		n, err := client.Read(buf[:])
+		n, err := f.read()
 		sent := 0
 		if n > 0 && !s.broken.Load() {
 			var failed error
-			if sent, failed = service.Write(buf[:n]); failed != nil {
+			if sent, failed = f.write(n); failed != nil {
 				s.broken.Store(true)
 			}
 		}
@@ -131,12 +128,12 @@ func (s *sender) send(client Client, service Service) {
 // receive copies from the service to the client, until one of them is done. It reports whether the client has
 // gone before the service was done.
 func receive(client Client, service Service) (gone bool, err error) {
-	buf := buffers.Get().(*[32 << 10]byte)
-	defer buffers.Put(buf)
+	f := newFlow(service, client, func() (from, to Plain) { return plainService{service}, client.Plain() })
+	defer f.end()
 	for {
-		n, err := service.Read(buf[:])
+		n, err := f.read()
 		if n > 0 {
-			if sent, failed := client.Write(buf[:n]); failed != nil {
+			if sent, failed := f.write(n); failed != nil {
 				client.Discarded(0, n-sent)
 				return true, nil
 			}

@@ -46,6 +46,8 @@ func (b *brittle) Discarded(in, out int) {
 	b.call("Discarded")
 }
 
+func (b *brittle) Plain() Plain { return nil }
+
 func (b *brittle) EndInput() {
 	b.ended.Store(true)
 	_ = b.SetReadDeadline(time.Unix(1, 0))

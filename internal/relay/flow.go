@@ -1,0 +1,112 @@
+package relay
+
+import (
+	"io"
+	"sync"
+	"syscall"
+)
+
+// Plain is a side of a relay whose bytes are those of its socket, with nothing between. Its bytes need not pass
+// through this process.
+type Plain interface {
+	Socket() syscall.RawConn                      // nil: out of reach
+	ReadBy(take func() (int, error)) (int, error) // does all that Read does, but take reads from the socket
+	Wrote(n int)                                  // counts bytes that were written to the socket, and not by Write
+}
+
+// SpliceAfter is how many bytes go through a buffer in each direction, before a pipe is worth its descriptors.
+const SpliceAfter = 64 << 10
+
+// buffers are shared: most connections are short.
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// flow carries bytes in one direction: through a buffer, and after SpliceAfter bytes through a pipe, if both
+// sides are plain.
+type flow struct {
+	from    io.Reader
+	to      io.Writer
+	plain   func() (from, to Plain)
+	buf     *[32 << 10]byte
+	carried int   // since the last try to have a pipe
+	pipe    *pipe // nil: the bytes go through buf
+	failed  bool  // a write has failed: no pipe from now on
+}
+
+func newFlow(from io.Reader, to io.Writer, plain func() (from, to Plain)) flow {
+	return flow{from: from, to: to, plain: plain, buf: buffers.Get().(*[32 << 10]byte)}
+}
+
+// end must be called once.
+func (f *flow) end() {
+	buffers.Put(f.buf)
+	f.endPipe()
+}
+
+func (f *flow) endPipe() {
+	if f.pipe != nil {
+		f.pipe.close()
+		f.pipe = nil
+	}
+}
+
+// read reads what write can then write. Bytes that are not written before the next read need not be.
+func (f *flow) read() (n int, err error) {
+	if f.failed {
+		f.endPipe()
+	} else if f.carried >= SpliceAfter && f.pipe == nil {
+		f.carried = 0
+		f.pipe = newPipe(f.plain())
+	}
+	if f.pipe != nil {
+		n, err = f.pipe.read()
+		if !cannot(err) {
+			return n, err
+		}
+		f.failed = true
+		f.endPipe()
+	}
+	n, err = f.from.Read(f.buf[:])
+	f.carried += n
+	return n, err
+}
+
+// write writes the n bytes that read has read. Where a pipe fails, Write of the other side gets what is left,
+// and does what is to be done about the failure.
+func (f *flow) write(n int) (sent int, err error) {
+	if f.pipe == nil {
+		sent, err = f.to.Write(f.buf[:n])
+		f.failed = f.failed || err != nil
+		return sent, err
+	}
+	if sent, err = f.pipe.write(n); err == nil {
+		return sent, nil
+	}
+	f.failed = true
+	for sent < n {
+		left, err := f.pipe.take(f.buf[:])
+		if err != nil {
+			return sent, err
+		}
+		more, err := f.to.Write(f.buf[:left])
+		sent += more
+		if err != nil {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// plainService is a service's connection as a plain side. Its bytes are counted at the client's side.
+type plainService struct{ Service }
+
+func (s plainService) Socket() syscall.RawConn {
+	if socket, ok := s.Service.(syscall.Conn); ok {
+		if raw, err := socket.SyscallConn(); err == nil {
+			return raw
+		}
+	}
+	return nil
+}
+
+func (plainService) ReadBy(take func() (int, error)) (int, error) { return take() }
+func (plainService) Wrote(int)                                    {}
