@@ -17,6 +17,10 @@ type Plain interface {
 // SpliceAfter is how many bytes go through a buffer in each direction, before a pipe is worth its descriptors.
 const SpliceAfter = 64 << 10
 
+// little is so few bytes at a time that they need no pipe. A side that talks all day and says little must not
+// keep one.
+const little = 4 << 10
+
 // buffers are shared: most connections are short.
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
@@ -29,7 +33,8 @@ type flow struct {
 	buf     *[32 << 10]byte
 	carried int   // since the last try to have a pipe
 	pipe    *pipe // nil: the bytes go through buf
-	failed  bool  // a write has failed: no pipe from now on
+	piped   int   // by the last read through the pipe
+	failed  bool  // the pipe, or a write: no pipe from now on
 }
 
 func newFlow(from io.Reader, to io.Writer, plain func() (from, to Plain)) flow {
@@ -51,15 +56,16 @@ func (f *flow) endPipe() {
 
 // read reads what write can then write. Bytes that are not written before the next read need not be.
 func (f *flow) read() (n int, err error) {
-	if f.failed {
+	if f.failed || f.piped < little {
 		f.endPipe()
-	} else if f.carried >= SpliceAfter && f.pipe == nil {
+	}
+	if f.carried >= SpliceAfter && !f.failed {
 		f.carried = 0
 		f.pipe = newPipe(f.plain())
 	}
 	if f.pipe != nil {
 		n, err = f.pipe.read()
-		if !cannot(err) {
+		if f.piped = n; !cannot(err) {
 			return n, err
 		}
 		f.failed = true

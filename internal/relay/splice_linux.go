@@ -25,11 +25,9 @@ type pipe struct {
 	err   error // of the last system call
 }
 
-// pipeSize is four times the system's own. Through a pipe of that size bytes go more slowly than through a buffer.
-const pipeSize = 256 << 10
-
-// mostAtOnce is more than fits into the pipe.
-const mostAtOnce = 1 << 20
+// pipeSizes are the sizes to try. One user's pipes may hold 64 MiB in all, unless the system is told otherwise.
+// Through a pipe of the system's own size, 64 KiB, bytes go more slowly than through a buffer.
+var pipeSizes = [...]int{1 << 20, 256 << 10}
 
 // newPipe returns nil if a side is not plain, or if no pipe can be had: the budget, the process and the user may
 // have no more.
@@ -51,13 +49,22 @@ func newPipe(from, to Plain) *pipe {
 		return nil
 	}
 	p := &pipe{in: both[1], out: both[0], from: from, to: to, readable: readable, writable: writable, release: release}
-	if _, err := unix.FcntlInt(uintptr(p.in), unix.F_SETPIPE_SZ, pipeSize); err != nil {
+	if p.resize() != nil {
 		p.close()
 		return nil
 	}
-	p.fill = func(fd uintptr) bool { return p.splice(int(fd), p.in, mostAtOnce) }
+	p.fill = func(fd uintptr) bool { return p.splice(int(fd), p.in, pipeSizes[0]) }
 	p.drain = func(fd uintptr) bool { return p.splice(p.out, int(fd), p.left) }
 	return p
+}
+
+func (p *pipe) resize() (err error) {
+	for _, size := range pipeSizes {
+		if _, err = unix.FcntlInt(uintptr(p.in), unix.F_SETPIPE_SZ, size); err == nil {
+			break
+		}
+	}
+	return err
 }
 
 func (p *pipe) close() {

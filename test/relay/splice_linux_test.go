@@ -21,7 +21,10 @@ type half interface {
 }
 
 // bulk is a connection through a lock that has carried so much both ways that it goes through pipes.
-type bulk struct{ client, service half }
+type bulk struct {
+	client, service half
+	in, out         int64 // bytes so far
+}
 
 // bulkWay is a way on which both sockets are plain.
 type bulkWay struct {
@@ -68,10 +71,8 @@ func (w bulkWay) open(t *testing.T, options string) (connect func() bulk, a cadd
 			t.Cleanup(func() { conn.Close() })
 			_ = conn.SetDeadline(time.Now().Add(caddytest.Patience))
 		}
-		b := bulk{client.(half), service.(half)}
-		b.pass(t, b.client, b.service, warm)
-		b.pass(t, b.service, b.client, warm)
-		expectPipes(t, 2)
+		b := bulk{client: client.(half), service: service.(half)}
+		b.warm(t)
 		return b
 	}, a, lines
 }
@@ -83,8 +84,20 @@ func trimSlash(listen string) string {
 	return listen
 }
 
-// warm is more than goes through a buffer in each direction.
-const warm = 100_000
+// warm sends more than goes through a buffer in each direction. A pipe goes when the last bytes come in a small
+// piece, as they may.
+func (b *bulk) warm(t *testing.T) {
+	t.Helper()
+	const size = 100_000
+	for end := time.Now().Add(caddytest.Patience); inside.Process.Budget().Others != 4; {
+		b.pass(t, b.client, b.service, size)
+		b.pass(t, b.service, b.client, size)
+		b.in, b.out = b.in+size, b.out+size
+		if time.Now().After(end) {
+			t.Fatal("found no two pipes")
+		}
+	}
+}
 
 // pass sends so many bytes from one side, and checks that the other gets them.
 func (b bulk) pass(t *testing.T, from, to half, n int) {
@@ -114,6 +127,17 @@ func flood(t *testing.T, from half) (sent int64) {
 			return sent
 		}
 	}
+}
+
+// A connection on which little is said at a time keeps no pipe.
+func TestLittleNeedsNoPipe(t *testing.T) {
+	connect, _, _ := bulkWays[0].open(t, "")
+	b := connect()
+	b.pass(t, b.client, b.service, 100)
+	b.pass(t, b.service, b.client, 100)
+	expectPipes(t, 0)
+	b.warm(t)
+	b.client.Close()
 }
 
 // Data of any size goes both ways at once, whole, and then the end. Pipes are used where both sides are plain
@@ -173,7 +197,7 @@ func TestNoPipe(t *testing.T) {
 
 func echoes(t *testing.T, client *net.TCPConn, n int) {
 	t.Helper()
-	b := bulk{client, client}
+	b := bulk{client: client, service: client}
 	b.pass(t, client, client, n)
 	if use := inside.Process.Budget(); use.Others != 0 {
 		t.Errorf("found %+v in the budget, expected no pipe", use)
@@ -189,16 +213,16 @@ func TestBulkStops(t *testing.T) {
 		t.Run(fmt.Sprint("to the service ", up), func(t *testing.T) {
 			connect, a, lines := bulkWays[0].open(t, "")
 			b := connect()
-			from, to := b.client, b.service
+			from, to, before := b.client, b.service, b.in
 			moved := func(c status.Connection) int64 { return c.BytesIn }
 			if !up {
-				from, to = to, from
+				from, to, before = to, from, b.out
 				moved = func(c status.Connection) int64 { return c.BytesOut }
 			}
 			sent := flood(t, from)
 			caddytest.Eventually(t, "the status shows that much has moved", func() bool {
 				n := moved(a.Lock(t, "default").Holders[0])
-				return n > warm+1<<20 && n <= warm+sent
+				return n > before+1<<20 && n <= before+sent
 			})
 			stuck := moved(a.Lock(t, "default").Holders[0])
 			if _, err := io.CopyN(io.Discard, to, sent/2); err != nil {
@@ -213,7 +237,7 @@ func TestBulkStops(t *testing.T) {
 			b.client.Close()
 			b.service.Close()
 			line := lines(".access", 1)[0]
-			in, out := int64(warm), int64(warm)
+			in, out := b.in, b.out
 			if up {
 				in += sent
 			} else {
@@ -257,14 +281,14 @@ func TestBulkBreaks(t *testing.T) {
 			sent += int64(more)
 			caddytest.Eventually(t, "all has been read", func() bool {
 				h := a.Lock(t, "default").Holders[0]
-				return !up || h.BytesIn == warm+sent
+				return !up || h.BytesIn == b.in+sent
 			})
 			_ = from.CloseWrite()
 			_ = to.CloseWrite()
 			b.client.Close()
 			b.service.Close()
 			line := lines(".access", 1)[0]
-			in, out := int64(warm), int64(warm)
+			in, out := b.in, b.out
 			if up {
 				in += sent
 			} else {
@@ -316,7 +340,7 @@ func TestBulkLingers(t *testing.T) {
 	}
 	for range 4 {
 		time.Sleep(linger / 2)
-		b.pass(t, b.client, b.service, 100)
+		b.pass(t, b.client, b.service, 5000) // not so little that the pipe goes
 	}
 	start := time.Now()
 	caddytest.InLine(t, "default", 1, 0)
