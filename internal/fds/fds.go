@@ -13,7 +13,7 @@ func init() { Process.SetLimit(descriptorLimit()) }
 // Budget counts the descriptors that the locks have open, and those that their connections may
 // still need. A connection needs one descriptor for its client, and one more for the service once
 // it has a slot. Processes and commands are never refused a descriptor: they leave fewer for
-// connections.
+// connections, and so do pipes, see Spare.
 type Budget struct {
 	limit       atomic.Int64 // descriptors that the process may open
 	connections atomic.Int64 // each once, however many locks it is in
@@ -69,7 +69,7 @@ func (d *Budget) Leave() { d.connections.Add(-1) }
 // Use is what a budget counts.
 type Use struct {
 	Connections, ServiceSockets int64
-	Others                      int64 // descriptors of processes and commands
+	Others                      int64 // descriptors of processes, commands and pipes
 	Refused, Draining           int64 // connections with a seat
 }
 

@@ -87,3 +87,32 @@ func TestBudgetOfServices(t *testing.T) {
 	emptyBudget(n)
 	pool.SetSlots(0)
 }
+
+// What connections can do without gets an eighth of the descriptors. They count, until they are given back.
+func TestSpare(t *testing.T) {
+	withLimit(t, 1024)
+	var all []func()
+	for {
+		release, ok := Process.Spare(2)
+		if !ok {
+			break
+		}
+		all = append(all, release)
+	}
+	if n := Process.InUse().Others; len(all) != 64 || n != 128 {
+		t.Errorf("found %d pairs and %d descriptors, expected 64 and 128", len(all), n)
+	}
+	if n := fillBudget(); n != 1024-128-128 {
+		t.Errorf("found room for %d connections, expected %d", n, 1024-128-128)
+	} else {
+		emptyBudget(n)
+	}
+	for _, release := range all {
+		release()
+	}
+	release, ok := Process.Spare(2)
+	if !ok {
+		t.Fatal("found no room after all was given back")
+	}
+	release()
+}

@@ -14,7 +14,7 @@ type Lock struct {
 // Budget is what the budget of descriptors counts.
 type Budget struct {
 	Connections, ServiceSockets int64
-	Others                      int64 // descriptors of processes and commands
+	Others                      int64 // descriptors of processes, commands and pipes
 	Refused, Draining           int64 // connections at refuse handlers, or that do not have the end of the answer yet
 }
 
