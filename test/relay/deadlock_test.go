@@ -10,7 +10,7 @@ import (
 )
 
 // much is more than the systems on the way buffer.
-const much = 16 << 20
+const much = 64 << 20
 
 // A service breaks the connection in the middle of a large job, when it has sent an answer that does not fit
 // into the sockets on the way. The client reads only when it has sent all. It gets through all the same, and
