@@ -62,16 +62,17 @@ type relayed struct {
 func (r relayed) CloseWrite() error { return r.conn.CloseWrite() }
 func (r relayed) EndInput()         { r.conn.EndInput() }
 
-// Plain implements relay.Client. What was read before the lock, for which no type of r.conn.Conn tells, fits
-// into relay.SpliceAfter, so it is gone before anyone asks.
+// Plain implements relay.Client. Only types of which it is known that they do no more with the bytes than their
+// socket are plain.
 func (r relayed) Plain() relay.Plain {
 	switch r.conn.Conn.(type) {
-	case *net.TCPConn, *net.UnixConn, *listen.Conn: // and no type that may do something of its own when it reads
+	case *net.TCPConn, *net.UnixConn, *listen.Conn:
 		return r.conn
 	}
 	return nil
 }
 
+// What a matcher has read comes first, and is less than goes through the relay's buffer in any case.
 const _ = uint(relay.SpliceAfter - layer4.MaxBufLen)
 
 func (r relayed) Discarded(in, out int) {

@@ -54,7 +54,8 @@ func (f *flow) endPipe() {
 	}
 }
 
-// read reads what write can then write. Bytes that are not written before the next read need not be.
+// read reads what write can then write. What is not written before the next read is thrown away, and then nothing
+// more may be written.
 func (f *flow) read() (n int, err error) {
 	if f.failed || f.piped < little {
 		f.endPipe()
@@ -64,11 +65,11 @@ func (f *flow) read() (n int, err error) {
 		f.pipe = newPipe(f.plain())
 	}
 	if f.pipe != nil {
-		n, err = f.pipe.read()
-		if f.piped = n; !cannot(err) {
-			return n, err
+		f.piped, err = f.pipe.read()
+		if f.piped > 0 || err != nil {
+			return f.piped, err
 		}
-		f.failed = true
+		f.failed = true // the system does not splice from such a socket
 		f.endPipe()
 	}
 	n, err = f.from.Read(f.buf[:])

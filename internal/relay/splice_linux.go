@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"errors"
 	"io"
 	"os"
 	"syscall"
@@ -88,7 +87,8 @@ func (p *pipe) splice(from, to, most int) (done bool) {
 	}
 }
 
-// read moves what has come into the pipe, which is empty.
+// read moves what has come into the pipe, which is empty. It returns 0 and no error if the system does not splice
+// from such a socket.
 func (p *pipe) read() (n int, err error) {
 	return p.from.ReadBy(p.receive)
 }
@@ -99,6 +99,8 @@ func (p *pipe) receive() (n int, err error) {
 		return 0, err
 	}
 	switch {
+	case p.err == unix.EINVAL, p.err == unix.ENOSYS, p.err == unix.EPERM:
+		return 0, nil
 	case p.err != nil:
 		return 0, os.NewSyscallError("splice", p.err)
 	case p.moved == 0:
@@ -133,9 +135,4 @@ func (p *pipe) take(b []byte) (n int, err error) {
 			return max(0, n), os.NewSyscallError("read", err)
 		}
 	}
-}
-
-// cannot reports whether the system does not splice from such a socket.
-func cannot(err error) bool {
-	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM)
 }

@@ -306,7 +306,7 @@ func TestBulkIsCut(t *testing.T) {
 		t.Run(outcome, func(t *testing.T) {
 			options := ""
 			if outcome == status.HoldTimeout {
-				options = "hold_timeout 1s"
+				options = "hold_timeout 2s"
 			}
 			connect, a, _ := bulkWays[0].open(t, options)
 			b := connect()
@@ -315,7 +315,7 @@ func TestBulkIsCut(t *testing.T) {
 			if outcome == status.Kicked {
 				caddytest.Asks[status.Lock](t, a, "POST", "/tcplock/locks/default/kick?id=1")
 			}
-			caddytest.Within(t, 2*time.Second, "the slot is free", func() bool {
+			caddytest.Within(t, 4*time.Second, "the slot is free", func() bool {
 				_, held, _, _ := caddytest.LockStats("default")
 				return held == 0
 			})
