@@ -103,7 +103,7 @@ func (s *sender) outlive(client Client, service Service) {
 
 // send copies from the client to the service, until the client is done or the relay is over.
 func (s *sender) send(client Client, service Service) {
-	f := newFlow(client, service, func() (from, to Plain) { return client.Plain(), plainService{service} })
+	f := newFlow(client, service, true)
 	defer f.end()
 	for {
 		n, err := f.read()
@@ -128,7 +128,7 @@ func (s *sender) send(client Client, service Service) {
 // receive copies from the service to the client, until one of them is done. It reports whether the client has
 // gone before the service was done.
 func receive(client Client, service Service) (gone bool, err error) {
-	f := newFlow(service, client, func() (from, to Plain) { return plainService{service}, client.Plain() })
+	f := newFlow(client, service, false)
 	defer f.end()
 	for {
 		n, err := f.read()

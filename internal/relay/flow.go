@@ -29,7 +29,9 @@ var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 type flow struct {
 	from    io.Reader
 	to      io.Writer
-	plain   func() (from, to Plain)
+	client  Client
+	service Service
+	up      bool // from the client to the service
 	buf     *[32 << 10]byte
 	carried int   // since the last try to have a pipe
 	pipe    *pipe // nil: the bytes go through buf
@@ -37,8 +39,26 @@ type flow struct {
 	failed  bool  // the pipe, or a write: no pipe from now on
 }
 
-func newFlow(from io.Reader, to io.Writer, plain func() (from, to Plain)) flow {
-	return flow{from: from, to: to, plain: plain, buf: buffers.Get().(*[32 << 10]byte)}
+// newFlow returns the flow from the client to the service, or the other one.
+func newFlow(client Client, service Service, up bool) flow {
+	f := flow{from: client, to: service, client: client, service: service, up: up}
+	if !up {
+		f.from, f.to = service, client
+	}
+	f.buf = buffers.Get().(*[32 << 10]byte)
+	return f
+}
+
+// newPipe returns nil if no pipe can be had.
+func (f *flow) newPipe() *pipe {
+	client, service := f.client.Plain(), plainService{f.service}
+	switch {
+	case client == nil:
+		return nil
+	case f.up:
+		return newPipe(client, service)
+	}
+	return newPipe(service, client)
 }
 
 // end must be called once.
@@ -62,7 +82,7 @@ func (f *flow) read() (n int, err error) {
 	}
 	if f.carried >= SpliceAfter && !f.failed {
 		f.carried = 0
-		f.pipe = newPipe(f.plain())
+		f.pipe = f.newPipe()
 	}
 	if f.pipe != nil {
 		f.piped, err = f.pipe.read()

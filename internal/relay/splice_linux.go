@@ -28,12 +28,9 @@ type pipe struct {
 // Through a pipe of the system's own size, 64 KiB, bytes go more slowly than through a buffer.
 var pipeSizes = [...]int{1 << 20, 256 << 10}
 
-// newPipe returns nil if a side is not plain, or if no pipe can be had: the budget, the process and the user may
-// have no more.
+// newPipe returns nil if a socket is out of reach, or if no pipe can be had: the budget, the process and the user
+// may have no more.
 func newPipe(from, to Plain) *pipe {
-	if from == nil || to == nil {
-		return nil
-	}
 	readable, writable := from.Socket(), to.Socket()
 	if readable == nil || writable == nil {
 		return nil
