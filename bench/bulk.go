@@ -25,7 +25,7 @@ func bulk(ctx context.Context, b *bench) ([]*result, error) {
 	}
 	defer s.stop()
 	targets, err := b.put(ctx, front{service: s.addr(), slots: 1, locks: 1},
-		direct, haproxyDefault, haproxyOneThread, bareCaddy, lockLinger0, lockDefault)
+		b.withBefore(direct, haproxyDefault, haproxyOneThread, bareCaddy, lockLinger0, lockDefault, proxyLinger0, proxyDefault)...)
 	if err != nil {
 		return nil, err
 	}

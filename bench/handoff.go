@@ -34,15 +34,15 @@ func (b *bench) handOff(ctx context.Context, name, title string, pause time.Dura
 		}
 		results = append(results, r)
 	}
-	for _, s := range []server{haproxyDefault, haproxyOneThread, lockLinger0, lockDefault} {
-		d, err := b.doorway(ctx, s)
+	for _, s := range b.withBefore(haproxyDefault, haproxyOneThread, lockLinger0, lockDefault, proxyLinger0) {
+		d, err := b.doorway(ctx, s, b.waiters())
 		if err != nil {
 			return nil, err
 		}
 		defer d.stop()
 		d.pause = pause
 		for i, n := range b.lines {
-			if results[i].Missing == "" {
+			if results[i].Missing == "" && (s.kind != withProxy || i == len(b.lines)/2) {
 				trials = append(trials, trial{results[i], s.name, func(ctx context.Context, long time.Duration) ([]float64, error) {
 					values, err := d.handOffs(ctx, n, long)
 					for try := 1; err == errForgotten && s.kind == haproxy && try < 5; try++ {
@@ -106,9 +106,22 @@ func missingDescriptors(waiters int) string {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err.Error()
 	}
-	// tcplock reserves an eighth of them.
-	if need := uint64(waiters+200) * 8 / 7; limit.Max < need {
+	if need := descriptorsFor(waiters); limit.Max < need {
 		return fmt.Sprintf("found that a process may have %d descriptors (ulimit -Hn), expected %d for %d waiters", limit.Max, need, waiters)
 	}
 	return ""
+}
+
+// descriptorsFor is how many descriptors a process needs for so many waiters. tcplock reserves an
+// eighth of them.
+func descriptorsFor(waiters int) uint64 { return uint64(waiters+200) * 8 / 7 }
+
+// allowDescriptors raises the limit of this process and of the servers, if so many waiters need that
+// and this process may. If it may not, missingDescriptors says so.
+func allowDescriptors(waiters int) {
+	var limit syscall.Rlimit
+	need := descriptorsFor(waiters)
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil && limit.Max < need {
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: need, Max: need})
+	}
 }

@@ -14,18 +14,20 @@ import (
 type doorway struct {
 	*target
 	*gated
-	bench  *bench
-	server server
+	bench   *bench
+	server  server
+	waiters int
 }
 
-// doorway starts a server and warms it up with some connections. After that the gate is shut.
-func (b *bench) doorway(ctx context.Context, s server) (*doorway, error) {
+// doorway starts a server that has room for so many waiters, and warms it up with some connections.
+// After that the gate is shut.
+func (b *bench) doorway(ctx context.Context, s server, waiters int) (*doorway, error) {
 	g, err := newGated()
 	if err != nil {
 		return nil, err
 	}
 	g.shut()
-	d := &doorway{gated: g, bench: b, server: s}
+	d := &doorway{gated: g, bench: b, server: s, waiters: waiters}
 	if err := d.startServer(ctx); err != nil {
 		d.stop()
 		return nil, err
@@ -40,10 +42,10 @@ func (d *doorway) startServer(ctx context.Context) (err error) {
 	}
 	d.open()
 	defer d.shut()
-	if d.target, err = d.bench.start(ctx, front{service: d.gated.addr(), slots: 1, locks: 1}, d.server); err != nil {
+	if d.target, err = d.bench.start(ctx, front{service: d.gated.addr(), slots: 1, locks: 1, waiters: d.waiters}, d.server); err != nil {
 		return err
 	}
-	if _, _, _, err := askAgainAndAgain(ctx, clients, d.target, d.bench.duration/4); err != nil {
+	if _, err := (load{clients: clients, time: d.bench.duration / 4}).run(ctx, d.target); err != nil {
 		return err
 	}
 	return d.calm(ctx)

@@ -60,54 +60,88 @@ func converse(c *net.TCPConn, buf []byte) error {
 // few clients, no client waits so long otherwise.
 const forgottenAfter = 10 * time.Second
 
-// askAgainAndAgain makes short connections with so many clients for the time d, to each address in
-// turn. It returns how many were answered, in what time, and how many HAProxy has forgotten. Clients
-// that were forgotten connect again.
-func askAgainAndAgain(ctx context.Context, clients int, t *target, d time.Duration) (answered, forgotten int, took time.Duration, err error) {
+// load is a crowd of clients that make short connections, to each address of a target in turn.
+type load struct {
+	clients int
+	time    time.Duration // how long, at most
+	most    int           // how many connections, at most; 0: as many as there are in that time
+	lossy   bool          // count the connections that fail; else the first one that fails is an error
+}
+
+// tally is what has become of the connections of a load.
+type tally struct {
+	answered  int
+	forgotten int // by HAProxy, see errForgotten; the client has connected again
+	lost      int
+	took      time.Duration
+}
+
+func (l load) run(ctx context.Context, t *target) (tally, error) {
 	limit := patience
 	if t.kind == haproxy {
 		limit = forgottenAfter
 	}
 	var (
-		count  atomic.Int64
-		lost   atomic.Int64
+		begun, answered, forgotten, lost atomic.Int64
+
 		over   atomic.Bool
-		failed = make(chan error, clients)
+		failed = make(chan error, l.clients)
 		all    sync.WaitGroup
+		err    error
 	)
 	start := time.Now()
-	for i := range clients {
+	for i := range l.clients {
 		all.Go(func() {
 			buf := make([]byte, 1024)
-			for n := i; !over.Load(); n += clients {
-				c, err := dial(ctx, i, t.addrs[n%len(t.addrs)])
-				if err == nil {
-					_ = c.SetDeadline(time.Now().Add(limit))
-					err = converse(c, buf)
-				}
-				if t.kind == haproxy && errors.Is(err, os.ErrDeadlineExceeded) {
+			for n := i; !over.Load() && (l.most == 0 || begun.Add(1) <= int64(l.most)); n += l.clients {
+				err := askOnce(ctx, i, t.addrs[n%len(t.addrs)], limit, buf)
+				switch {
+				case err == nil:
+					answered.Add(1)
+				case t.kind == haproxy && errors.Is(err, os.ErrDeadlineExceeded):
+					forgotten.Add(1)
+				case l.lossy:
 					lost.Add(1)
-					continue
-				}
-				if err != nil {
+				default:
 					failed <- err
 					return
 				}
-				count.Add(1)
 			}
 		})
 	}
+	done := make(chan struct{})
+	go func() {
+		all.Wait()
+		close(done)
+	}()
 	select {
-	case <-time.After(d):
+	case <-time.After(l.time):
+	case <-done:
 	case err = <-failed: // the others go on until over is set
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	answered, took = int(count.Load()), time.Since(start)
+	found := tally{answered: int(answered.Load()), took: time.Since(start)}
 	over.Store(true)
-	all.Wait()
+	<-done
 	if err == nil && len(failed) > 0 { // a client failed after the select
 		err = <-failed
 	}
-	return answered, int(lost.Load()), took, err
+	found.forgotten, found.lost = int(forgotten.Load()), int(lost.Load())
+	return found, err
+}
+
+func askOnce(ctx context.Context, i int, addr netip.AddrPort, limit time.Duration, buf []byte) error {
+	c, err := dial(ctx, i, addr)
+	if err != nil {
+		return err
+	}
+	_ = c.SetDeadline(time.Now().Add(limit))
+	return converse(c, buf)
+}
+
+func (r *result) remarkForgotten(t *target, clients int) {
+	if clients > 0 {
+		r.remark(fmt.Sprintf("%s let %d clients wait for %s in a round; they tried again", t.name, clients, forgottenAfter))
+	}
 }

@@ -14,7 +14,7 @@ func manyLocks(ctx context.Context, b *bench) ([]*result, error) {
 	}
 	defer s.stop()
 	f := front{service: s.addr(), slots: 1, locks: b.locks}
-	servers := []server{haproxyDefault, haproxyOneThread, bareCaddy, lockLinger0, lockDefault}
+	servers := b.withBefore(haproxyDefault, haproxyOneThread, bareCaddy, lockLinger0, lockDefault)
 	start := &result{
 		Name:       "locks-start",
 		Title:      fmt.Sprintf("Start with locks: %d", b.locks),
@@ -27,7 +27,7 @@ func manyLocks(ctx context.Context, b *bench) ([]*result, error) {
 			return b.startTime(ctx, f, s)
 		}})
 	}
-	if err := b.alternateCold(ctx, trials); err != nil {
+	if err := alternateCold(ctx, trials, b.rounds, b.duration); err != nil {
 		return nil, err
 	}
 	spread, err := b.short(ctx, &result{

@@ -23,11 +23,14 @@ import (
 // settings come from the flags. The tests use smaller ones.
 type settings struct {
 	caddy    string         // the path of Caddy with this plugin
+	before   string         // the path of an older one, to compare with; empty: none
 	rounds   int            // how often to measure each target
 	duration time.Duration  // of a round at one target
 	settle   time.Duration  // how long the memory must stay the same; for descriptors a 15th of it
 	only     *regexp.Regexp // the measurements to run
 	lines    []int          // the numbers of waiters
+	memory   []int          // the numbers of waiters for the memory
+	counted  int            // the number of connections whose system calls are counted
 	locks    int            // the number of locks in one process
 	svg      string         // the directory for the plots
 	json     string         // the file for all figures
@@ -47,6 +50,8 @@ var measurements = []struct {
 	{"handoff", handOff},
 	{"memory", memory},
 	{"bulk", bulk},
+	{"costs", costs},
+	{"real", realWork},
 	{"hooks", undueHooks},
 	{"locks", manyLocks},
 	{"reload", reload},
@@ -55,9 +60,10 @@ var measurements = []struct {
 }
 
 func main() {
-	s := settings{settle: 3 * time.Second, lines: []int{10, 500, 10_000}, locks: 1_000}
+	s := settings{settle: 3 * time.Second, lines: []int{10, 500, 10_000}, memory: []int{10_000, 100_000}, locks: 1_000, counted: 2_000}
 	only := flag.String("only", "", "run the measurements whose names match this `regexp`, of:"+names())
 	flag.StringVar(&s.caddy, "caddy", "", "Caddy with this plugin, a `file`; default: it is built from this tree")
+	flag.StringVar(&s.before, "before", "", "an older Caddy with this plugin, a `file`: it is measured beside the other one")
 	flag.IntVar(&s.rounds, "rounds", 7, "how `often` each target is measured")
 	flag.DurationVar(&s.duration, "duration", 2*time.Second, "how `long` a round at one target takes")
 	flag.StringVar(&s.svg, "svg", "out", "the `directory` for the plots")
@@ -67,6 +73,7 @@ func main() {
 	defer stop()
 	err := errors.New("found rounds or duration of 0, expected more")
 	if s.rounds > 0 && s.duration > 0 {
+		allowDescriptors(slices.Max(s.memory))
 		if s.only, err = regexp.Compile(*only); err == nil {
 			err = run(ctx, s, os.Stdout)
 		}
@@ -130,9 +137,9 @@ func run(ctx context.Context, s settings, out io.Writer) error {
 		}
 		r.Results = append(r.Results, results...)
 	}
-	r.Goals = r.Results.goals(s.lines)
+	r.Goals = r.Results.goals(&s)
 	printGoals(out, r.Goals)
-	return errors.Join(append(failed, ctx.Err(), r.save(s.json), r.Results.plot(s.svg, s.lines))...)
+	return errors.Join(append(failed, ctx.Err(), r.save(s.json), r.Results.plot(&s))...)
 }
 
 func (r *report) save(file string) error {

@@ -11,42 +11,43 @@ import (
 // memory measures how much memory of the server a waiter takes. Each round starts a new server,
 // because a server does not give memory back at once.
 func memory(ctx context.Context, b *bench) ([]*result, error) {
-	n := b.waiters()
-	r := &result{
-		Name:       "memory",
-		Title:      fmt.Sprintf("Memory of the server for each waiter, waiters: %d", n),
-		References: haproxies,
-		Quantities: []quantity{{"KiB", false}, {"KiB, garbage collected", false}},
-		Missing:    missingDescriptors(n),
+	var results []*result
+	for i, n := range b.memory {
+		r := &result{
+			Name:       fmt.Sprintf("memory-%d", n),
+			Title:      fmt.Sprintf("Memory of the server for each waiter, waiters: %d", n),
+			References: haproxies,
+			Quantities: []quantity{{"KiB", false}, {"KiB, garbage collected", false}},
+			Missing:    missingDescriptors(n),
+		}
+		results = append(results, r)
+		if r.Missing != "" {
+			continue
+		}
+		var trials []trial
+		for _, s := range b.withBefore(haproxyDefault, haproxyOneThread, lockDefault, proxyDefault) {
+			trials = append(trials, trial{r, s.name, func(ctx context.Context, _ time.Duration) ([]float64, error) {
+				return b.memoryOf(ctx, s, n)
+			}})
+		}
+		rounds := b.rounds
+		if i > 0 { // these take long, and differ little
+			rounds = b.fewRounds()
+		}
+		if err := alternateCold(ctx, trials, rounds, b.duration); err != nil {
+			return nil, err
+		}
 	}
-	var trials []trial
-	for _, s := range []server{haproxyDefault, haproxyOneThread, lockDefault} {
-		trials = append(trials, trial{r, s.name, func(ctx context.Context, _ time.Duration) ([]float64, error) {
-			return b.memoryOf(ctx, s, n)
-		}})
-	}
-	if r.Missing != "" {
-		trials = nil
-	}
-	return []*result{r}, b.alternateCold(ctx, trials)
+	return results, nil
 }
 
 func (b *bench) memoryOf(ctx context.Context, s server, n int) ([]float64, error) {
-	d, err := b.doorway(ctx, s)
+	d, err := b.doorway(ctx, s, n)
 	if err != nil {
 		return nil, err
 	}
 	defer d.stop()
-	var kib [3]float64 // without waiters; with waiters; with waiters, garbage collected
-	measure := func(i int, collect bool) {
-		if err == nil && collect {
-			err = d.collect(ctx)
-		}
-		if err == nil {
-			kib[i], err = d.settledRSS(ctx, b.settle)
-		}
-	}
-	measure(0, true)
+	empty, err := d.memory(ctx, true)
 	if err != nil {
 		return nil, err
 	}
@@ -55,9 +56,22 @@ func (b *bench) memoryOf(ctx context.Context, s server, n int) ([]float64, error
 		return nil, err
 	}
 	defer l.cut()
-	measure(1, false)
-	measure(2, true)
-	return []float64{(kib[1] - kib[0]) / float64(n), (kib[2] - kib[0]) / float64(n)}, err
+	asItIs, err := d.memory(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	collected, err := d.memory(ctx, true)
+	return []float64{(asItIs - empty) / float64(n), (collected - empty) / float64(n)}, err
+}
+
+// memory is the memory of the server in KiB, if collect is set after it has collected its garbage.
+func (d *doorway) memory(ctx context.Context, collect bool) (kib float64, err error) {
+	if collect {
+		if err := d.collect(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return d.settledRSS(ctx, d.bench.settle)
 }
 
 // collect makes Caddy collect its garbage. Caddy does so by itself within two minutes. HAProxy has no
@@ -66,25 +80,27 @@ func (t *target) collect(ctx context.Context) error {
 	if t.admin == "" {
 		return nil
 	}
-	return t.call(ctx, http.MethodGet, "/debug/pprof/heap?gc=1", nil)
+	_, err := t.call(ctx, http.MethodGet, "/debug/pprof/heap?gc=1", nil)
+	return err
 }
 
-// call sends a request to Caddy's admin API.
-func (t *target) call(ctx context.Context, method, path string, body io.Reader) error {
+// call sends a request to Caddy's admin API, and returns the answer.
+func (t *target) call(ctx context.Context, method, path string, body io.Reader) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, method, "http://"+t.admin+path, body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	request.Header.Set("Content-Type", "text/caddyfile")
-	request.Close = true // an open connection would count as a descriptor
+	request.Header.Set("Cache-Control", "must-revalidate") // load a config even if it is the same
+	request.Close = true                                   // an open connection would count as a descriptor
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
 	if err == nil && response.StatusCode != http.StatusOK {
 		err = fmt.Errorf("%s %s: found %s, expected 200: %s", method, path, response.Status, text)
 	}
-	return err
+	return text, err
 }

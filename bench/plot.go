@@ -38,24 +38,30 @@ type bars struct {
 }
 
 // plot draws the results into SVG files in a directory.
-func (f findings) plot(dir string, lines []int) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+func (f findings) plot(s *settings) error {
+	if err := os.MkdirAll(s.svg, 0o755); err != nil {
 		return err
+	}
+	var memory, waiters []string
+	for _, n := range s.memory {
+		memory, waiters = append(memory, fmt.Sprintf("memory-%d", n)), append(waiters, fmt.Sprintf("waiters: %d", n))
 	}
 	for _, b := range []bars{
 		{"short.svg", "Short connections, 32 clients", "connections a second (more is better)", 0,
 			[]string{"short-1", "short-4", "short-16"}, []string{"1 slot", "4 slots", "16 slots"}},
-		{"memory.svg", "Memory for each waiter", "KiB (less is better)", 0, []string{"memory"}, []string{"as it stands"}},
+		{"memory.svg", "Memory for each waiter", "KiB (less is better)", 0, memory, waiters},
 		{"bulk.svg", "One connection that carries as much as it can", "GiB/s (more is better)", 0,
 			[]string{"bulk-down", "bulk-up"}, []string{"to the client", "to the service"}},
+		{"costs.svg", "System calls for each short connection", "system calls (less is better)", 0,
+			[]string{"costs-1", "costs-16"}, []string{"1 slot", "16 slots"}},
 		{"locks.svg", "Short connections, spread over many locks", "connections a second (more is better)", 0,
 			[]string{"locks"}, []string{"1 slot each"}},
 	} {
-		if err := f.drawBars(dir, b); err != nil {
+		if err := f.drawBars(s.svg, b); err != nil {
 			return err
 		}
 	}
-	return f.drawHandOff(filepath.Join(dir, "handoff.svg"), lines)
+	return f.drawHandOff(filepath.Join(s.svg, "handoff.svg"), s.lines)
 }
 
 func newPlot(title string) *plot.Plot {

@@ -24,32 +24,46 @@ type process struct {
 	cmd   *exec.Cmd
 	log   string        // the file with its output
 	ended chan struct{} // closed when the process has ended
+	quit  os.Signal     // what ends the process; nil: it is killed, since it has nothing to save
 }
 
 // start starts a program. Its output goes to a file in dir, as is usual for a server.
 func start(dir, name string, command ...string) (*process, error) {
-	p := &process{log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
+	return launch(exec.Command(command[0], command[1:]...), dir, name)
+}
+
+func launch(cmd *exec.Cmd, dir, name string) (*process, error) {
+	p := &process{cmd: cmd, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
 	log, err := os.Create(p.log)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	p.cmd = exec.Command(command[0], command[1:]...)
-	p.cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // dies with this process
-	if err := p.cmd.Start(); err != nil {
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir, "TMPDIR="+dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // dies with this process
+	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	go func() {
-		_ = p.cmd.Wait()
+		_ = cmd.Wait()
 		close(p.ended)
 	}()
 	return p, nil
 }
 
-// stop kills the process, since it has nothing to save.
 func (p *process) stop() {
+	if p.quit != nil {
+		_ = p.cmd.Process.Signal(p.quit)
+		select {
+		case <-p.ended:
+			return
+		case <-time.After(patience):
+		}
+	}
 	_ = p.cmd.Process.Kill()
 	<-p.ended
 }
@@ -89,6 +103,22 @@ func until(ctx context.Context, what string, holds func() (bool, error)) error {
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// prints waits until the output has the text.
+func (p *process) prints(ctx context.Context, text string) error {
+	return until(ctx, fmt.Sprintf("it prints %q", text), func() (bool, error) {
+		out, err := os.ReadFile(p.log)
+		if err == nil && bytes.Contains(out, []byte(text)) {
+			return true, nil
+		}
+		select {
+		case <-p.ended:
+			return false, p.failure("it has ended")
+		default:
+			return false, err
+		}
+	})
 }
 
 // failure returns an error with the end of the output.

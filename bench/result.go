@@ -105,17 +105,21 @@ func median(values []float64) float64 {
 }
 
 // print writes a table. For each quantity it has the median of the rounds, the lowest and the highest
-// value, and the ratio to the reference.
+// value if there are several rounds, and the ratio to the reference.
 func (r *result) print(out io.Writer) {
 	fmt.Fprintf(out, "\n%s\n", r.Title)
 	if r.Missing != "" {
 		fmt.Fprintf(out, "  not measured: %s\n", r.Missing)
 		return
 	}
+	several := slices.ContainsFunc(r.Targets, func(s *series) bool { return len(s.Rounds) > 1 })
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for i, q := range r.Quantities {
-		fmt.Fprintf(w, "\t%s\tfrom .. to", q.Name)
-		if ref := r.reference(i); ref != nil {
+		fmt.Fprintf(w, "\t%s", q.Name)
+		if several {
+			fmt.Fprint(w, "\tfrom .. to")
+		}
+		if r.reference(i) != nil {
 			fmt.Fprint(w, "\tratio")
 		}
 	}
@@ -124,7 +128,10 @@ func (r *result) print(out io.Writer) {
 		fmt.Fprintf(w, "  %s", s.Target)
 		for i := range r.Quantities {
 			v := s.values(i)
-			fmt.Fprintf(w, "\t%s\t%s .. %s", number(median(v)), number(slices.Min(v)), number(slices.Max(v)))
+			fmt.Fprintf(w, "\t%s", number(median(v)))
+			if several {
+				fmt.Fprintf(w, "\t%s .. %s", number(slices.Min(v)), number(slices.Max(v)))
+			}
 			if ref := r.reference(i); ref != nil {
 				fmt.Fprintf(w, "\t%s", number(median(s.ratios(ref, i))))
 			}

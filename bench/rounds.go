@@ -14,6 +14,9 @@ type bench struct {
 	running []*target
 }
 
+// fewRounds is how many rounds there are of what takes long and differs little.
+func (b *bench) fewRounds() int { return min(b.rounds, 3) }
+
 // trial is one target of a measurement. The targets are measured in turn.
 type trial struct {
 	of     *result
@@ -27,19 +30,19 @@ func (b *bench) alternate(ctx context.Context, trials []trial) error {
 	if _, err := runRound(ctx, trials, b.duration/2); err != nil {
 		return err
 	}
-	return b.alternateCold(ctx, trials)
+	return alternateCold(ctx, trials, b.rounds, b.duration)
 }
 
 // alternateCold is like alternate, without the round to warm up. It is for trials that start a new
 // server in each round.
-func (b *bench) alternateCold(ctx context.Context, trials []trial) error {
+func alternateCold(ctx context.Context, trials []trial, rounds int, d time.Duration) error {
 	order := slices.Clone(trials)
 	for _, t := range trials { // the tables keep this order
 		t.of.Targets = append(t.of.Targets, &series{Target: t.target})
 	}
-	for range b.rounds {
+	for range rounds {
 		slices.Reverse(order)
-		values, err := runRound(ctx, order, b.duration)
+		values, err := runRound(ctx, order, d)
 		if err != nil {
 			return err
 		}

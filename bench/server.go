@@ -5,12 +5,13 @@ import (
 	"strings"
 )
 
-// server describes a server in front of the service. The zero value is Caddy with tcplock and
-// caddy-l4's proxy, with default settings but without the access log.
+// server describes a server in front of the service. The zero value is Caddy with tcplock, which
+// listens on keep/ and connects to the service itself, with default settings but without the access log.
 type server struct {
 	name    string
 	options string // more lines for tcplock
 	logs    bool   // write a log line for each connection, which is Caddy's default
+	before  bool   // run the older Caddy
 
 	kind    kind
 	threads int // of HAProxy; 0: one for each processor, its default
@@ -19,9 +20,10 @@ type server struct {
 type kind int
 
 const (
-	lock    kind = iota
-	noLock       // caddy-l4's proxy alone
-	noProxy      // the service itself
+	lock      kind = iota
+	withProxy      // tcplock with caddy-l4's proxy after it, on a plain address
+	noLock         // caddy-l4's proxy alone
+	noProxy        // the service itself
 	haproxy
 )
 
@@ -34,6 +36,8 @@ var (
 	bareCaddy        = server{name: "caddy-l4 without a lock", kind: noLock}
 	lockLinger0      = server{name: "tcplock, linger 0", options: "linger 0"}
 	lockDefault      = server{name: "tcplock"}
+	proxyLinger0     = server{name: "tcplock + proxy, linger 0", options: "linger 0", kind: withProxy}
+	proxyDefault     = server{name: "tcplock + proxy", kind: withProxy}
 	loggingLinger0   = server{name: "tcplock, linger 0, access log", options: "linger 0", logs: true}
 	loggingDefault   = server{name: "tcplock, access log", logs: true}
 )
@@ -41,11 +45,29 @@ var (
 // haproxies are the references for the other servers.
 var haproxies = []string{haproxyDefault.name, haproxyOneThread.name}
 
+// asBefore is the same server in the older Caddy.
+func (s server) asBefore() server {
+	s.name, s.before = strings.Replace(s.name, "tcplock", "tcplock before", 1), true
+	return s
+}
+
+// withBefore adds each server with tcplock once more, in the older Caddy, if there is one.
+func (b *bench) withBefore(servers ...server) (all []server) {
+	for _, s := range servers {
+		all = append(all, s)
+		if b.before != "" && (s.kind == lock || s.kind == withProxy) {
+			all = append(all, s.asBefore())
+		}
+	}
+	return all
+}
+
 // front describes what a server must do: which service it is for, and with how many slots and locks.
 type front struct {
 	service string
 	slots   int // of each lock
 	locks   int // each has an address of its own
+	waiters int // more than usual, if HAProxy must have room for them
 }
 
 // haproxyConfig limits the connections to the service as tcplock does. By default HAProxy writes no
@@ -71,11 +93,18 @@ func (s server) caddyfile(f front, addrs []string, admin string) string {
 	}
 	c.WriteString("\tlayer4 {\n")
 	for i, addr := range addrs {
-		fmt.Fprintf(&c, "\t\t%s {\n\t\t\troute {\n", addr)
+		options := s.options
 		if s.kind == lock {
-			fmt.Fprintf(&c, "\t\t\t\ttcplock %d {\n\t\t\t\t\tname lock%d\n\t\t\t\t\t%s\n\t\t\t\t}\n", f.slots, i, s.options)
+			addr, options = "keep/"+addr, "to "+f.service+"\n\t\t\t\t\t"+options
 		}
-		fmt.Fprintf(&c, "\t\t\t\tproxy %s\n\t\t\t}\n\t\t}\n", f.service)
+		fmt.Fprintf(&c, "\t\t%s {\n\t\t\troute {\n", addr)
+		if s.kind != noLock {
+			fmt.Fprintf(&c, "\t\t\t\ttcplock %d {\n\t\t\t\t\tname lock%d\n\t\t\t\t\t%s\n\t\t\t\t}\n", f.slots, i, options)
+		}
+		if s.kind != lock {
+			fmt.Fprintf(&c, "\t\t\t\tproxy %s\n", f.service)
+		}
+		c.WriteString("\t\t\t}\n\t\t}\n")
 	}
 	c.WriteString("\t}\n}\n")
 	return c.String()

@@ -16,7 +16,8 @@ func short(slots int) func(context.Context, *bench) ([]*result, error) {
 			Name:       fmt.Sprintf("short-%d", slots),
 			Title:      fmt.Sprintf("Short connections, %d clients, slots: %d", clients, slots),
 			References: haproxies,
-		}, front{slots: slots, locks: 1}, direct, haproxyDefault, haproxyOneThread, bareCaddy, lockLinger0, lockDefault, loggingLinger0, loggingDefault)
+		}, front{slots: slots, locks: 1}, b.withBefore(direct, haproxyDefault, haproxyOneThread, bareCaddy,
+			lockLinger0, lockDefault, proxyLinger0, proxyDefault, loggingLinger0, loggingDefault)...)
 	}
 }
 
@@ -61,13 +62,12 @@ func shortRound(ctx context.Context, r *result, t *target, d time.Duration) ([]f
 	if err != nil {
 		return nil, err
 	}
-	answered, forgotten, took, err := askAgainAndAgain(ctx, clients, t, d)
+	found, err := load{clients: clients, time: d}.run(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	if forgotten > 0 {
-		r.remark(fmt.Sprintf("%s let %d clients wait for %s in a round; they tried again", t.name, forgotten, forgottenAfter))
-	}
+	r.remarkForgotten(t, found.forgotten)
 	after, err := t.cpu()
-	return []float64{float64(answered) / took.Seconds(), (after - before).Seconds() * 1e6 / float64(answered)}, err
+	answered := float64(found.answered)
+	return []float64{answered / found.took.Seconds(), (after - before).Seconds() * 1e6 / answered}, err
 }

@@ -62,13 +62,17 @@ func (b *bench) start(ctx context.Context, f front, s server) (*target, error) {
 	file := filepath.Join(dir, "config")
 	command := []string{"haproxy", "-db", "-f", file}
 	if s.kind == haproxy {
-		t.config = s.haproxyConfig(f, texts, b.waiters()+1000)
+		t.config = s.haproxyConfig(f, texts, max(f.waiters, b.waiters())+1000)
 	} else {
 		if t.admin, err = freeAddr(); err != nil {
 			return nil, err
 		}
 		t.config = s.caddyfile(f, texts, t.admin)
-		command = []string{b.caddy, "run", "--adapter", "caddyfile", "--config", file}
+		caddy := b.caddy
+		if s.before {
+			caddy = b.before
+		}
+		command = []string{caddy, "run", "--adapter", "caddyfile", "--config", file}
 	}
 	if err := os.WriteFile(file, []byte(t.config), 0o600); err != nil {
 		return nil, err
