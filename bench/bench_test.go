@@ -5,6 +5,8 @@ import (
 	"encoding/xml"
 	"io"
 	"math"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,12 +28,17 @@ func TestAll(t *testing.T) {
 	}
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", t.TempDir())
+	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { // PostgreSQL must get to its folder
+		t.Fatal(err)
+	}
 	s := settings{
 		rounds:   1,
 		duration: 400 * time.Millisecond,
 		settle:   150 * time.Millisecond,
 		only:     regexp.MustCompile(""),
 		lines:    []int{5, 20, 200},
+		memory:   []int{100, 200},
+		counted:  100,
 		locks:    20,
 		svg:      dir,
 		json:     filepath.Join(dir, "bench.json"),
@@ -52,27 +59,33 @@ func TestAll(t *testing.T) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		t.Fatal(err)
 	}
-	checkResults(t, r.Results)
+	complete := checkResults(t, r.Results)
 	for _, g := range r.Goals {
-		if g.What == "waiters lost by reloads" && !g.met() {
-			t.Errorf("found %v waiters lost by a reload, expected none", g.Measured)
+		if strings.Contains(g.What, "lost by reloads") && g.Reference == "" && !g.met() {
+			t.Errorf("%s: found %v, expected none", g.What, g.Measured)
 		}
 	}
-	// All goals of the design. A goal against HAProxy counts twice, once for each way to run it.
-	const goals = 2*2 + 3*2*2 + 1 + 2 + 2 + 2 + 1
-	if len(r.Goals) != goals {
+	// All goals of the design but those against an older Caddy: short connections, hand-off, memory, bulk,
+	// real work, queue, reloads. A goal against bare Caddy needs a connection that it loses.
+	const goals = 4 + 3 + 2*2 + 2 + 4*2*2 + 2 + 3
+	if n := len(r.Goals); complete && n != goals && n != goals-1 {
 		t.Errorf("found %d goals, expected %d", len(r.Goals), goals)
 	}
-	for _, name := range []string{"short", "handoff", "memory", "bulk", "locks"} {
+	for _, name := range []string{"short", "handoff", "memory", "bulk", "costs", "locks"} {
 		checkSVG(t, filepath.Join(dir, name+".svg"))
 	}
 }
 
-func checkResults(t *testing.T, results findings) {
+// checkResults returns false if a program for a measurement is missing.
+func checkResults(t *testing.T, results findings) (complete bool) {
 	var names []string
+	complete = true
 	for _, r := range results {
 		names = append(names, r.Name)
-		if r.Missing != "" || len(r.Targets) < 2 {
+		if r.Missing != "" && os.Getenv("TCPLOCK_REQUIRE_SERVICES") != "1" {
+			complete = false
+			t.Logf("%s: not measured: %s", r.Name, r.Missing)
+		} else if r.Missing != "" || len(r.Targets) < 2 {
 			t.Errorf("%s: found %d targets, and missing: %q, expected some and nothing", r.Name, len(r.Targets), r.Missing)
 		}
 		for _, s := range r.Targets {
@@ -80,7 +93,7 @@ func checkResults(t *testing.T, results findings) {
 				for _, v := range s.values(i) {
 					// A small run may use less processor time than one tick, and the memory
 					// of a few waiters is less than the noise.
-					if math.IsNaN(v) || v < 0 && r.Name != "memory" || q.More && v == 0 {
+					if math.IsNaN(v) || v < 0 && !strings.HasPrefix(r.Name, "memory") || q.More && v == 0 {
 						t.Errorf("%s, %s: found %v %s, expected more", r.Name, s.Target, v, q.Name)
 					}
 				}
@@ -91,10 +104,12 @@ func checkResults(t *testing.T, results findings) {
 		}
 	}
 	want := strings.Fields("short-1 short-4 short-16 handoff-5 handoff-20 handoff-200 handoff-calm-5 handoff-calm-20 handoff-calm-200 " +
-		"memory bulk-down bulk-up hooks locks-start locks reload queue queue-handoff queue-leave plan")
+		"memory-100 memory-200 bulk-down bulk-up costs-1 costs-calls-1 costs-go-1 costs-16 costs-calls-16 costs-go-16 " +
+		"real-libreoffice real-pgbench real-curl-1 real-curl-4 hooks locks-start locks reload reload-lost queue queue-handoff queue-leave plan")
 	if !slices.Equal(names, want) {
 		t.Errorf("found the results %v, expected %v", names, want)
 	}
+	return complete
 }
 
 func checkSVG(t *testing.T, file string) {
@@ -151,6 +166,64 @@ func TestGoalIsMet(t *testing.T) {
 		if c.goal.met() != c.met {
 			t.Errorf("found %+v met: %t, expected %t", c.goal, c.goal.met(), c.met)
 		}
+	}
+}
+
+// An older Caddy is measured beside the other one, with the same config.
+func TestBefore(t *testing.T) {
+	b := &bench{dir: t.TempDir(), settings: settings{lines: []int{1}, before: filepath.Join(t.TempDir(), "before")}}
+	var err error
+	if b.caddy, err = build(t.Context(), b.dir); err == nil {
+		err = os.Link(b.caddy, b.before)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.stopAll()
+	servers := b.withBefore(direct, haproxyDefault, bareCaddy, lockLinger0)
+	if n := len(servers); n != 5 || servers[4].name != "tcplock before, linger 0" {
+		t.Fatalf("found %v, expected one more server, with an older tcplock", servers)
+	}
+	for _, s := range servers[3:] {
+		target, err := b.start(t.Context(), front{service: "127.0.0.1:1", slots: 1, locks: 1}, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs, err := os.Readlink(target.proc("exe"))
+		if want := map[bool]string{false: b.caddy, true: b.before}[s.before]; err != nil || runs != want {
+			t.Errorf("%s: found that %s runs, error %v, expected %s", s.name, runs, err, want)
+		}
+	}
+}
+
+// One address has ports for fewer clients than a long line has.
+func TestDialFromSeveralAddresses(t *testing.T) {
+	s, err := newService(answerOnce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	from := make(map[netip.Addr]bool)
+	for _, i := range []int{0, 20_000, 40_000, 60_000, 80_000, 99_999} {
+		c, err := dial(t.Context(), i, netip.MustParseAddrPort(s.addr()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		from[c.LocalAddr().(*net.TCPAddr).AddrPort().Addr()] = true
+	}
+	if len(from) != 5 {
+		t.Errorf("found the addresses %v, expected 5", from)
+	}
+}
+
+func TestCallsByName(t *testing.T) {
+	names := callNames{"read": {"a": 2, "b": 4}, "write": {"b": 6}, "brk": {"a": 0.01}}
+	r := names.result(&result{Name: "costs-1", Targets: []*series{{Target: "a"}, {Target: "b"}}})
+	var out strings.Builder
+	r.print(&out)
+	if rows := strings.Fields(out.String()); !slices.Equal(rows[len(rows)-8:], strings.Fields("a b write 0.00 6.00 read 2.00 4.00")) {
+		t.Errorf("found %s, expected the rows write and read", &out)
 	}
 }
 

@@ -91,8 +91,9 @@ func startSoffice(ctx context.Context, at netip.AddrPort, dir string) (*process,
 		return nil, err
 	}
 	program, profile := script+".bin", "-env:UserInstallation=file://"+dir+"/profile"
-	// The first start only makes the profile.
-	if _, err := output(exec.CommandContext(ctx, program, profile, "--headless", "--terminate_after_init")); err != nil {
+	first := exec.CommandContext(ctx, program, profile, "--headless", "--terminate_after_init") // makes the profile
+	first.Env = append(os.Environ(), "TMPDIR="+dir)
+	if _, err := output(first); err != nil {
 		return nil, err
 	}
 	p, err := start(dir, "output", program, profile, "--headless", "--norestore", "--nologo", "--nodefault",
