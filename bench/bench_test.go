@@ -33,7 +33,7 @@ func TestAll(t *testing.T) {
 	}
 	s := settings{
 		rounds:   1,
-		duration: 400 * time.Millisecond,
+		duration: 200 * time.Millisecond,
 		settle:   150 * time.Millisecond,
 		only:     regexp.MustCompile(""),
 		lines:    []int{5, 20, 200},

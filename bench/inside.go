@@ -49,7 +49,8 @@ func (m *memstats) read(ctx context.Context, t *target) error {
 	return json.Unmarshal(text, &struct{ Memstats *memstats }{m})
 }
 
-// countSwitches counts in Go's execution trace how often a goroutine begins to run or goes on.
+// countSwitches counts in Go's execution trace how often a goroutine begins to run, or goes on after it
+// has waited.
 func (b *bench) countSwitches(ctx context.Context, t *target) (float64, error) {
 	n := max(1, b.counted/4) // since the trace is long
 	began := time.Now()
@@ -99,8 +100,11 @@ func (b *bench) switchesIn(ctx context.Context, trace []byte) (switches int, err
 	lines := bufio.NewScanner(events)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		if bytes.Contains(lines.Bytes(), []byte(" Runnable->Running ")) {
+		switch line := lines.Bytes(); {
+		case bytes.Contains(line, []byte(" Runnable->Running ")):
 			switches++
+		case bytes.Contains(line, []byte(` Running->Runnable Reason="runtime.Gosched"`)):
+			switches-- // Go's sweeper, which lets others go first again and again
 		}
 	}
 	if err := errors.Join(lines.Err(), cmd.Wait()); err != nil || switches == 0 {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -30,13 +29,10 @@ type job struct {
 	do func(ctx context.Context, r *result, t *target, d time.Duration) (float64, error)
 }
 
-// realWork measures what clients notice of a server in front of real programs.
-func realWork(ctx context.Context, b *bench) ([]*result, error) {
-	var (
-		results []*result
-		failed  []error
-	)
-	for _, w := range []work{office(), postgres(), web(1), web(4)} {
+// realWork measures what clients notice of a server in front of a real program.
+func realWork(of func() work) func(context.Context, *bench) ([]*result, error) {
+	return func(ctx context.Context, b *bench) ([]*result, error) {
+		w := of()
 		r := &result{
 			Name:       "real-" + w.name,
 			Title:      fmt.Sprintf("%s, slots: %d", w.title, w.slots),
@@ -44,34 +40,28 @@ func realWork(ctx context.Context, b *bench) ([]*result, error) {
 			Quantities: []quantity{{w.unit, true}},
 			Missing:    w.missing,
 		}
-		results = append(results, r)
-		if w.missing == "" {
-			failed = append(failed, b.realWork(ctx, r, w))
+		if w.missing != "" {
+			return []*result{r}, nil
 		}
+		j, err := w.start(ctx, b)
+		if err != nil {
+			return nil, err
+		}
+		defer j.stop()
+		targets, err := b.put(ctx, front{service: j.service, slots: w.slots, locks: 1},
+			b.withBefore(haproxyDefault, haproxyOneThread, lockLinger0, lockDefault)...)
+		if err != nil {
+			return nil, err
+		}
+		var trials []trial
+		for _, t := range targets {
+			trials = append(trials, trial{r, t.name, func(ctx context.Context, d time.Duration) ([]float64, error) {
+				did, err := j.do(ctx, r, t, time.Duration(w.longer)*d)
+				return []float64{did}, err
+			}})
+		}
+		return []*result{r}, b.alternate(ctx, trials)
 	}
-	return results, errors.Join(failed...)
-}
-
-func (b *bench) realWork(ctx context.Context, r *result, w work) error {
-	j, err := w.start(ctx, b)
-	if err != nil {
-		return fmt.Errorf("%s: %w", r.Title, err)
-	}
-	defer j.stop()
-	defer b.stopAll()
-	targets, err := b.put(ctx, front{service: j.service, slots: w.slots, locks: 1},
-		b.withBefore(haproxyDefault, haproxyOneThread, lockLinger0, lockDefault)...)
-	if err != nil {
-		return err
-	}
-	var trials []trial
-	for _, t := range targets {
-		trials = append(trials, trial{r, t.name, func(ctx context.Context, d time.Duration) ([]float64, error) {
-			did, err := j.do(ctx, r, t, time.Duration(w.longer)*d)
-			return []float64{did}, err
-		}})
-	}
-	return b.alternate(ctx, trials)
 }
 
 // again runs clients at the same time, and each of them again and again until d is over. It returns how

@@ -12,15 +12,17 @@ import (
 )
 
 // web is an nginx whose page curl gets: one process and one connection for each request.
-func web(slots int) work {
-	return work{
-		name:    fmt.Sprintf("curl-%d", slots),
-		title:   "curl gets a page of 16 KiB from nginx, clients: 8",
-		unit:    "requests/s",
-		slots:   slots,
-		longer:  1,
-		missing: missingPrograms("nginx curl", "nginx", "curl"),
-		start:   startNginx,
+func web(slots int) func() work {
+	return func() work {
+		return work{
+			name:    fmt.Sprintf("curl-%d", slots),
+			title:   "curl gets a page of 16 KiB from nginx, clients: 8",
+			unit:    "requests/s",
+			slots:   slots,
+			longer:  1,
+			missing: missingPrograms("nginx curl", "nginx", "curl"),
+			start:   startNginx,
+		}
 	}
 }
 
