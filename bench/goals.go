@@ -15,12 +15,31 @@ type goal struct {
 	Unit      string  `json:"unit,omitempty"`      // of an amount; empty: it is a count
 	AtLeast   bool    `json:"at_least"`            // whether Bound is a minimum, else a maximum
 	Bound     float64 `json:"bound"`
+	Noisy     bool    `json:"noisy,omitempty"` // figures within the noise count as the same
 	Measured  float64 `json:"measured"`
 	Lowest    float64 `json:"lowest"` // of all rounds
 	Highest   float64 `json:"highest"`
+	Met       string  `json:"met"`
 }
 
-func (g *goal) met() bool { return g.AtLeast == (g.Measured > g.Bound) || g.Measured == g.Bound }
+// met tells whether a goal is met: "yes", "NO", or "same", that is within the noise. Of two servers that
+// are equally fast, one reaches the other in fewer than two of seven rounds only in 6 of 100 runs.
+func (g *goal) met(rounds []float64) string {
+	holds := func(v float64) bool { return v == g.Bound || g.AtLeast == (v > g.Bound) }
+	reached := 0
+	for _, v := range rounds {
+		if holds(v) {
+			reached++
+		}
+	}
+	switch {
+	case holds(g.Measured):
+		return "yes"
+	case g.Noisy && 4*reached >= len(rounds):
+		return "same"
+	}
+	return "NO"
+}
 
 // findings are all results.
 type findings []*result
@@ -34,19 +53,20 @@ func (f findings) named(name string) *result {
 	return nil
 }
 
-// The factor by which two figures for real work may differ and count as the same, see README.md.
-const same = 0.97
-
 // goals compares the results with the goals. It leaves out goals without a measurement.
 func (f findings) goals(s *settings) (goals []goal) {
-	ratio := func(what, name string, target server, quantity int, bound float64, references ...string) {
-		r := f.named(name)
-		if r == nil {
-			return
-		}
-		for _, reference := range references {
+	ratio := func(what, name string, target server, quantity int, bound float64, reference string) {
+		if r := f.named(name); r != nil {
 			goals = appendGoal(goals, goal{What: what, Reference: reference, AtLeast: r.Quantities[quantity].More, Bound: bound},
 				r.of(target.name).ratios(r.of(reference), quantity))
+		}
+	}
+	notSlower := func(what, name string, target server, references ...string) {
+		for _, reference := range references {
+			if r := f.named(name); r != nil {
+				goals = appendGoal(goals, goal{What: what, Reference: reference, AtLeast: true, Bound: 1, Noisy: true},
+					r.of(target.name).ratios(r.of(reference), 0))
+			}
 		}
 	}
 	fastest := haproxyOneThread.name
@@ -74,11 +94,11 @@ func (f findings) goals(s *settings) (goals []goal) {
 	}
 	ratio("bulk, to the client", "bulk-down", lockDefault, 0, 1.3, bareCaddy.name)
 	ratio("bulk, to the service", "bulk-up", lockDefault, 0, 1.3, bareCaddy.name)
-	ratio("short connections by way of proxy, 1 slot", "short-1", proxyLinger0, 0, same, proxyLinger0.asBefore().name)
-	ratio("short connections by way of proxy, 16 slots", "short-16", proxyLinger0, 0, same, proxyLinger0.asBefore().name)
+	notSlower("short connections by way of proxy, 1 slot", "short-1", proxyLinger0, proxyLinger0.asBefore().name)
+	notSlower("short connections by way of proxy, 16 slots", "short-16", proxyLinger0, proxyLinger0.asBefore().name)
 	for _, name := range []string{"libreoffice", "pgbench", "curl-1", "curl-4"} {
-		ratio("real work, "+name+", linger 0", "real-"+name, lockLinger0, 0, same, haproxies...)
-		ratio("real work, "+name+", default settings", "real-"+name, lockDefault, 0, same, haproxies...)
+		notSlower("real work, "+name+", linger 0", "real-"+name, lockLinger0, haproxies...)
+		notSlower("real work, "+name+", default settings", "real-"+name, lockDefault, haproxies...)
 	}
 	return append(goals, f.otherGoals(s)...)
 }
@@ -112,6 +132,7 @@ func appendGoal(goals []goal, g goal, rounds []float64) []goal {
 	if math.IsNaN(g.Measured) || math.IsInf(g.Measured, 0) {
 		return goals
 	}
+	g.Met = g.met(rounds)
 	return append(goals, g)
 }
 
@@ -120,7 +141,7 @@ func printGoals(out io.Writer, goals []goal) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\tgoal\tmeasured\tfrom .. to\tmet")
 	for _, g := range goals {
-		bound, met := "<= "+number(g.Bound), "yes"
+		bound := "<= " + number(g.Bound)
 		if g.AtLeast {
 			bound = ">= " + number(g.Bound)
 		}
@@ -130,10 +151,7 @@ func printGoals(out io.Writer, goals []goal) {
 		if g.Unit != "" {
 			bound += " " + g.Unit
 		}
-		if !g.met() {
-			met = "NO"
-		}
-		fmt.Fprintf(w, "  %s\t%s\t%.3f\t%.3f .. %.3f\t%s\n", g.What, bound, g.Measured, g.Lowest, g.Highest, met)
+		fmt.Fprintf(w, "  %s\t%s\t%.3f\t%.3f .. %.3f\t%s\n", g.What, bound, g.Measured, g.Lowest, g.Highest, g.Met)
 	}
 	w.Flush()
 }
