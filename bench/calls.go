@@ -71,20 +71,11 @@ func (b *bench) countCalls(ctx context.Context, r *result, names callNames, t *t
 
 // strace counts the system calls of a server while do runs.
 func (b *bench) strace(ctx context.Context, t *target, do func() error) (map[string]int, error) {
-	dir, err := os.MkdirTemp(b.dir, "")
+	p, table, err := b.attach(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	table := filepath.Join(dir, "calls")
-	p, err := start(dir, "strace", "strace", "-f", "-c", "-U", "name,calls", "-o", table, "-p", strconv.Itoa(t.cmd.Process.Pid))
-	if err != nil {
-		return nil, err
-	}
-	p.quit = os.Interrupt // strace detaches, and writes its table
 	defer p.stop()
-	if err := p.prints(ctx, " attached"); err != nil {
-		return nil, err
-	}
 	if err := do(); err != nil {
 		return nil, err
 	}
@@ -103,6 +94,38 @@ func (b *bench) strace(ctx context.Context, t *target, do func() error) (map[str
 		return nil, p.failure(fmt.Sprintf("found no system call in %q", text))
 	}
 	return calls, nil
+}
+
+// attach starts strace, which writes a table when it is stopped.
+func (b *bench) attach(ctx context.Context, t *target) (p *process, table string, err error) {
+	dir, err := os.MkdirTemp(b.dir, "")
+	if err != nil {
+		return nil, "", err
+	}
+	table = filepath.Join(dir, "calls")
+	p, err = start(dir, "strace", "strace", "-f", "-c", "-U", "name,calls", "-o", table, "-p", strconv.Itoa(t.cmd.Process.Pid))
+	if err != nil {
+		return nil, "", err
+	}
+	p.quit = os.Interrupt
+	if err = p.prints(ctx, " attached"); err != nil {
+		p.stop()
+	}
+	return p, table, err
+}
+
+// missingStrace tells why the system calls of a server cannot be counted, "" if they can. On some systems
+// only root may trace a process that it has not started itself.
+func (b *bench) missingStrace(ctx context.Context, t *target) string {
+	if missing := missingPrograms("strace", "strace"); missing != "" {
+		return missing
+	}
+	p, _, err := b.attach(ctx, t)
+	if err != nil {
+		return "found that strace cannot trace the server: " + err.Error()
+	}
+	p.stop()
+	return ""
 }
 
 var callLine = regexp.MustCompile(`(?m)^(\w+) +(\d+)$`)

@@ -32,7 +32,7 @@ func (b *bench) costs(ctx context.Context, slots int) ([]*result, error) {
 	}
 	defer b.stopAll()
 	load := fmt.Sprintf("for each short connection, %d clients, slots: %d", clients, slots)
-	missing := missingPrograms("strace", "strace")
+	missing := b.missingStrace(ctx, targets[0])
 	calls := &result{
 		Name:       fmt.Sprintf("costs-%d", slots),
 		Title:      "System calls of the server " + load,

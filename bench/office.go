@@ -17,7 +17,7 @@ import (
 func office() work {
 	w := work{
 		name:    "libreoffice",
-		title:   "LibreOffice converts a document of 3 pages to PDF over UNO, clients: 4",
+		title:   "LibreOffice converts a document of a few pages to PDF over UNO, clients: 4",
 		unit:    "documents/s",
 		slots:   1,
 		longer:  3,
@@ -47,7 +47,7 @@ func startOffice(ctx context.Context, b *bench) (*job, error) {
 		return nil, err
 	}
 	document := filepath.Join(dir, "document.html")
-	text := strings.Repeat("<p>"+strings.Repeat("All work and no play. ", 20)+"</p>\n", 40)
+	text := strings.Repeat("<p>"+strings.Repeat("All work and no play. ", 20)+"</p>\n", 24)
 	if err := os.WriteFile(document, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
