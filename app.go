@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/mholt/caddy-l4/layer4"
+	"go.uber.org/zap"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/listen"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/lock"
@@ -86,6 +87,9 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 	case e.Origin() != nil: // not Caddy's own
 	case e.Name() == "started":
 		a.configs.Activate(a.ctx.Logger())
+		if !a.ctx.Logger().Core().Enabled(zap.DebugLevel) { // else caddy-l4 has lines for each connection
+			listen.Direct(a.ctx, a.configs.Takes())
+		}
 		if app, err := a.ctx.AppIfConfigured("layer4"); err == nil {
 			a.guard = listen.Watch(app.(*layer4.App).Servers, a.ctx.Logger())
 		}

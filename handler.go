@@ -8,17 +8,23 @@ import (
 )
 
 // Handle takes a connection through the lock: into the line, through the activate
-// hooks, to the next handler, and out again.
+// hooks, to the next handler, and out again. If the connection can be detached, it only joins.
 func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) (err error) {
 	w := h.config.Enter(cx)
-	defer w.Leave()
+	detached := false
 	defer func() {
 		if r := recover(); r != nil {
 			err = w.Abort(r) // a panic that one client causes must not end the process or keep a slot
 		}
+		if !detached {
+			w.Leave()
+		}
 	}()
-	if refused, err := w.Check(h.config, cx); refused {
+	if refused, err := w.Check(h.config, cx.Conn); refused {
 		return err
+	}
+	if detached = w.JoinDetached(cx, h.Priority, h.refusal); detached {
+		return nil // the lock has it from here on
 	}
 	outcome := w.Join(h.Priority)
 	var holder *lock.Holder

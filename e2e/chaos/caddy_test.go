@@ -47,7 +47,7 @@ type caddy struct {
 
 // startCaddy starts the program and waits for its admin API. Its log goes to a file in dir, and each
 // line to seen.
-func startCaddy(t *testing.T, dir, config string, seen func([]byte)) *caddy {
+func startCaddy(t *testing.T, dir, config string, env []string, seen func([]byte)) *caddy {
 	t.Helper()
 	log, err := os.Create(filepath.Join(dir, "caddy.log"))
 	if err != nil {
@@ -61,7 +61,7 @@ func startCaddy(t *testing.T, dir, config string, seen func([]byte)) *caddy {
 	c := &caddy{cmd: exec.Command(os.Getenv(caddyEnv), "run", "--config", file)}
 	c.http.Transport = &http.Transport{DisableKeepAlives: true}
 	c.http.Timeout = time.Minute
-	c.cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	c.cmd.Env = append(append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir), env...)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{}
 	c.cmd.Stderr = io.MultiWriter(log, &lines{line: seen})
 	if c.ended, err = startBound(c.cmd); err != nil {

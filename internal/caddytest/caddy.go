@@ -117,7 +117,7 @@ func ProxyConfig(addr, route, service string) string {
 
 // RouteConfig is a Caddyfile with one layer4 server and one route.
 func RouteConfig(addr, route string) string {
-	return Global(fmt.Sprintf("layer4 {\n%s {\nroute {\n%s\n}\n}\n}", addr, route))
+	return Global(fmt.Sprintf("layer4 {\n%s {\nroute {\n%s\n}\n}\n}", OnWay(addr), route))
 }
 
 // Service is a TCP service that counts its connections.

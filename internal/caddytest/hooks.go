@@ -265,7 +265,7 @@ func HookConfig(addr string, slots int, options, service string) string {
 				proxy %s
 			}
 		}
-	}`, addr, slots, options, service))
+	}`, OnWay(addr), slots, options, service))
 }
 
 // Catch makes test_catch catch events until the test ends.

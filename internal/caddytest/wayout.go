@@ -13,17 +13,29 @@ import (
 // A lock has one of two ways out: proxy connects to the service, or tcplock itself does. What holds for
 // clients, services and operators holds for both, so the same tests run over both.
 
-// wayEnv chooses the way out in the configs of LockConfig: with wayTo tcplock connects, otherwise proxy.
+// wayEnv chooses the way out in the configs of LockConfig: with wayTo tcplock connects, otherwise proxy. With
+// wayKeep it connects too, and listens on keep/, where it gets connections without caddy-l4.
+// blocking has tcplock wait in the goroutine of each connection, as it does where it cannot detach them.
 const (
-	wayEnv = "CADDYTEST_WAY"
-	wayTo  = "to"
+	wayEnv   = "CADDYTEST_WAY"
+	wayTo    = "to"
+	wayKeep  = "to on keep"
+	blocking = "CADDY_TCPLOCK_DETACH=off"
 )
 
 var way = os.Getenv(wayEnv)
 
+// OnWay returns an address as the way under test listens on it.
+func OnWay(addr string) string {
+	if way == wayKeep && !strings.Contains(addr, "/") {
+		return "keep/" + addr
+	}
+	return addr
+}
+
 // BothWays is like Main. But it also runs the tests in a process of its own, with tcplock itself connecting to
 // the service. Meanwhile it leaves out there what takes seconds; if CADDYTEST_BOTH_WAYS is "all", it runs all of
-// them, one process after the other.
+// them, one process after the other, and then on other networks, and without detaching connections.
 func BothWays(m *testing.M) {
 	flag.Parse()
 	listing := flag.Lookup("test.list").Value.String() != "" || flag.Lookup("test.fuzz").Value.String() != ""
@@ -32,12 +44,11 @@ func BothWays(m *testing.M) {
 		return
 	}
 	all := os.Getenv("CADDYTEST_BOTH_WAYS") == "all"
-	other := otherWay(all)
 	ended := make(chan error, 1)
 	go func() {
-		out, err := other.CombinedOutput()
-		if err != nil {
-			err = errors.Join(err, errors.New(string(out)))
+		err := otherWay(wayKeep, all)
+		if all {
+			err = errors.Join(err, otherWay(wayTo, all), otherWay(wayTo, all, blocking))
 		}
 		ended <- err
 	}()
@@ -52,8 +63,8 @@ func BothWays(m *testing.M) {
 	os.Exit(code)
 }
 
-// otherWay is the command that runs the tests with the flags of this process, all or those of -short.
-func otherWay(all bool) *exec.Cmd {
+// otherWay runs the tests with the flags of this process, all or those of -short.
+func otherWay(way string, all bool, env ...string) error {
 	args := []string{"-test.v=false"}
 	flag.Visit(func(f *flag.Flag) {
 		switch f.Name {
@@ -66,13 +77,16 @@ func otherWay(all bool) *exec.Cmd {
 		args = append(args, "-test.short")
 	}
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), wayEnv+"="+wayTo)
-	return cmd
+	cmd.Env = append(append(os.Environ(), wayEnv+"="+way), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %v: %w\n%s", way, env, err, out)
+	}
+	return nil
 }
 
 // WayOut returns a route to the service. The handlers before the way out are given.
 func WayOut(route, service string) string {
-	if way == wayTo {
+	if way != "" {
 		if relayed, ok := withTo(route, service); ok {
 			return relayed
 		}

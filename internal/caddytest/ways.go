@@ -84,7 +84,7 @@ func (w Way) Serve(t *testing.T, lock, service string) string {
 	if route == "" {
 		route = "route"
 	}
-	cfg := Adapt(t, Global(fmt.Sprintf("layer4 {\n%s {\n%s {\n%s\n}\n}\n}", addr, route, WayOut(w.Handlers+"\n"+lock, service))))
+	cfg := Adapt(t, Global(fmt.Sprintf("layer4 {\n%s {\n%s {\n%s\n}\n}\n}", OnWay(addr), route, WayOut(w.Handlers+"\n"+lock, service))))
 	if w.Tls {
 		cfg = WithCertificate(t, cfg)
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/sock"
 )
 
 // Conn is a client's connection, as the handlers after tcplock get it. It knows nothing of locks.
@@ -42,7 +44,7 @@ type Conn struct {
 // input is what the goroutine of Handle knows of the client's sending side.
 type input struct {
 	Drop  bool   // half_closed drop: a FIN counts as the end of the connection
-	fin   bool   // the client's FIN has been seen
+	Fin   bool   // the client's FIN has been seen
 	sent  bool   // the client has sent data that is no longer in its socket
 	early []byte // a part of that data, which Read returns first
 }
@@ -91,6 +93,13 @@ func New(cx *layer4.Connection) *Conn {
 	return c
 }
 
+// Over wraps a client's connection that has come to no handler but this one, and from which nothing was read.
+func Over(socket *sock.Conn, address net.Addr) *Conn {
+	c := &Conn{Conn: socket, socket: socket, Address: clientAddress(address)}
+	c.raw, _ = socket.SyscallConn()
+	return c
+}
+
 // under returns the connection that conn wraps, nil if conn wraps none that is in reach.
 func under(conn net.Conn) net.Conn {
 	switch conn := conn.(type) {
@@ -110,10 +119,10 @@ func under(conn net.Conn) net.Conn {
 // port, such as the path of a unix socket, the client may have chosen it itself. Then only the
 // network is shown.
 func clientAddress(addr net.Addr) string {
-	s := addr.String()
-	if _, ok := addr.(*net.TCPAddr); ok {
-		return s
+	if tcp, ok := addr.(*net.TCPAddr); ok {
+		return tcp.String()
 	}
+	s := addr.String()
 	if _, err := netip.ParseAddrPort(s); err != nil {
 		return addr.Network()
 	}
@@ -140,7 +149,7 @@ func (c *Conn) classify(seen peer) (gone bool) {
 	case peerReset:
 		return true
 	}
-	c.Input.fin = true
+	c.Input.Fin = true
 	switch {
 	case c.Input.sent:
 	case c.layered:
@@ -214,6 +223,34 @@ func (c *Conn) ReadBy(take func() (int, error)) (int, error) {
 	}
 }
 
+// TryRead is Read that does not wait: it returns sock.ErrNotNow if there is nothing to read. It is for the
+// connections of Over.
+func (c *Conn) TryRead(b []byte) (n int, err error) {
+	n, err = c.socket.(*sock.Conn).TryRead(b)
+	c.take(n)
+	return n, err
+}
+
+// TryEnd reports whether the client has closed its side, and everything that it has sent was read. Then Read need
+// not be called.
+func (c *Conn) TryEnd() bool {
+	if c.raw == nil || c.look() != peerClosedEmpty {
+		return false
+	}
+	c.Signs.used.Store(true)
+	c.Signs.inputEnded.Store(true)
+	return true
+}
+
+// Lingers reports whether Read waits for a silent client after the service has closed its side.
+func (c *Conn) Lingers() bool { return c.Linger > 0 }
+
+// Discarded counts bytes that have come from the client or from the service, and go to none.
+func (c *Conn) Discarded(in, out int) {
+	c.Traffic.DiscardedIn.Add(int64(in))
+	c.Traffic.DiscardedOut.Add(int64(out))
+}
+
 // LingerFor sets Linger in this lock and all outer ones. The shortest time of all these locks
 // holds for each of them, since each reads through the one before.
 func (c *Conn) LingerFor(d time.Duration) {
@@ -247,14 +284,24 @@ func (c *Conn) heard() (heard bool) {
 // Write sends to the client. While the service may still finish its answer to a client that has
 // gone, Write throws the bytes away and reports success (see hearOut). After Handle has returned,
 // it returns net.ErrClosed.
-func (c *Conn) Write(b []byte) (int, error) {
+func (c *Conn) Write(b []byte) (int, error) { return c.write(b, c.Conn.Write) }
+
+// WriteLast is Write just before CloseWrite.
+func (c *Conn) WriteLast(b []byte) (int, error) {
+	if s, ok := c.Conn.(*sock.Conn); ok {
+		return c.write(b, s.WriteLast)
+	}
+	return c.Write(b)
+}
+
+func (c *Conn) write(b []byte, write func([]byte) (int, error)) (int, error) {
 	if c.Signs.Retired.Load() {
 		return 0, net.ErrClosed
 	}
 	if !c.Signs.used.Load() || c.firstSign.Load() != nil {
 		c.use()
 	}
-	n, err := c.Conn.Write(b)
+	n, err := write(b)
 	c.Traffic.Out.Add(int64(n))
 	if err != nil && c.hearOut() {
 		c.Traffic.DiscardedOut.Add(int64(len(b) - n))
@@ -350,6 +397,10 @@ func closeWrite(conn net.Conn) error {
 // Cut ends the connection now, whatever the handlers after tcplock are doing with it.
 func (c *Conn) Cut() {
 	c.noteGone()
+	if s, ok := c.socket.(*sock.Conn); ok {
+		_ = s.Shutdown() // which its watcher sees
+		return
+	}
 	_ = c.socket.Close()
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"time"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/sock"
 )
 
 // Bounds of Discard. They are those of nginx's lingering close.
@@ -17,7 +19,7 @@ const (
 // can destroy the end of the reply on its way. Discard is called after the slot was released, so
 // no other client waits for it.
 func (c *Conn) Discard() {
-	if !c.Signs.serviceDone.Load() || c.Signs.inputEnded.Load() {
+	if _, ok := c.socket.(*sock.Conn); c.heardAll() || ok && c.TryDiscard() {
 		return
 	}
 	last := time.Now().Add(discardTotal)
@@ -40,4 +42,27 @@ func (c *Conn) Discard() {
 			from, farewell = c.socket, true // TLS has ended, but perhaps not the connection below
 		}
 	}
+}
+
+// heardAll reports whether nothing more can come from the client, or nothing that closing would harm.
+func (c *Conn) heardAll() bool { return !c.Signs.serviceDone.Load() || c.Signs.inputEnded.Load() }
+
+// TryDiscard is Discard that does not wait. It reports whether Discard would not have to either. It is for the
+// connections of Over.
+func (c *Conn) TryDiscard() (done bool) {
+	var buf [512]byte
+	for range 4 { // a client that floods must not hold the caller up
+		if c.heardAll() {
+			return true
+		}
+		n, err := c.socket.(*sock.Conn).TryRead(buf[:])
+		if c.Signs.served.Load() {
+			c.Traffic.DiscardedIn.Add(int64(n))
+		}
+		if err == sock.ErrNotNow {
+			return false
+		}
+		c.Signs.inputEnded.Store(err != nil)
+	}
+	return c.heardAll()
 }

@@ -73,7 +73,7 @@ func (c *Conn) Park(until time.Time) Woken {
 	err := c.raw.Read(func(fd uintptr) bool {
 		seen = look(fd)
 		// Ignore a FIN that classify has already decided to keep.
-		return seen == peerReset || seen != peerOpen && !c.Input.fin
+		return seen == peerReset || seen != peerOpen && !c.Input.Fin
 	})
 
 	c.wakeUp.mu.Lock()

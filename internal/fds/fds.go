@@ -26,8 +26,8 @@ type Budget struct {
 }
 
 // mostConnections is the limit where there are more descriptors than this: each connection also
-// needs memory, about 6 KiB.
-const mostConnections = 100_000
+// needs memory, 2 to 8 KiB.
+const mostConnections = 250_000
 
 // How many descriptors Caddy needs for each process or command.
 const (

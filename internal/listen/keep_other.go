@@ -33,3 +33,6 @@ func listenKeep(ctx context.Context, _, host, ports string, offset uint, config 
 
 // CheckChange returns nil: on this system an address may change its network.
 func CheckChange(caddy.NetworkAddress) error { return nil }
+
+// Direct does nothing: here no connection can be taken over.
+func Direct(context.Context, map[string]Take) {}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -43,10 +44,11 @@ var sockets = struct {
 // each: when a reload closes one, the system resets the connections in its accept queue.
 type socket struct {
 	*net.TCPListener
-	address string                   // as logs and errors have it
-	users   map[<-chan struct{}]bool // the configs, each by the end of its context; under the mutex of sockets
-	turn    chan struct{}            // full while a handle accepts
-	failing clock.Limit              // of the log lines of accepts that fail
+	address string                      // as logs and errors have it
+	users   map[<-chan struct{}]*handle // the configs, each by the end of its context; under the mutex of sockets
+	turn    chan struct{}               // full while a handle accepts
+	left    chan *Conn                  // has a connection that a handle has accepted when its config had ended
+	failing clock.Limit                 // of the log lines of accepts that fail
 }
 
 // handle is one config's use of a socket.
@@ -55,6 +57,19 @@ type handle struct {
 	config <-chan struct{} // closed when the config has ended
 	closed chan struct{}
 	close  func() // closes the handle, once
+	take   atomic.Pointer[Take]
+}
+
+// Direct has the connections of a config go to these functions, by address, as soon as they are accepted. Those
+// that are not taken over go on to the caller of Accept.
+func Direct(config context.Context, takes map[string]Take) {
+	sockets.Lock()
+	defer sockets.Unlock()
+	for _, s := range sockets.open {
+		if h, take := s.users[config.Done()], takes[s.address]; h != nil && take != nil {
+			h.take.Store(&take)
+		}
+	}
 }
 
 // listenKeep is the network keep/, see caddy.ListenerFunc.
@@ -81,38 +96,36 @@ func listenKeep(ctx context.Context, _, host, ports string, offset uint, config 
 	if address.Port == 0 {
 		key = address // any free port: each use has a socket of its own
 	}
-	s, err := use(ctx, key, address.String(), config)
-	if err != nil {
+	h := &handle{config: ctx.Done(), closed: make(chan struct{})}
+	if err := h.use(ctx, key, address.String(), config); err != nil {
 		return nil, err
 	}
-	h := &handle{socket: s, config: ctx.Done(), closed: make(chan struct{})}
 	h.close = sync.OnceFunc(func() {
 		close(h.closed)
-		_ = s.SetDeadline(time.Unix(1, 0)) // wakes the handle that accepts; it removes the deadline
-		s.forget(h.config, key)
+		_ = h.SetDeadline(time.Unix(1, 0)) // wakes the handle that accepts; it removes the deadline
+		h.forget(h.config, key)
 	})
 	context.AfterFunc(ctx, h.close)
 	return h, nil
 }
 
-// use returns the socket of an address, for one more config. It opens the socket if it is new.
-func use(ctx context.Context, key any, address string, config net.ListenConfig) (*socket, error) {
+// use gives h the socket of an address. It opens the socket if it is new.
+func (h *handle) use(ctx context.Context, key any, address string, config net.ListenConfig) (err error) {
 	sockets.Lock()
 	defer sockets.Unlock()
 	s := sockets.open[key]
 	if s == nil {
-		var err error
 		if s, err = open(ctx, address, config); err != nil {
-			return nil, err
+			return err
 		}
 		sockets.open[key] = s
 	}
-	if s.users[ctx.Done()] {
-		return nil, fmt.Errorf("keep/: found %s twice in one config, expected each address once: both servers would get a part of the connections", s.address)
+	if s.users[h.config] != nil {
+		return fmt.Errorf("keep/: found %s twice in one config, expected each address once: both servers would get a part of the connections", s.address)
 	}
-	s.users[ctx.Done()] = true
+	h.socket, s.users[h.config] = s, h
 	_ = setKeepAlive(s.TCPListener, config.KeepAliveConfig)
-	return s, nil
+	return nil
 }
 
 // forget notes that a config has ended. The last one closes the socket.
@@ -123,6 +136,11 @@ func (s *socket) forget(config <-chan struct{}, key any) {
 	if len(s.users) == 0 {
 		delete(sockets.open, key)
 		_ = s.TCPListener.Close()
+		select {
+		case conn := <-s.left: // as those in the system's queue
+			_ = conn.Close()
+		default:
+		}
 	}
 }
 
@@ -139,16 +157,28 @@ func open(ctx context.Context, address string, config net.ListenConfig) (*socket
 	if err != nil {
 		return nil, fmt.Errorf("keep/%s: %w", address, err)
 	}
-	s := &socket{TCPListener: ln.(*net.TCPListener), address: address, turn: make(chan struct{}, 1), users: make(map[<-chan struct{}]bool)}
+	s := &socket{TCPListener: ln.(*net.TCPListener), address: address, turn: make(chan struct{}, 1), left: make(chan *Conn, 1), users: make(map[<-chan struct{}]*handle)}
 	s.failing.Most, s.failing.Tell = 1, func(int) {}
 	return s, nil
 }
 
-// Accept returns the next connection. It goes on after errors, until the handle is closed: when
+// Accept returns the next connection that is not taken over, see Direct. It goes on after errors, until the handle is closed: when
 // descriptors run out, connections wait in the system's queue until there are some.
 //
 // During a reload a socket has two handles. They take turns, one connection each.
 func (h *handle) Accept() (net.Conn, error) {
+	for {
+		conn, err := h.accept()
+		if err != nil {
+			return nil, err
+		}
+		if take := h.take.Load(); take == nil || !(*take)(conn) {
+			return conn, nil
+		}
+	}
+}
+
+func (h *handle) accept() (*Conn, error) {
 	select {
 	case h.turn <- struct{}{}:
 	case <-h.closed:
@@ -159,12 +189,18 @@ func (h *handle) Accept() (net.Conn, error) {
 		select {
 		case <-h.closed:
 			return nil, h.errClosed()
+		case conn := <-h.left:
+			return conn, nil
 		default:
 		}
 		conn, err := h.AcceptTCP()
 		switch {
 		case err == nil:
-			return &Conn{TCPConn: conn, arrival: arrivals.Add(1)}, nil // also if the handle was closed meanwhile: its config can still serve it
+			accepted := &Conn{TCPConn: conn, arrival: arrivals.Add(1)}
+			if h.passOn(accepted) {
+				return nil, h.errClosed()
+			}
+			return accepted, nil
 		case errors.Is(err, os.ErrDeadlineExceeded): // a handle was closed
 			_ = h.SetDeadline(time.Time{})
 		case errors.Is(err, net.ErrClosed):
@@ -173,6 +209,30 @@ func (h *handle) Accept() (net.Conn, error) {
 			h.pause(err)
 		}
 	}
+}
+
+// passOn gives a connection to another config's handle if this one was closed meanwhile. If there is no other, it
+// returns false: this config can still serve the connection.
+func (h *handle) passOn(conn *Conn) bool {
+	select {
+	case <-h.closed:
+	default:
+		return false
+	}
+	sockets.Lock()
+	defer sockets.Unlock()
+	for _, other := range h.users {
+		if other == h {
+			continue
+		}
+		select {
+		case h.left <- conn:
+			_ = h.SetDeadline(time.Unix(1, 0)) // wakes that handle
+			return true
+		default:
+		}
+	}
+	return false
 }
 
 // acceptPause is the time between two tries to accept when no descriptor is left.

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/hook"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/listen"
@@ -20,17 +22,18 @@ import (
 // Config is what one Caddy config says about a lock.
 type Config struct {
 	name     string   // of the lock, in this config
-	find     func()   // sets lock, listen, to and connects, see Configs.find; nil: they are set
+	find     func()   // sets lock, listen, to, connects and detaches, see Configs.find; nil: they are set
 	lock     *Lock    // use enter until the config has started
 	listen   []string // the addresses that lead to the lock in this config
 	to       []string // the addresses to which its connections go
 	connects bool     // tcplock itself connects them to the service
+	detaches bool     // and nothing before it minds if Handle returns early
 	defined  bool     // by a handler with settings, not only joined
 	raw      []byte   // these settings as JSON, to be compared
 	settings Settings
 	hooks    map[string][]*hook.Hook // by moment
 	logger   *zap.Logger
-	access   *zap.Logger // one line for each connection
+	access   *zap.Logger // one line for each connection; nil: no log takes it
 	hookLog  *zap.Logger // one line for each run of a hook
 	events   *caddyevents.App
 	ctx      caddy.Context
@@ -83,7 +86,11 @@ func (c *Config) define(ctx caddy.Context, s Settings, logger *zap.Logger) error
 }
 
 func (c *Config) logTo(logger *zap.Logger) {
-	c.logger, c.access, c.hookLog = logger, logger.Named("access"), logger.Named("hook")
+	logger = safeLog(logger)
+	c.logger, c.hookLog = logger, logger.Named("hook")
+	if access := logger.Named("access"); access.Check(zapcore.InfoLevel, "") != nil { // to ask for each connection would cost as much as the line
+		c.access = access
+	}
 }
 
 // Configs has the configs of the locks of one Caddy config, by name of the lock.
@@ -143,6 +150,7 @@ func (s *Configs) find() {
 			c.listen = s.layout.Addresses(name)
 			c.to = s.layout.LeadsTo(name, c.settings.named())
 			c.connects = c.settings.To != "" || s.layout.Connects(name)
+			c.detaches = c.connects && s.layout.Detaches(name) && mayDetach()
 		}
 		locks.assign(s.byName, s.layout.Listen)
 	})
@@ -157,6 +165,17 @@ func (s *Configs) Activate(logger *zap.Logger) {
 		c := s.byName[name]
 		c.lock.activate(c)
 	}
+}
+
+// Takes returns how the locks take the connections of those listen addresses of which they get all.
+func (s *Configs) Takes() map[string]listen.Take {
+	takes := make(map[string]listen.Take)
+	for address, d := range s.layout.Direct {
+		if c := s.byName[d.Lock]; c != nil && c.detaches && !strings.HasSuffix(address, ":0") { // several servers may have that
+			takes[address] = func(conn *listen.Conn) bool { return c.take(conn, d.Priority) }
+		}
+	}
+	return takes
 }
 
 // Deactivate ends the configs. It finds the locks first even if the Caddy config never started: a

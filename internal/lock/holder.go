@@ -48,7 +48,7 @@ type Holder struct {
 	requeued    bool          // it ends because its worker cannot be reached: the connection goes back in line
 	returned    bool          // the next handler has returned, or will not be called
 	onReturn    chan struct{} // closed then, if not nil
-	giveUp      func()        // ends the lock's own attempt to connect to the service; nil: there is none
+	giveUp      func()        // ends the lock's own attempt to connect to the service; nil: it took no time
 }
 
 // phase is how far a holder has come.
@@ -104,14 +104,15 @@ func (h *Holder) Activate() (outcome string) {
 	check := time.Duration(config.settings.WorkerCheck)
 	switch {
 	case w.kicked.Load(): // before it knew that it had been granted a slot
-	case h.worker != nil && w.conn.IsGone():
+	case w.conn.IsGone():
 		outcome = status.ClientGone
 	case h.worker != nil && h.worker.Reach(w.lock.ctx, check) != nil:
 		h.tryEnd(status.ServiceError, true)
 		return h.requeue()
+	case !h.takesTime(): // so the client is still there
 	case w.conn.IsGone():
 		outcome = status.ClientGone
-	case len(config.hooks[hook.Activate]) == 0: // no time has passed
+	case len(config.hooks[hook.Activate]) == 0:
 	case w.lock.runHooks(hook.Activate, h) != nil:
 		outcome = status.HookFailed
 	case w.conn.IsGone():
@@ -121,9 +122,15 @@ func (h *Holder) Activate() (outcome string) {
 		outcome = status.Kicked
 	}
 	if outcome != "" {
-		h.end(outcome)
+		h.end(outcome).start()
 	}
 	return outcome
+}
+
+// takesTime reports whether Activate may have to wait.
+func (h *Holder) takesTime() bool {
+	config := h.waiter.lock.current.Load()
+	return h.worker != nil && (h.worker.Running() != nil || config.settings.WorkerCheck > 0) || len(config.hooks[hook.Activate]) > 0
 }
 
 // tryEnd asks to be the first that ends the holder, for this reason. The caller that gets true must
@@ -139,8 +146,9 @@ func (h *Holder) tryEnd(reason string, requeue bool) (first bool) {
 }
 
 // end is called when the next handler has returned, or will not be called. The slot is
-// released, unless hold_timeout or an operator was first: then that side releases it.
-func (h *Holder) end(outcome string) {
+// released, unless hold_timeout or an operator was first: then that side releases it. end returns what
+// beginRelease does.
+func (h *Holder) end(outcome string) (next *Waiter) {
 	h.stopTimer()
 	h.uncountSocket()
 	h.mu.Lock()
@@ -159,8 +167,9 @@ func (h *Holder) end(outcome string) {
 		h.waiter.log(zapcore.InfoLevel, "left-over connection has ended") // not under the mutex: a log may stand still
 	}
 	if h.tryEnd(outcome, false) {
-		h.beginRelease(outcome)
+		return h.beginRelease(outcome)
 	}
+	return nil
 }
 
 // onHoldTimeout cuts the client. If the service neither answers nor closes, the proxy never
@@ -179,7 +188,7 @@ func (h *Holder) onHoldTimeout() {
 	if h.worker != nil {
 		h.worker.Restart(status.RestartHoldTimeout)
 	}
-	h.beginRelease(status.HoldTimeout)
+	h.beginRelease(status.HoldTimeout).start()
 }
 
 // awaitReturn waits until the next handler returns, or the time has come. Most services close the
@@ -218,7 +227,7 @@ func (h *Holder) forceRelease() {
 	if h.worker != nil {
 		h.worker.Restart(status.RestartKicked)
 	}
-	h.beginRelease(status.Kicked)
+	h.beginRelease(status.Kicked).start()
 }
 
 // atService reports whether the next handler still has the connection. That can be so at timeout
@@ -248,6 +257,12 @@ func (h *Holder) connectTime() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.connecting
+}
+
+func (h *Holder) hasReturned() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.returned
 }
 
 // endReason returns how the holder ended, "" before that.

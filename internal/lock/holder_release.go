@@ -14,8 +14,9 @@ import (
 // How a slot comes back from its holder: to the next in line, or because its worker cannot be reached.
 
 // beginRelease runs the release hooks, lets the service settle, and releases the slot. The
-// client does not wait for this. Only the winner of tryEnd may call it.
-func (h *Holder) beginRelease(outcome string) {
+// client does not wait for this. Only the winner of tryEnd may call it. It returns what release does, or nil if
+// that comes later.
+func (h *Holder) beginRelease(outcome string) (next *Waiter) {
 	w := h.waiter
 	if w.kicked.Load() {
 		outcome = status.Kicked
@@ -28,18 +29,19 @@ func (h *Holder) beginRelease(outcome string) {
 	config := w.lock.current.Load()
 	settle := time.Duration(config.settings.Settle)
 	if settle == 0 && len(config.hooks[hook.Release]) == 0 {
-		h.release(outcome)
-		return
+		return h.release(outcome, true)
 	}
 	go func() {
 		_ = w.lock.runHooks(hook.Release, h)
 		clock.Sleep(w.lock.ctx, settle)
-		h.release(outcome)
+		h.release(outcome, false)
 	}()
+	return nil
 }
 
-// release gives the slot to the next in line.
-func (h *Holder) release(outcome string) {
+// release gives the slot to the next in line. If that one is detached, and the caller can run it and has not to wait
+// for the log, release returns it. The caller then runs or starts it.
+func (h *Holder) release(outcome string, runs bool) (next *Waiter) {
 	w := h.waiter
 	h.mu.Lock()
 	reached := h.hasReached
@@ -48,7 +50,17 @@ func (h *Holder) release(outcome string) {
 		h.worker.Ended(reached, h.counts)
 	}
 	w.end(outcome)
-	w.lock.release(&w.queued)
+	next = w.lock.release(&w.queued)
+	if !runs || !h.hasReturned() {
+		next.start()
+		next = nil
+	}
+	whole := false
+	defer func() {
+		if !whole { // a panic below must not keep the slot
+			next.start()
+		}
+	}()
 	h.vacated()
 	h.mu.Lock()
 	returned := h.returned
@@ -63,6 +75,8 @@ func (h *Holder) release(outcome string) {
 	}
 	w.lock.Publish(w.event(status.EventReleased, outcome))
 	w.exit()
+	whole = true
+	return next
 }
 
 // vacated tells the slot's worker that the slot is vacant. If the slot had none of its own when the holder got
@@ -90,13 +104,13 @@ func (h *Holder) requeue() (outcome string) {
 		if w.trip.waited, outcome = waited, status.WaitTimeout; w.kicked.Load() {
 			outcome = status.Kicked
 		}
-		w.lock.release(&w.queued)
+		w.lock.release(&w.queued).start()
 	} else {
 		outcome = Requeued
 		grant(w.lock.queue.Requeue(&w.queued, time.Now(), w.trip.hooked)) // which may be this one
 	}
 	h.vacated()
-	w.users.Add(-1)
+	w.exit() // which may be the end of it: a detached connection may have had its next slot by now
 	return outcome
 }
 

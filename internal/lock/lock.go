@@ -41,7 +41,7 @@ type Lock struct {
 	outage   outage
 	pauses   pauses
 	sockets  fds.Sockets  // to the service, for the budget of descriptors
-	handling atomic.Int64 // connections in Handle
+	handling atomic.Int64 // connections in the lock
 	leftOver atomic.Int64 // connections whose slot was handed on without them
 }
 
@@ -225,10 +225,18 @@ func (l *Lock) In(slot int) {
 	grant(l.queue.In(slot, time.Now()))
 }
 
-// release gives the slot of w to the next in line.
-func (l *Lock) release(w *queue.Waiter) {
-	grant(l.queue.Release(w, time.Now()))
+// release gives the slot of w to the next in line. If that one is detached, release returns it, and the caller
+// starts it or runs it itself.
+func (l *Lock) release(w *queue.Waiter) (next *Waiter) {
+	woken := l.queue.Release(w, time.Now())
+	if woken != nil {
+		if next, _ = woken.Owner.(*Waiter); next == nil || !next.isDetached() || next.holder.Load() != nil {
+			next = nil // it waits for its turn to be exclusive, or is parked on its socket
+			grant(woken)
+		}
+	}
 	l.noteIdle()
+	return next
 }
 
 func (l *Lock) Logger() *zap.Logger { return l.current.Load().logger }

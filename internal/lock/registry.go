@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mholt/caddy-l4/layer4"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/client"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/pool"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/queue"
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/record"
@@ -108,6 +109,23 @@ func (l *Lock) Name() string {
 // Enter returns the waiter of a connection that has come by c, and keeps the lock in use. The config
 // may have ended, and its lock with it: then the connection gets the lock that has the name now.
 func (c *Config) Enter(cx *layer4.Connection) *Waiter {
+	outer, _ := cx.GetVar(connVar).(*Waiter)
+	w := c.enter(outer)
+	if outer == nil && len(cx.MatchingBytes()) == 0 {
+		w.detach(cx.Conn)
+	}
+	if !w.isDetached() {
+		w.conn = client.New(cx)
+		if outer != nil {
+			w.conn.Outer = outer.conn
+		}
+	}
+	w.came(cx.Conn, cx.RemoteAddr())
+	return w
+}
+
+// enter keeps the lock in use for a waiter.
+func (c *Config) enter(outer *Waiter) *Waiter {
 	if c.find != nil {
 		c.find()
 	}
@@ -115,7 +133,10 @@ func (c *Config) Enter(cx *layer4.Connection) *Waiter {
 	if !l.Enter() {
 		l = locks.enter(c.name)
 	}
-	return newWaiter(l, c, cx)
+	w := &Waiter{lock: l, config: c, outer: outer}
+	w.users.Store(1)
+	l.handling.Add(1)
+	return w
 }
 
 // assign gives each config its lock. configs are those of one Caddy config, by the name of the

@@ -38,9 +38,14 @@ func (w *Waiter) reportEnd() {
 		return // it did not even join
 	}
 	w.tellDiscarded()
-	if !w.trip.quiet {
-		w.logEnd()
+	if access := w.lock.current.Load().access; access != nil && !w.trip.quiet {
+		w.logEnd(access)
 	}
+}
+
+// logsEnd reports whether reportEnd writes to the log.
+func (w *Waiter) logsEnd() bool {
+	return w.lock.current.Load().access != nil || w.conn.Traffic.DiscardedIn.Load() > 0
 }
 
 // tellDiscarded counts and publishes the connection's discarded bytes. It warns only of bytes from
@@ -70,17 +75,13 @@ func (l *Lock) tellDiscards(dropped int) {
 }
 
 // logEnd writes the connection's line into the log.
-func (w *Waiter) logEnd() {
-	logger := w.lock.current.Load().access
-	if !logger.Core().Enabled(zapcore.InfoLevel) {
-		return
-	}
+func (w *Waiter) logEnd(access *zap.Logger) {
 	slot, worker := w.slot()
 	var connecting time.Duration
 	if h := w.holder.Load(); h != nil {
 		connecting = h.connectTime()
 	}
-	logger.Info("connection ended",
+	access.Info("connection ended",
 		zap.String("lock", w.lock.Name()),
 		zap.String("client", w.conn.Address),
 		zap.Uint64("connection", w.queued.ID),
@@ -102,6 +103,10 @@ func (w *Waiter) logEnd() {
 const refusalsLogged = 50
 
 func (l *Lock) tellRefusals(dropped int) {
-	l.current.Load().access.Info("connections ended without a slot, and without a line of their own: there were too many",
+	access := l.current.Load().access
+	if access == nil {
+		return
+	}
+	access.Info("connections ended without a slot, and without a line of their own: there were too many",
 		zap.String("lock", l.Name()), zap.Int("connections", dropped))
 }

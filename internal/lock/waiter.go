@@ -34,28 +34,23 @@ type Waiter struct {
 	observed    bool // the time in line is in the metrics
 	trip        trip
 
+	*detachment // nil: Handle's goroutine takes it through the lock
+
 	holder   atomic.Pointer[Holder] // of the slot it has; nil: none, or it does not know yet
 	kicked   atomic.Bool            // an operator has kicked the connection
 	unserved atomic.Bool            // it has left the line because of an outage
 	users    atomic.Int32           // Handle, and each holder until its slot is released, see exit
 }
 
-// newWaiter makes the waiter of a connection that has come to l, which it keeps in use.
-func newWaiter(l *Lock, c *Config, cx *layer4.Connection) *Waiter {
-	w := &Waiter{lock: l, config: c, conn: client.New(cx)}
-	if w.outer, _ = cx.GetVar(connVar).(*Waiter); w.outer != nil {
-		w.conn.Outer = w.outer.conn
-	}
-	w.queued.Owner, w.queued.Client, w.queued.Arrival = w, clientOf(cx.RemoteAddr()), arrival(cx)
-	w.users.Store(1)
-	l.handling.Add(1)
-	return w
+// came notes where the connection comes from, and when.
+func (w *Waiter) came(conn net.Conn, from net.Addr) {
+	w.queued.Owner, w.queued.Client, w.queued.Arrival = w, clientOf(from), arrival(conn)
 }
 
 // arrival is the connection's place in the order of arrival: on keep/ that of accept, see listen.Conn. It
 // is 0 everywhere else: behind those that have come before.
-func arrival(cx *layer4.Connection) uint64 {
-	if conn, ok := cx.Conn.(*listen.Conn); ok {
+func arrival(conn net.Conn) uint64 {
+	if conn, ok := conn.(*listen.Conn); ok {
 		return conn.Arrival()
 	}
 	return 0
@@ -79,14 +74,14 @@ func clientOf(addr net.Addr) queue.ClientKey {
 }
 
 // Check refuses a connection that must not even join: config is what it came by.
-func (w *Waiter) Check(config *Config, cx *layer4.Connection) (refused bool, err error) {
+func (w *Waiter) Check(config *Config, conn net.Conn) (refused bool, err error) {
 	if err := w.lock.activateFirst(config); err != nil {
 		return true, err
 	}
 	if err := w.checkNesting(); err != nil {
 		return true, err
 	}
-	if err := client.HeaderError(cx.Conn); err != nil {
+	if err := client.HeaderError(conn); err != nil {
 		if !w.lock.refusals.Allow() {
 			return true, nil // the error would be a line in the log
 		}
@@ -108,6 +103,14 @@ func (w *Waiter) countClient() bool {
 	return w.counted
 }
 
+// uncount undoes countClient.
+func (w *Waiter) uncount() {
+	if w.counted {
+		w.counted = false
+		fds.Process.Leave()
+	}
+}
+
 // checkNesting refuses a connection that has a slot of this lock already.
 func (w *Waiter) checkNesting() error {
 	for outer := w.outer; outer != nil; outer = outer.outer {
@@ -124,7 +127,7 @@ func (w *Waiter) Join(priority int) (outcome string) {
 	s := &w.lock.current.Load().settings
 	w.waitTimeout, w.conn.Input.Drop = time.Duration(s.WaitTimeout), s.HalfClosed == halfClosedDrop
 	w.conn.LingerFor(s.linger())
-	if !w.countClient() {
+	if !w.counted && !w.countClient() {
 		return status.RefusedFull
 	}
 	w.queued.Priority = priority
@@ -147,21 +150,26 @@ func (w *Waiter) Join(priority int) (outcome string) {
 // leaves, the connection takes it: activate checks for the client.
 func (w *Waiter) Poll() (h *Holder, outcome string) {
 	q := w.lock.queue.Load(&w.queued)
-	switch {
-	case q.State == queue.Holding:
+	if q.State == queue.Holding {
 		w.trip.waited = q.Waited
 		return newHolder(w, q.Slot), ""
-	case q.State == queue.Gone:
-		w.trip.waited = time.Since(q.Joined) - q.Apart
-		if q.Expelled || w.kicked.Load() {
-			return nil, status.Kicked
-		}
-		if w.unserved.Load() {
-			return nil, status.WorkerDown
-		}
-		return nil, status.Shutdown
 	}
-	return nil, ""
+	return nil, w.whyGone(q)
+}
+
+// whyGone returns why the connection was taken out of the line, "" if it was not. q is its state.
+func (w *Waiter) whyGone(q queue.Waiter) (outcome string) {
+	if q.State != queue.Gone {
+		return ""
+	}
+	w.trip.waited = time.Since(q.Joined) - q.Apart
+	switch {
+	case q.Expelled || w.kicked.Load():
+		return status.Kicked
+	case w.unserved.Load():
+		return status.WorkerDown
+	}
+	return status.Shutdown
 }
 
 // Park waits on the client's socket until the connection is called, its wait_timeout has passed, or
@@ -180,7 +188,7 @@ func (w *Waiter) GiveUp(woken client.Woken) (outcome string) {
 	if woken == client.Called && !w.kicked.Load() || !w.lock.queue.Leave(&w.queued) {
 		return ""
 	}
-	w.trip.waited = time.Since(w.queued.Joined) - w.queued.Apart
+	w.trip.waited = w.inLineFor(time.Now())
 	w.lock.noteIdle()
 	switch {
 	case w.kicked.Load(): // when it had a slot, but its worker could not be reached
@@ -202,9 +210,18 @@ func (w *Waiter) Abort(panicked any) error {
 		h = newHolder(w, q.Slot)
 	}
 	if h != nil {
-		h.end(status.ServiceError)
+		h.end(status.ServiceError).start()
 	}
-	return fmt.Errorf("panic behind lock %s: %v\n%s", w.lock.Name(), panicked, debug.Stack())
+	return w.panicked(panicked)
+}
+
+func (w *Waiter) panicked(p any) error {
+	return fmt.Errorf("panic behind lock %s: %v\n%s", w.lock.Name(), p, debug.Stack())
+}
+
+// inLineFor returns how long the connection has stood in line.
+func (w *Waiter) inLineFor(now time.Time) time.Duration {
+	return now.Sub(w.queued.Joined) - w.queued.Apart
 }
 
 // end records how the connection has ended.
@@ -213,10 +230,23 @@ func (w *Waiter) end(outcome string) {
 	w.lock.record.CountEnd(outcome)
 }
 
-// granted and turnedAway implement owner. They wake Handle's goroutine, which looks at the queue.
+// granted and turnedAway implement owner. They wake the goroutine that has the connection, which looks at the
+// queue. A detached connection in line has none: they start one.
 
-func (w *Waiter) granted()    { w.conn.Wake() }
-func (w *Waiter) turnedAway() { w.conn.Wake() }
+func (w *Waiter) granted() {
+	if w.isDetached() && w.holder.Load() == nil {
+		w.start()
+		return
+	}
+	w.conn.Wake()
+}
+
+func (w *Waiter) turnedAway() {
+	if w.isDetached() && w.holder.Load() == nil {
+		go w.leaveTurnedAway()
+	}
+	w.conn.Wake()
+}
 
 // kick cuts a connection that has a slot.
 func (w *Waiter) kick(slot int, reason string) {
@@ -351,11 +381,12 @@ func (w *Waiter) event(name, reason string) status.Event {
 	}
 }
 
-// Leave ends the connection's time in Handle.
+// Leave ends the connection's time in the lock. A detached one is closed.
 func (w *Waiter) Leave() {
-	if w.counted {
-		fds.Process.Leave()
+	if w.isDetached() {
+		_ = w.socket.Close()
 	}
+	w.uncount()
 	w.conn.Signs.Retired.Store(true)
 	w.exit()
 	w.lock.handling.Add(-1)

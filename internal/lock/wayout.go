@@ -40,16 +40,23 @@ func (h *Holder) relay(cx *layer4.Connection) (outcome string, err error) {
 	if err != nil {
 		return h.unreached(err), err
 	}
+	h.reach(service, cx)
+	err = relay.Copy(relayed{cx, w.conn}, service)
+	outcome, next := h.served(err)
+	next.start()
+	return outcome, err
+}
+
+// reach is called when the lock has connected to the service.
+func (h *Holder) reach(service relay.Service, cx net.Conn) {
 	h.begin()
 	if version := h.outConfig().settings.proxyVersion(); version != 0 {
-		_, _ = service.Write(relay.Header(version, cx.RemoteAddr(), cx.LocalAddr())) // what fails here fails again in Copy
+		_, _ = service.Write(relay.Header(version, cx.RemoteAddr(), cx.LocalAddr())) // what fails here fails again in the relay
 	}
-	w.conn.Reach()
+	h.waiter.conn.Reach()
 	if h.worker != nil {
 		h.worker.Restored()
 	}
-	err = relay.Copy(relayed{cx, w.conn}, service)
-	return h.served(err), err
 }
 
 // relayed is the client's side of a relay. Its bytes come from cx, which has those that were read before the
@@ -59,8 +66,11 @@ type relayed struct {
 	conn *client.Conn
 }
 
-func (r relayed) CloseWrite() error { return r.conn.CloseWrite() }
-func (r relayed) EndInput()         { r.conn.EndInput() }
+func (r relayed) WriteLast(b []byte) (int, error) { return r.Write(b) }
+func (r relayed) CloseWrite() error               { return r.conn.CloseWrite() }
+func (r relayed) Lingers() bool                   { return r.conn.Lingers() }
+func (r relayed) EndInput()                       { r.conn.EndInput() }
+func (r relayed) Discarded(in, out int)           { r.conn.Discarded(in, out) }
 
 // Plain implements relay.Client. Only types of which it is known that they do no more with the bytes than their
 // socket are plain.
@@ -75,41 +85,47 @@ func (r relayed) Plain() relay.Plain {
 // What a matcher has read comes first, and is less than goes through the relay's buffer in any case.
 const _ = uint(relay.SpliceAfter - layer4.MaxBufLen)
 
-func (r relayed) Discarded(in, out int) {
-	r.conn.Traffic.DiscardedIn.Add(int64(in))
-	r.conn.Traffic.DiscardedOut.Add(int64(out))
+// detachedClient is the client's side of a relay for a detached connection.
+type detachedClient struct{ *client.Conn }
+
+func (c detachedClient) Plain() relay.Plain { return c.Conn }
+
+// connect connects to the service, at the address that is in force since the slot was granted.
+func (h *Holder) connect() (relay.Service, error) {
+	network, address, err := dial.Address(h.address)
+	if err != nil {
+		return nil, err // Check has seen to that
+	}
+	l, start := h.waiter.lock, time.Now()
+	service, err := relay.Connect(h, network, address)
+	took := time.Since(start)
+	if err == nil {
+		l.record.Connect.Observe(took.Seconds())
+		h.mu.Lock()
+		h.connecting = took
+		h.mu.Unlock()
+		return service, nil
+	}
+	if failed := new(relay.Error); errors.As(err, &failed) && !h.brokenOff() {
+		l.record.ConnectErrors.WithLabelValues(failed.Kind).Inc()
+	}
+	return nil, err
 }
 
-// connect connects to the service, at the address that is in force since the slot was granted. A kick ends
-// the attempt.
-func (h *Holder) connect() (relay.Service, error) {
-	l, config := h.waiter.lock, h.outConfig()
-	ctx, cancel := context.WithTimeout(l.ctx, config.settings.connectTimeout())
-	defer cancel()
+// brokenOff reports whether an attempt that has failed was ended by a kick, or by the end of the lock. The error
+// does not tell: when the attempt is over, its context is cancelled in any case.
+func (h *Holder) brokenOff() bool { return h.waiter.kicked.Load() || h.waiter.lock.ctx.Err() != nil }
+
+// Context implements relay.Caller. A kick ends the attempt.
+func (h *Holder) Context() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(h.waiter.lock.ctx, h.outConfig().settings.connectTimeout())
 	h.mu.Lock()
 	h.giveUp = cancel
 	h.mu.Unlock()
 	if h.waiter.kicked.Load() {
 		cancel()
 	}
-	network, address, err := dial.Address(h.address)
-	if err != nil {
-		return nil, err // Check has seen to that
-	}
-	start := time.Now()
-	service, err := relay.Connect(ctx, network, address)
-	took := time.Since(start)
-	if failed := new(relay.Error); errors.As(err, &failed) {
-		if !errors.Is(ctx.Err(), context.Canceled) { // else it was broken off
-			l.record.ConnectErrors.WithLabelValues(failed.Kind).Inc()
-		}
-		return nil, err
-	}
-	l.record.Connect.Observe(took.Seconds())
-	h.mu.Lock()
-	h.connecting = took
-	h.mu.Unlock()
-	return service, nil
+	return ctx, cancel
 }
 
 // outConfig is the config that says how to connect: the one in force, unless a reload has given the lock
@@ -143,11 +159,13 @@ func (h *Holder) whereTo() string {
 // unreached puts the connection back in line after the lock could not connect to the service.
 func (h *Holder) unreached(err error) (outcome string) {
 	if h.worker == nil { // the config in force has another way out, and its clients must not wait for this one
-		return h.served(err)
+		outcome, next := h.served(err)
+		next.start()
+		return outcome
 	}
 	if failed := new(relay.Error); errors.As(err, &failed) && failed.Kind == relay.Local {
 		h.worker.Spare(err)
-	} else if !h.waiter.kicked.Load() && h.waiter.lock.ctx.Err() == nil { // else it was broken off
+	} else if !h.brokenOff() {
 		h.worker.Down(err)
 		h.waiter.lock.watchOutage()
 	}
@@ -186,14 +204,13 @@ func (h *Holder) stopTimer() {
 	}
 }
 
-// served ends the holder after its connection was at the service.
-func (h *Holder) served(err error) (outcome string) {
+// served ends the holder after its connection was at the service. It returns what end does.
+func (h *Holder) served(err error) (outcome string, next *Waiter) {
 	outcome = status.Served
 	if err != nil {
 		outcome = status.ServiceError
 	}
-	h.end(outcome)
-	return outcome
+	return outcome, h.end(outcome)
 }
 
 // Reached implements client.Observer: the connection has reached the service, as far as that can be told. The
@@ -234,7 +251,8 @@ func (h *Holder) lend(cx *layer4.Connection, next layer4.Handler) (outcome strin
 			return h.tryAgain(), err
 		}
 	}
-	outcome = h.served(err)
+	outcome, waiter := h.served(err)
+	waiter.start()
 	if err == nil && !r.Used {
 		err = place.ErrNotTerminal
 	}

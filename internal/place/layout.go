@@ -17,11 +17,13 @@ import (
 // Layout says where the locks of a config stand. It is read from the raw JSON.
 type Layout struct {
 	Listen  map[string][]string  // the names of the locks behind each listen address
+	Direct  map[string]Direct    // the addresses of which all connections go to one lock
 	orders  map[lockOrder]string // the orders in which a connection takes locks, and the first place of each
 	to      map[string][]string  // the addresses that the proxies behind a lock dial, by the lock's name
 	checked map[string][]string  // those of them with active health checks, until a warning has named them
 	locks   int                  // handlers found so far
 
+	watched  map[string]bool     // the locks behind a handler that may have something to do when tcplock returns
 	settings map[string]settings // by the lock's name; none if no handler that defines it has been read
 	ends     []end               // of all tcplock handlers
 }
@@ -34,6 +36,8 @@ type spot struct {
 	where  string   // for errors
 	listen []string // the addresses of its server
 	held   []string // the locks that a connection holds there
+
+	watched bool // behind or inside a handler that may have something to do when the next one returns
 }
 
 func (s spot) in(part string) spot {
@@ -41,14 +45,20 @@ func (s spot) in(part string) spot {
 	return s
 }
 
-// readServer reads the locks of a server, and reports whether it has any. The raw JSON is complete only
+// readServer reads the locks of a server, and reports whether it has any. direct says that the server has one
+// route, without a matcher. The raw JSON is complete only
 // while the first handler of the app is provisioned, see Places.Check.
-func (y *Layout) readServer(name string, listen []string, config any) (locked bool) {
+func (y *Layout) readServer(name string, listen []string, config any, direct bool) (locked bool) {
 	before := y.locks
 	raw, err := json.Marshal(config)
 	var value any
 	if err == nil && json.Unmarshal(raw, &value) == nil { // Caddy refuses invalid JSON when it loads it
 		y.read(value, spot{where: "server " + name, listen: addressesOf(listen)})
+		if d, ok := directIn(value); ok && direct {
+			for _, address := range addressesOf(listen) {
+				y.Direct[address] = d
+			}
+		}
 	}
 	return y.locks > before
 }
@@ -66,12 +76,14 @@ func (y *Layout) read(value any, at spot) {
 				y.noteEnd(name, v, at, value[i+1:])
 				at.held = append(slices.Clip(at.held), name)
 			}
+			at.watched = at.watched || watches(v)
 		}
 	case map[string]any:
 		if name, ok := lockIn(value); ok {
 			y.note(name, at)
 			at = at.in("lock " + name)
 		}
+		at.watched = at.watched || watches(value)
 		y.noteProxy(value, at.held)
 		for _, key := range slices.Sorted(maps.Keys(value)) {
 			if routes, ok := value[key].([]any); ok && key == "routes" {
@@ -95,8 +107,21 @@ func lockIn(value any) (name string, ok bool) {
 	return cmp.Or(name, status.DefaultName), true
 }
 
+// watches reports whether value is a handler that may have something to do when the next one returns.
+func watches(value any) bool {
+	handler, _ := value.(map[string]any)
+	name, isHandler := handler["handler"].(string)
+	return isHandler && name != "vars" && name != "subroute"
+}
+
+// Detaches reports whether Handle may return before the connections of a lock have ended.
+func (y *Layout) Detaches(lock string) bool { return !y.watched[lock] }
+
 func (y *Layout) note(name string, at spot) {
 	y.locks++
+	if at.watched {
+		y.watched[name] = true
+	}
 	for _, address := range at.listen {
 		y.Listen[address] = addNew(y.Listen[address], name)
 	}

@@ -47,6 +47,8 @@ func New() Places {
 		Layout: Layout{
 			Listen:  make(map[string][]string),
 			orders:  make(map[lockOrder]string),
+			watched: make(map[string]bool),
+			Direct:  make(map[string]Direct),
 			to:      make(map[string][]string),
 			checked: make(map[string][]string),
 
@@ -86,7 +88,7 @@ func (p *Places) checkPlace(place caddy.Module, logger *zap.Logger) error {
 			if err := checkChanges(name, server.Listen); err != nil {
 				return err
 			}
-			p.Layout.readServer(name, server.Listen, server.ListenerWrappersRaw)
+			p.Layout.readServer(name, server.Listen, server.ListenerWrappersRaw, false)
 		}
 		return p.checkLayout(logger)
 	case *layer4.App:
@@ -95,7 +97,8 @@ func (p *Places) checkPlace(place caddy.Module, logger *zap.Logger) error {
 			if err := checkChanges(name, server.Listen); err != nil {
 				return err
 			}
-			if !p.Layout.readServer(name, server.Listen, map[string]any{"routes": server.Routes}) {
+			if !p.Layout.readServer(name, server.Listen, map[string]any{"routes": server.Routes},
+				len(server.Routes) == 1 && !hasMatchers(server.Routes[0])) {
 				continue
 			}
 			if slices.ContainsFunc(server.Listen, isUDP) {

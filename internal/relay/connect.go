@@ -4,7 +4,6 @@ package relay
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/dial"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/sock"
 )
 
 // Service is a connection to the service.
@@ -45,9 +45,58 @@ const (
 // Kinds has all kinds, each once.
 var Kinds = [...]string{Refused, TimedOut, Reset, Unreachable, Lookup, Local, Other}
 
-// Connect connects to the service, within the time of ctx. It tries all addresses of a name, with a share of
-// the time for each. All its errors are of type [*Error].
-func Connect(ctx context.Context, network, address string) (Service, error) {
+// Caller wants to connect. Context is called, once, if that takes time, and says how long it may take.
+type Caller interface {
+	Context() (context.Context, context.CancelFunc)
+}
+
+// Connect connects to the service. If that takes time, it takes that of the caller's context. Connect tries all addresses
+// of a name, with a share of the time for each. All its errors are of type [*Error].
+func Connect(caller Caller, network, address string) (Service, error) {
+	if one, err := netip.ParseAddrPort(address); err == nil && sock.Supported && network != "unix" {
+		conn, err := connect(caller, one)
+		if err != nil {
+			return nil, classify(&net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(one), Err: err})
+		}
+		return conn, nil
+	}
+	ctx, cancel := caller.Context()
+	defer cancel()
+	return dialAll(ctx, network, address)
+}
+
+// connect waits only if the connection is not there at once, as it is if the service is on this machine.
+func connect(caller Caller, to netip.AddrPort) (*sock.Conn, error) {
+	conn, err := sock.Dial(to)
+	if err != nil {
+		return nil, err
+	}
+	if err = conn.Connected(); err == sock.ErrNotNow {
+		err = await(caller, conn)
+	}
+	if err == nil {
+		err = prepare(conn, to)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func await(caller Caller, conn *sock.Conn) error {
+	ctx, cancel := caller.Context()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	by, _ := ctx.Deadline()
+	err := conn.Await(by)
+	if !stop() {
+		err = ctx.Err()
+	}
+	return err
+}
+
+func dialAll(ctx context.Context, network, address string) (Service, error) {
 	if network == "unix" {
 		conn, err := new(net.Dialer).DialContext(ctx, network, address)
 		if err != nil {
@@ -123,7 +172,7 @@ func try(ctx context.Context, network string, address netip.AddrPort, share int)
 	}
 	if isSelf(conn) {
 		conn.Close()
-		return nil, errSelf(address.String())
+		return nil, errSelf{}
 	}
 	return conn.(*net.TCPConn), nil
 }
@@ -135,13 +184,11 @@ func isSelf(conn net.Conn) bool {
 	return local.Port == remote.Port && local.IP.Equal(remote.IP)
 }
 
-type errSelf string
+type errSelf struct{}
 
-func (e errSelf) Error() string {
-	return fmt.Sprintf("dial %s: connected to itself, so no service listens there", string(e))
-}
+func (errSelf) Error() string { return "connected to itself, so no service listens there" }
 
-func (e errSelf) Is(target error) bool { return target == syscall.ECONNREFUSED }
+func (errSelf) Is(target error) bool { return target == syscall.ECONNREFUSED }
 
 // The errors of Windows for what classify looks for.
 const (

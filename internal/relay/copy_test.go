@@ -42,6 +42,10 @@ func (b *brittle) CloseWrite() error {
 	return nil
 }
 
+func (b *brittle) WriteLast(p []byte) (int, error) { return b.Write(p) }
+
+func (b *brittle) Lingers() bool { return true }
+
 func (b *brittle) Discarded(in, out int) {
 	b.call("Discarded")
 }

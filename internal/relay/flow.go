@@ -4,6 +4,8 @@ import (
 	"io"
 	"sync"
 	"syscall"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/sock"
 )
 
 // Plain is a side of a relay whose bytes are those of its socket, with nothing between. Its bytes need not pass
@@ -24,6 +26,9 @@ const little = 4 << 10
 // buffers are shared: most connections are short.
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
+func takeBuffer() *[32 << 10]byte    { return buffers.Get().(*[32 << 10]byte) }
+func returnBuffer(b *[32 << 10]byte) { buffers.Put(b) }
+
 // flow carries bytes in one direction: through a buffer, and after SpliceAfter bytes through a pipe, if both
 // sides are plain.
 type flow struct {
@@ -37,6 +42,7 @@ type flow struct {
 	pipe    *pipe // nil: the bytes go through buf
 	piped   int   // by the last read through the pipe
 	failed  bool  // the pipe, or a write: no pipe from now on
+	last    bool  // the next write is
 }
 
 // newFlow returns the flow from the client to the service, or the other one.
@@ -45,7 +51,7 @@ func newFlow(client Client, service Service, up bool) flow {
 	if !up {
 		f.from, f.to = service, client
 	}
-	f.buf = buffers.Get().(*[32 << 10]byte)
+	f.buf = takeBuffer()
 	return f
 }
 
@@ -63,7 +69,7 @@ func (f *flow) newPipe() *pipe {
 
 // end must be called once.
 func (f *flow) end() {
-	buffers.Put(f.buf)
+	returnBuffer(f.buf)
 	f.endPipe()
 }
 
@@ -93,15 +99,32 @@ func (f *flow) read() (n int, err error) {
 		f.endPipe()
 	}
 	n, err = f.from.Read(f.buf[:])
+	if s, ok := f.from.(*sock.Conn); ok && err == nil && n < len(f.buf) {
+		n, err = f.readOn(s, n)
+	}
 	f.carried += n
 	return n, err
+}
+
+// readOn reads what has come after the first n bytes. If it is the end, it goes to the client with these bytes.
+func (f *flow) readOn(from *sock.Conn, n int) (int, error) {
+	more, err := from.TryRead(f.buf[n:])
+	if err == sock.ErrNotNow {
+		err = nil
+	}
+	f.last = err == io.EOF
+	return n + more, err
 }
 
 // write writes the n bytes that read has read. Where a pipe fails, Write of the other side gets what is left,
 // and does what is to be done about the failure.
 func (f *flow) write(n int) (sent int, err error) {
 	if f.pipe == nil {
-		sent, err = f.to.Write(f.buf[:n])
+		write := f.to.Write
+		if f.last {
+			write = f.client.WriteLast
+		}
+		sent, err = write(f.buf[:n])
 		f.failed = f.failed || err != nil
 		return sent, err
 	}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -27,12 +28,12 @@ func TestKeepAlive(t *testing.T) {
 			continue
 		}
 		defer ln.Close()
-		conn, connectErr := Connect(t.Context(), "tcp", ln.Addr().String())
+		conn, connectErr := Connect(within{t.Context()}, "tcp", ln.Addr().String())
 		if connectErr != nil {
 			t.Fatal(connectErr)
 		}
 		defer conn.Close()
-		raw, err := conn.(*net.TCPConn).SyscallConn()
+		raw, err := conn.(syscall.Conn).SyscallConn()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -28,6 +28,9 @@ type plainClient struct {
 	panics  string       // the call that panics
 }
 
+func (c *plainClient) WriteLast(b []byte) (int, error) { return c.Write(b) }
+func (c *plainClient) Lingers() bool                   { return true }
+
 func (c *plainClient) Read(p []byte) (int, error) {
 	n, err := c.TCPConn.Read(p)
 	c.in.Add(int64(n))

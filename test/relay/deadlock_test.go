@@ -60,9 +60,9 @@ func TestClientResetsWhileServiceAnswers(t *testing.T) {
 	addr := caddytest.FreeAddr(t)
 	caddytest.Load(t, config(addr, 1, "", svc.Addr))
 	caddytest.LeakCheck(t)
-	client := caddytest.Dial(t, addr)
+	client, whole := caddytest.Dial(t, addr), make([]byte, much)
 	_ = client.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-	sent, err := client.Write(make([]byte, much))
+	sent, err := client.Write(whole)
 	if err == nil {
 		t.Error("found the whole job sent, expected a part")
 	}

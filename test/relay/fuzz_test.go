@@ -37,7 +37,7 @@ func TestRandomSchedules(t *testing.T) {
 	var all sync.WaitGroup
 	for i, st := range stages {
 		all.Go(func() {
-			random := rand.New(rand.NewPCG(2, uint64(i%(len(stages)/2)))) // the same on both ways
+			random := rand.New(rand.NewPCG(2, uint64(i%(len(stages)/len(ways))))) // the same on all ways
 			for i := 0; i < schedules && st.play(newSchedule(randomBytes(random), st.way)); i++ {
 			}
 		})

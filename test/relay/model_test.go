@@ -16,6 +16,7 @@ import (
 type door struct {
 	name    string
 	way     string // to or proxy
+	before  string // handlers before the lock
 	linger  time.Duration
 	drop    bool // half_closed drop
 	address string

@@ -8,6 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/mholt/caddy-l4/layer4"
+
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
@@ -26,12 +30,31 @@ type stage struct {
 	clients  int // so far
 }
 
+// ways are the ways through a lock and out of it. A handler before a lock has its connections not detach.
+var ways = []struct{ name, before, out string }{{"to", "", "to"}, {"kept", "test_pass\n", "to"}, {"proxy", "", "proxy"}}
+
+// passer is test_pass, a handler that does nothing.
+type passer struct{}
+
+func init() { caddy.RegisterModule(passer{}) }
+
+func (passer) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "layer4.handlers.test_pass", New: func() caddy.Module { return new(passer) }}
+}
+
+func (passer) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	return nil
+}
+
+func (passer) Handle(cx *layer4.Connection, next layer4.Handler) error { return next.Handle(cx) }
+
 // doors are the locks over which schedules are played.
 func doors() (all []door) {
-	for _, way := range []string{"to", "proxy"} {
+	for _, way := range ways {
 		for _, d := range []door{{linger: 0}, {linger: 30 * time.Millisecond}, {linger: long}, {linger: 0, drop: true}} {
-			d.way = way
-			d.name = fmt.Sprintf("%s-%s-%t", way, d.linger, d.drop)
+			d.way, d.before = way.out, way.before
+			d.name = fmt.Sprintf("%s-%s-%t", way.name, d.linger, d.drop)
 			all = append(all, d)
 		}
 	}
@@ -57,7 +80,7 @@ func open(t testing.TB) (stages []*stage) {
 		if d.drop {
 			options += "\nhalf_closed drop"
 		}
-		servers += fmt.Sprintf("%s {\nroute {\ntcplock {\nname %s\nlinger %s\n%s\n}\n%s\n}\n}\n", d.address, d.name, d.linger, options, after)
+		servers += fmt.Sprintf("%s {\nroute {\n%stcplock {\nname %s\nlinger %s\n%s\n}\n%s\n}\n}\n", d.address, d.before, d.name, d.linger, options, after)
 		go func() {
 			defer close(st.came)
 			for {

@@ -57,7 +57,8 @@ func TestConnectTimeout(t *testing.T) {
 	}
 	silent := silentAddr(t)
 	svc, addr := caddytest.NewService(t, caddytest.Echo), caddytest.FreeAddr(t)
-	caddytest.Load(t, config(addr, 1, "connect_timeout 700ms", silent))
+	caddyfile, a := caddytest.WithAdmin(t, config(addr, 1, "connect_timeout 700ms", silent))
+	caddytest.Load(t, caddyfile)
 	client := caddytest.DialSend(t, addr, "hello")
 	start := time.Now()
 	caddytest.InLine(t, "default", 1, 0)
@@ -65,7 +66,10 @@ func TestConnectTimeout(t *testing.T) {
 	if took := time.Since(start); took < 500*time.Millisecond || took > 3*time.Second {
 		t.Errorf("back in line after %s, expected 700ms", took)
 	}
-	caddytest.Load(t, config(addr, 1, "", svc.Addr))
+	if got := a.Scrape(t); got["connect_errors_total{kind=timeout lock=default}"] == 0 {
+		t.Errorf("found %v, expected an error of kind timeout", got)
+	}
+	caddytest.Load(t, a.In(config(addr, 1, "", svc.Addr)))
 	caddytest.Expect(t, client, "hello")
 	client.Close()
 	caddytest.InLine(t, "default", 0, 0)

@@ -163,7 +163,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 			l.Join(t, 4)
 			for i := range 10 {
 				lock := fmt.Sprintf("tcplock %d {\nlinger 0\nmax_waiting 0\non activate exec false\n}", 1+i%2*4) // lower, higher
-				err := caddytest.TryLoad(t, caddytest.Global(fmt.Sprintf(config, addr, caddytest.WayOut(lock, svc.Addr), failure.server))+failure.site)
+				err := caddytest.TryLoad(t, caddytest.Global(fmt.Sprintf(config, caddytest.OnWay(addr), caddytest.WayOut(lock, svc.Addr), failure.server))+failure.site)
 				if err == nil || !strings.Contains(err.Error(), failure.want) {
 					t.Fatalf("found %v, expected an error with %s", err, failure.want)
 				}
