@@ -64,6 +64,9 @@ func TestFormerClientThatFloods(t *testing.T) {
 // A client on a unix socket sends its job and closes while it waits. It is kept, and costs no processor time.
 func TestUnixClientThatHasClosed(t *testing.T) {
 	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
+	}
 	svc := caddytest.NewService(t, nil)
 	addr := caddytest.Socket(t)
 	caddytest.Load(t, caddytest.Global(fmt.Sprintf("layer4 {\nunix/%s {\nroute {\ntcplock {\nto %s\nlinger 0\n}\n}\n}\n}", addr, svc.Addr)))

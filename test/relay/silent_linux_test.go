@@ -94,6 +94,9 @@ func TestKickWhileConnecting(t *testing.T) {
 // hold_timeout counts from when the service has been reached: connecting may take longer.
 func TestConnectingIsNoTimeWithTheService(t *testing.T) {
 	caddytest.Slow(t)
+	if caddytest.Apart(t) {
+		return
+	}
 	silent, fd := silentService(t)
 	addr := caddytest.FreeAddr(t)
 	const hold = 300 * time.Millisecond

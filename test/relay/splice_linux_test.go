@@ -331,6 +331,9 @@ func TestBulkIsCut(t *testing.T) {
 // The service has closed its side after much has gone both ways. What the client still says comes to the service
 // as long as its pauses are shorter than linger. Then the slot is free: after linger, and not after twice as much.
 func TestBulkLingers(t *testing.T) {
+	if caddytest.Apart(t) {
+		return
+	}
 	const linger = 600 * time.Millisecond
 	connect, _, _ := bulkWays[0].open(t, fmt.Sprintf("linger %s", linger))
 	b := connect()
