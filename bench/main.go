@@ -30,7 +30,7 @@ type settings struct {
 	only     *regexp.Regexp // the measurements to run
 	lines    []int          // the numbers of waiters
 	memory   []int          // the numbers of waiters for the memory
-	counted  int            // the number of connections whose system calls are counted
+	counted  int            // how many connections the system calls are counted for
 	locks    int            // the number of locks in one process
 	svg      string         // the directory for the plots
 	json     string         // the file for all figures

@@ -21,7 +21,7 @@ type work struct {
 	start   func(context.Context, *bench) (*job, error)
 }
 
-// job is a work whose program runs.
+// job is a piece of work with its program running.
 type job struct {
 	service string // its address
 	stop    func()

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// web is an nginx whose page curl gets: one process and one connection for each request.
+// web is nginx, and curl gets a page from it: one process and one connection for each request.
 func web(slots int) func() work {
 	return func() work {
 		return work{

@@ -43,7 +43,7 @@ type Relay struct {
 	last     atomic.Bool // the sender closes the service's connection, see outlive
 }
 
-// New returns a relay whose sender has not started.
+// New returns a relay. Its sender has not started.
 func New(client Client, service Service) *Relay {
 	r := &Relay{client: client, service: service}
 	r.sent.Add(1)

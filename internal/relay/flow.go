@@ -8,7 +8,7 @@ import (
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/sock"
 )
 
-// Plain is a side of a relay whose bytes are those of its socket, with nothing between. Its bytes need not pass
+// Plain is a side of a relay with nothing between its bytes and its socket, such as TLS. Its bytes need not pass
 // through this process.
 type Plain interface {
 	Socket() syscall.RawConn                      // nil: out of reach

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 )
 
 // dial is Dial and Connected, which may find the same error.
@@ -54,38 +56,10 @@ func TestDial(t *testing.T) {
 	}
 }
 
-// full listens at an address whose queue of connections to accept is full, so that the next has to wait.
-func full(t *testing.T) (to netip.AddrPort, fd int) {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Listen(fd, 0); err != nil {
-		t.Fatal(err)
-	}
-	name, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(name.(*unix.SockaddrInet4).Port))
-	for range 100 {
-		if _, err := dial(t, to); err == ErrNotNow {
-			return to, fd
-		}
-	}
-	t.Fatal("found 100 connections in the queue, expected it full")
-	return to, fd
-}
-
 // A connection that is not there at once can be awaited: until the deadline, until it is closed, or until it is
 // there. (Then it can be written to for as long as it takes: the deadline has gone.)
 func TestAwait(t *testing.T) {
-	to, fd := full(t)
+	to, fd := testkit.FullListener(t)
 	t.Run("deadline", func(t *testing.T) {
 		c, err := dial(t, to)
 		want(t, "Connected", err, ErrNotNow)

@@ -38,7 +38,7 @@ func TestHandlersThatMeanTheSame(t *testing.T) {
 	}
 }
 
-// A handler whose settings are empty joins the lock, and has its way out: it can neither be a second one nor
+// A handler with empty settings joins the lock, and has its way out: it can neither be a second one nor
 // lack one.
 func TestEmptySettingsAreNoWayOut(t *testing.T) {
 	for _, test := range []struct{ name, settings, behind, want string }{

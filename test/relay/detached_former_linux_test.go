@@ -129,8 +129,9 @@ func TestLogStallsAtEnd(t *testing.T) {
 	atFormer := svc.Next(t)
 	next := caddytest.Dial(t, addr)
 	caddytest.InLine(t, "default", 1, 1)
+	_ = former.CloseWrite() // so that nothing has to be awaited from it
+	caddytest.ExpectEOF(t, atFormer)
 	svc.Leave(atFormer)
-	former.Close()
 	atNext := svc.Next(t)
 	caddytest.Send(t, atNext, "hello")
 	caddytest.Expect(t, next, "hello")

@@ -164,7 +164,7 @@ func TestMatcherKeepsOut(t *testing.T) {
 	}
 }
 
-// A lock whose connections go on to another handler detaches none, since Handle must call it.
+// A lock detaches no connection that goes on to another handler, since Handle must call that.
 func TestNoneDetachesBeforeProxy(t *testing.T) {
 	svc, addr := caddytest.NewService(t, nil), caddytest.FreeAddr(t)
 	caddytest.Load(t, caddytest.RouteConfig("keep/"+addr, "tcplock {\nlinger 0\n}\nproxy "+svc.Addr))

@@ -2,13 +2,13 @@ package relay_test
 
 import (
 	"fmt"
-	"net"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/seed-4dbef00f/caddy-tcplock/internal/caddytest"
+	"github.com/seed-4dbef00f/caddy-tcplock/internal/testkit"
 	"github.com/seed-4dbef00f/caddy-tcplock/status"
 )
 
@@ -16,36 +16,8 @@ import (
 // connections to accept is full.
 func silentAddr(t *testing.T) string {
 	t.Helper()
-	addr, _ := silentService(t)
-	return addr
-}
-
-// silentService also returns the listening socket.
-func silentService(t *testing.T) (addr string, fd int) {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Listen(fd, 0); err != nil {
-		t.Fatal(err)
-	}
-	name, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr = fmt.Sprint("127.0.0.1:", name.(*unix.SockaddrInet4).Port)
-	for {
-		conn, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
-		if err != nil {
-			return addr, fd
-		}
-		t.Cleanup(func() { conn.Close() })
-	}
+	addr, _ := testkit.FullListener(t)
+	return addr.String()
 }
 
 // A service that does not answer at all holds the slot for connect_timeout and not longer. The client waits
@@ -97,7 +69,8 @@ func TestConnectingIsNoTimeWithTheService(t *testing.T) {
 	if caddytest.Apart(t) {
 		return
 	}
-	silent, fd := silentService(t)
+	full, fd := testkit.FullListener(t)
+	silent := full.String()
 	addr := caddytest.FreeAddr(t)
 	const hold = 300 * time.Millisecond
 	caddytest.Load(t, config(addr, 1, fmt.Sprintf("connect_timeout 1h\nhold_timeout %s", hold), silent))
